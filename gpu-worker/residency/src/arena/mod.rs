@@ -1,0 +1,255 @@
+//! Memory that belongs to the tier: one sealed memory file per component.
+//!
+//! Why one file each and not shared arenas: closing it gives every byte back to the system at once
+//! (no fragmentation, no holes), the seals can cover the whole file (a reader can never see a byte
+//! change, whatever it does), a reader's descriptor exposes one component and nothing else, and the
+//! system's own figure for it (`st_blocks`) audits each component. The price is one descriptor per
+//! component.
+//!
+//! Life of one: [`Draft`] (private, writable, size sealed) → [`Draft::seal`] → [`Extent`] (read-only
+//! for ever) → dropped, memory back as soon as readers have let go of the descriptors they were given.
+
+mod map;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    ops::{Deref, DerefMut},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+pub use map::ReadMap;
+use map::WriteMap;
+use rustix::fs::{
+    MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create, open,
+};
+
+/// Granularity of a small extent.
+const PAGE: u64 = 4096;
+/// Granularity of a big one.
+const HUGE: u64 = 2 << 20;
+/// From here on an extent is rounded to huge pages: at most 1/8 is lost to rounding.
+const BIG: u64 = 16 << 20;
+
+/// Bytes that an extent for `bytes` occupies; `None` on overflow. Never zero.
+pub fn extent_len(bytes: u64) -> Option<u64> {
+    let step = if bytes >= BIG { HUGE } else { PAGE };
+    bytes.max(1).checked_next_multiple_of(step)
+}
+
+/// All memory files of one tier that are alive.
+#[derive(Debug, Clone, Default)]
+pub struct Arenas {
+    live: Arc<Mutex<Live>>,
+}
+
+#[derive(Debug, Default)]
+struct Live {
+    next: u64,
+    files: BTreeMap<u64, Weak<OwnedFd>>,
+}
+
+impl Arenas {
+    /// A new draft of `extent_len(bytes)` bytes, zeroed, not yet backed by pages.
+    ///
+    /// # Errors
+    /// What the system answers: no descriptor, no memory.
+    pub fn create(&self, bytes: u64) -> io::Result<Draft> {
+        let len = extent_len(bytes).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let fd = memfd_create("modelyard", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        ftruncate(&fd, len)?;
+        fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW)?;
+        let fd = Arc::new(fd);
+        let mut live = lock(&self.live);
+        let id = live.next;
+        live.next += 1;
+        live.files.insert(id, Arc::downgrade(&fd));
+        drop(live);
+        Ok(Draft(Memory {
+            fd,
+            len,
+            id,
+            live: self.live.clone(),
+        }))
+    }
+
+    /// Memory files alive, and the bytes that the system says are allocated for them.
+    ///
+    /// # Errors
+    /// What `fstat` answers.
+    pub fn allocated(&self) -> io::Result<(usize, u64)> {
+        let files: Vec<_> = lock(&self.live)
+            .files
+            .values()
+            .filter_map(Weak::upgrade)
+            .collect();
+        let mut bytes = 0;
+        for file in &files {
+            bytes += u64::try_from(fstat(file)?.st_blocks).unwrap_or(0) * 512;
+        }
+        Ok((files.len(), bytes))
+    }
+}
+
+fn lock(live: &Mutex<Live>) -> MutexGuard<'_, Live> {
+    live.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug)]
+struct Memory {
+    fd: Arc<OwnedFd>,
+    len: u64,
+    id: u64,
+    live: Arc<Mutex<Live>>,
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        lock(&self.live).files.remove(&self.id);
+    }
+}
+
+/// An extent being written. Nobody else can see it.
+#[derive(Debug)]
+pub struct Draft(Memory);
+
+impl Draft {
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.0.len
+    }
+
+    /// Never: an extent has at least one page.
+    pub fn is_empty(&self) -> bool {
+        self.0.len == 0
+    }
+
+    /// Maps it for writing.
+    ///
+    /// # Errors
+    /// What `mmap` answers.
+    pub fn map(&mut self) -> io::Result<DraftBytes<'_>> {
+        let len =
+            usize::try_from(self.0.len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let map = WriteMap::of(self.0.fd.as_fd(), len)?;
+        Ok(DraftBytes { map, _draft: self })
+    }
+
+    /// Makes the bytes immutable, for this process too.
+    ///
+    /// # Errors
+    /// What the system answers; the draft is dropped then.
+    pub fn seal(self) -> io::Result<Extent> {
+        fcntl_add_seals(&self.0.fd, SealFlags::WRITE | SealFlags::SEAL)?;
+        Ok(Extent(self.0))
+    }
+}
+
+/// A draft's bytes. Dropping it unmaps them; the draft keeps them.
+#[derive(Debug)]
+pub struct DraftBytes<'draft> {
+    map: WriteMap,
+    _draft: &'draft mut Draft,
+}
+
+impl Deref for DraftBytes<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+impl DerefMut for DraftBytes<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.map
+    }
+}
+
+/// Immutable memory of one component. Dropping it closes the file: the memory is back unless a reader
+/// still holds a descriptor or a mapping.
+#[derive(Debug)]
+pub struct Extent(Memory);
+
+impl Extent {
+    /// Where the component begins in the file. Always zero today; readers must honour it.
+    pub fn offset(&self) -> u64 {
+        0
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.0.len
+    }
+
+    /// Never: an extent has at least one page.
+    pub fn is_empty(&self) -> bool {
+        self.0.len == 0
+    }
+
+    /// A descriptor opened read-only, to be passed to another process.
+    ///
+    /// # Errors
+    /// What the system answers (no descriptor left, no `/proc`).
+    pub fn fd_readonly(&self) -> io::Result<OwnedFd> {
+        let path = format!("/proc/self/fd/{}", self.0.fd.as_raw_fd());
+        Ok(open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    /// The bytes, mapped in this process.
+    ///
+    /// # Errors
+    /// What the system answers.
+    pub fn map(&self) -> io::Result<ReadMap> {
+        let len =
+            usize::try_from(self.0.len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        ReadMap::open(self.0.fd.as_fd(), 0, len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropping_an_extent_gives_every_byte_back() {
+        let arenas = Arenas::default();
+        let mut draft = arenas.create(5_000_000).unwrap();
+        draft.map().unwrap().fill(7);
+        let extent = draft.seal().unwrap();
+        assert_eq!(arenas.allocated().unwrap(), (1, extent.len()));
+        drop(extent);
+        assert_eq!(arenas.allocated().unwrap(), (0, 0));
+    }
+
+    #[test]
+    fn a_sealed_extent_can_only_be_read() {
+        let mut draft = Arenas::default().create(10).unwrap();
+        draft.map().unwrap()[..4].copy_from_slice(b"weig");
+        let extent = draft.seal().unwrap();
+        let fd = extent.fd_readonly().unwrap();
+        assert!(rustix::io::pwrite(&fd, b"x", 0).is_err());
+        assert!(rustix::io::pwrite(&*extent.0.fd, b"x", 0).is_err());
+        assert!(ftruncate(&*extent.0.fd, 0).is_err());
+        assert_eq!(&ReadMap::open(&fd, 0, 4).unwrap()[..], b"weig");
+        assert!(ReadMap::open(&fd, 1, 4096).is_err());
+    }
+
+    #[test]
+    fn an_unsealed_or_ordinary_file_is_not_mapped() {
+        let draft = Arenas::default().create(10).unwrap();
+        assert!(ReadMap::open(&*draft.0.fd, 0, 4).is_err());
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        assert!(ReadMap::open(&file, 0, 4).is_err());
+    }
+
+    #[test]
+    fn lengths_round_to_pages_and_huge_pages() {
+        assert_eq!(extent_len(0), Some(PAGE));
+        assert_eq!(extent_len(PAGE + 1), Some(2 * PAGE));
+        assert_eq!(extent_len(BIG + 1), Some(BIG + HUGE));
+        assert_eq!(extent_len(u64::MAX), None);
+    }
+}

@@ -1,0 +1,121 @@
+//! Disk → memory: exactly a component's tensor ranges, in parallel, hashed in the same pass, from files that do not change meanwhile.
+//!
+//! Files are read, never mapped: a file that shrinks is an error here, and would be a SIGBUS there.
+//! The unit of work is a batch of adjacent slices, at most one chunk long; any thread may take any
+//! batch in any order, because slices are hashed as subtrees (see [`crate::digest`]).
+
+mod batch;
+mod file;
+mod worker;
+
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    digest::{Digest, TensorFacts, component_digest, merge_slices},
+    error::ResidencyError,
+    layout::Layout,
+    progress::{Phase, Progress},
+    request::LoadRequest,
+};
+pub use file::ReadMode;
+use file::Source;
+use worker::Shared;
+
+/// What a load read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// Digest of the component.
+    pub digest: Digest,
+    /// Tensor bytes.
+    pub bytes: u64,
+    /// Duration of reading and verifying.
+    pub took: Duration,
+    /// How each source was read in the end.
+    pub modes: Vec<ReadMode>,
+}
+
+/// Reads a checked request into `memory`, which has the layout's extent length, and verifies it.
+/// Blocks; meant for a thread of its own.
+///
+/// # Errors
+/// See [`ResidencyError`]; `memory` holds rubbish then and must be dropped.
+pub fn load(
+    request: &LoadRequest,
+    layout: &Layout,
+    memory: &mut [u8],
+    cancel: &CancellationToken,
+    progress: &Progress,
+) -> Result<Loaded, ResidencyError> {
+    let started = Instant::now();
+    progress.enter(Phase::Reading);
+    let sources: Vec<Source> = request
+        .sources
+        .iter()
+        .map(|s| Source::open(s, &request.io))
+        .collect::<Result<_, _>>()?;
+    let chunk = request.io.chunk();
+    let batches = batch::plan(request, layout, memory, chunk);
+    let counts: Vec<usize> = layout
+        .tensors
+        .iter()
+        .map(|t| batch::slices(t.len, chunk))
+        .collect();
+    let shared = Shared::new(request, &sources, batches, cancel, progress);
+    let pieces = shared.run().map_err(|error| explain(error, &sources))?;
+    progress.enter(Phase::Verifying);
+    sources.iter().try_for_each(Source::verify_unchanged)?;
+    let digest = digest_of(layout, &counts, pieces).ok_or_else(|| ResidencyError::Aborted {
+        key: request.key.clone(),
+    })?;
+    if let Some(expected) = request
+        .expected_digest
+        .filter(|expected| *expected != digest)
+    {
+        return Err(ResidencyError::DigestMismatch {
+            key: request.key.clone(),
+            expected,
+            actual: digest,
+        });
+    }
+    let modes = sources.iter().map(Source::mode).collect();
+    Ok(Loaded {
+        digest,
+        bytes: layout.tensor_bytes,
+        took: started.elapsed(),
+        modes,
+    })
+}
+
+/// A read that fails because the file changed says so, not the symptom.
+fn explain(error: ResidencyError, sources: &[Source]) -> ResidencyError {
+    let (ResidencyError::ShortRead { path, .. } | ResidencyError::Io { path, .. }) = &error else {
+        return error;
+    };
+    let changed = sources
+        .iter()
+        .filter(|source| source.path() == path)
+        .find_map(|source| source.verify_unchanged().err());
+    changed.unwrap_or(error)
+}
+
+/// Merges the slices; `None` if one is missing, which would be a bug in the batches.
+fn digest_of(layout: &Layout, counts: &[usize], pieces: Vec<worker::Piece>) -> Option<Digest> {
+    let mut values: Vec<Vec<Option<_>>> = counts.iter().map(|count| vec![None; *count]).collect();
+    for piece in pieces {
+        *values.get_mut(piece.tensor)?.get_mut(piece.slice)? = Some(piece.value);
+    }
+    let mut facts = Vec::with_capacity(values.len());
+    for (tensor, slices) in layout.tensors.iter().zip(values) {
+        let slices: Vec<_> = slices.into_iter().collect::<Option<_>>()?;
+        facts.push(TensorFacts {
+            name: &tensor.name,
+            dtype: &tensor.dtype,
+            shape: &tensor.shape,
+            len: tensor.len,
+            digest: merge_slices(&slices)?,
+        });
+    }
+    Some(component_digest(&facts))
+}

@@ -1,0 +1,79 @@
+//! How far a load is: shared counters that loader threads write and anyone reads without a lock.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use serde::Serialize;
+
+/// What a load is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Planned, its thread is starting.
+    Waiting,
+    /// Reserving budget, evicting if needed.
+    MakingRoom,
+    /// Bytes move and are hashed.
+    Reading,
+    /// Digest and file identity are compared, the memory is sealed.
+    Verifying,
+    /// Over, in whichever way.
+    Done,
+}
+
+const PHASES: [Phase; 5] = [
+    Phase::Waiting,
+    Phase::MakingRoom,
+    Phase::Reading,
+    Phase::Verifying,
+    Phase::Done,
+];
+
+/// Counters of one load.
+#[derive(Debug)]
+pub struct Progress {
+    phase: AtomicU8,
+    bytes_done: AtomicU64,
+    bytes_total: u64,
+}
+
+/// [`Progress`] at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ProgressSnapshot {
+    /// What it is doing.
+    pub phase: Phase,
+    /// Tensor bytes in memory and hashed.
+    pub bytes_done: u64,
+    /// Tensor bytes in all.
+    pub bytes_total: u64,
+}
+
+impl Progress {
+    /// A load of `bytes_total` tensor bytes that has not begun.
+    pub fn new(bytes_total: u64) -> Self {
+        Self {
+            phase: AtomicU8::new(0),
+            bytes_done: AtomicU64::new(0),
+            bytes_total,
+        }
+    }
+
+    /// Enters a phase.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Adds landed bytes; returns the new sum.
+    pub fn add(&self, bytes: u64) -> u64 {
+        self.bytes_done.fetch_add(bytes, Ordering::AcqRel) + bytes
+    }
+
+    /// Where it stands.
+    pub fn snapshot(&self) -> ProgressSnapshot {
+        let phase = usize::from(self.phase.load(Ordering::Acquire));
+        ProgressSnapshot {
+            phase: PHASES.get(phase).copied().unwrap_or(Phase::Done),
+            bytes_done: self.bytes_done.load(Ordering::Acquire),
+            bytes_total: self.bytes_total,
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The face of the RAM tier: acquire, evict, clear, protect, cancel, snapshot.
+//!
+//! One short lock guards the table of entries; bytes move and memory is freed outside it. A load runs
+//! on a thread of its own and belongs to nobody: callers join it, leave it, or cancel it. Everything
+//! that frees memory to make room holds a second lock (`room`), so that two loads never each evict for
+//! the same bytes.
+
+mod evict;
+mod flight;
+mod lease;
+mod snapshot;
+mod table;
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use evict::{ClearReport, FreedBytes};
+pub use lease::Lease;
+pub use snapshot::{Audit, EntrySnapshot, EvictionCounts, TierSnapshot, TierStats};
+use table::{Answer, Table};
+
+use crate::{
+    arena::Arenas,
+    budget::Budget,
+    entry::{Event, State},
+    error::ResidencyError,
+    policy::Policy,
+    progress::ProgressSnapshot,
+    request::LoadRequest,
+};
+
+/// Limits of a tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TierConfig {
+    /// Bytes that may be resident.
+    pub budget_bytes: u64,
+    /// Part of the budget that is never handed out.
+    pub headroom_bytes: u64,
+    /// How victims are chosen.
+    pub policy: Policy,
+}
+
+/// The RAM tier of one host. Cheap to clone: clones are the same tier.
+#[derive(Debug, Clone)]
+pub struct RamTier {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: TierConfig,
+    budget: Budget,
+    arenas: Arenas,
+    table: Mutex<Table>,
+    room: Mutex<()>,
+    changes: watch::Sender<u64>,
+    started: Instant,
+}
+
+impl Inner {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn room(&self) -> MutexGuard<'_, ()> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that something changed. Called after the change, never before.
+    fn bump(&self) {
+        self.changes.send_modify(|generation| *generation += 1);
+    }
+}
+
+impl RamTier {
+    /// An empty tier.
+    pub fn new(config: TierConfig) -> Self {
+        let inner = Inner {
+            config,
+            budget: Budget::new(config.budget_bytes, config.headroom_bytes),
+            arenas: Arenas::default(),
+            table: Mutex::default(),
+            room: Mutex::default(),
+            changes: watch::Sender::new(0),
+            started: Instant::now(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// A lease on the component, loading it first if it is not there with this content.
+    ///
+    /// Content matches when the registered digest is given and equal, or, without one, when the file
+    /// identities are equal; other ready content under the key is superseded (its leases keep it until
+    /// they end). Concurrent callers of one key join one load. Dropping the future leaves the load
+    /// running; `cancel` ends it if no other caller waits. Cancel safe.
+    ///
+    /// # Errors
+    /// See [`ResidencyError`]. On `Cancelled` the last bytes may be on their way back.
+    pub async fn acquire(
+        &self,
+        request: impl Into<Arc<LoadRequest>>,
+        cancel: &CancellationToken,
+    ) -> Result<Lease, ResidencyError> {
+        let request = request.into();
+        let cancelled = || ResidencyError::Cancelled {
+            key: request.key.clone(),
+        };
+        let mut counted = false;
+        loop {
+            if cancel.is_cancelled() {
+                return Err(cancelled());
+            }
+            match self.inner.ask(&request, &mut counted)? {
+                Answer::Ready(lease) => return Ok(lease),
+                Answer::Wait(ticket) => {
+                    if let Some(lease) = ticket.wait(cancel).await? {
+                        return Ok(lease);
+                    }
+                }
+                Answer::Busy(mut changes) => tokio::select! {
+                    () = cancel.cancelled() => return Err(cancelled()),
+                    _ = changes.changed() => {}
+                },
+            }
+        }
+    }
+
+    /// A lease on what is ready under `key`, whatever its content; never loads.
+    ///
+    /// # Errors
+    /// `NotResident`.
+    pub fn lease(&self, key: &str) -> Result<Lease, ResidencyError> {
+        self.inner.lease(key)
+    }
+
+    /// Takes a component out. When this returns, its memory is back (unless a reader kept a
+    /// descriptor beyond its lease).
+    ///
+    /// # Errors
+    /// `Leased`, `Protected`, `Loading`, `NotResident`.
+    pub async fn evict(&self, key: &str) -> Result<FreedBytes, ResidencyError> {
+        let (inner, key) = (self.inner.clone(), Arc::from(key));
+        self.blocking(move || inner.evict_requested(&key)).await?
+    }
+
+    /// Takes out everything that is neither leased nor protected nor loading, and forgets failures.
+    ///
+    /// # Errors
+    /// Only when the runtime is shutting down.
+    pub async fn clear(&self) -> Result<ClearReport, ResidencyError> {
+        let inner = self.inner.clone();
+        self.blocking(move || inner.clear()).await
+    }
+
+    /// Freeing gigabytes takes the kernel long enough not to do it on an async thread.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ResidencyError> {
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| ResidencyError::Thread {
+                source: Arc::new(io::Error::other(error)),
+            })
+    }
+
+    /// Sets or removes the operator's keep on a loading or ready component.
+    ///
+    /// # Errors
+    /// `NotResident`.
+    pub fn protect(&self, key: &str, protected: bool) -> Result<(), ResidencyError> {
+        self.inner.apply(key, Event::Protect(protected))?;
+        self.inner.bump();
+        Ok(())
+    }
+
+    /// Cancels a running load for all its callers. Bytes stop within a chunk; callers get `Cancelled`
+    /// once the memory is back.
+    ///
+    /// # Errors
+    /// `NotResident` when no load of `key` runs.
+    pub fn cancel(&self, key: &str) -> Result<(), ResidencyError> {
+        let table = self.inner.table();
+        match table.slots.get(key) {
+            Some(slot) if slot.entry.state == State::Loading => {
+                slot.flight.cancel.cancel();
+                Ok(())
+            }
+            _ => Err(ResidencyError::NotResident { key: key.into() }),
+        }
+    }
+
+    /// How far the load of `key` is; none when none runs.
+    pub fn progress(&self, key: &str) -> Option<ProgressSnapshot> {
+        let table = self.inner.table();
+        let slot = table
+            .slots
+            .get(key)
+            .filter(|slot| slot.entry.state == State::Loading)?;
+        Some(slot.flight.progress.snapshot())
+    }
+
+    /// Changes whenever an entry does (not for progress); the value is the snapshot's generation.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changes.subscribe()
+    }
+
+    /// Everything at one moment.
+    pub fn snapshot(&self) -> TierSnapshot {
+        self.inner.snapshot()
+    }
+
+    /// What the ledger says beside what the system says is allocated.
+    ///
+    /// # Errors
+    /// What `fstat` answers.
+    pub fn accounted_vs_system(&self) -> io::Result<Audit> {
+        let (arenas, system_bytes) = self.inner.arenas.allocated()?;
+        let view = self.inner.budget.view();
+        Ok(Audit {
+            used_bytes: view.used_bytes,
+            reserved_bytes: view.reserved_bytes,
+            system_bytes,
+            arenas,
+            underflows_total: view.underflows_total,
+        })
+    }
+}

@@ -1,0 +1,334 @@
+//! The table of entries, and the one question a caller asks it: is it there, is it coming, or do I start it?
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::sync::watch;
+
+use super::{
+    Inner,
+    flight::{Flight, Outcome},
+    lease::{Lease, Release, Resident, Ticket},
+    snapshot::TierStats,
+};
+use crate::{
+    digest::Digest,
+    entry::{Entry, Event, Refused, State, step},
+    error::ResidencyError,
+    identity::FileIdentity,
+    policy::Candidate,
+    request::{Key, LoadRequest},
+};
+
+/// All entries; guarded by the tier's short lock.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub(super) slots: HashMap<Key, Slot>,
+    /// Superseded content that is still leased.
+    pub(super) retired: Vec<Slot>,
+    pub(super) stats: TierStats,
+    next_id: u64,
+}
+
+/// One entry and what hangs on it. A new load of a key makes a new slot with a new id, so that a late
+/// lease or ticket of an old one never counts on the new one.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) id: u64,
+    pub(super) key: Key,
+    pub(super) entry: Entry,
+    pub(super) flight: Flight,
+    pub(super) content: Option<Arc<Resident>>,
+    pub(super) failure: Option<String>,
+    pub(super) hits: u64,
+    pub(super) used: Moment,
+    pub(super) loaded: Option<Moment>,
+    pub(super) took: Duration,
+    identities: Vec<FileIdentity>,
+    expected: Option<Digest>,
+}
+
+/// A moment on the tier's own clock, for order, and on the wall clock, for people.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) since_start: Duration,
+    pub(super) unix_ms: u64,
+}
+
+/// What a caller is told.
+pub(super) enum Answer {
+    Ready(Lease),
+    Wait(Ticket),
+    /// Something else must end first; ask again after a change.
+    Busy(watch::Receiver<u64>),
+}
+
+impl Slot {
+    pub(super) fn apply(&mut self, event: Event) -> Result<(), Refused> {
+        self.entry = step(self.entry, event)?;
+        Ok(())
+    }
+
+    fn same_files(&self, request: &LoadRequest) -> bool {
+        self.identities
+            .iter()
+            .eq(request.sources.iter().map(|source| &source.expected))
+    }
+
+    pub(super) fn candidate(&self) -> Option<Candidate> {
+        let content = self
+            .content
+            .as_ref()
+            .filter(|_| self.entry.state == State::Ready)?;
+        Some(Candidate {
+            key: self.key.clone(),
+            bytes: content.extent.len(),
+            last_used: self.used.since_start,
+            loaded_at: self.loaded.unwrap_or(self.used).since_start,
+            hits: self.hits,
+            load_took: self.took,
+            holders: self.entry.holders(),
+            protected: self.entry.protected,
+        })
+    }
+}
+
+/// Whether an entry's content is what a request means.
+enum Match {
+    Yes,
+    No,
+    /// These very files were read and have another digest than the request registers.
+    Wrong {
+        expected: Digest,
+        actual: Digest,
+    },
+}
+
+fn matches(slot: &Slot, request: &LoadRequest) -> Match {
+    let resident = slot.content.as_ref().map(|content| content.digest);
+    match (request.expected_digest, resident) {
+        (Some(expected), Some(actual)) if expected == actual => Match::Yes,
+        (Some(expected), Some(actual)) if slot.same_files(request) => {
+            Match::Wrong { expected, actual }
+        }
+        (Some(_), Some(_)) => Match::No,
+        // Still loading: join what verifies at least what this caller wants verified.
+        (Some(expected), None) if slot.expected == Some(expected) => Match::Yes,
+        (Some(_), None) => Match::No,
+        (None, _) if slot.same_files(request) => Match::Yes,
+        (None, _) => Match::No,
+    }
+}
+
+impl Inner {
+    pub(super) fn now(&self) -> Moment {
+        let unix = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+        Moment {
+            since_start: self.started.elapsed(),
+            unix_ms,
+        }
+    }
+
+    /// One look at the table. `counted` keeps a caller that asks several times one hit, join or miss.
+    pub(super) fn ask(
+        self: &Arc<Self>,
+        request: &Arc<LoadRequest>,
+        counted: &mut bool,
+    ) -> Result<Answer, ResidencyError> {
+        let mut table = self.table();
+        let changes = self.changes.subscribe();
+        let Some(slot) = table.slots.get_mut(&request.key) else {
+            return self.start(&mut table, request, false, counted);
+        };
+        match (slot.entry.state, matches(slot, request)) {
+            (State::Ready, Match::Yes) => {
+                let lease = self.hand_out(slot, Event::Lease, !*counted)?;
+                table.stats.hits_total += u64::from(!std::mem::replace(counted, true));
+                Ok(Answer::Ready(lease))
+            }
+            (State::Ready, Match::Wrong { expected, actual }) => {
+                Err(ResidencyError::DigestMismatch {
+                    key: request.key.clone(),
+                    expected,
+                    actual,
+                })
+            }
+            (State::Ready, Match::No) => {
+                if slot.apply(Event::Supersede).is_err() {
+                    return Ok(Answer::Busy(changes));
+                }
+                let protected = slot.entry.protected;
+                let retired = table.slots.remove(&request.key);
+                table.retired.extend(retired);
+                self.start(&mut table, request, protected, counted)
+            }
+            (State::Loading, Match::Yes) if !slot.flight.cancel.is_cancelled() => {
+                let ticket = self.join(slot)?;
+                table.stats.joins_total += u64::from(!std::mem::replace(counted, true));
+                Ok(Answer::Wait(ticket))
+            }
+            (State::Loading | State::Evicting, _) => Ok(Answer::Busy(changes)),
+            (State::Absent | State::Failed(_), _) => {
+                let protected = slot.entry.protected;
+                self.start(&mut table, request, protected, counted)
+            }
+        }
+    }
+
+    fn start(
+        self: &Arc<Self>,
+        table: &mut Table,
+        request: &Arc<LoadRequest>,
+        protected: bool,
+        counted: &mut bool,
+    ) -> Result<Answer, ResidencyError> {
+        let id = table.next_id;
+        table.next_id += 1;
+        let (flight, done) = Flight::new(request);
+        let mut slot = Slot {
+            id,
+            key: request.key.clone(),
+            entry: Entry {
+                protected,
+                ..Entry::ABSENT
+            },
+            flight: flight.clone(),
+            content: None,
+            failure: None,
+            hits: 0,
+            used: self.now(),
+            loaded: None,
+            took: Duration::ZERO,
+            identities: request.identities(),
+            expected: request.expected_digest,
+        };
+        slot.apply(Event::Load)
+            .map_err(|refused| refusal(&request.key, refused))?;
+        slot.apply(Event::Join)
+            .map_err(|refused| refusal(&request.key, refused))?;
+        // No guard may exist before this succeeds: dropping one takes the lock that is held here.
+        self.launch(request.clone(), id, flight, done)?;
+        let ticket = self.ticket(&slot);
+        table.slots.insert(request.key.clone(), slot);
+        table.stats.misses_total += u64::from(!std::mem::replace(counted, true));
+        self.bump();
+        Ok(Answer::Wait(ticket))
+    }
+
+    fn join(self: &Arc<Self>, slot: &mut Slot) -> Result<Ticket, ResidencyError> {
+        slot.apply(Event::Join)
+            .map_err(|refused| refusal(&slot.key, refused))?;
+        Ok(self.ticket(slot))
+    }
+
+    fn ticket(self: &Arc<Self>, slot: &Slot) -> Ticket {
+        let done = slot.flight.done.clone();
+        Ticket::new(self.clone(), slot.key.clone(), slot.id, done)
+    }
+
+    /// Counts a use and makes the guard.
+    pub(super) fn hand_out(
+        self: &Arc<Self>,
+        slot: &mut Slot,
+        event: Event,
+        is_hit: bool,
+    ) -> Result<Lease, ResidencyError> {
+        let missing = || ResidencyError::NotResident {
+            key: slot.key.clone(),
+        };
+        let content = slot.content.clone().ok_or_else(missing)?;
+        slot.apply(event)
+            .map_err(|refused| refusal(&slot.key, refused))?;
+        slot.used = self.now();
+        slot.hits += u64::from(is_hit);
+        Ok(Lease::new(
+            content,
+            Release::new(self.clone(), slot.key.clone(), slot.id),
+        ))
+    }
+
+    pub(super) fn lease(self: &Arc<Self>, key: &str) -> Result<Lease, ResidencyError> {
+        let mut table = self.table();
+        let slot = table
+            .slots
+            .get_mut(key)
+            .filter(|slot| slot.entry.state == State::Ready)
+            .ok_or_else(|| ResidencyError::NotResident { key: key.into() })?;
+        let lease = self.hand_out(slot, Event::Lease, true)?;
+        table.stats.hits_total += 1;
+        Ok(lease)
+    }
+
+    /// Applies an event to the current slot of a key.
+    pub(super) fn apply(&self, key: &str, event: Event) -> Result<(), ResidencyError> {
+        let mut table = self.table();
+        let slot = table
+            .slots
+            .get_mut(key)
+            .ok_or_else(|| ResidencyError::NotResident { key: key.into() })?;
+        slot.apply(event)
+            .map_err(|refused| refusal(&slot.key, refused))
+    }
+
+    /// Ends a load: the slot becomes ready, failed or absent, then its callers are told.
+    pub(super) fn land(
+        &self,
+        key: &Key,
+        id: u64,
+        result: Result<(Resident, Duration), ResidencyError>,
+        done: &watch::Sender<Option<Outcome>>,
+    ) {
+        let outcome = result.as_ref().map(|_| ()).map_err(Clone::clone);
+        let now = self.now();
+        let mut table = self.table();
+        let Table { slots, stats, .. } = &mut *table;
+        if let Some(slot) = slots.get_mut(key).filter(|slot| slot.id == id) {
+            let applied = match result {
+                Ok((content, took)) => {
+                    stats.loads_total += 1;
+                    stats.bytes_loaded_total += content.tensor_bytes;
+                    (slot.took, slot.loaded, slot.used) = (took, Some(now), now);
+                    slot.content = Some(Arc::new(content));
+                    slot.apply(Event::Loaded)
+                }
+                Err(ResidencyError::Cancelled { .. }) => {
+                    stats.loads_cancelled_total += 1;
+                    slot.apply(Event::Abandon)
+                }
+                Err(error) => {
+                    stats.load_failures_total += 1;
+                    slot.failure = Some(error.to_string());
+                    slot.apply(Event::Fail(error.fail_reason()))
+                }
+            };
+            if let Err(refused) = applied {
+                tracing::error!(key = &**key, %refused, "a load landed on an entry that was not loading");
+            }
+            if slot.entry.state == State::Absent {
+                slots.remove(key);
+            }
+        }
+        drop(table);
+        self.bump();
+        done.send_replace(Some(outcome));
+    }
+}
+
+/// A refusal of the machine in the caller's words.
+pub(super) fn refusal(key: &Key, refused: Refused) -> ResidencyError {
+    let key = key.clone();
+    match refused {
+        Refused::Leased { by } => ResidencyError::Leased { key, by },
+        Refused::Protected => ResidencyError::Protected { key },
+        Refused::NotNow {
+            state: State::Loading,
+        } => ResidencyError::Loading { key },
+        Refused::NotNow { .. } => ResidencyError::NotResident { key },
+    }
+}
