@@ -14,15 +14,17 @@ mod map;
 use std::{
     collections::BTreeMap,
     io,
-    ops::{Deref, DerefMut},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 pub use map::ReadMap;
-use map::WriteMap;
-use rustix::fs::{
-    MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, fstat, ftruncate, memfd_create, open,
+use rustix::{
+    fs::{
+        FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fcntl_add_seals, fstat,
+        ftruncate, memfd_create, open,
+    },
+    io::{Errno, pwrite},
 };
 
 /// Granularity of a small extent.
@@ -125,45 +127,46 @@ impl Draft {
         self.0.len == 0
     }
 
-    /// Maps it for writing.
+    /// Backs `begin..end` with pages, rounded outwards: memory that is not there is an error here and
+    /// not a kill later, and the writes that follow find their pages.
     ///
     /// # Errors
-    /// What `mmap` answers.
-    pub fn map(&mut self) -> io::Result<DraftBytes<'_>> {
-        let len =
-            usize::try_from(self.0.len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        let map = WriteMap::of(self.0.fd.as_fd(), len)?;
-        Ok(DraftBytes { map, _draft: self })
+    /// What the system answers, e.g. no memory.
+    pub fn allocate(&self, begin: u64, end: u64) -> io::Result<()> {
+        let begin = begin / PAGE * PAGE;
+        let end = end.next_multiple_of(PAGE).min(self.0.len);
+        if begin < end {
+            fallocate(&self.0.fd, FallocateFlags::empty(), begin, end - begin)?;
+        }
+        Ok(())
     }
 
-    /// Makes the bytes immutable, for this process too.
+    /// Writes at an offset. Callers on several threads write disjoint ranges.
+    ///
+    /// # Errors
+    /// What the system answers; writing beyond the end is refused by the seals.
+    pub fn write_at(&self, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match pwrite(&self.0.fd, bytes, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    bytes = &bytes[count..];
+                    offset += count as u64;
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the bytes immutable, for this process too. What was not written is zero.
     ///
     /// # Errors
     /// What the system answers; the draft is dropped then.
     pub fn seal(self) -> io::Result<Extent> {
         fcntl_add_seals(&self.0.fd, SealFlags::WRITE | SealFlags::SEAL)?;
         Ok(Extent(self.0))
-    }
-}
-
-/// A draft's bytes. Dropping it unmaps them; the draft keeps them.
-#[derive(Debug)]
-pub struct DraftBytes<'draft> {
-    map: WriteMap,
-    _draft: &'draft mut Draft,
-}
-
-impl Deref for DraftBytes<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.map
-    }
-}
-
-impl DerefMut for DraftBytes<'_> {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.map
     }
 }
 
@@ -215,8 +218,8 @@ mod tests {
     #[test]
     fn dropping_an_extent_gives_every_byte_back() {
         let arenas = Arenas::default();
-        let mut draft = arenas.create(5_000_000).unwrap();
-        draft.map().unwrap().fill(7);
+        let draft = arenas.create(5_000_000).unwrap();
+        draft.write_at(&[7; 4_999_999], 0).unwrap();
         let extent = draft.seal().unwrap();
         assert_eq!(arenas.allocated().unwrap(), (1, extent.len()));
         drop(extent);
@@ -225,12 +228,13 @@ mod tests {
 
     #[test]
     fn a_sealed_extent_can_only_be_read() {
-        let mut draft = Arenas::default().create(10).unwrap();
-        draft.map().unwrap()[..4].copy_from_slice(b"weig");
+        let draft = Arenas::default().create(10).unwrap();
+        draft.write_at(b"weig", 0).unwrap();
+        assert!(draft.write_at(b"x", PAGE).is_err());
         let extent = draft.seal().unwrap();
         let fd = extent.fd_readonly().unwrap();
-        assert!(rustix::io::pwrite(&fd, b"x", 0).is_err());
-        assert!(rustix::io::pwrite(&*extent.0.fd, b"x", 0).is_err());
+        assert!(pwrite(&fd, b"x", 0).is_err());
+        assert!(pwrite(&*extent.0.fd, b"x", 0).is_err());
         assert!(ftruncate(&*extent.0.fd, 0).is_err());
         assert_eq!(&ReadMap::open(&fd, 0, 4).unwrap()[..], b"weig");
         assert!(ReadMap::open(&fd, 1, 4096).is_err());

@@ -8,11 +8,15 @@ mod batch;
 mod file;
 mod worker;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    arena::Draft,
     digest::{Digest, TensorFacts, component_digest, merge_slices},
     error::ResidencyError,
     layout::Layout,
@@ -36,15 +40,15 @@ pub struct Loaded {
     pub modes: Vec<ReadMode>,
 }
 
-/// Reads a checked request into `memory`, which has the layout's extent length, and verifies it.
+/// Reads a checked request into `draft`, which has the layout's extent length, and verifies it.
 /// Blocks; meant for a thread of its own.
 ///
 /// # Errors
-/// See [`ResidencyError`]; `memory` holds rubbish then and must be dropped.
+/// See [`ResidencyError`]; `draft` holds rubbish then and must be dropped.
 pub fn load(
     request: &LoadRequest,
     layout: &Layout,
-    memory: &mut [u8],
+    draft: &Draft,
     cancel: &CancellationToken,
     progress: &Progress,
 ) -> Result<Loaded, ResidencyError> {
@@ -56,14 +60,25 @@ pub fn load(
         .map(|s| Source::open(s, &request.io))
         .collect::<Result<_, _>>()?;
     let chunk = request.io.chunk();
-    let batches = batch::plan(request, layout, memory, chunk);
+    let batches = batch::plan(request, layout, chunk);
     let counts: Vec<usize> = layout
         .tensors
         .iter()
         .map(|t| batch::slices(t.len, chunk))
         .collect();
-    let shared = Shared::new(request, &sources, batches, cancel, progress);
+    let shared = Shared::new(request, &sources, draft, batches, cancel, progress);
     let pieces = shared.run().map_err(|error| explain(error, &sources))?;
+    // The rounding at the end belongs to the component too: what the ledger says is what is allocated.
+    let end = layout
+        .tensors
+        .last()
+        .map_or(0, |tensor| tensor.offset + tensor.len);
+    draft
+        .allocate(end, draft.len())
+        .map_err(|error| ResidencyError::Memory {
+            bytes: draft.len(),
+            source: Arc::new(error),
+        })?;
     progress.enter(Phase::Verifying);
     sources.iter().try_for_each(Source::verify_unchanged)?;
     let digest = digest_of(layout, &counts, pieces).ok_or_else(|| ResidencyError::Aborted {

@@ -1,6 +1,7 @@
-//! The threads of one load: each takes the next batch, reads it, copies and hashes its slices.
+//! The threads of one load: each takes the next batch, reads it, hashes its slices and writes them to the extent.
 
 use std::{
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -16,10 +17,10 @@ use super::{
     batch::{Batch, Slice},
     file::{Bounce, Source},
 };
-use crate::{digest::SliceHasher, error::ResidencyError, progress::Progress, request::LoadRequest};
-
-/// Bytes copied and then hashed while they are still in the core's cache.
-const STEP: usize = 128 << 10;
+use crate::{
+    arena::Draft, digest::SliceHasher, error::ResidencyError, progress::Progress,
+    request::LoadRequest,
+};
 
 /// The hash of one slice.
 #[derive(Debug)]
@@ -30,21 +31,24 @@ pub(super) struct Piece {
 }
 
 /// What the threads of one load share.
-pub(super) struct Shared<'a, 'm> {
+pub(super) struct Shared<'a> {
     request: &'a LoadRequest,
     sources: &'a [Source],
-    queue: Mutex<IntoIter<Batch<'m>>>,
+    draft: &'a Draft,
+    queue: Mutex<IntoIter<Batch>>,
     threads: usize,
     cancel: &'a CancellationToken,
     progress: &'a Progress,
     stop: AtomicBool,
+    writing: Mutex<()>,
 }
 
-impl<'a, 'm> Shared<'a, 'm> {
+impl<'a> Shared<'a> {
     pub(super) fn new(
         request: &'a LoadRequest,
         sources: &'a [Source],
-        batches: Vec<Batch<'m>>,
+        draft: &'a Draft,
+        batches: Vec<Batch>,
         cancel: &'a CancellationToken,
         progress: &'a Progress,
     ) -> Self {
@@ -53,11 +57,13 @@ impl<'a, 'm> Shared<'a, 'm> {
         Self {
             request,
             sources,
+            draft,
             queue,
             threads,
             cancel,
             progress,
             stop: AtomicBool::new(false),
+            writing: Mutex::default(),
         }
     }
 
@@ -112,7 +118,7 @@ impl<'a, 'm> Shared<'a, 'm> {
         Ok(pieces)
     }
 
-    fn next(&self) -> Option<Batch<'m>> {
+    fn next(&self) -> Option<Batch> {
         self.queue
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -121,7 +127,7 @@ impl<'a, 'm> Shared<'a, 'm> {
 
     fn take(
         &self,
-        batch: Batch<'m>,
+        batch: Batch,
         bounce: &mut Bounce,
         pieces: &mut Vec<Piece>,
     ) -> Result<(), ResidencyError> {
@@ -130,27 +136,39 @@ impl<'a, 'm> Shared<'a, 'm> {
         } else {
             self.sources[batch.file].read(bounce, batch.begin, batch.end)?
         };
-        let mut landed = 0;
-        for slice in batch.slices {
-            let from = (slice.begin - batch.begin) as usize;
-            landed += slice.out.len() as u64;
-            pieces.push(fill(slice, from, bytes));
-        }
+        let at = |slice: &Slice| (slice.begin - batch.begin) as usize;
+        let part = |slice: &Slice| &bytes[at(slice)..at(slice) + slice.len];
+        pieces.extend(batch.slices.iter().map(|slice| hash(slice, part(slice))));
+        self.write(&batch, part)
+            .map_err(|error| ResidencyError::Memory {
+                bytes: self.draft.len(),
+                source: Arc::new(error),
+            })?;
+        let landed = batch.slices.iter().map(|slice| slice.len as u64).sum();
         let done = self.progress.add(landed);
         if let Some(observer) = &self.request.io.on_chunk {
             observer(done);
         }
         Ok(())
     }
+
+    /// Puts a batch where it belongs. Written, not mapped: a whole page that is written needs no fault
+    /// and no zeroing, which cost more than hashing it. One thread at a time: the kernel's lock on the
+    /// memory file admits one, and the others would spin on it instead of reading.
+    fn write<'b>(&self, batch: &Batch, part: impl Fn(&Slice) -> &'b [u8]) -> io::Result<()> {
+        let (from, to) = batch.target();
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.draft.allocate(from, to)?;
+        batch
+            .slices
+            .iter()
+            .try_for_each(|slice| self.draft.write_at(part(slice), slice.to))
+    }
 }
 
-fn fill(slice: Slice<'_>, from: usize, bytes: &[u8]) -> Piece {
-    let input = &bytes[from..from + slice.out.len()];
+fn hash(slice: &Slice, bytes: &[u8]) -> Piece {
     let mut hasher = SliceHasher::new(slice.offset, slice.whole);
-    for (to, part) in slice.out.chunks_mut(STEP).zip(input.chunks(STEP)) {
-        to.copy_from_slice(part);
-        hasher.update(part);
-    }
+    hasher.update(bytes);
     Piece {
         tensor: slice.tensor,
         slice: slice.index,

@@ -115,10 +115,8 @@ impl Inner {
             bytes: layout.extent_bytes,
             source: Arc::new(source),
         };
-        let mut draft = self.arenas.create(layout.extent_bytes).map_err(memory)?;
-        let mut bytes = draft.map().map_err(memory)?;
-        let loaded = loader::load(request, &layout, &mut bytes, cancel, progress)?;
-        drop(bytes);
+        let draft = self.arenas.create(layout.extent_bytes).map_err(memory)?;
+        let loaded = loader::load(request, &layout, &draft, cancel, progress)?;
         let extent = draft.seal().map_err(memory)?;
         let resident = Resident {
             extent,

@@ -1,0 +1,10 @@
+//! The RAM tier against real files: what it loads, what it refuses, and that nothing stays behind.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail by panicking, as tests do"
+)]
+
+mod files;
+mod model;
+mod support;
+mod tier;
