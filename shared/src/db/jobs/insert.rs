@@ -1,0 +1,74 @@
+//! Inserting a job, or joining the active one with the same key.
+
+use sqlx::PgConnection;
+
+use super::event;
+use crate::{
+    db::{DbError, farm::notify, listen},
+    ids::JobId,
+    job::{Enqueued, JobSpec, Lane, NewJob, Target},
+};
+
+const INSERT: &str = "
+    insert into jobs (id, kind, args, args_version, state, priority, lane, pin_host, pin_device, need_labels, needs, model_id,
+                      unique_key, max_attempts, parent, retry_of, traceparent, started_at)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, case when $5 = 'running' then now() end)
+    on conflict (unique_key) where unique_key is not null and state in ('pending', 'placed', 'running') do nothing";
+
+/// Inserts in the caller's transaction. A job with children starts out `running`: its children are its work.
+///
+/// # Errors
+/// Database errors.
+pub async fn insert(tx: &mut PgConnection, job: &NewJob, lane: Lane) -> Result<Enqueued, DbError> {
+    let id = JobId::generate();
+    // a child belongs to its parent alone; nobody joins it
+    let key = if job.parent.is_some() { None } else { job.spec.unique_key(&job.target.to_string()) };
+    // the active job may end between our insert and our look; then the next insert succeeds
+    for _ in 0..3 {
+        if try_insert(tx, id, job, lane, key.as_deref()).await? {
+            event(tx, id, "enqueued", serde_json::json!({ "kind": job.spec.kind(), "target": job.target })).await?;
+            notify(tx, listen::SCHEDULE, "").await?;
+            return Ok(Enqueued { id, created: true });
+        }
+        let active: Option<JobId> =
+            sqlx::query_scalar("select id from jobs where unique_key = $1 and state in ('pending', 'placed', 'running')")
+                .bind(&key)
+                .fetch_optional(&mut *tx)
+                .await?;
+        if let Some(id) = active {
+            return Ok(Enqueued { id, created: false });
+        }
+    }
+    Err(DbError::BadRow(format!("the active job with key `{}` kept appearing and vanishing", key.unwrap_or_default())))
+}
+
+async fn try_insert(tx: &mut PgConnection, id: JobId, job: &NewJob, lane: Lane, key: Option<&str>) -> Result<bool, DbError> {
+    let (pin_host, pin_device) = match &job.target {
+        Target::Host(host) => (Some(host.as_str()), None),
+        Target::Device(device) => (device.split_once('/').map(|(host, _)| host), Some(device.as_str())),
+        Target::Any | Target::All => (None, None),
+    };
+    let args = job.spec.args().map_err(|error| DbError::BadRow(error.to_string()))?;
+    let needs = serde_json::to_value(&job.needs).map_err(|error| DbError::BadRow(error.to_string()))?;
+    let inserted = sqlx::query(INSERT)
+        .bind(id)
+        .bind(job.spec.kind().as_str())
+        .bind(args)
+        .bind(JobSpec::ARGS_VERSION)
+        .bind(if lane == Lane::Fanout { "running" } else { "pending" })
+        .bind(job.priority)
+        .bind(lane.as_str())
+        .bind(pin_host)
+        .bind(pin_device)
+        .bind(&job.need_labels)
+        .bind(needs)
+        .bind(job.spec.model())
+        .bind(key)
+        .bind(job.max_attempts)
+        .bind(job.parent)
+        .bind(job.retry_of)
+        .bind(&job.traceparent)
+        .execute(tx)
+        .await?;
+    Ok(inserted.rows_affected() == 1)
+}

@@ -1,0 +1,45 @@
+//! The fenced job table. One file per way a row changes:
+//! insert → place → claim → settle, with cancel and reap beside them; `read` changes nothing.
+
+mod archive;
+mod cancel;
+mod claim;
+mod events;
+mod insert;
+mod place;
+mod progress;
+mod read;
+mod reap;
+mod settle;
+
+pub use archive::archive;
+pub use cancel::{CancelOutcome, cancel};
+pub use claim::{Claimed, ClaimLane, claim};
+pub use events::{EventRow, events_after, latest_event};
+pub use insert::insert;
+pub use place::{PendingRow, Unplaced, fail_unplaceable, pending, place, set_reason};
+pub use progress::{ProgressRow, progress_of, write_progress};
+pub use read::{AttemptRow, JobFilter, JobRow, active_for_model, attempts, counts, find, list, load_by_place};
+pub use reap::{Reaped, reap};
+pub use settle::{Settlement, hold, settle, settle_parent};
+
+use sqlx::PgConnection;
+
+use super::{DbError, farm::notify, listen};
+use crate::ids::{Incarnation, JobId};
+
+/// The right to write a running job: all three must match the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct JobLease {
+    /// The job.
+    pub id: JobId,
+    /// Its lease epoch.
+    pub fence: i64,
+    /// The process that claimed it.
+    pub incarnation: Incarnation,
+}
+
+async fn event(tx: &mut PgConnection, id: JobId, kind: &str, data: serde_json::Value) -> Result<(), DbError> {
+    sqlx::query("insert into job_events (job_id, type, data) values ($1, $2, $3)").bind(id).bind(kind).bind(data).execute(&mut *tx).await?;
+    notify(tx, listen::JOB, &id.to_string()).await
+}

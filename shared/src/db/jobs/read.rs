@@ -1,0 +1,202 @@
+//! Reading jobs; nothing here changes a row.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::{FromRow, PgExecutor};
+
+use crate::{
+    db::DbError,
+    ids::{Incarnation, JobId, ModelId},
+};
+
+/// A job as stored.
+#[derive(Debug, Clone, FromRow)]
+pub struct JobRow {
+    /// Id.
+    pub id: JobId,
+    /// Kind.
+    pub kind: String,
+    /// Arguments.
+    pub args: Value,
+    /// Version of the arguments.
+    pub args_version: i32,
+    /// State.
+    pub state: String,
+    /// Priority.
+    pub priority: i32,
+    /// `device`, `host` or `fanout`.
+    pub lane: String,
+    /// Pinned host.
+    pub pin_host: Option<String>,
+    /// Pinned device.
+    pub pin_device: Option<String>,
+    /// Labels asked for.
+    pub need_labels: Vec<String>,
+    /// What the placement must know.
+    pub needs: Value,
+    /// The model it is about.
+    pub model_id: Option<ModelId>,
+    /// When it may run.
+    pub run_at: DateTime<Utc>,
+    /// Attempts so far.
+    pub attempt: i32,
+    /// Attempts allowed.
+    pub max_attempts: i32,
+    /// Attempts that killed their worker.
+    pub crash_count: i32,
+    /// Lease epoch.
+    pub fence: i64,
+    /// Where it is or was.
+    pub host: Option<String>,
+    /// Where it is or was.
+    pub device: Option<String>,
+    /// Who runs it.
+    pub incarnation: Option<Incarnation>,
+    /// When a cancel was asked for.
+    pub cancel_requested_at: Option<DateTime<Utc>>,
+    /// The job whose child it is.
+    pub parent: Option<JobId>,
+    /// The job that it repeats.
+    pub retry_of: Option<JobId>,
+    /// Why it waits.
+    pub reason: Option<Value>,
+    /// Why it was placed where it is.
+    pub placement: Option<Value>,
+    /// Result.
+    pub result: Option<Value>,
+    /// Last error.
+    pub error: Option<Value>,
+    /// Accepted.
+    pub created_at: DateTime<Utc>,
+    /// Last placed.
+    pub placed_at: Option<DateTime<Utc>>,
+    /// First started.
+    pub started_at: Option<DateTime<Utc>>,
+    /// Ended.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// One attempt.
+#[derive(Debug, Clone, FromRow)]
+pub struct AttemptRow {
+    /// Number from 1.
+    pub attempt: i32,
+    /// Lease epoch.
+    pub fence: i64,
+    /// Host.
+    pub host: String,
+    /// Device.
+    pub device: Option<String>,
+    /// Worker.
+    pub incarnation: Incarnation,
+    /// Claimed.
+    pub started_at: DateTime<Utc>,
+    /// Ended.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// How it ended.
+    pub outcome: Option<String>,
+    /// With which error.
+    pub error: Option<Value>,
+}
+
+/// What to list; absent means any.
+#[derive(Debug, Clone, Default)]
+pub struct JobFilter {
+    /// States.
+    pub states: Option<Vec<String>>,
+    /// Kinds.
+    pub kinds: Option<Vec<String>>,
+    /// Model.
+    pub model: Option<ModelId>,
+    /// Host.
+    pub host: Option<String>,
+    /// Device.
+    pub device: Option<String>,
+    /// Children of this job.
+    pub parent: Option<JobId>,
+    /// Older than this job (the cursor).
+    pub before: Option<JobId>,
+}
+
+/// One job, hot or archived.
+///
+/// # Errors
+/// Database errors.
+pub async fn find(db: impl PgExecutor<'_>, id: JobId) -> Result<Option<JobRow>, DbError> {
+    Ok(sqlx::query_as("select * from all_jobs where id = $1").bind(id).fetch_optional(db).await?)
+}
+
+/// Jobs, newest first.
+///
+/// # Errors
+/// Database errors.
+pub async fn list(db: impl PgExecutor<'_>, filter: &JobFilter, limit: i64) -> Result<Vec<JobRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select * from all_jobs
+         where ($1::text[] is null or state = any($1)) and ($2::text[] is null or kind = any($2))
+           and ($3::text is null or model_id = $3) and ($4::text is null or host = $4) and ($5::text is null or device = $5)
+           and ($6::text is null or parent = $6) and ($7::text is null or id < $7)
+         order by id desc limit $8",
+    )
+    .bind(&filter.states)
+    .bind(&filter.kinds)
+    .bind(filter.model)
+    .bind(&filter.host)
+    .bind(&filter.device)
+    .bind(filter.parent)
+    .bind(filter.before)
+    .bind(limit)
+    .fetch_all(db)
+    .await?)
+}
+
+/// Attempts of a job, first to last.
+///
+/// # Errors
+/// Database errors.
+pub async fn attempts(db: impl PgExecutor<'_>, id: JobId) -> Result<Vec<AttemptRow>, DbError> {
+    Ok(sqlx::query_as("select * from job_attempts where job_id = $1 order by fence").bind(id).fetch_all(db).await?)
+}
+
+/// Active jobs about a model, oldest first: (id, kind, state, device or host).
+///
+/// # Errors
+/// Database errors.
+pub async fn active_for_model(
+    db: impl PgExecutor<'_>,
+    model: ModelId,
+) -> Result<Vec<(JobId, String, String, Option<String>)>, DbError> {
+    Ok(sqlx::query_as(
+        "select id, kind, state, coalesce(device, host) from jobs
+         where model_id = $1 and lane <> 'fanout' and state in ('pending', 'placed', 'running') order by id",
+    )
+    .bind(model)
+    .fetch_all(db)
+    .await?)
+}
+
+/// Placed and running jobs per (host, device): what a placement counts against slots.
+///
+/// # Errors
+/// Database errors.
+pub async fn load_by_place(db: impl PgExecutor<'_>) -> Result<Vec<(String, Option<String>, i64)>, DbError> {
+    Ok(sqlx::query_as(
+        "select host, device, count(*) from jobs where state in ('placed', 'running') and lane <> 'fanout' and host is not null
+         group by host, device",
+    )
+    .fetch_all(db)
+    .await?)
+}
+
+/// Active jobs by (kind, state), and seconds since the oldest due pending job was due (for gauges).
+///
+/// # Errors
+/// Database errors.
+pub async fn counts(db: impl PgExecutor<'_>) -> Result<Vec<(String, String, i64, Option<f64>)>, DbError> {
+    Ok(sqlx::query_as(
+        "select kind, state, count(*), extract(epoch from min(run_at) filter (where state = 'pending'))::float8
+         from jobs where state in ('pending', 'placed', 'running') group by kind, state",
+    )
+    .fetch_all(db)
+    .await?)
+}

@@ -1,0 +1,76 @@
+//! Taking jobs back from workers that are gone. Only the leader calls it, under its term, and never within one TTL of
+//! winning leadership or regaining the database: workers must have had the chance to renew.
+
+use sqlx::{FromRow, PgConnection};
+
+use super::settle;
+use crate::{
+    db::{DbError, farm::notify, leader, listen},
+    ids::JobId,
+    job::{JobState, rules},
+};
+
+/// What one pass took back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reaped {
+    /// Running jobs whose worker's lease had expired, with their next state.
+    pub lost: Vec<(JobId, JobState)>,
+    /// Placed jobs given back because their host has no live agent.
+    pub unplaced: Vec<JobId>,
+}
+
+#[derive(FromRow)]
+struct LostRow {
+    id: JobId,
+    #[sqlx(flatten)]
+    counters: settle::CounterRow,
+}
+
+/// One pass. `None` when the term is over.
+///
+/// # Errors
+/// Database errors.
+pub async fn reap(tx: &mut PgConnection, (role, term): (&str, i64), jitter: f64) -> Result<Option<Reaped>, DbError> {
+    if !leader::holds(&mut *tx, role, term).await? {
+        return Ok(None);
+    }
+    let mut reaped = Reaped::default();
+    let lost: Vec<LostRow> = sqlx::query_as(
+        "select j.id, j.attempt, j.max_attempts, j.crash_count, j.max_crashes, j.cancel_requested_at is not null as cancel_requested
+         from jobs j where j.state = 'running' and j.lane <> 'fanout'
+             and not exists (select 1 from host_leases l where l.incarnation = j.incarnation and l.lease_until > now())
+         order by j.id limit 500 for update of j skip locked",
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    for row in lost {
+        let settled = rules::settle_lost_lease(row.counters.into(), jitter);
+        settle::apply(tx, row.id, &settled, None).await?;
+        reaped.lost.push((row.id, settled.state));
+    }
+    reaped.unplaced = sqlx::query_scalar(
+        "with back as (
+             update jobs j set state = 'pending', host = null, device = null, placed_at = null
+             where j.state = 'placed' and not exists (
+                 select 1 from hosts h join host_leases l on l.incarnation = h.incarnation
+                 where h.name = j.host and l.lease_until > now() and not h.draining)
+             returning id
+         ), logged as (
+             insert into job_events (job_id, type) select id, 'unplaced' from back
+         ) select id from back",
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    // leases that ended long ago belong to nobody
+    sqlx::query("delete from host_leases where lease_until < now() - interval '1 day'").execute(&mut *tx).await?;
+    sqlx::query(
+        "delete from residency r where not exists (
+             select 1 from host_leases l where l.incarnation = r.incarnation and l.lease_until > now())",
+    )
+    .execute(&mut *tx)
+    .await?;
+    if !reaped.lost.is_empty() || !reaped.unplaced.is_empty() {
+        notify(tx, listen::SCHEDULE, "").await?;
+    }
+    Ok(Some(reaped))
+}

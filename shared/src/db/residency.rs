@@ -1,0 +1,94 @@
+//! What each agent reports as resident, as the truth of last resort when Redis is gone and as the placement's input.
+
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow, PgConnection, PgExecutor};
+
+use super::DbError;
+use crate::ids::{ComponentId, Incarnation, ModelId};
+
+/// One component in one tier.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct ResidencyRow {
+    /// Host.
+    pub host: String,
+    /// Device id, or `""` for the RAM tier.
+    pub device: String,
+    /// Component.
+    pub component_id: ComponentId,
+    /// `ram` or `vram`.
+    pub tier: String,
+    /// `loading`, `ready`, `evicting`, `failed`.
+    pub state: String,
+    /// Bytes held.
+    pub bytes: i64,
+    /// Leases held.
+    pub leases: i32,
+    /// The operator's "keep".
+    pub protected: bool,
+    /// The agent that reported it.
+    pub incarnation: Incarnation,
+    /// Since when.
+    pub since: DateTime<Utc>,
+}
+
+/// Replaces what a host reports, in the caller's transaction; a report by an agent without a lease is refused (false).
+///
+/// # Errors
+/// Database errors.
+pub async fn replace(tx: &mut PgConnection, host: &str, me: Incarnation, rows: &[ResidencyRow]) -> Result<bool, DbError> {
+    let lease: Option<String> =
+        sqlx::query_scalar("select host from host_leases where incarnation = $1 and lease_until > now() for share").bind(me).fetch_optional(&mut *tx).await?;
+    if lease.is_none() {
+        return Ok(false);
+    }
+    sqlx::query("delete from residency where host = $1").bind(host).execute(&mut *tx).await?;
+    for row in rows {
+        // a component that a rescan dropped from the catalogue is not reported any more
+        sqlx::query(
+            "insert into residency (host, device, component_id, tier, state, bytes, leases, protected, incarnation, since)
+             select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 where exists (select 1 from components where id = $3)
+             on conflict do nothing",
+        )
+        .bind(host)
+        .bind(&row.device)
+        .bind(row.component_id)
+        .bind(&row.tier)
+        .bind(&row.state)
+        .bind(row.bytes)
+        .bind(row.leases)
+        .bind(row.protected)
+        .bind(me)
+        .bind(row.since)
+        .execute(&mut *tx)
+        .await?;
+    }
+    Ok(true)
+}
+
+/// Everything resident, of agents whose lease is valid.
+///
+/// # Errors
+/// Database errors.
+pub async fn list(db: impl PgExecutor<'_>) -> Result<Vec<ResidencyRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select r.* from residency r join host_leases l on l.incarnation = r.incarnation and l.lease_until > now()
+         order by r.component_id, r.host, r.device",
+    )
+    .fetch_all(db)
+    .await?)
+}
+
+/// Residency of the components of one model, of agents whose lease is valid.
+///
+/// # Errors
+/// Database errors.
+pub async fn of_model(db: impl PgExecutor<'_>, model: ModelId) -> Result<Vec<ResidencyRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select r.* from residency r join components c on c.id = r.component_id
+         join host_leases l on l.incarnation = r.incarnation and l.lease_until > now()
+         where c.model_id = $1 order by c.kind, r.host, r.device",
+    )
+    .bind(model)
+    .fetch_all(db)
+    .await?)
+}

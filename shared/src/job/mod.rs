@@ -1,0 +1,22 @@
+//! Jobs: their kinds, states and rules, enqueueing, and the one apalis backend over the fenced `jobs` table.
+//!
+//! ```text
+//!            place (fence+1)          claim (attempt+1, crash+1)
+//!  pending ───────────────▶ placed ───────────────▶ running ──report──▶ succeeded | failed | cancelled
+//!     ▲  ▲                    │                        │ │
+//!     │  └── host died ───────┘                        │ └─ lease expired, crash_count = max ─▶ quarantined
+//!     └──── retry · snooze · hand back · lease expired ┘
+//! ```
+//! Terminal states never change. Every write after the claim names (id, fence, incarnation) and must change one row.
+
+pub mod backend;
+pub mod enqueue;
+pub mod rules;
+pub mod spec;
+pub mod state;
+pub mod target;
+
+pub use enqueue::{Enqueued, NewJob, enqueue};
+pub use spec::{CacheAddArgs, CacheRemoveArgs, JobKind, JobSpec, Lane, LoadArgs, ScanArgs, UnloadArgs};
+pub use state::JobState;
+pub use target::Target;

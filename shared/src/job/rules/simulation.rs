@@ -1,0 +1,1 @@
+//! A seeded simulation of the job and lease state machine.

@@ -1,0 +1,264 @@
+//! What each kind of job is asked to do. Adding a kind touches this enum and one executor file.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ComponentId, ModelId};
+
+/// Where a kind runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Lane {
+    /// In a slot of a device.
+    Device,
+    /// In a slot of a host, beside its devices.
+    Host,
+    /// Nowhere: it ends when its children have ended.
+    Fanout,
+}
+
+impl Lane {
+    /// The stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Device => "device",
+            Self::Host => "host",
+            Self::Fanout => "fanout",
+        }
+    }
+}
+
+/// The closed set of job kinds of this release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// Bring the catalogue up to date with a root.
+    Scan,
+    /// Disk → RAM → device.
+    Load,
+    /// Free a model's device memory, optionally its RAM too.
+    Unload,
+    /// Disk → RAM.
+    CacheAdd,
+    /// Free RAM.
+    CacheRemove,
+}
+
+impl JobKind {
+    /// All kinds.
+    pub const ALL: [Self; 5] = [Self::Scan, Self::Load, Self::Unload, Self::CacheAdd, Self::CacheRemove];
+
+    /// The stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Scan => "scan",
+            Self::Load => "load",
+            Self::Unload => "unload",
+            Self::CacheAdd => "cache_add",
+            Self::CacheRemove => "cache_remove",
+        }
+    }
+
+    /// Where this kind runs.
+    pub fn lane(self) -> Lane {
+        match self {
+            Self::Load | Self::Unload => Lane::Device,
+            Self::Scan | Self::CacheAdd | Self::CacheRemove => Lane::Host,
+        }
+    }
+}
+
+impl std::fmt::Display for JobKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl std::str::FromStr for JobKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| format!("`{text}` is not a job kind"))
+    }
+}
+
+/// Arguments of `scan`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScanArgs {
+    /// Name of the root; all roots of the host when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
+}
+
+/// Arguments of `load`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LoadArgs {
+    /// The model.
+    pub model: ModelId,
+    /// Component kinds to load (`unet`, `vae`, …); all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub components: Option<Vec<String>>,
+}
+
+/// Arguments of `unload`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UnloadArgs {
+    /// The model.
+    pub model: ModelId,
+    /// Component kinds to unload; all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub components: Option<Vec<String>>,
+    /// Free the host's RAM copy as well.
+    #[serde(default)]
+    pub from_ram: bool,
+}
+
+/// Arguments of `cache_add`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CacheAddArgs {
+    /// The model.
+    pub model: ModelId,
+    /// Component kinds to cache; all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub components: Option<Vec<String>>,
+}
+
+/// Arguments of `cache_remove`: one component, one model, or (neither given) everything that is not in use.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CacheRemoveArgs {
+    /// Only the components of this model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelId>,
+    /// Only this component.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<ComponentId>,
+}
+
+/// A kind together with its arguments.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(tag = "kind", content = "args", rename_all = "snake_case")]
+pub enum JobSpec {
+    /// See [`JobKind::Scan`].
+    Scan(ScanArgs),
+    /// See [`JobKind::Load`].
+    Load(LoadArgs),
+    /// See [`JobKind::Unload`].
+    Unload(UnloadArgs),
+    /// See [`JobKind::CacheAdd`].
+    CacheAdd(CacheAddArgs),
+    /// See [`JobKind::CacheRemove`].
+    CacheRemove(CacheRemoveArgs),
+}
+
+/// Arguments in the database that this build cannot read: fails that job, never the queue.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the arguments of a `{kind}` job (version {version})")]
+pub struct BadSpec {
+    /// The kind as stored.
+    pub kind: String,
+    /// The stored arguments version.
+    pub version: i32,
+    /// Why.
+    #[source]
+    pub source: serde_json::Error,
+}
+
+impl JobSpec {
+    /// The version written beside the arguments.
+    pub const ARGS_VERSION: i32 = 1;
+
+    /// The kind.
+    pub fn kind(&self) -> JobKind {
+        match self {
+            Self::Scan(_) => JobKind::Scan,
+            Self::Load(_) => JobKind::Load,
+            Self::Unload(_) => JobKind::Unload,
+            Self::CacheAdd(_) => JobKind::CacheAdd,
+            Self::CacheRemove(_) => JobKind::CacheRemove,
+        }
+    }
+
+    /// The arguments alone, as stored.
+    ///
+    /// # Errors
+    /// Never for these types; kept because serde's signature says so.
+    pub fn args(&self) -> Result<serde_json::Value, serde_json::Error> {
+        match self {
+            Self::Scan(args) => serde_json::to_value(args),
+            Self::Load(args) => serde_json::to_value(args),
+            Self::Unload(args) => serde_json::to_value(args),
+            Self::CacheAdd(args) => serde_json::to_value(args),
+            Self::CacheRemove(args) => serde_json::to_value(args),
+        }
+    }
+
+    /// Reads a stored kind and its arguments.
+    ///
+    /// # Errors
+    /// [`BadSpec`] for an unknown kind or arguments of another shape.
+    pub fn decode(kind: &str, version: i32, args: &serde_json::Value) -> Result<Self, BadSpec> {
+        serde_json::from_value(serde_json::json!({ "kind": kind, "args": args })).map_err(|source| BadSpec {
+            kind: kind.to_owned(),
+            version,
+            source,
+        })
+    }
+
+    /// The model that the job is about, if any.
+    pub fn model(&self) -> Option<ModelId> {
+        match self {
+            Self::Load(args) => Some(args.model),
+            Self::Unload(args) => Some(args.model),
+            Self::CacheAdd(args) => Some(args.model),
+            Self::CacheRemove(args) => args.model,
+            Self::Scan(_) => None,
+        }
+    }
+
+    /// The single-flight key of this work at a target: while such a job is active, an equal request joins it.
+    pub fn unique_key(&self, target: &str) -> Option<String> {
+        let of = |components: &Option<Vec<String>>| {
+            let mut kinds = components.clone().unwrap_or_default();
+            kinds.sort();
+            if kinds.is_empty() { "*".to_owned() } else { kinds.join(",") }
+        };
+        Some(match self {
+            Self::Scan(args) => format!("scan/{}/{target}", args.root.as_deref().unwrap_or("*")),
+            Self::Load(args) => format!("load/{}/{}/{target}", args.model, of(&args.components)),
+            Self::Unload(args) => format!("unload/{}/{}/{}/{target}", args.model, of(&args.components), args.from_ram),
+            Self::CacheAdd(args) => format!("cache_add/{}/{}/{target}", args.model, of(&args.components)),
+            Self::CacheRemove(args) => match (&args.model, &args.component) {
+                (Some(model), _) => format!("cache_remove/{model}/{target}"),
+                (None, Some(component)) => format!("cache_remove/{component}/{target}"),
+                (None, None) => format!("cache_remove/*/{target}"),
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_form_round_trips_and_other_shapes_are_named() {
+        let spec = JobSpec::Load(LoadArgs { model: ModelId::generate(), components: Some(vec!["vae".into()]) });
+        let args = spec.args().unwrap();
+        assert_eq!(JobSpec::decode("load", 1, &args).unwrap(), spec);
+        assert!(JobSpec::decode("levitate", 1, &args).unwrap_err().to_string().contains("`levitate`"));
+        assert!(JobSpec::decode("load", 2, &serde_json::json!({"modle": 1})).is_err());
+    }
+
+    #[test]
+    fn equal_requests_share_a_key_whatever_the_order_of_components() {
+        let model = ModelId::generate();
+        let key = |kinds: [&str; 2]| {
+            JobSpec::Load(LoadArgs { model, components: Some(kinds.map(String::from).to_vec()) }).unique_key("any")
+        };
+        assert_eq!(key(["vae", "unet"]), key(["unet", "vae"]));
+    }
+}

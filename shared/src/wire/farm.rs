@@ -1,0 +1,186 @@
+//! Hosts, devices and who holds what, on the wire.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ids::{ComponentId, ModelId},
+    status::{CacheStats, LiveProgress},
+};
+
+/// How much a status can be trusted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Staleness {
+    /// True when the live view is missing or old and the answer comes from the database's last report.
+    pub stale: bool,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// A host.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct HostView {
+    /// Name.
+    pub name: String,
+    /// `ready`, `draining`, `lost`.
+    pub state: String,
+    /// Build version of its agent.
+    pub agent_version: String,
+    /// Labels.
+    pub labels: Vec<String>,
+    /// Host-lane jobs at a time.
+    pub slots: u32,
+    /// RAM tier.
+    pub ram: CacheStats,
+    /// Capability flags with reasons.
+    #[schema(value_type = Object)]
+    pub capabilities: serde_json::Value,
+    /// Device ids.
+    pub devices: Vec<String>,
+    /// Roots.
+    pub roots: Vec<RootView>,
+    /// Resident memory of agent and runners as the system reports it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process_rss_bytes: Option<u64>,
+    /// When the agent registered.
+    pub registered_at: DateTime<Utc>,
+    /// Trust in the live parts.
+    #[serde(flatten)]
+    pub staleness: Staleness,
+}
+
+/// A root of a host.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RootView {
+    /// Name.
+    pub name: String,
+    /// Folder.
+    pub path: String,
+    /// `ready` or `missing`.
+    pub state: String,
+    /// Why it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Last finished scan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scanned_at: Option<DateTime<Utc>>,
+}
+
+/// A device.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct DeviceView {
+    /// `<host>/<name>`.
+    pub id: String,
+    /// Host.
+    pub host: String,
+    /// `cpu:0`, `cuda:1`.
+    pub name: String,
+    /// `cpu` or `cuda`.
+    pub kind: String,
+    /// Vendor UUID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// Product name.
+    pub product: String,
+    /// `ready`, `draining`, `lost`, `quarantined`.
+    pub state: String,
+    /// Why it is not ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Capacity for weights.
+    pub memory_total_bytes: u64,
+    /// What we account as used.
+    pub memory_used_bytes: u64,
+    /// What the device or system reports as used by us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_system_bytes: Option<u64>,
+    /// Labels.
+    pub labels: Vec<String>,
+    /// Components on it.
+    pub resident: Vec<ResidentComponent>,
+    /// Trust in the live parts.
+    #[serde(flatten)]
+    pub staleness: Staleness,
+}
+
+/// One component in one tier of one host or device.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ResidentComponent {
+    /// Component.
+    pub component: ComponentId,
+    /// Its kind.
+    pub kind: String,
+    /// Model it belongs to.
+    pub model: ModelId,
+    /// The model's name.
+    pub model_name: String,
+    /// `ram` or `vram`.
+    pub tier: String,
+    /// Host.
+    pub host: String,
+    /// Device, for `vram`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// `loading`, `ready`, `evicting`, `failed`.
+    pub state: String,
+    /// Bytes held.
+    pub bytes: u64,
+    /// Leases held.
+    pub leases: u32,
+    /// The operator's "keep".
+    pub protected: bool,
+    /// In this tier since.
+    pub since: DateTime<Utc>,
+    /// Last use, from the live view.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_used: Option<DateTime<Utc>>,
+    /// Uses since it was loaded, from the live view.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hits: Option<u64>,
+    /// Of a running load.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<LiveProgress>,
+}
+
+/// One model's residency everywhere.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ModelStatus {
+    /// Model.
+    pub model: ModelId,
+    /// Its name.
+    pub name: String,
+    /// Components and where they are resident.
+    pub resident: Vec<ResidentComponent>,
+    /// Kinds of its components that are resident nowhere.
+    pub absent: Vec<String>,
+    /// Active jobs about it.
+    pub jobs: Vec<crate::ids::JobId>,
+    /// Trust in the live parts.
+    #[serde(flatten)]
+    pub staleness: Staleness,
+}
+
+/// The models that hold memory on one device.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct DeviceModels {
+    /// Device.
+    pub device: String,
+    /// Models on it.
+    pub models: Vec<ModelStatus>,
+    /// Trust in the live parts.
+    #[serde(flatten)]
+    pub staleness: Staleness,
+}
+
+/// The farm at a glance: models that are resident or loading anywhere.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct FarmStatus {
+    /// Models in the catalogue.
+    pub models_total: u64,
+    /// Models with anything resident.
+    pub models: Vec<ModelStatus>,
+    /// Trust in the live parts.
+    #[serde(flatten)]
+    pub staleness: Staleness,
+}

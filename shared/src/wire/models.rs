@@ -1,0 +1,110 @@
+//! Models and components on the wire.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ComponentId, ModelId};
+
+/// A model in a list.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ModelSummary {
+    /// Id.
+    pub id: ModelId,
+    /// Unique name.
+    pub name: String,
+    /// `checkpoint`, `vae`, `lora`, …, `unknown`.
+    #[serde(rename = "type")]
+    pub model_type: String,
+    /// `sd15`, `sdxl`, …, `unknown`.
+    pub base: String,
+    /// `safetensors`, `diffusers`, ….
+    pub format: String,
+    /// Dtype of the weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
+    /// Bytes on disk.
+    pub size_bytes: u64,
+    /// `available`, `missing`, `unreadable`.
+    pub state: String,
+    /// Why it is unknown or not available.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Where parts of it are resident.
+    pub residency: Residency,
+    /// First seen.
+    pub created_at: DateTime<Utc>,
+    /// Last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// Which hosts and devices hold components of a model.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Residency {
+    /// Hosts that hold components in RAM.
+    pub ram: Vec<String>,
+    /// Devices that hold components in VRAM.
+    pub vram: Vec<String>,
+}
+
+/// A model with everything known of it.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ModelDetail {
+    /// As in lists.
+    #[serde(flatten)]
+    pub summary: ModelSummary,
+    /// Prediction type where knowable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prediction: Option<String>,
+    /// Content digest, once computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Root name.
+    pub root: String,
+    /// Path below the root.
+    pub rel_path: String,
+    /// What the detection matched.
+    #[schema(value_type = Object)]
+    pub evidence: serde_json::Value,
+    /// Metadata found in the file.
+    #[schema(value_type = Object)]
+    pub metadata: serde_json::Value,
+    /// Components.
+    pub components: Vec<ComponentView>,
+    /// Where it is on disk.
+    pub locations: Vec<LocationView>,
+    /// Row version; also the ETag.
+    pub version: i64,
+}
+
+/// A component of a model.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ComponentView {
+    /// Id.
+    pub id: ComponentId,
+    /// `unet`, `vae`, `text_encoder`, ….
+    pub kind: String,
+    /// Bytes of its tensors.
+    pub bytes: u64,
+    /// Parameters.
+    pub param_count: u64,
+    /// Tensors.
+    pub tensor_count: u32,
+    /// Dtype, or `mixed`.
+    pub dtype: String,
+    /// Digest of its tensors, known after the first load.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+}
+
+/// Where a model is on disk.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LocationView {
+    /// Host.
+    pub host: String,
+    /// Root name.
+    pub root: String,
+    /// Full path on the host.
+    pub path: String,
+    /// When a scan last saw it.
+    pub seen_at: DateTime<Utc>,
+}
