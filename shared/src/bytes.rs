@@ -11,7 +11,9 @@ pub struct ByteSize(pub u64);
 
 /// Text that is not a byte size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a size: write a number with an optional unit (B, KiB, MiB, GiB, TiB, KB, MB, GB, TB), e.g. `24GiB`")]
+#[error(
+    "`{0}` is not a size: write a number with an optional unit (B, KiB, MiB, GiB, TiB, KB, MB, GB, TB), e.g. `24GiB`"
+)]
 pub struct BadByteSize(String);
 
 const UNITS: [(&str, u64); 9] = [
@@ -63,7 +65,8 @@ mod tests {
 
     #[test]
     fn parses_what_people_write() {
-        for (text, bytes) in [("0", 0), ("24GiB", 24 << 30), ("1.5 gib", 3 << 29), ("500 MB", 500_000_000), ("17b", 17)] {
+        for (text, bytes) in [("0", 0), ("24GiB", 24 << 30), ("1.5 gib", 3 << 29), ("500 MB", 500_000_000), ("17b", 17)]
+        {
             assert_eq!(text.parse::<ByteSize>().unwrap().0, bytes, "{text}");
         }
         for text in ["", "GiB", "-1", "1e400", "99999999999TiB", "nan"] {

@@ -90,7 +90,12 @@ fn read_table(path: &PathBuf) -> Result<toml::Table, ConfigError> {
     text.parse::<toml::Table>().map_err(|source| ConfigError::Parse { path: path.clone(), source })
 }
 
-fn append_arguments(merged: &mut Vec<OsString>, path: &PathBuf, key: &str, value: toml::Value) -> Result<(), ConfigError> {
+fn append_arguments(
+    merged: &mut Vec<OsString>,
+    path: &std::path::Path,
+    key: &str,
+    value: toml::Value,
+) -> Result<(), ConfigError> {
     let values = match value {
         toml::Value::Array(values) => values,
         single => vec![single],

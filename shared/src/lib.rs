@@ -9,6 +9,7 @@ pub mod error;
 pub mod ids;
 pub mod job;
 pub mod ops;
+pub mod ready;
 pub mod shutdown;
 pub mod status;
 pub mod telemetry;

@@ -28,7 +28,9 @@ pub struct Ops {
 
 impl std::fmt::Debug for Ops {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ops").field("checks", &self.checks.iter().map(|(name, _)| name).collect::<Vec<_>>()).finish_non_exhaustive()
+        f.debug_struct("Ops")
+            .field("checks", &self.checks.iter().map(|(name, _)| name).collect::<Vec<_>>())
+            .finish_non_exhaustive()
     }
 }
 

@@ -26,7 +26,10 @@ impl Tasks {
         F::Output: Send + 'static,
     {
         let span = tracing::debug_span!("task", task = name);
-        #[expect(clippy::disallowed_methods, reason = "the one place that may spawn: the tracker is what the ban asks for")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the one place that may spawn: the tracker is what the ban asks for"
+        )]
         tokio::spawn(self.tracker.track_future(future.instrument(span)))
     }
 

@@ -38,7 +38,13 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), Box<dyn std::error::E
     let registry = tracing_subscriber::registry().with(EnvFilter::try_new(filter)?);
     if json {
         registry
-            .with(tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(true).with_writer(std::io::stderr))
+            .with(
+                tracing_subscriber::fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_current_span(true)
+                    .with_writer(std::io::stderr),
+            )
             .try_init()?;
     } else {
         registry.with(tracing_subscriber::fmt::layer().with_ansi(terminal).with_writer(std::io::stderr)).try_init()?;

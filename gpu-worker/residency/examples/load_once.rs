@@ -7,16 +7,12 @@
 //! `seconds` and `gb_per_s` (10⁹ bytes) are of the whole acquisition: room, reading, hashing, sealing.
 //! `hit_us` is the mean of a thousand acquisitions of what is then ready.
 //! For a cold figure drop the page cache first and compare with `dd iflag=direct bs=8M` of the file.
-#![expect(
-    clippy::print_stdout,
-    reason = "printing its result is what this example does"
-)]
+#![expect(clippy::print_stdout, reason = "printing its result is what this example does")]
 
 use std::{error::Error, path::PathBuf, sync::Arc, time::Instant};
 
 use residency::{
-    Direct, FileIdentity, IoOptions, LoadRequest, RamTier, SourceFile, TensorRange, TierConfig,
-    policy::Policy,
+    Direct, FileIdentity, IoOptions, LoadRequest, RamTier, SourceFile, TensorRange, TierConfig, policy::Policy,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -31,18 +27,10 @@ struct Args {
 }
 
 fn parse() -> Result<Args, Box<dyn Error>> {
-    let mut args = Args {
-        files: Vec::new(),
-        io: IoOptions::default(),
-        tensor_bytes: DEFAULT_TENSOR_MIB << 20,
-    };
+    let mut args = Args { files: Vec::new(), io: IoOptions::default(), tensor_bytes: DEFAULT_TENSOR_MIB << 20 };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
-        let mut value = || {
-            words
-                .next()
-                .ok_or_else(|| format!("`{word}` needs a value"))
-        };
+        let mut value = || words.next().ok_or_else(|| format!("`{word}` needs a value"));
         match word.as_str() {
             "--threads" => args.io.threads = value()?.parse()?,
             "--chunk" => args.io.chunk_bytes = value()?.parse::<usize>()? << 20,
@@ -67,43 +55,20 @@ fn request(args: &Args) -> Result<LoadRequest, Box<dyn Error>> {
     let (mut sources, mut tensors) = (Vec::new(), Vec::new());
     for (file_index, path) in args.files.iter().enumerate() {
         let expected = FileIdentity::of(path)?;
-        for (number, begin) in (0..expected.size)
-            .step_by(args.tensor_bytes as usize)
-            .enumerate()
-        {
+        for (number, begin) in (0..expected.size).step_by(args.tensor_bytes as usize).enumerate() {
             let end = expected.size.min(begin + args.tensor_bytes);
             let name = format!("{file_index}.{number}");
-            tensors.push(TensorRange {
-                name,
-                dtype: "U8".into(),
-                shape: vec![end - begin],
-                file_index,
-                begin,
-                end,
-            });
+            tensors.push(TensorRange { name, dtype: "U8".into(), shape: vec![end - begin], file_index, begin, end });
         }
-        sources.push(SourceFile {
-            path: path.clone(),
-            expected,
-        });
+        sources.push(SourceFile { path: path.clone(), expected });
     }
-    Ok(LoadRequest {
-        key: "once".into(),
-        sources,
-        tensors,
-        expected_digest: None,
-        io: args.io.clone(),
-    })
+    Ok(LoadRequest { key: "once".into(), sources, tensors, expected_digest: None, io: args.io.clone() })
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let args = parse()?;
-    let tier = RamTier::new(TierConfig {
-        budget_bytes: u64::MAX,
-        headroom_bytes: 0,
-        policy: Policy::Lru,
-    });
+    let tier = RamTier::new(TierConfig { budget_bytes: u64::MAX, headroom_bytes: 0, policy: Policy::Lru });
     let request = Arc::new(request(&args)?);
     let cancel = CancellationToken::new();
     let started = Instant::now();

@@ -47,9 +47,7 @@ impl BudgetView {
 
     /// Bytes that nobody holds.
     pub fn available_bytes(&self) -> u64 {
-        self.capacity_bytes()
-            .saturating_sub(self.used_bytes)
-            .saturating_sub(self.reserved_bytes)
+        self.capacity_bytes().saturating_sub(self.used_bytes).saturating_sub(self.reserved_bytes)
     }
 }
 
@@ -57,13 +55,7 @@ impl Budget {
     /// A budget of which `headroom_bytes` are never handed out.
     pub fn new(budget_bytes: u64, headroom_bytes: u64) -> Self {
         let counts = Mutex::new(Counts::default());
-        Self {
-            ledger: Arc::new(Ledger {
-                budget_bytes,
-                headroom_bytes,
-                counts,
-            }),
-        }
+        Self { ledger: Arc::new(Ledger { budget_bytes, headroom_bytes, counts }) }
     }
 
     /// Takes `bytes`, all or nothing, without waiting and without evicting.
@@ -83,11 +75,7 @@ impl Budget {
         }
         counts.reserved += bytes;
         drop(counts);
-        Ok(Reservation {
-            ledger: self.ledger.clone(),
-            bytes,
-            used: false,
-        })
+        Ok(Reservation { ledger: self.ledger.clone(), bytes, used: false })
     }
 
     /// The ledger now.
@@ -148,23 +136,12 @@ impl Drop for Reservation {
 
 /// Subtracts; an underflow is a bug that must not turn into a huge budget.
 fn take(counts: &mut Counts, used: bool, bytes: u64) {
-    let held = if used {
-        &mut counts.used
-    } else {
-        &mut counts.reserved
-    };
-    debug_assert!(
-        *held >= bytes,
-        "budget underflow: {held} held, {bytes} returned"
-    );
+    let held = if used { &mut counts.used } else { &mut counts.reserved };
+    debug_assert!(*held >= bytes, "budget underflow: {held} held, {bytes} returned");
     if *held < bytes {
         counts.underflows += 1;
     }
-    let held = if used {
-        &mut counts.used
-    } else {
-        &mut counts.reserved
-    };
+    let held = if used { &mut counts.used } else { &mut counts.reserved };
     *held = held.saturating_sub(bytes);
 }
 

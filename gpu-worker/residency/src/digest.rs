@@ -2,9 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use blake3::hazmat::{
-    ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root,
-};
+use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use serde::{Deserialize, Serialize};
 
 /// Version of the component encoding below; part of what is hashed.
@@ -140,11 +138,7 @@ impl SliceHasher {
 
     /// The slice's chaining value, or the tensor's hash if it is the whole.
     pub(crate) fn finish(self) -> ChainingValue {
-        if self.whole {
-            *self.hasher.finalize().as_bytes()
-        } else {
-            self.hasher.finalize_non_root()
-        }
+        if self.whole { *self.hasher.finalize().as_bytes() } else { self.hasher.finalize_non_root() }
     }
 }
 
@@ -184,19 +178,15 @@ mod tests {
 
     fn by_slices(bytes: &[u8], slice: usize) -> Digest {
         let whole = bytes.len() <= slice;
-        let values: Vec<_> = if bytes.is_empty() {
-            vec![bytes]
-        } else {
-            bytes.chunks(slice).collect()
-        }
-        .into_iter()
-        .enumerate()
-        .map(|(index, part)| {
-            let mut hasher = SliceHasher::new((index * slice) as u64, whole);
-            hasher.update(part);
-            hasher.finish()
-        })
-        .collect();
+        let values: Vec<_> = if bytes.is_empty() { vec![bytes] } else { bytes.chunks(slice).collect() }
+            .into_iter()
+            .enumerate()
+            .map(|(index, part)| {
+                let mut hasher = SliceHasher::new((index * slice) as u64, whole);
+                hasher.update(part);
+                hasher.finish()
+            })
+            .collect();
         merge_slices(&values).unwrap()
     }
 
@@ -210,27 +200,15 @@ mod tests {
     }
 
     fn facts<'a>(name: &'a str, dtype: &'a str, shape: &'a [u64]) -> TensorFacts<'a> {
-        TensorFacts {
-            name,
-            dtype,
-            shape,
-            len: 4,
-            digest: Digest([7; 32]),
-        }
+        TensorFacts { name, dtype, shape, len: 4, digest: Digest([7; 32]) }
     }
 
     #[test]
     fn component_digest_ignores_order_but_not_boundaries() {
         let (a, b) = (facts("a", "F16", &[2]), facts("b", "F16", &[2]));
         assert_eq!(component_digest(&[a, b]), component_digest(&[b, a]));
-        assert_ne!(
-            component_digest(&[facts("ab", "c", &[])]),
-            component_digest(&[facts("a", "bc", &[])])
-        );
-        assert_ne!(
-            component_digest(&[facts("a", "F16", &[2])]),
-            component_digest(&[facts("a", "F16", &[1, 2])])
-        );
+        assert_ne!(component_digest(&[facts("ab", "c", &[])]), component_digest(&[facts("a", "bc", &[])]));
+        assert_ne!(component_digest(&[facts("a", "F16", &[2])]), component_digest(&[facts("a", "F16", &[1, 2])]));
     }
 
     #[test]

@@ -123,12 +123,7 @@ pub enum Refused {
 
 impl Entry {
     /// An entry that is not there.
-    pub const ABSENT: Self = Self {
-        state: State::Absent,
-        leases: 0,
-        waiters: 0,
-        protected: false,
-    };
+    pub const ABSENT: Self = Self { state: State::Absent, leases: 0, waiters: 0, protected: false };
 
     /// Leases and waiting callers: what keeps it from eviction.
     pub fn holders(&self) -> u32 {
@@ -144,60 +139,26 @@ pub fn step(entry: Entry, event: Event) -> Result<Entry, Refused> {
     use State::{Absent, Evicting, Failed, Loading, Ready};
     let refused = Err(Refused::NotNow { state: entry.state });
     let next = match (entry.state, event) {
-        (Absent | Failed(_), Event::Load) => Entry {
-            state: Loading,
-            leases: 0,
-            waiters: 0,
-            ..entry
-        },
-        (Loading, Event::Join) => Entry {
-            waiters: entry.waiters + 1,
-            ..entry
-        },
-        (_, Event::Leave) if entry.waiters > 0 => Entry {
-            waiters: entry.waiters - 1,
-            ..entry
-        },
-        (Loading, Event::Loaded) => Entry {
-            state: Ready,
-            ..entry
-        },
-        (Loading, Event::Fail(reason)) => Entry {
-            state: Failed(reason),
-            ..entry
-        },
-        (Loading, Event::Abandon) => Entry {
-            waiters: entry.waiters,
-            ..Entry::ABSENT
-        },
-        (Ready, Event::Lease) => Entry {
-            leases: entry.leases + 1,
-            ..entry
-        },
-        (Ready, Event::Claim) if entry.waiters > 0 => Entry {
-            leases: entry.leases + 1,
-            waiters: entry.waiters - 1,
-            ..entry
-        },
-        (Ready | Evicting, Event::Release) if entry.leases > 0 => Entry {
-            leases: entry.leases - 1,
-            ..entry
-        },
+        (Absent | Failed(_), Event::Load) => Entry { state: Loading, leases: 0, waiters: 0, ..entry },
+        (Loading, Event::Join) => Entry { waiters: entry.waiters + 1, ..entry },
+        (_, Event::Leave) if entry.waiters > 0 => Entry { waiters: entry.waiters - 1, ..entry },
+        (Loading, Event::Loaded) => Entry { state: Ready, ..entry },
+        (Loading, Event::Fail(reason)) => Entry { state: Failed(reason), ..entry },
+        (Loading, Event::Abandon) => Entry { waiters: entry.waiters, ..Entry::ABSENT },
+        (Ready, Event::Lease) => Entry { leases: entry.leases + 1, ..entry },
+        (Ready, Event::Claim) if entry.waiters > 0 => {
+            Entry { leases: entry.leases + 1, waiters: entry.waiters - 1, ..entry }
+        }
+        (Ready | Evicting, Event::Release) if entry.leases > 0 => Entry { leases: entry.leases - 1, ..entry },
         (Ready, Event::Evict) => return evict(entry),
         (Ready, Event::Supersede) if entry.waiters > 0 => {
             return Err(Refused::Leased { by: entry.waiters });
         }
-        (Ready, Event::Supersede) => Entry {
-            state: Evicting,
-            ..entry
-        },
+        (Ready, Event::Supersede) => Entry { state: Evicting, ..entry },
         (Evicting, Event::Freed) if entry.leases > 0 => {
             return Err(Refused::Leased { by: entry.leases });
         }
-        (Evicting, Event::Freed) | (Failed(_), Event::Forget) => Entry {
-            waiters: entry.waiters,
-            ..Entry::ABSENT
-        },
+        (Evicting, Event::Freed) | (Failed(_), Event::Forget) => Entry { waiters: entry.waiters, ..Entry::ABSENT },
         (Loading | Ready, Event::Protect(protected)) => Entry { protected, ..entry },
         _ => return refused,
     };
@@ -206,16 +167,11 @@ pub fn step(entry: Entry, event: Event) -> Result<Entry, Refused> {
 
 fn evict(entry: Entry) -> Result<Entry, Refused> {
     if entry.holders() > 0 {
-        Err(Refused::Leased {
-            by: entry.holders(),
-        })
+        Err(Refused::Leased { by: entry.holders() })
     } else if entry.protected {
         Err(Refused::Protected)
     } else {
-        Ok(Entry {
-            state: State::Evicting,
-            ..entry
-        })
+        Ok(Entry { state: State::Evicting, ..entry })
     }
 }
 
@@ -251,9 +207,7 @@ mod tests {
                 Event::Lease => self.ready(),
                 Event::Claim => self.ready() && !self.callers.is_empty(),
                 Event::Release => self.memory && !self.users.is_empty(),
-                Event::Evict => {
-                    self.ready() && self.users.is_empty() && self.callers.is_empty() && !self.keep
-                }
+                Event::Evict => self.ready() && self.users.is_empty() && self.callers.is_empty() && !self.keep,
                 Event::Supersede => self.ready() && self.callers.is_empty(),
                 Event::Freed => self.leaving && self.users.is_empty(),
                 Event::Forget => self.failed,

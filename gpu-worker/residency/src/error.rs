@@ -167,9 +167,7 @@ impl ResidencyError {
     pub fn fail_reason(&self) -> FailReason {
         match self {
             Self::BadRequest { .. } | Self::OutOfBounds { .. } => FailReason::Invalid,
-            Self::Missing { .. } | Self::Unreadable { .. } | Self::NotRegular { .. } => {
-                FailReason::Unreadable
-            }
+            Self::Missing { .. } | Self::Unreadable { .. } | Self::NotRegular { .. } => FailReason::Unreadable,
             Self::Changed(_) => FailReason::Changed,
             Self::ShortRead { .. } | Self::Io { .. } => FailReason::Io,
             Self::Memory { .. } | Self::Thread { .. } => FailReason::System,

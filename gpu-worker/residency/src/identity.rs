@@ -39,10 +39,7 @@ impl FileIdentity {
     pub fn from_metadata(meta: &fs::Metadata) -> Self {
         Self {
             size: meta.size(),
-            mtime_ns: meta
-                .mtime()
-                .saturating_mul(1_000_000_000)
-                .saturating_add(meta.mtime_nsec()),
+            mtime_ns: meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec()),
             inode: meta.ino(),
             dev: meta.dev(),
         }
@@ -93,21 +90,17 @@ impl fmt::Display for ChangedFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
         match (self.what, self.after) {
-            (ChangedFact::Size, Some(after)) => write!(
-                f,
-                "`{path}` changed size from {} to {} bytes",
-                self.before.size, after.size
-            ),
+            (ChangedFact::Size, Some(after)) => {
+                write!(f, "`{path}` changed size from {} to {} bytes", self.before.size, after.size)
+            }
             (ChangedFact::Mtime, Some(after)) => write!(
                 f,
                 "`{path}` was written to: modification time {} ns became {} ns",
                 self.before.mtime_ns, after.mtime_ns
             ),
-            (ChangedFact::Replaced, Some(after)) => write!(
-                f,
-                "`{path}` was replaced: inode {} became {}",
-                self.before.inode, after.inode
-            ),
+            (ChangedFact::Replaced, Some(after)) => {
+                write!(f, "`{path}` was replaced: inode {} became {}", self.before.inode, after.inode)
+            }
             _ => write!(f, "`{path}` was removed"),
         }
     }

@@ -55,18 +55,11 @@ impl Layout {
                 offset,
                 len,
             });
-            offset = offset
-                .checked_add(len)?
-                .checked_next_multiple_of(TENSOR_ALIGN)?;
+            offset = offset.checked_add(len)?.checked_next_multiple_of(TENSOR_ALIGN)?;
             tensor_bytes = tensor_bytes.checked_add(len)?;
         }
         let extent_bytes = extent_len(offset)?;
         usize::try_from(extent_bytes).ok()?;
-        Some(Self {
-            tensors,
-            order,
-            extent_bytes,
-            tensor_bytes,
-        })
+        Some(Self { tensors, order, extent_bytes, tensor_bytes })
     }
 }

@@ -36,7 +36,4 @@ pub use identity::{FileIdentity, SourceFile};
 pub use layout::PlacedTensor;
 pub use progress::{Phase, Progress, ProgressSnapshot};
 pub use request::{Direct, IoOptions, Key, LoadRequest, TensorRange};
-pub use tier::{
-    Audit, ClearReport, EntrySnapshot, FreedBytes, Lease, RamTier, TierConfig, TierSnapshot,
-    TierStats,
-};
+pub use tier::{Audit, ClearReport, EntrySnapshot, FreedBytes, Lease, RamTier, TierConfig, TierSnapshot, TierStats};

@@ -82,12 +82,7 @@ pub struct Plan {
 
 /// Chooses entries whose bytes sum to at least `need_bytes`, or none if that cannot be.
 /// Leased and protected entries are never chosen. Deterministic: the key breaks ties.
-pub fn select_victims(
-    policy: Policy,
-    candidates: &[Candidate],
-    need_bytes: u64,
-    now: Duration,
-) -> Plan {
+pub fn select_victims(policy: Policy, candidates: &[Candidate], need_bytes: u64, now: Duration) -> Plan {
     let mut order: Vec<&Candidate> = candidates.iter().collect();
     match policy {
         Policy::Lru => order.sort_by_key(|c| (c.last_used, Reverse(c.bytes), c.key.clone())),
@@ -95,10 +90,7 @@ pub fn select_victims(
     let evictable = |c: &&Candidate| c.holders == 0 && !c.protected;
     let would_free_bytes = sum(order.iter().copied().filter(evictable));
     let possible = would_free_bytes >= need_bytes;
-    let mut plan = Plan {
-        would_free_bytes,
-        ..Plan::default()
-    };
+    let mut plan = Plan { would_free_bytes, ..Plan::default() };
     for candidate in order {
         let verdict = match candidate {
             c if c.holders > 0 => Verdict::Leased,
@@ -154,10 +146,7 @@ mod tests {
 
     #[test]
     fn oldest_first_and_only_as_many_as_needed() {
-        let all = [
-            candidate("new", 5, 9, 0, false),
-            candidate("old", 5, 1, 0, false),
-        ];
+        let all = [candidate("new", 5, 9, 0, false), candidate("old", 5, 1, 0, false)];
         let plan = select_victims(Policy::Lru, &all, 5, NOW);
         assert_eq!(plan.victims, [Key::from("old")]);
         assert_eq!(plan.rows[1].verdict, Verdict::NotNeeded);
@@ -166,10 +155,7 @@ mod tests {
 
     #[test]
     fn nothing_goes_when_all_would_not_be_enough() {
-        let all = [
-            candidate("a", 5, 1, 0, false),
-            candidate("b", 5, 1, 1, false),
-        ];
+        let all = [candidate("a", 5, 1, 0, false), candidate("b", 5, 1, 1, false)];
         let plan = select_victims(Policy::Lru, &all, 6, NOW);
         assert!(plan.victims.is_empty());
         assert_eq!(plan.would_free_bytes, 5);

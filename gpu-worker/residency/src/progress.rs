@@ -20,13 +20,7 @@ pub enum Phase {
     Done,
 }
 
-const PHASES: [Phase; 5] = [
-    Phase::Waiting,
-    Phase::MakingRoom,
-    Phase::Reading,
-    Phase::Verifying,
-    Phase::Done,
-];
+const PHASES: [Phase; 5] = [Phase::Waiting, Phase::MakingRoom, Phase::Reading, Phase::Verifying, Phase::Done];
 
 /// Counters of one load.
 #[derive(Debug)]
@@ -50,11 +44,7 @@ pub struct ProgressSnapshot {
 impl Progress {
     /// A load of `bytes_total` tensor bytes that has not begun.
     pub fn new(bytes_total: u64) -> Self {
-        Self {
-            phase: AtomicU8::new(0),
-            bytes_done: AtomicU64::new(0),
-            bytes_total,
-        }
+        Self { phase: AtomicU8::new(0), bytes_done: AtomicU64::new(0), bytes_total }
     }
 
     /// Enters a phase.

@@ -125,9 +125,7 @@ impl fmt::Debug for IoOptions {
 impl LoadRequest {
     /// Bytes of all tensors, without padding.
     pub fn tensor_bytes(&self) -> u64 {
-        self.tensors.iter().fold(0, |sum: u64, t| {
-            sum.saturating_add(t.end.saturating_sub(t.begin))
-        })
+        self.tensors.iter().fold(0, |sum: u64, t| sum.saturating_add(t.end.saturating_sub(t.begin)))
     }
 
     /// The identities alone, which with the key say which content is meant.
@@ -141,10 +139,7 @@ impl LoadRequest {
     /// # Errors
     /// `BadRequest` or `OutOfBounds`.
     pub fn check(&self) -> Result<(), ResidencyError> {
-        let bad = |reason: String| ResidencyError::BadRequest {
-            key: self.key.clone(),
-            reason,
-        };
+        let bad = |reason: String| ResidencyError::BadRequest { key: self.key.clone(), reason };
         if self.sources.is_empty() {
             return Err(bad("no source file".into()));
         }
@@ -154,16 +149,10 @@ impl LoadRequest {
                 return Err(bad(format!("tensor `{}` appears twice", tensor.name)));
             }
             let Some(source) = self.sources.get(tensor.file_index) else {
-                return Err(bad(format!(
-                    "tensor `{}` names no source file",
-                    tensor.name
-                )));
+                return Err(bad(format!("tensor `{}` names no source file", tensor.name)));
             };
             if tensor.begin > tensor.end {
-                return Err(bad(format!(
-                    "tensor `{}` ends before it begins",
-                    tensor.name
-                )));
+                return Err(bad(format!("tensor `{}` ends before it begins", tensor.name)));
             }
             if tensor.end > source.expected.size {
                 return Err(ResidencyError::OutOfBounds {

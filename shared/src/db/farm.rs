@@ -126,12 +126,14 @@ pub async fn register(tx: &mut PgConnection, agent: &Registration, ttl: Duration
     .bind(&agent.capabilities)
     .execute(&mut *tx)
     .await?;
-    sqlx::query("insert into host_leases (incarnation, host, lease_until) values ($1, $2, now() + make_interval(secs => $3))")
-        .bind(agent.incarnation)
-        .bind(&agent.host)
-        .bind(seconds(ttl))
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query(
+        "insert into host_leases (incarnation, host, lease_until) values ($1, $2, now() + make_interval(secs => $3))",
+    )
+    .bind(agent.incarnation)
+    .bind(&agent.host)
+    .bind(seconds(ttl))
+    .execute(&mut *tx)
+    .await?;
     register_devices(tx, agent).await?;
     register_roots(tx, agent).await?;
     sqlx::query("delete from residency where host = $1 and incarnation <> $2")
@@ -177,9 +179,17 @@ async fn register_devices(tx: &mut PgConnection, agent: &Registration) -> Result
 
 async fn register_roots(tx: &mut PgConnection, agent: &Registration) -> Result<(), DbError> {
     let names: Vec<&str> = agent.roots.iter().map(|(name, ..)| name.as_str()).collect();
-    sqlx::query("delete from roots where host = $1 and not name = any($2)").bind(&agent.host).bind(&names).execute(&mut *tx).await?;
+    sqlx::query("delete from roots where host = $1 and not name = any($2)")
+        .bind(&agent.host)
+        .bind(&names)
+        .execute(&mut *tx)
+        .await?;
     // locations in roots that are gone are gone as well
-    sqlx::query("delete from model_locations where host = $1 and not root = any($2)").bind(&agent.host).bind(&names).execute(&mut *tx).await?;
+    sqlx::query("delete from model_locations where host = $1 and not root = any($2)")
+        .bind(&agent.host)
+        .bind(&names)
+        .execute(&mut *tx)
+        .await?;
     for (name, path, reason) in &agent.roots {
         let state = if reason.is_some() { "missing" } else { "ready" };
         sqlx::query(
@@ -253,15 +263,19 @@ pub async fn heartbeat(
     ttl: Duration,
     claim_grace: Duration,
 ) -> Result<Heartbeat, DbError> {
-    let renewed = sqlx::query("update host_leases set lease_until = now() + make_interval(secs => $2) where incarnation = $1")
-        .bind(me)
-        .bind(seconds(ttl))
-        .execute(&mut *db)
-        .await?
-        .rows_affected()
-        == 1;
+    let renewed =
+        sqlx::query("update host_leases set lease_until = now() + make_interval(secs => $2) where incarnation = $1")
+            .bind(me)
+            .bind(seconds(ttl))
+            .execute(&mut *db)
+            .await?
+            .rows_affected()
+            == 1;
     let host_row: Option<(Incarnation, bool)> =
-        sqlx::query_as("select incarnation, draining from hosts where name = $1").bind(host).fetch_optional(&mut *db).await?;
+        sqlx::query_as("select incarnation, draining from hosts where name = $1")
+            .bind(host)
+            .fetch_optional(&mut *db)
+            .await?;
     let believed: Vec<(JobId, i64, bool, bool)> = sqlx::query_as(
         "select id, fence, cancel_requested_at is not null, coalesce(claimed_at < now() - make_interval(secs => $2), true)
          from jobs where incarnation = $1 and state = 'running'",
@@ -276,13 +290,21 @@ pub async fn heartbeat(
         renewed,
         superseded: host_row.as_ref().is_none_or(|(incarnation, _)| *incarnation != me),
         draining: host_row.is_some_and(|(_, draining)| draining),
-        cancels: believed.iter().filter(|(id, fence, cancel, _)| *cancel && named(*id, *fence)).map(|row| row.0).collect(),
+        cancels: believed
+            .iter()
+            .filter(|(id, fence, cancel, _)| *cancel && named(*id, *fence))
+            .map(|row| row.0)
+            .collect(),
         lost: running
             .iter()
             .filter(|(id, fence)| !believed.iter().any(|row| row.0 == *id && row.1 == *fence))
             .map(|(id, _)| *id)
             .collect(),
-        strays: believed.iter().filter(|(id, fence, _, old)| *old && !named(*id, *fence)).map(|row| (row.0, row.1)).collect(),
+        strays: believed
+            .iter()
+            .filter(|(id, fence, _, old)| *old && !named(*id, *fence))
+            .map(|row| (row.0, row.1))
+            .collect(),
     })
 }
 
@@ -306,7 +328,8 @@ pub async fn release_lease(db: impl PgExecutor<'_>, me: Incarnation) -> Result<(
 /// # Errors
 /// Database errors.
 pub async fn set_draining(db: impl PgExecutor<'_>, host: &str, draining: bool) -> Result<bool, DbError> {
-    let changed = sqlx::query("update hosts set draining = $2 where name = $1").bind(host).bind(draining).execute(db).await?;
+    let changed =
+        sqlx::query("update hosts set draining = $2 where name = $1").bind(host).bind(draining).execute(db).await?;
     Ok(changed.rows_affected() == 1)
 }
 
@@ -341,7 +364,9 @@ pub async fn list_devices(db: impl PgExecutor<'_>) -> Result<Vec<DeviceRow>, DbE
 /// # Errors
 /// Database errors.
 pub async fn list_roots(db: impl PgExecutor<'_>) -> Result<Vec<RootRow>, DbError> {
-    Ok(sqlx::query_as("select host, name, path, state, reason, scanned_at from roots order by host, name").fetch_all(db).await?)
+    Ok(sqlx::query_as("select host, name, path, state, reason, scanned_at from roots order by host, name")
+        .fetch_all(db)
+        .await?)
 }
 
 /// Sends a wake-up hint at commit.

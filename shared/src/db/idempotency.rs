@@ -51,7 +51,13 @@ pub async fn claim(tx: &mut PgConnection, route: &str, key: &str, fingerprint: &
 ///
 /// # Errors
 /// Database errors.
-pub async fn store(tx: &mut PgConnection, route: &str, key: &str, status: i32, response: &Value) -> Result<(), DbError> {
+pub async fn store(
+    tx: &mut PgConnection,
+    route: &str,
+    key: &str,
+    status: i32,
+    response: &Value,
+) -> Result<(), DbError> {
     sqlx::query("update idempotency_keys set status = $3, response = $4 where route = $1 and key = $2")
         .bind(route)
         .bind(key)

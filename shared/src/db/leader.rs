@@ -12,7 +12,12 @@ use crate::ids::Incarnation;
 ///
 /// # Errors
 /// Database errors.
-pub async fn campaign(db: impl PgExecutor<'_>, role: &str, me: Incarnation, ttl: Duration) -> Result<Option<i64>, DbError> {
+pub async fn campaign(
+    db: impl PgExecutor<'_>,
+    role: &str,
+    me: Incarnation,
+    ttl: Duration,
+) -> Result<Option<i64>, DbError> {
     let term = sqlx::query_scalar(
         "insert into leaders as l (role, holder, term, elected_at, expires_at)
          values ($1, $2, 1, now(), now() + make_interval(secs => $3))
@@ -52,6 +57,10 @@ pub async fn holds(db: impl PgExecutor<'_>, role: &str, term: i64) -> Result<boo
 /// # Errors
 /// Database errors.
 pub async fn resign(db: impl PgExecutor<'_>, role: &str, term: i64) -> Result<(), DbError> {
-    sqlx::query("update leaders set expires_at = now() where role = $1 and term = $2").bind(role).bind(term).execute(db).await?;
+    sqlx::query("update leaders set expires_at = now() where role = $1 and term = $2")
+        .bind(role)
+        .bind(term)
+        .execute(db)
+        .await?;
     Ok(())
 }

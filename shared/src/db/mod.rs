@@ -49,7 +49,9 @@ impl From<sqlx::Error> for DbError {
     fn from(error: sqlx::Error) -> Self {
         match sqlstate(&error).as_deref() {
             Some("25006") => Self::ReadOnly(error),
-            Some(code) if code.starts_with("57P") || code.starts_with("08") || code == "53300" => Self::Unavailable(error),
+            Some(code) if code.starts_with("57P") || code.starts_with("08") || code == "53300" => {
+                Self::Unavailable(error)
+            }
             Some(_) => Self::Statement(error),
             None => match error {
                 sqlx::Error::Io(_)
@@ -145,7 +147,9 @@ pub async fn probe(pool: &PgPool) -> Result<(), DbError> {
     if at != Some(wanted) {
         return Err(DbError::Schema(Box::new(sqlx::migrate::MigrateError::VersionMismatch(wanted))));
     }
-    sqlx::query("insert into idempotency_keys (route, key, fingerprint) values ('readyz', 'probe', '')").execute(&mut *tx).await?;
+    sqlx::query("insert into idempotency_keys (route, key, fingerprint) values ('readyz', 'probe', '')")
+        .execute(&mut *tx)
+        .await?;
     tx.rollback().await?;
     Ok(())
 }

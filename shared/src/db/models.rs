@@ -157,7 +157,8 @@ impl LocationRow {
     /// # Errors
     /// [`DbError::BadRow`].
     pub fn identities(&self) -> Result<Vec<FileIdentity>, DbError> {
-        serde_json::from_value(self.files.clone()).map_err(|error| DbError::BadRow(format!("files of model {}: {error}", self.model_id)))
+        serde_json::from_value(self.files.clone())
+            .map_err(|error| DbError::BadRow(format!("files of model {}: {error}", self.model_id)))
     }
 }
 
@@ -179,10 +180,18 @@ pub struct ScanCounts {
 ///
 /// # Errors
 /// Database errors.
-pub async fn record_scan(tx: &mut PgConnection, host: &str, root: &str, found: &[FoundModel]) -> Result<ScanCounts, DbError> {
+pub async fn record_scan(
+    tx: &mut PgConnection,
+    host: &str,
+    root: &str,
+    found: &[FoundModel],
+) -> Result<ScanCounts, DbError> {
     let mut counts = ScanCounts::default();
     // two hosts that scan the same library at the same time must not create a model twice
-    sqlx::query("select pg_advisory_xact_lock(hashtextextended('scan/' || $1, 0))").bind(root).execute(&mut *tx).await?;
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('scan/' || $1, 0))")
+        .bind(root)
+        .execute(&mut *tx)
+        .await?;
     for model in found {
         let (id, fresh, changed) = upsert_model(tx, root, model).await?;
         match (fresh, changed) {
@@ -196,13 +205,14 @@ pub async fn record_scan(tx: &mut PgConnection, host: &str, root: &str, found: &
         upsert_location(tx, id, host, root, model).await?;
     }
     let paths: Vec<&str> = found.iter().map(|model| model.rel_path.as_str()).collect();
-    counts.removed = sqlx::query("delete from model_locations where host = $1 and root = $2 and not rel_path = any($3)")
-        .bind(host)
-        .bind(root)
-        .bind(&paths)
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
+    counts.removed =
+        sqlx::query("delete from model_locations where host = $1 and root = $2 and not rel_path = any($3)")
+            .bind(host)
+            .bind(root)
+            .bind(&paths)
+            .execute(&mut *tx)
+            .await?
+            .rows_affected();
     sqlx::query(
         "update models set state = 'missing', reason = 'no host reports its files', version = version + 1, updated_at = now()
          where root = $1 and state <> 'missing' and not exists (select 1 from model_locations l where l.model_id = models.id)",
@@ -286,10 +296,11 @@ async fn upsert_model(tx: &mut PgConnection, root: &str, model: &FoundModel) -> 
 }
 
 async fn free_name(tx: &mut PgConnection, wanted: &str) -> Result<String, DbError> {
-    let taken: Vec<String> = sqlx::query_scalar("select name from models where name = $1 or starts_with(name, $1 || '-')")
-        .bind(wanted)
-        .fetch_all(tx)
-        .await?;
+    let taken: Vec<String> =
+        sqlx::query_scalar("select name from models where name = $1 or starts_with(name, $1 || '-')")
+            .bind(wanted)
+            .fetch_all(tx)
+            .await?;
     if !taken.iter().any(|name| name == wanted) {
         return Ok(wanted.to_owned());
     }
@@ -303,9 +314,17 @@ async fn free_name(tx: &mut PgConnection, wanted: &str) -> Result<String, DbErro
     }
 }
 
-async fn replace_components(tx: &mut PgConnection, model: ModelId, components: &[FoundComponent]) -> Result<(), DbError> {
+async fn replace_components(
+    tx: &mut PgConnection,
+    model: ModelId,
+    components: &[FoundComponent],
+) -> Result<(), DbError> {
     let kinds: Vec<&str> = components.iter().map(|component| component.kind.as_str()).collect();
-    sqlx::query("delete from components where model_id = $1 and not kind = any($2)").bind(model).bind(&kinds).execute(&mut *tx).await?;
+    sqlx::query("delete from components where model_id = $1 and not kind = any($2)")
+        .bind(model)
+        .bind(&kinds)
+        .execute(&mut *tx)
+        .await?;
     for component in components {
         sqlx::query(
             "insert into components as c (id, model_id, kind, bytes, param_count, tensor_count, dtype) values ($1, $2, $3, $4, $5, $6, $7)
@@ -325,7 +344,13 @@ async fn replace_components(tx: &mut PgConnection, model: ModelId, components: &
     Ok(())
 }
 
-async fn upsert_location(tx: &mut PgConnection, id: ModelId, host: &str, root: &str, model: &FoundModel) -> Result<(), DbError> {
+async fn upsert_location(
+    tx: &mut PgConnection,
+    id: ModelId,
+    host: &str,
+    root: &str,
+    model: &FoundModel,
+) -> Result<(), DbError> {
     let files = serde_json::to_value(&model.files).map_err(|error| DbError::BadRow(error.to_string()))?;
     // other bytes on disk: the digests of an earlier load no longer say anything
     sqlx::query(
@@ -487,10 +512,12 @@ pub async fn components_of(db: impl PgExecutor<'_>, models: &[ModelId]) -> Resul
 /// # Errors
 /// Database errors.
 pub async fn component(db: impl PgExecutor<'_>, id: ComponentId) -> Result<Option<ComponentRow>, DbError> {
-    Ok(sqlx::query_as("select id, model_id, kind, bytes, param_count, tensor_count, dtype, digest from components where id = $1")
-        .bind(id)
-        .fetch_optional(db)
-        .await?)
+    Ok(sqlx::query_as(
+        "select id, model_id, kind, bytes, param_count, tensor_count, dtype, digest from components where id = $1",
+    )
+    .bind(id)
+    .fetch_optional(db)
+    .await?)
 }
 
 /// Locations of models on hosts.
@@ -513,7 +540,10 @@ pub async fn locations_of(db: impl PgExecutor<'_>, models: &[ModelId]) -> Result
 /// # Errors
 /// Database errors.
 pub async fn hosts_with(db: impl PgExecutor<'_>, models: &[ModelId]) -> Result<Vec<(ModelId, String)>, DbError> {
-    Ok(sqlx::query_as("select model_id, host from model_locations where model_id = any($1)").bind(models).fetch_all(db).await?)
+    Ok(sqlx::query_as("select model_id, host from model_locations where model_id = any($1)")
+        .bind(models)
+        .fetch_all(db)
+        .await?)
 }
 
 /// Records the digest that a load computed. False when another digest is registered already.

@@ -35,9 +35,17 @@ pub struct ResidencyRow {
 ///
 /// # Errors
 /// Database errors.
-pub async fn replace(tx: &mut PgConnection, host: &str, me: Incarnation, rows: &[ResidencyRow]) -> Result<bool, DbError> {
+pub async fn replace(
+    tx: &mut PgConnection,
+    host: &str,
+    me: Incarnation,
+    rows: &[ResidencyRow],
+) -> Result<bool, DbError> {
     let lease: Option<String> =
-        sqlx::query_scalar("select host from host_leases where incarnation = $1 and lease_until > now() for share").bind(me).fetch_optional(&mut *tx).await?;
+        sqlx::query_scalar("select host from host_leases where incarnation = $1 and lease_until > now() for share")
+            .bind(me)
+            .fetch_optional(&mut *tx)
+            .await?;
     if lease.is_none() {
         return Ok(false);
     }

@@ -28,7 +28,10 @@ pub async fn ensure(db: impl PgExecutor<'_>, name: &str, template: &Value, every
 ///
 /// # Errors
 /// Database errors.
-pub async fn take_due(tx: &mut PgConnection, (role, term): (&str, i64)) -> Result<Option<Vec<(String, Value)>>, DbError> {
+pub async fn take_due(
+    tx: &mut PgConnection,
+    (role, term): (&str, i64),
+) -> Result<Option<Vec<(String, Value)>>, DbError> {
     if !leader::holds(&mut *tx, role, term).await? {
         return Ok(None);
     }

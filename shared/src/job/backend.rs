@@ -25,7 +25,10 @@ use tokio::sync::broadcast;
 use tower::layer::util::Identity;
 
 use crate::{
-    db::{DbError, jobs, listen::{self, Hint}},
+    db::{
+        DbError, jobs,
+        listen::{self, Hint},
+    },
     error::chain,
     ids::Incarnation,
 };
@@ -61,13 +64,23 @@ struct Source {
 
 impl std::fmt::Debug for JobBackend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("JobBackend").field("lane", &self.source.lane).field("me", &self.source.me).finish_non_exhaustive()
+        f.debug_struct("JobBackend")
+            .field("lane", &self.source.lane)
+            .field("me", &self.source.me)
+            .finish_non_exhaustive()
     }
 }
 
 impl JobBackend {
     /// A backend for one lane.
-    pub fn new(pool: PgPool, lane: ClaimLane, me: Incarnation, hints: &listen::Hints, admission: Admission, on_claim: OnClaim) -> Self {
+    pub fn new(
+        pool: PgPool,
+        lane: ClaimLane,
+        me: Incarnation,
+        hints: &listen::Hints,
+        admission: Admission,
+        on_claim: OnClaim,
+    ) -> Self {
         Self { source: Source { pool, lane, me, hints: hints.clone(), on_claim }, pending: None, admission }
     }
 }

@@ -95,7 +95,11 @@ pub fn settle(report: &Report, counters: Counters, jitter: f64) -> Settled {
 
 /// What follows when the lease of the worker that runs a job has expired.
 pub fn settle_lost_lease(counters: Counters, jitter: f64) -> Settled {
-    lost(ErrorBody::new(ErrorCode::WorkerLost, "the worker that ran this attempt stopped renewing its lease"), counters, jitter)
+    lost(
+        ErrorBody::new(ErrorCode::WorkerLost, "the worker that ran this attempt stopped renewing its lease"),
+        counters,
+        jitter,
+    )
 }
 
 fn cancelled(base: Settled) -> Settled {
@@ -110,9 +114,7 @@ fn failed(error: &ErrorBody, counters: Counters, jitter: f64, base: Settled) -> 
         Disposition::Cancel => cancelled(base),
         Disposition::Fail => terminal("failed"),
         Disposition::Retry if counters.attempt >= counters.max_attempts => terminal("failed"),
-        Disposition::Retry => {
-            Settled { delay: backoff(counters.attempt, jitter), error: Some(error.clone()), ..base }
-        }
+        Disposition::Retry => Settled { delay: backoff(counters.attempt, jitter), error: Some(error.clone()), ..base },
         Disposition::Snooze => Settled {
             delay: SNOOZE.mul_f64(1.0 + jitter / 2.0),
             attempt: counters.attempt - 1,

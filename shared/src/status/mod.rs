@@ -92,7 +92,9 @@ impl LiveStatus {
     pub async fn snapshots(&self, hosts: &[String]) -> Result<Vec<HostSnapshot>, StatusError> {
         let mut manager = self.manager()?;
         if hosts.is_empty() {
-            return bounded(async move { redis::cmd("PING").query_async::<()>(&mut manager).await }).await.map(|()| Vec::new());
+            return bounded(async move { redis::cmd("PING").query_async::<()>(&mut manager).await })
+                .await
+                .map(|()| Vec::new());
         }
         let keys: Vec<String> = hosts.iter().map(|host| host_key(host)).collect();
         let texts: Vec<Option<String>> = bounded(async move { manager.mget(keys).await }).await?;

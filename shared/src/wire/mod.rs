@@ -6,10 +6,11 @@ mod jobs;
 mod models;
 mod problem;
 
-pub use cache::{CacheHost, CacheView, CachedCopy, CachedComponent};
+pub use cache::{CacheHost, CacheView, CachedComponent, CachedCopy};
 pub use farm::{DeviceModels, DeviceView, FarmStatus, HostView, ModelStatus, ResidentComponent, RootView, Staleness};
 pub use jobs::{
-    AttemptView, CacheRequest, EventView, JobDetail, JobRequest, JobView, LoadRequest, MultiLoadRequest, Progress, UnloadRequest,
+    AttemptView, CacheRequest, EventView, JobDetail, JobRequest, JobView, LoadRequest, MultiLoadRequest, Progress,
+    UnloadRequest,
 };
 pub use models::{ComponentView, LocationView, ModelDetail, ModelSummary, Residency};
 pub use problem::{FieldError, Problem};

@@ -1,8 +1,5 @@
 //! The only place that maps memory: a sealed extent, for reading.
-#![expect(
-    unsafe_code,
-    reason = "mapping a file is unsafe; that it can neither change nor shrink is checked here"
-)]
+#![expect(unsafe_code, reason = "mapping a file is unsafe; that it can neither change nor shrink is checked here")]
 
 use std::{io, ops::Deref, os::fd::AsFd};
 

@@ -21,8 +21,8 @@ use std::{
 pub use map::ReadMap;
 use rustix::{
     fs::{
-        FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fcntl_add_seals, fstat,
-        ftruncate, memfd_create, open,
+        FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fcntl_add_seals, fstat, ftruncate,
+        memfd_create, open,
     },
     io::{Errno, pwrite},
 };
@@ -68,12 +68,7 @@ impl Arenas {
         live.next += 1;
         live.files.insert(id, Arc::downgrade(&fd));
         drop(live);
-        Ok(Draft(Memory {
-            fd,
-            len,
-            id,
-            live: self.live.clone(),
-        }))
+        Ok(Draft(Memory { fd, len, id, live: self.live.clone() }))
     }
 
     /// Memory files alive, and the bytes that the system says are allocated for them.
@@ -81,11 +76,7 @@ impl Arenas {
     /// # Errors
     /// What `fstat` answers.
     pub fn allocated(&self) -> io::Result<(usize, u64)> {
-        let files: Vec<_> = lock(&self.live)
-            .files
-            .values()
-            .filter_map(Weak::upgrade)
-            .collect();
+        let files: Vec<_> = lock(&self.live).files.values().filter_map(Weak::upgrade).collect();
         let mut bytes = 0;
         for file in &files {
             bytes += u64::try_from(fstat(file)?.st_blocks).unwrap_or(0) * 512;
@@ -205,8 +196,7 @@ impl Extent {
     /// # Errors
     /// What the system answers.
     pub fn map(&self) -> io::Result<ReadMap> {
-        let len =
-            usize::try_from(self.0.len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let len = usize::try_from(self.0.len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         ReadMap::open(self.0.fd.as_fd(), 0, len)
     }
 }

@@ -37,10 +37,7 @@ impl Batch {
     /// The part of the extent that it fills.
     pub(super) fn target(&self) -> (u64, u64) {
         let begin = self.slices.first().map_or(0, |slice| slice.to);
-        let end = self
-            .slices
-            .last()
-            .map_or(0, |slice| slice.to + slice.len as u64);
+        let end = self.slices.last().map_or(0, |slice| slice.to + slice.len as u64);
         (begin, end)
     }
 }
@@ -84,10 +81,5 @@ fn add(batches: &mut Vec<Batch>, file: usize, slice: Slice, chunk: u64) {
         last.slices.push(slice);
         return;
     }
-    batches.push(Batch {
-        file,
-        begin: slice.begin,
-        end,
-        slices: vec![slice],
-    });
+    batches.push(Batch { file, begin: slice.begin, end, slices: vec![slice] });
 }

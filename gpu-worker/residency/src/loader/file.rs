@@ -50,11 +50,9 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn open(source: &SourceFile, io: &IoOptions) -> Result<Self, ResidencyError> {
-        let buffered = open(&source.path, io.follow_symlinks, OFlags::empty())
-            .map_err(|error| open_error(&source.path, error))?;
-        let meta = buffered
-            .metadata()
-            .map_err(|error| open_error(&source.path, error))?;
+        let buffered =
+            open(&source.path, io.follow_symlinks, OFlags::empty()).map_err(|error| open_error(&source.path, error))?;
+        let meta = buffered.metadata().map_err(|error| open_error(&source.path, error))?;
         if !meta.is_file() {
             return Err(not_regular(&source.path, &meta));
         }
@@ -83,28 +81,17 @@ impl Source {
     }
 
     pub(super) fn mode(&self) -> ReadMode {
-        if self.direct().is_some() {
-            ReadMode::Direct
-        } else {
-            ReadMode::Buffered
-        }
+        if self.direct().is_some() { ReadMode::Direct } else { ReadMode::Buffered }
     }
 
     fn direct(&self) -> Option<&File> {
-        self.direct
-            .as_ref()
-            .filter(|_| !self.direct_refused.load(Ordering::Acquire))
+        self.direct.as_ref().filter(|_| !self.direct_refused.load(Ordering::Acquire))
     }
 
     /// Both descriptors are the described file.
     fn compare_descriptors(&self) -> Result<(), ResidencyError> {
-        for file in [Some(&self.buffered), self.direct.as_ref()]
-            .into_iter()
-            .flatten()
-        {
-            let meta = file
-                .metadata()
-                .map_err(|error| open_error(self.path(), error))?;
+        for file in [Some(&self.buffered), self.direct.as_ref()].into_iter().flatten() {
+            let meta = file.metadata().map_err(|error| open_error(self.path(), error))?;
             self.compare(&FileIdentity::from_metadata(&meta))?;
         }
         Ok(())
@@ -113,16 +100,10 @@ impl Source {
     /// The open file is as described, and the path still leads to it.
     pub(super) fn verify_unchanged(&self) -> Result<(), ResidencyError> {
         self.compare_descriptors()?;
-        let meta = if self.follow {
-            fs::metadata(self.path())
-        } else {
-            fs::symlink_metadata(self.path())
-        };
+        let meta = if self.follow { fs::metadata(self.path()) } else { fs::symlink_metadata(self.path()) };
         match meta {
             Ok(meta) => self.compare(&FileIdentity::from_metadata(&meta)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(self.changed(ChangedFact::Removed, None))
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(self.changed(ChangedFact::Removed, None)),
             Err(error) => Err(open_error(self.path(), error)),
         }
     }
@@ -144,12 +125,7 @@ impl Source {
     }
 
     /// The bytes `begin..end` of the file, in the bounce buffer.
-    pub(super) fn read<'b>(
-        &self,
-        bounce: &'b mut Bounce,
-        begin: u64,
-        end: u64,
-    ) -> Result<&'b [u8], ResidencyError> {
+    pub(super) fn read<'b>(&self, bounce: &'b mut Bounce, begin: u64, end: u64) -> Result<&'b [u8], ResidencyError> {
         let wanted = (end - begin) as usize;
         if let Some(file) = self.direct() {
             let low = begin / ALIGN as u64 * ALIGN as u64;
@@ -157,12 +133,7 @@ impl Source {
             let room = bounce.room((skip + wanted).next_multiple_of(ALIGN));
             match fill(file, room, skip + wanted, low) {
                 Ok(got) => {
-                    return self.whole(
-                        &bounce.bytes()[skip..],
-                        wanted,
-                        got.saturating_sub(skip),
-                        begin,
-                    );
+                    return self.whole(&bounce.bytes()[skip..], wanted, got.saturating_sub(skip), begin);
                 }
                 Err(Errno::INVAL) if !self.required => {
                     self.direct_refused.store(true, Ordering::Release);
@@ -172,24 +143,13 @@ impl Source {
         }
         // The threads share one descriptor, so the kernel sees no sequence: say what comes. A hint,
         // hence no error.
-        let _ = fadvise(
-            &self.buffered,
-            begin,
-            std::num::NonZeroU64::new(end - begin),
-            Advice::WillNeed,
-        );
-        let got = fill(&self.buffered, bounce.room(wanted), wanted, begin)
-            .map_err(|errno| self.io_error(begin, errno))?;
+        let _ = fadvise(&self.buffered, begin, std::num::NonZeroU64::new(end - begin), Advice::WillNeed);
+        let got =
+            fill(&self.buffered, bounce.room(wanted), wanted, begin).map_err(|errno| self.io_error(begin, errno))?;
         self.whole(bounce.bytes(), wanted, got, begin)
     }
 
-    fn whole<'b>(
-        &self,
-        bytes: &'b [u8],
-        wanted: usize,
-        got: usize,
-        offset: u64,
-    ) -> Result<&'b [u8], ResidencyError> {
+    fn whole<'b>(&self, bytes: &'b [u8], wanted: usize, got: usize, offset: u64) -> Result<&'b [u8], ResidencyError> {
         if got < wanted {
             return Err(ResidencyError::ShortRead {
                 path: self.expected.path.clone(),
@@ -203,11 +163,7 @@ impl Source {
 
     fn io_error(&self, offset: u64, errno: Errno) -> ResidencyError {
         let source = Arc::new(io::Error::from(errno));
-        ResidencyError::Io {
-            path: self.expected.path.clone(),
-            offset,
-            source,
-        }
+        ResidencyError::Io { path: self.expected.path.clone(), offset, source }
     }
 }
 
@@ -233,10 +189,7 @@ fn open(path: &Path, follow: bool, extra: OFlags) -> io::Result<File> {
     if !follow {
         flags |= OFlags::NOFOLLOW;
     }
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)
+    OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
 }
 
 fn open_error(path: &Path, error: io::Error) -> ResidencyError {
@@ -244,28 +197,15 @@ fn open_error(path: &Path, error: io::Error) -> ResidencyError {
     match error.kind() {
         io::ErrorKind::NotFound => ResidencyError::Missing { path },
         _ if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
-            ResidencyError::NotRegular {
-                path,
-                found: "symbolic link",
-            }
+            ResidencyError::NotRegular { path, found: "symbolic link" }
         }
-        _ => ResidencyError::Unreadable {
-            path,
-            source: Arc::new(error),
-        },
+        _ => ResidencyError::Unreadable { path, source: Arc::new(error) },
     }
 }
 
 fn not_regular(path: &Path, meta: &fs::Metadata) -> ResidencyError {
-    let found = if meta.is_dir() {
-        "directory"
-    } else {
-        "special file"
-    };
-    ResidencyError::NotRegular {
-        path: path.to_owned(),
-        found,
-    }
+    let found = if meta.is_dir() { "directory" } else { "special file" };
+    ResidencyError::NotRegular { path: path.to_owned(), found }
 }
 
 /// One thread's aligned buffer between file and extent: tensors lie in a file at any offset, direct

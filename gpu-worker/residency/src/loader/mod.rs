@@ -54,53 +54,27 @@ pub fn load(
 ) -> Result<Loaded, ResidencyError> {
     let started = Instant::now();
     progress.enter(Phase::Reading);
-    let sources: Vec<Source> = request
-        .sources
-        .iter()
-        .map(|s| Source::open(s, &request.io))
-        .collect::<Result<_, _>>()?;
+    let sources: Vec<Source> =
+        request.sources.iter().map(|s| Source::open(s, &request.io)).collect::<Result<_, _>>()?;
     let chunk = request.io.chunk();
     let batches = batch::plan(request, layout, chunk);
-    let counts: Vec<usize> = layout
-        .tensors
-        .iter()
-        .map(|t| batch::slices(t.len, chunk))
-        .collect();
+    let counts: Vec<usize> = layout.tensors.iter().map(|t| batch::slices(t.len, chunk)).collect();
     let shared = Shared::new(request, &sources, draft, batches, cancel, progress);
     let pieces = shared.run().map_err(|error| explain(error, &sources))?;
     // The rounding at the end belongs to the component too: what the ledger says is what is allocated.
-    let end = layout
-        .tensors
-        .last()
-        .map_or(0, |tensor| tensor.offset + tensor.len);
+    let end = layout.tensors.last().map_or(0, |tensor| tensor.offset + tensor.len);
     draft
         .allocate(end, draft.len())
-        .map_err(|error| ResidencyError::Memory {
-            bytes: draft.len(),
-            source: Arc::new(error),
-        })?;
+        .map_err(|error| ResidencyError::Memory { bytes: draft.len(), source: Arc::new(error) })?;
     progress.enter(Phase::Verifying);
     sources.iter().try_for_each(Source::verify_unchanged)?;
-    let digest = digest_of(layout, &counts, pieces).ok_or_else(|| ResidencyError::Aborted {
-        key: request.key.clone(),
-    })?;
-    if let Some(expected) = request
-        .expected_digest
-        .filter(|expected| *expected != digest)
-    {
-        return Err(ResidencyError::DigestMismatch {
-            key: request.key.clone(),
-            expected,
-            actual: digest,
-        });
+    let digest =
+        digest_of(layout, &counts, pieces).ok_or_else(|| ResidencyError::Aborted { key: request.key.clone() })?;
+    if let Some(expected) = request.expected_digest.filter(|expected| *expected != digest) {
+        return Err(ResidencyError::DigestMismatch { key: request.key.clone(), expected, actual: digest });
     }
     let modes = sources.iter().map(Source::mode).collect();
-    Ok(Loaded {
-        digest,
-        bytes: layout.tensor_bytes,
-        took: started.elapsed(),
-        modes,
-    })
+    Ok(Loaded { digest, bytes: layout.tensor_bytes, took: started.elapsed(), modes })
 }
 
 /// A read that fails because the file changed says so, not the symptom.
@@ -108,10 +82,8 @@ fn explain(error: ResidencyError, sources: &[Source]) -> ResidencyError {
     let (ResidencyError::ShortRead { path, .. } | ResidencyError::Io { path, .. }) = &error else {
         return error;
     };
-    let changed = sources
-        .iter()
-        .filter(|source| source.path() == path)
-        .find_map(|source| source.verify_unchanged().err());
+    let changed =
+        sources.iter().filter(|source| source.path() == path).find_map(|source| source.verify_unchanged().err());
     changed.unwrap_or(error)
 }
 

@@ -17,10 +17,7 @@ use super::{
     batch::{Batch, Slice},
     file::{Bounce, Source},
 };
-use crate::{
-    arena::Draft, digest::SliceHasher, error::ResidencyError, progress::Progress,
-    request::LoadRequest,
-};
+use crate::{arena::Draft, digest::SliceHasher, error::ResidencyError, progress::Progress, request::LoadRequest};
 
 /// The hash of one slice.
 #[derive(Debug)]
@@ -78,20 +75,14 @@ impl<'a> Shared<'a> {
                     Ok(helper) => helpers.push(helper),
                     Err(error) => {
                         self.stop.store(true, Ordering::Release);
-                        failed = Some(ResidencyError::Thread {
-                            source: Arc::new(error),
-                        });
+                        failed = Some(ResidencyError::Thread { source: Arc::new(error) });
                         break;
                     }
                 }
             }
             let mut results = vec![failed.map_or_else(|| self.work(), Err)];
             results.extend(helpers.into_iter().map(|helper| {
-                helper.join().unwrap_or_else(|_| {
-                    Err(ResidencyError::Aborted {
-                        key: self.request.key.clone(),
-                    })
-                })
+                helper.join().unwrap_or_else(|_| Err(ResidencyError::Aborted { key: self.request.key.clone() }))
             }));
             let pieces: Vec<Vec<Piece>> = results.into_iter().collect::<Result<_, _>>()?;
             Ok(pieces.into_iter().flatten().collect())
@@ -105,9 +96,7 @@ impl<'a> Shared<'a> {
         while !self.stop.load(Ordering::Acquire) {
             if self.cancel.is_cancelled() {
                 self.stop.store(true, Ordering::Release);
-                return Err(ResidencyError::Cancelled {
-                    key: self.request.key.clone(),
-                });
+                return Err(ResidencyError::Cancelled { key: self.request.key.clone() });
             }
             let Some(batch) = self.next() else { break };
             if let Err(error) = self.take(batch, &mut bounce, &mut pieces) {
@@ -119,18 +108,10 @@ impl<'a> Shared<'a> {
     }
 
     fn next(&self) -> Option<Batch> {
-        self.queue
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .next()
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).next()
     }
 
-    fn take(
-        &self,
-        batch: Batch,
-        bounce: &mut Bounce,
-        pieces: &mut Vec<Piece>,
-    ) -> Result<(), ResidencyError> {
+    fn take(&self, batch: Batch, bounce: &mut Bounce, pieces: &mut Vec<Piece>) -> Result<(), ResidencyError> {
         let bytes = if batch.begin == batch.end {
             &[][..]
         } else {
@@ -140,10 +121,7 @@ impl<'a> Shared<'a> {
         let part = |slice: &Slice| &bytes[at(slice)..at(slice) + slice.len];
         pieces.extend(batch.slices.iter().map(|slice| hash(slice, part(slice))));
         self.write(&batch, part)
-            .map_err(|error| ResidencyError::Memory {
-                bytes: self.draft.len(),
-                source: Arc::new(error),
-            })?;
+            .map_err(|error| ResidencyError::Memory { bytes: self.draft.len(), source: Arc::new(error) })?;
         let landed = batch.slices.iter().map(|slice| slice.len as u64).sum();
         let done = self.progress.add(landed);
         if let Some(observer) = &self.request.io.on_chunk {
@@ -159,19 +137,12 @@ impl<'a> Shared<'a> {
         let (from, to) = batch.target();
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         self.draft.allocate(from, to)?;
-        batch
-            .slices
-            .iter()
-            .try_for_each(|slice| self.draft.write_at(part(slice), slice.to))
+        batch.slices.iter().try_for_each(|slice| self.draft.write_at(part(slice), slice.to))
     }
 }
 
 fn hash(slice: &Slice, bytes: &[u8]) -> Piece {
     let mut hasher = SliceHasher::new(slice.offset, slice.whole);
     hasher.update(bytes);
-    Piece {
-        tensor: slice.tensor,
-        slice: slice.index,
-        value: hasher.finish(),
-    }
+    Piece { tensor: slice.tensor, slice: slice.index, value: hasher.finish() }
 }

@@ -78,18 +78,10 @@ impl Inner {
                 Ok(reservation) => return Ok(reservation),
                 Err(shortage) => shortage,
             };
-            let plan = self.plan(
-                shortage
-                    .needed_bytes
-                    .saturating_sub(shortage.available_bytes),
-            );
+            let plan = self.plan(shortage.needed_bytes.saturating_sub(shortage.available_bytes));
             if plan.victims.is_empty() {
                 let would_free_bytes = plan.would_free_bytes;
-                return Err(Shortage {
-                    would_free_bytes,
-                    ..shortage
-                }
-                .into());
+                return Err(Shortage { would_free_bytes, ..shortage }.into());
             }
             self.execute(key, &plan);
         }
@@ -123,11 +115,7 @@ impl Inner {
         let _room = self.room();
         let mut keys: Vec<Key> = self.table().slots.keys().cloned().collect();
         keys.sort();
-        let mut report = ClearReport {
-            evicted: Vec::new(),
-            freed: FreedBytes(0),
-            kept: Vec::new(),
-        };
+        let mut report = ClearReport { evicted: Vec::new(), freed: FreedBytes(0), kept: Vec::new() };
         for key in keys {
             match self.take_out(&key, Reason::Cleared) {
                 Ok(freed) => {
@@ -144,11 +132,7 @@ impl Inner {
     /// Forgets a failure, if that is what is under the key.
     fn forget(&self, key: &Key) {
         let mut table = self.table();
-        if table
-            .slots
-            .get_mut(key)
-            .is_some_and(|slot| slot.apply(Event::Forget).is_ok())
-        {
+        if table.slots.get_mut(key).is_some_and(|slot| slot.apply(Event::Forget).is_ok()) {
             table.slots.remove(key);
         }
         drop(table);
@@ -158,28 +142,17 @@ impl Inner {
     /// Evicts one entry. The caller holds the room lock.
     fn take_out(&self, key: &Key, reason: Reason) -> Result<FreedBytes, ResidencyError> {
         let mut table = self.table();
-        let slot = table
-            .slots
-            .get_mut(key)
-            .ok_or_else(|| ResidencyError::NotResident { key: key.clone() })?;
-        slot.apply(Event::Evict)
-            .map_err(|refused| refusal(key, refused))?;
+        let slot = table.slots.get_mut(key).ok_or_else(|| ResidencyError::NotResident { key: key.clone() })?;
+        slot.apply(Event::Evict).map_err(|refused| refusal(key, refused))?;
         let content = slot.content.take();
         drop(table);
         self.bump();
         let bytes = content.as_ref().map_or(0, |content| content.extent.len());
         drop(content);
         let mut table = self.table();
-        let freed = table
-            .slots
-            .get_mut(key)
-            .map(|slot| slot.apply(Event::Freed));
+        let freed = table.slots.get_mut(key).map(|slot| slot.apply(Event::Freed));
         debug_assert!(matches!(freed, Some(Ok(()))), "an evicted entry was leased");
-        if table
-            .slots
-            .get(key)
-            .is_some_and(|slot| slot.entry.state == State::Absent)
-        {
+        if table.slots.get(key).is_some_and(|slot| slot.entry.state == State::Absent) {
             table.slots.remove(key);
         }
         let evictions = &mut table.stats.evictions_total;

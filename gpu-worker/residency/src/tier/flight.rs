@@ -29,14 +29,7 @@ impl Flight {
     pub(super) fn new(request: &LoadRequest) -> (Self, watch::Sender<Option<Outcome>>) {
         let (sender, done) = watch::channel(None);
         let progress = Arc::new(Progress::new(request.tensor_bytes()));
-        (
-            Self {
-                cancel: CancellationToken::new(),
-                progress,
-                done,
-            },
-            sender,
-        )
+        (Self { cancel: CancellationToken::new(), progress, done }, sender)
     }
 }
 
@@ -73,28 +66,15 @@ impl Inner {
         // The thread lands through the table's lock, hence never before the caller has put the slot in.
         let inner = self.clone();
         let run = move || {
-            let mut landing = Landing {
-                inner,
-                request,
-                id,
-                flight,
-                done,
-                result: None,
-            };
-            let result = landing.inner.load(
-                &landing.request,
-                &landing.flight.cancel,
-                &landing.flight.progress,
-            );
+            let mut landing = Landing { inner, request, id, flight, done, result: None };
+            let result = landing.inner.load(&landing.request, &landing.flight.cancel, &landing.flight.progress);
             landing.result = Some(result);
         };
         thread::Builder::new()
             .name("load".into())
             .spawn(run)
             .map(drop)
-            .map_err(|error| ResidencyError::Thread {
-                source: Arc::new(error),
-            })
+            .map_err(|error| ResidencyError::Thread { source: Arc::new(error) })
     }
 
     /// The whole load. On any error the extent and the reservation are gone when this returns.
@@ -111,10 +91,7 @@ impl Inner {
         })?;
         progress.enter(Phase::MakingRoom);
         let reservation = self.make_room(&request.key, layout.extent_bytes, cancel)?;
-        let memory = |source| ResidencyError::Memory {
-            bytes: layout.extent_bytes,
-            source: Arc::new(source),
-        };
+        let memory = |source| ResidencyError::Memory { bytes: layout.extent_bytes, source: Arc::new(source) };
         let draft = self.arenas.create(layout.extent_bytes).map_err(memory)?;
         let loaded = loader::load(request, &layout, &draft, cancel, progress)?;
         let extent = draft.seal().map_err(memory)?;

@@ -133,26 +133,12 @@ enum OnDrop {
 }
 
 impl Ticket {
-    pub(super) fn new(
-        inner: Arc<Inner>,
-        key: Key,
-        id: u64,
-        done: watch::Receiver<Option<Outcome>>,
-    ) -> Self {
-        Self {
-            inner,
-            key,
-            id,
-            done,
-            on_drop: OnDrop::Leave,
-        }
+    pub(super) fn new(inner: Arc<Inner>, key: Key, id: u64, done: watch::Receiver<Option<Outcome>>) -> Self {
+        Self { inner, key, id, done, on_drop: OnDrop::Leave }
     }
 
     /// Waits for the load's end and takes the lease. `None`: ask again.
-    pub(super) async fn wait(
-        mut self,
-        cancel: &CancellationToken,
-    ) -> Result<Option<Lease>, ResidencyError> {
+    pub(super) async fn wait(mut self, cancel: &CancellationToken) -> Result<Option<Lease>, ResidencyError> {
         let outcome = tokio::select! {
             biased;
             outcome = self.done.wait_for(Option::is_some) => outcome.ok().and_then(|o| o.clone()),
@@ -161,11 +147,7 @@ impl Ticket {
                 return Err(ResidencyError::Cancelled { key: self.key.clone() });
             }
         };
-        outcome.unwrap_or_else(|| {
-            Err(ResidencyError::Aborted {
-                key: self.key.clone(),
-            })
-        })?;
+        outcome.unwrap_or_else(|| Err(ResidencyError::Aborted { key: self.key.clone() }))?;
         let lease = self.inner.claim(&self.key, self.id);
         if lease.is_some() {
             self.on_drop = OnDrop::Nothing;
@@ -177,8 +159,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if self.on_drop != OnDrop::Nothing {
-            self.inner
-                .leave(&self.key, self.id, self.on_drop == OnDrop::Cancel);
+            self.inner.leave(&self.key, self.id, self.on_drop == OnDrop::Cancel);
         }
     }
 }
@@ -218,10 +199,7 @@ impl Inner {
         } else {
             if let Some(slot) = table.retired.iter_mut().find(|slot| slot.id == id) {
                 let released = slot.apply(Event::Release);
-                debug_assert!(
-                    released.is_ok(),
-                    "a lease of retired `{key}` was not counted"
-                );
+                debug_assert!(released.is_ok(), "a lease of retired `{key}` was not counted");
             }
             Some(table.take_retired())
         };

@@ -90,9 +90,7 @@ impl RamTier {
             changes: watch::Sender::new(0),
             started: Instant::now(),
         };
-        Self {
-            inner: Arc::new(inner),
-        }
+        Self { inner: Arc::new(inner) }
     }
 
     /// A lease on the component, loading it first if it is not there with this content.
@@ -110,9 +108,7 @@ impl RamTier {
         cancel: &CancellationToken,
     ) -> Result<Lease, ResidencyError> {
         let request = request.into();
-        let cancelled = || ResidencyError::Cancelled {
-            key: request.key.clone(),
-        };
+        let cancelled = || ResidencyError::Cancelled { key: request.key.clone() };
         let mut counted = false;
         loop {
             if cancel.is_cancelled() {
@@ -167,9 +163,7 @@ impl RamTier {
     ) -> Result<T, ResidencyError> {
         tokio::task::spawn_blocking(work)
             .await
-            .map_err(|error| ResidencyError::Thread {
-                source: Arc::new(io::Error::other(error)),
-            })
+            .map_err(|error| ResidencyError::Thread { source: Arc::new(io::Error::other(error)) })
     }
 
     /// Sets or removes the operator's keep on a loading or ready component.
@@ -201,10 +195,7 @@ impl RamTier {
     /// How far the load of `key` is; none when none runs.
     pub fn progress(&self, key: &str) -> Option<ProgressSnapshot> {
         let table = self.inner.table();
-        let slot = table
-            .slots
-            .get(key)
-            .filter(|slot| slot.entry.state == State::Loading)?;
+        let slot = table.slots.get(key).filter(|slot| slot.entry.state == State::Loading)?;
         Some(slot.flight.progress.snapshot())
     }
 

@@ -107,10 +107,7 @@ impl Slot {
             key: self.key.to_string(),
             state: self.entry.state,
             failure: self.failure.clone(),
-            bytes: self
-                .content
-                .as_ref()
-                .map_or(0, |content| content.extent.len()),
+            bytes: self.content.as_ref().map_or(0, |content| content.extent.len()),
             digest: self.content.as_ref().map(|content| content.digest),
             leases: self.entry.leases,
             waiters: self.entry.waiters,
@@ -133,11 +130,6 @@ impl Inner {
         let (stats, ledger) = (table.stats, self.budget.view());
         drop(table);
         entries.sort_by(|a, b| a.key.cmp(&b.key));
-        TierSnapshot {
-            ledger,
-            entries,
-            stats,
-            generation,
-        }
+        TierSnapshot { ledger, entries, stats, generation }
     }
 }

@@ -73,16 +73,11 @@ impl Slot {
     }
 
     fn same_files(&self, request: &LoadRequest) -> bool {
-        self.identities
-            .iter()
-            .eq(request.sources.iter().map(|source| &source.expected))
+        self.identities.iter().eq(request.sources.iter().map(|source| &source.expected))
     }
 
     pub(super) fn candidate(&self) -> Option<Candidate> {
-        let content = self
-            .content
-            .as_ref()
-            .filter(|_| self.entry.state == State::Ready)?;
+        let content = self.content.as_ref().filter(|_| self.entry.state == State::Ready)?;
         Some(Candidate {
             key: self.key.clone(),
             bytes: content.extent.len(),
@@ -111,9 +106,7 @@ fn matches(slot: &Slot, request: &LoadRequest) -> Match {
     let resident = slot.content.as_ref().map(|content| content.digest);
     match (request.expected_digest, resident) {
         (Some(expected), Some(actual)) if expected == actual => Match::Yes,
-        (Some(expected), Some(actual)) if slot.same_files(request) => {
-            Match::Wrong { expected, actual }
-        }
+        (Some(expected), Some(actual)) if slot.same_files(request) => Match::Wrong { expected, actual },
         (Some(_), Some(_)) => Match::No,
         // Still loading: join what verifies at least what this caller wants verified.
         (Some(expected), None) if slot.expected == Some(expected) => Match::Yes,
@@ -125,14 +118,9 @@ fn matches(slot: &Slot, request: &LoadRequest) -> Match {
 
 impl Inner {
     pub(super) fn now(&self) -> Moment {
-        let unix = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
-        Moment {
-            since_start: self.started.elapsed(),
-            unix_ms,
-        }
+        Moment { since_start: self.started.elapsed(), unix_ms }
     }
 
     /// One look at the table. `counted` keeps a caller that asks several times one hit, join or miss.
@@ -153,11 +141,7 @@ impl Inner {
                 Ok(Answer::Ready(lease))
             }
             (State::Ready, Match::Wrong { expected, actual }) => {
-                Err(ResidencyError::DigestMismatch {
-                    key: request.key.clone(),
-                    expected,
-                    actual,
-                })
+                Err(ResidencyError::DigestMismatch { key: request.key.clone(), expected, actual })
             }
             (State::Ready, Match::No) => {
                 if slot.apply(Event::Supersede).is_err() {
@@ -194,10 +178,7 @@ impl Inner {
         let mut slot = Slot {
             id,
             key: request.key.clone(),
-            entry: Entry {
-                protected,
-                ..Entry::ABSENT
-            },
+            entry: Entry { protected, ..Entry::ABSENT },
             flight: flight.clone(),
             content: None,
             failure: None,
@@ -208,10 +189,8 @@ impl Inner {
             identities: request.identities(),
             expected: request.expected_digest,
         };
-        slot.apply(Event::Load)
-            .map_err(|refused| refusal(&request.key, refused))?;
-        slot.apply(Event::Join)
-            .map_err(|refused| refusal(&request.key, refused))?;
+        slot.apply(Event::Load).map_err(|refused| refusal(&request.key, refused))?;
+        slot.apply(Event::Join).map_err(|refused| refusal(&request.key, refused))?;
         // No guard may exist before this succeeds: dropping one takes the lock that is held here.
         self.launch(request.clone(), id, flight, done)?;
         let ticket = self.ticket(&slot);
@@ -222,8 +201,7 @@ impl Inner {
     }
 
     fn join(self: &Arc<Self>, slot: &mut Slot) -> Result<Ticket, ResidencyError> {
-        slot.apply(Event::Join)
-            .map_err(|refused| refusal(&slot.key, refused))?;
+        slot.apply(Event::Join).map_err(|refused| refusal(&slot.key, refused))?;
         Ok(self.ticket(slot))
     }
 
@@ -239,18 +217,12 @@ impl Inner {
         event: Event,
         is_hit: bool,
     ) -> Result<Lease, ResidencyError> {
-        let missing = || ResidencyError::NotResident {
-            key: slot.key.clone(),
-        };
+        let missing = || ResidencyError::NotResident { key: slot.key.clone() };
         let content = slot.content.clone().ok_or_else(missing)?;
-        slot.apply(event)
-            .map_err(|refused| refusal(&slot.key, refused))?;
+        slot.apply(event).map_err(|refused| refusal(&slot.key, refused))?;
         slot.used = self.now();
         slot.hits += u64::from(is_hit);
-        Ok(Lease::new(
-            content,
-            Release::new(self.clone(), slot.key.clone(), slot.id),
-        ))
+        Ok(Lease::new(content, Release::new(self.clone(), slot.key.clone(), slot.id)))
     }
 
     pub(super) fn lease(self: &Arc<Self>, key: &str) -> Result<Lease, ResidencyError> {
@@ -268,12 +240,8 @@ impl Inner {
     /// Applies an event to the current slot of a key.
     pub(super) fn apply(&self, key: &str, event: Event) -> Result<(), ResidencyError> {
         let mut table = self.table();
-        let slot = table
-            .slots
-            .get_mut(key)
-            .ok_or_else(|| ResidencyError::NotResident { key: key.into() })?;
-        slot.apply(event)
-            .map_err(|refused| refusal(&slot.key, refused))
+        let slot = table.slots.get_mut(key).ok_or_else(|| ResidencyError::NotResident { key: key.into() })?;
+        slot.apply(event).map_err(|refused| refusal(&slot.key, refused))
     }
 
     /// Ends a load: the slot becomes ready, failed or absent, then its callers are told.
@@ -326,9 +294,7 @@ pub(super) fn refusal(key: &Key, refused: Refused) -> ResidencyError {
     match refused {
         Refused::Leased { by } => ResidencyError::Leased { key, by },
         Refused::Protected => ResidencyError::Protected { key },
-        Refused::NotNow {
-            state: State::Loading,
-        } => ResidencyError::Loading { key },
+        Refused::NotNow { state: State::Loading } => ResidencyError::Loading { key },
         Refused::NotNow { .. } => ResidencyError::NotResident { key },
     }
 }

@@ -3,24 +3,14 @@
 use std::{fs, os::unix::fs::symlink, path::Path};
 
 use residency::{
-    Direct, FileIdentity, LoadRequest, ResidencyError, entry::State, identity::ChangedFact,
-    loader::ReadMode,
+    Direct, FileIdentity, LoadRequest, ResidencyError, entry::State, identity::ChangedFact, loader::ReadMode,
 };
 
-use crate::support::{
-    Gate, MIB, acquire, assert_empty, bytes, request, slow_io, source, tensor, tier, write,
-};
+use crate::support::{Gate, MIB, acquire, assert_empty, bytes, request, slow_io, source, tensor, tier, write};
 
 /// Tensors of awkward sizes at awkward offsets, some far apart, one empty.
 fn scattered(path: &Path, shift: u64) -> LoadRequest {
-    let ranges = [
-        (0, 2),
-        (2, 102),
-        (102, 102),
-        (4_095, 70_000),
-        (200_001, 1_500_002),
-        (1_500_002, 2_900_000),
-    ];
+    let ranges = [(0, 2), (2, 102), (102, 102), (4_095, 70_000), (200_001, 1_500_002), (1_500_002, 2_900_000)];
     let mut request = request("scattered", path);
     request.tensors = ranges
         .iter()
@@ -77,11 +67,7 @@ async fn the_digest_is_of_the_tensors_not_of_the_files() {
     let mut split = whole.clone();
     let tail = write(&dir, "tail", &content[4_095..]);
     split.sources.push(source(&tail));
-    for tensor in split
-        .tensors
-        .iter_mut()
-        .filter(|tensor| tensor.begin >= 4_095)
-    {
+    for tensor in split.tensors.iter_mut().filter(|tensor| tensor.begin >= 4_095) {
         tensor.file_index = 1;
         tensor.begin -= 4_095;
         tensor.end -= 4_095;
@@ -114,12 +100,7 @@ async fn wrong_digest_fails_and_leaves_nothing() {
     let mut request = request("b", &path);
     request.expected_digest = Some(right);
     let error = acquire(&tier, request.clone()).await.unwrap_err();
-    let ResidencyError::DigestMismatch {
-        expected, actual, ..
-    } = error
-    else {
-        panic!("{error}")
-    };
+    let ResidencyError::DigestMismatch { expected, actual, .. } = error else { panic!("{error}") };
     assert_eq!(expected, right);
     assert_ne!(actual, right);
     tier.evict("a").await.unwrap();
@@ -148,9 +129,7 @@ async fn while_loading(act: impl FnOnce(&Path)) -> ResidencyError {
 }
 
 fn changed(error: &ResidencyError) -> ChangedFact {
-    let ResidencyError::Changed(facts) = error else {
-        panic!("{error}")
-    };
+    let ResidencyError::Changed(facts) = error else { panic!("{error}") };
     facts.what
 }
 
@@ -162,12 +141,7 @@ async fn f23_a_file_that_shrinks_mid_load_is_an_error() {
     })
     .await;
     assert_eq!(changed(&error), ChangedFact::Size);
-    assert!(
-        error
-            .to_string()
-            .ends_with("changed size from 2097152 to 1048576 bytes"),
-        "{error}"
-    );
+    assert!(error.to_string().ends_with("changed size from 2097152 to 1048576 bytes"), "{error}");
 }
 
 #[tokio::test]
@@ -195,8 +169,7 @@ async fn f23_a_file_replaced_by_rename_mid_load_is_an_error() {
 async fn f23_a_file_written_to_mid_load_is_an_error() {
     let error = while_loading(|path| {
         let file = fs::OpenOptions::new().write(true).open(path).unwrap();
-        file.set_modified(std::time::SystemTime::UNIX_EPOCH)
-            .unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     })
     .await;
     assert_eq!(changed(&error), ChangedFact::Mtime);
@@ -228,17 +201,7 @@ async fn f24_a_header_that_promises_more_than_the_file_is_refused() {
     request.tensors[0].end = 1001;
     let tier = tier(8 * MIB);
     let error = acquire(&tier, request).await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            ResidencyError::OutOfBounds {
-                end: 1001,
-                file_bytes: 1000,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, ResidencyError::OutOfBounds { end: 1001, file_bytes: 1000, .. }), "{error}");
     assert_empty(&tier);
 }
 
@@ -258,10 +221,7 @@ async fn contradictions_are_refused_with_the_tensor_named() {
     let tier = tier(8 * MIB);
     for request in [twice, backwards, nowhere, empty] {
         let error = acquire(&tier, request).await.unwrap_err();
-        assert!(
-            matches!(error, ResidencyError::BadRequest { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, ResidencyError::BadRequest { .. }), "{error}");
     }
     assert_empty(&tier);
 }
@@ -273,23 +233,13 @@ async fn what_is_not_a_regular_file_is_refused_without_hanging() {
     let link = dir.path().join("link");
     symlink(&real, &link).unwrap();
     let fifo = dir.path().join("fifo");
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &fifo,
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::RUSR,
-        0,
-    )
-    .unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
     let tier = tier(8 * MIB);
     for path in [&link, &fifo, &dir.path().to_owned()] {
         let mut request = request("m", &real);
         request.sources[0].path = path.clone();
         let error = acquire(&tier, request).await.unwrap_err();
-        assert!(
-            matches!(error, ResidencyError::NotRegular { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, ResidencyError::NotRegular { .. }), "{error}");
     }
     let mut followed = request("m", &link);
     followed.io.follow_symlinks = true;
@@ -306,9 +256,6 @@ fn identities_tell_what_differs() {
     let path = write(&dir, "m", b"abc");
     let identity = FileIdentity::of(&path).unwrap();
     assert_eq!(identity.difference(&identity), None);
-    let grown = FileIdentity {
-        size: 4,
-        ..identity
-    };
+    let grown = FileIdentity { size: 4, ..identity };
     assert_eq!(identity.difference(&grown), Some(ChangedFact::Size));
 }

@@ -49,12 +49,7 @@ fn len(key: usize) -> u64 {
 impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let world = Self {
-            dir,
-            tier: tier(BUDGET),
-            leases: Vec::new(),
-            versions: [0; KEYS],
-        };
+        let world = Self { dir, tier: tier(BUDGET), leases: Vec::new(), versions: [0; KEYS] };
         (0..KEYS).for_each(|key| drop(world.file(key)));
         world
     }
@@ -64,11 +59,7 @@ impl World {
         let version = self.versions[key];
         let path = self.dir.path().join(format!("{key}.{version}"));
         if !path.exists() {
-            write(
-                &self.dir,
-                &format!("{key}.{version}"),
-                &content(key, version),
-            );
+            write(&self.dir, &format!("{key}.{version}"), &content(key, version));
         }
         request(&key.to_string(), &path)
     }
@@ -76,10 +67,7 @@ impl World {
     /// Ready entries that only their own key's caller may take out.
     fn held(&self) -> Vec<String> {
         let entries = self.tier.snapshot().entries.into_iter();
-        entries
-            .filter(|e| e.state == State::Ready && (e.leases > 0 || e.protected))
-            .map(|e| e.key)
-            .collect()
+        entries.filter(|e| e.state == State::Ready && (e.leases > 0 || e.protected)).map(|e| e.key).collect()
     }
 
     /// The operation, and that it took out nothing that was leased or protected.
@@ -91,17 +79,8 @@ impl World {
         };
         self.apply(op).await;
         let entries = self.tier.snapshot().entries;
-        let ready = |key: &String| {
-            entries
-                .iter()
-                .any(|e| e.key == *key && e.state == State::Ready)
-        };
-        assert!(
-            held.iter()
-                .filter(|key| Some(*key) != own.as_ref())
-                .all(ready),
-            "{held:?}"
-        );
+        let ready = |key: &String| entries.iter().any(|e| e.key == *key && e.state == State::Ready);
+        assert!(held.iter().filter(|key| Some(*key) != own.as_ref()).all(ready), "{held:?}");
     }
 
     async fn apply(&mut self, op: Op) {
@@ -109,10 +88,7 @@ impl World {
             Op::Acquire(key) => match acquire(&self.tier, self.file(key)).await {
                 Ok(lease) => self.leases.push((key, self.versions[key], lease)),
                 Err(ResidencyError::NoRoom(shortage)) => {
-                    assert!(
-                        shortage.available_bytes + shortage.would_free_bytes
-                            < shortage.needed_bytes
-                    );
+                    assert!(shortage.available_bytes + shortage.would_free_bytes < shortage.needed_bytes);
                 }
                 Err(other) => panic!("{other}"),
             },
@@ -129,29 +105,15 @@ impl World {
 
     async fn evict(&mut self, key: usize) {
         let name = key.to_string();
-        let entry = self
-            .tier
-            .snapshot()
-            .entries
-            .into_iter()
-            .find(|e| e.key == name && e.state == State::Ready);
+        let entry = self.tier.snapshot().entries.into_iter().find(|e| e.key == name && e.state == State::Ready);
         let result = self.tier.evict(&name).await;
         match entry {
-            None => assert!(
-                matches!(result, Err(ResidencyError::NotResident { .. })),
-                "{result:?}"
-            ),
+            None => assert!(matches!(result, Err(ResidencyError::NotResident { .. })), "{result:?}"),
             Some(entry) if entry.leases > 0 => {
-                assert!(
-                    matches!(result, Err(ResidencyError::Leased { .. })),
-                    "{result:?}"
-                );
+                assert!(matches!(result, Err(ResidencyError::Leased { .. })), "{result:?}");
             }
             Some(entry) if entry.protected => {
-                assert!(
-                    matches!(result, Err(ResidencyError::Protected { .. })),
-                    "{result:?}"
-                );
+                assert!(matches!(result, Err(ResidencyError::Protected { .. })), "{result:?}");
             }
             Some(entry) => assert_eq!(result.unwrap().0, entry.bytes),
         }
@@ -161,24 +123,14 @@ impl World {
         let snapshot = self.tier.snapshot();
         assert!(snapshot.ledger.used_bytes + snapshot.ledger.reserved_bytes <= BUDGET);
         let audit = self.tier.accounted_vs_system().unwrap();
-        assert_eq!(
-            (audit.used_bytes, audit.reserved_bytes),
-            (audit.system_bytes, 0)
-        );
+        assert_eq!((audit.used_bytes, audit.reserved_bytes), (audit.system_bytes, 0));
         assert_eq!(audit.underflows_total, 0);
-        assert_eq!(
-            audit.used_bytes,
-            snapshot.entries.iter().map(|e| e.bytes).sum::<u64>()
-        );
+        assert_eq!(audit.used_bytes, snapshot.entries.iter().map(|e| e.bytes).sum::<u64>());
         let counted: u32 = snapshot.entries.iter().map(|e| e.leases).sum();
         assert_eq!(counted as usize, self.leases.len());
         for (key, version, lease) in &self.leases {
             let map = lease.map().unwrap();
-            assert_eq!(
-                map[..len(*key) as usize],
-                content(*key, *version),
-                "bytes of {key}"
-            );
+            assert_eq!(map[..len(*key) as usize], content(*key, *version), "bytes of {key}");
         }
     }
 }
@@ -216,16 +168,12 @@ fn g8_concurrent_callers_never_exceed_the_budget() {
         for seed in 0..8 {
             let world = world.clone();
             scope.spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .build()
-                    .unwrap();
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
                 runtime.block_on(hammer(&world, seed));
             });
         }
     });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(world.tier.clear()).unwrap();
     assert_empty(&world.tier);
     assert!(world.tier.snapshot().entries.is_empty());
@@ -247,9 +195,6 @@ async fn hammer(world: &World, seed: u64) {
             Err(other) => panic!("{other}"),
         }
         let audit = world.tier.accounted_vs_system().unwrap();
-        assert!(
-            audit.used_bytes + audit.reserved_bytes <= BUDGET,
-            "{audit:?}"
-        );
+        assert!(audit.used_bytes + audit.reserved_bytes <= BUDGET, "{audit:?}");
     }
 }

@@ -7,8 +7,7 @@ use std::{
 };
 
 use residency::{
-    FileIdentity, IoOptions, Lease, LoadRequest, RamTier, SourceFile, TensorRange, TierConfig,
-    policy::Policy,
+    FileIdentity, IoOptions, Lease, LoadRequest, RamTier, SourceFile, TensorRange, TierConfig, policy::Policy,
 };
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -16,11 +15,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const MIB: u64 = 1 << 20;
 
 pub(crate) fn tier(budget_bytes: u64) -> RamTier {
-    RamTier::new(TierConfig {
-        budget_bytes,
-        headroom_bytes: 0,
-        policy: Policy::Lru,
-    })
+    RamTier::new(TierConfig { budget_bytes, headroom_bytes: 0, policy: Policy::Lru })
 }
 
 /// Bytes that differ from file to file and from offset to offset.
@@ -43,29 +38,15 @@ pub(crate) fn write(dir: &TempDir, name: &str, content: &[u8]) -> PathBuf {
 
 /// Small chunks and one thread: a load of a megabyte has sixteen steps in a known order.
 pub(crate) fn slow_io() -> IoOptions {
-    IoOptions {
-        threads: 1,
-        chunk_bytes: 64 << 10,
-        ..IoOptions::default()
-    }
+    IoOptions { threads: 1, chunk_bytes: 64 << 10, ..IoOptions::default() }
 }
 
 pub(crate) fn source(path: &Path) -> SourceFile {
-    SourceFile {
-        path: path.to_owned(),
-        expected: FileIdentity::of(path).unwrap(),
-    }
+    SourceFile { path: path.to_owned(), expected: FileIdentity::of(path).unwrap() }
 }
 
 pub(crate) fn tensor(name: &str, file_index: usize, begin: u64, end: u64) -> TensorRange {
-    TensorRange {
-        name: name.into(),
-        dtype: "F16".into(),
-        shape: vec![(end - begin) / 2],
-        file_index,
-        begin,
-        end,
-    }
+    TensorRange { name: name.into(), dtype: "F16".into(), shape: vec![(end - begin) / 2], file_index, begin, end }
 }
 
 /// The whole file as one tensor.
@@ -81,21 +62,14 @@ pub(crate) fn request(key: &str, path: &Path) -> LoadRequest {
     }
 }
 
-pub(crate) async fn acquire(
-    tier: &RamTier,
-    request: LoadRequest,
-) -> Result<Lease, residency::ResidencyError> {
+pub(crate) async fn acquire(tier: &RamTier, request: LoadRequest) -> Result<Lease, residency::ResidencyError> {
     tier.acquire(request, &CancellationToken::new()).await
 }
 
 /// Nothing is resident, nothing reserved, and the system agrees.
 pub(crate) fn assert_empty(tier: &RamTier) {
     let audit = tier.accounted_vs_system().unwrap();
-    assert_eq!(
-        (audit.used_bytes, audit.reserved_bytes, audit.system_bytes),
-        (0, 0, 0),
-        "{audit:?}"
-    );
+    assert_eq!((audit.used_bytes, audit.reserved_bytes, audit.system_bytes), (0, 0, 0), "{audit:?}");
     assert_eq!((audit.arenas, audit.underflows_total), (0, 0));
 }
 

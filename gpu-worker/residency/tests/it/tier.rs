@@ -2,15 +2,11 @@
 
 use std::{fs, sync::Arc};
 
-use residency::{
-    LoadRequest, Phase, RamTier, ResidencyError, Shortage, arena::ReadMap, entry::State,
-};
+use residency::{LoadRequest, Phase, RamTier, ResidencyError, Shortage, arena::ReadMap, entry::State};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{
-    Gate, MIB, acquire, assert_empty, bytes, request, slow_io, tier, until, write,
-};
+use crate::support::{Gate, MIB, acquire, assert_empty, bytes, request, slow_io, tier, until, write};
 
 /// A component of one megabyte that stops at its first chunk.
 fn held(dir: &TempDir, key: &str) -> (LoadRequest, Gate) {
@@ -22,11 +18,7 @@ fn held(dir: &TempDir, key: &str) -> (LoadRequest, Gate) {
 }
 
 fn waiters(tier: &RamTier) -> u32 {
-    tier.snapshot()
-        .entries
-        .iter()
-        .map(|entry| entry.waiters)
-        .sum()
+    tier.snapshot().entries.iter().map(|entry| entry.waiters).sum()
 }
 
 #[tokio::test]
@@ -36,9 +28,7 @@ async fn sixteen_callers_cause_one_read() {
     let (request, gate) = held(&dir, "m");
     let request = Arc::new(request);
     let cancel = CancellationToken::new();
-    let callers: Vec<_> = (0..16)
-        .map(|_| tier.acquire(request.clone(), &cancel))
-        .collect();
+    let callers: Vec<_> = (0..16).map(|_| tier.acquire(request.clone(), &cancel)).collect();
     let all = async {
         let mut leases = Vec::new();
         let mut pending: Vec<_> = callers.into_iter().map(Box::pin).collect();
@@ -50,11 +40,7 @@ async fn sixteen_callers_cause_one_read() {
                 }
                 std::task::Poll::Pending => true,
             });
-            if pending.is_empty() {
-                std::task::Poll::Ready(())
-            } else {
-                std::task::Poll::Pending
-            }
+            if pending.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
         })
         .await;
         leases
@@ -63,24 +49,15 @@ async fn sixteen_callers_cause_one_read() {
         gate.reached().await;
         assert_eq!(waiters(&tier), 16);
         let progress = tier.progress("m").unwrap();
-        assert_eq!(
-            (progress.phase, progress.bytes_total),
-            (Phase::Reading, MIB)
-        );
+        assert_eq!((progress.phase, progress.bytes_total), (Phase::Reading, MIB));
         assert!(progress.bytes_done > 0);
         gate.open();
     });
     assert_eq!(leases.len(), 16);
     let snapshot = tier.snapshot();
     assert_eq!(snapshot.entries[0].leases, 16);
-    assert_eq!(
-        (snapshot.stats.misses_total, snapshot.stats.joins_total),
-        (1, 15)
-    );
-    assert_eq!(
-        (snapshot.stats.loads_total, snapshot.stats.hits_total),
-        (1, 0)
-    );
+    assert_eq!((snapshot.stats.misses_total, snapshot.stats.joins_total), (1, 15));
+    assert_eq!((snapshot.stats.loads_total, snapshot.stats.hits_total), (1, 0));
     assert_eq!(snapshot.stats.bytes_loaded_total, MIB);
     drop(acquire(&tier, Arc::unwrap_or_clone(request)).await.unwrap());
     assert_eq!(tier.snapshot().stats.hits_total, 1);
@@ -107,10 +84,8 @@ async fn the_last_caller_to_cancel_ends_the_load_and_memory_is_back() {
     let (request, gate) = held(&dir, "m");
     let request = Arc::new(request);
     let (first, second) = (CancellationToken::new(), CancellationToken::new());
-    let (one, two, ()) = tokio::join!(
-        tier.acquire(request.clone(), &first),
-        tier.acquire(request.clone(), &second),
-        async {
+    let (one, two, ()) =
+        tokio::join!(tier.acquire(request.clone(), &first), tier.acquire(request.clone(), &second), async {
             gate.reached().await;
             first.cancel();
             until(&tier, |snapshot| snapshot.entries[0].waiters == 1).await;
@@ -118,18 +93,13 @@ async fn the_last_caller_to_cancel_ends_the_load_and_memory_is_back() {
             second.cancel();
             until(&tier, |snapshot| snapshot.entries[0].waiters == 0).await;
             gate.open();
-        }
-    );
+        });
     assert!(matches!(one, Err(ResidencyError::Cancelled { .. })));
     assert!(matches!(two, Err(ResidencyError::Cancelled { .. })));
     until(&tier, |snapshot| snapshot.entries.is_empty()).await;
     assert_empty(&tier);
     assert_eq!(tier.snapshot().stats.loads_cancelled_total, 1);
-    assert!(
-        tier.acquire(request, &CancellationToken::new())
-            .await
-            .is_ok()
-    );
+    assert!(tier.acquire(request, &CancellationToken::new()).await.is_ok());
 }
 
 #[tokio::test]
@@ -173,56 +143,30 @@ async fn least_recently_used_makes_room_and_leases_hold() {
     }
     drop(tier.lease("a").unwrap());
     drop(acquire(&tier, of("d")).await.unwrap());
-    assert!(matches!(
-        tier.lease("b"),
-        Err(ResidencyError::NotResident { .. })
-    ));
+    assert!(matches!(tier.lease("b"), Err(ResidencyError::NotResident { .. })));
     let (a, _d) = (tier.lease("a").unwrap(), tier.lease("d").unwrap());
     tier.protect("c", true).unwrap();
     let error = acquire(&tier, of("e")).await.unwrap_err();
-    let ResidencyError::NoRoom(shortage) = error else {
-        panic!("{error}")
-    };
-    let expected = Shortage {
-        needed_bytes: MIB,
-        available_bytes: 0,
-        would_free_bytes: 0,
-        capacity_bytes: 3 * MIB,
-    };
+    let ResidencyError::NoRoom(shortage) = error else { panic!("{error}") };
+    let expected = Shortage { needed_bytes: MIB, available_bytes: 0, would_free_bytes: 0, capacity_bytes: 3 * MIB };
     assert_eq!(shortage, expected);
-    assert!(matches!(
-        tier.evict("a").await,
-        Err(ResidencyError::Leased { by: 1, .. })
-    ));
-    assert!(matches!(
-        tier.evict("c").await,
-        Err(ResidencyError::Protected { .. })
-    ));
+    assert!(matches!(tier.evict("a").await, Err(ResidencyError::Leased { by: 1, .. })));
+    assert!(matches!(tier.evict("c").await, Err(ResidencyError::Protected { .. })));
     drop(a);
     drop(acquire(&tier, of("e")).await.unwrap());
     let stats = tier.snapshot().stats;
-    assert_eq!(
-        (stats.evictions_total.room, stats.load_failures_total),
-        (2, 1)
-    );
+    assert_eq!((stats.evictions_total.room, stats.load_failures_total), (2, 1));
 }
 
 #[tokio::test]
 async fn what_can_never_fit_evicts_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let tier = tier(2 * MIB);
-    acquire(&tier, request("small", &write(&dir, "s", &bytes(MIB, 13))))
-        .await
-        .unwrap();
+    acquire(&tier, request("small", &write(&dir, "s", &bytes(MIB, 13)))).await.unwrap();
     let large = request("large", &write(&dir, "l", &bytes(3 * MIB, 13)));
     let error = acquire(&tier, large).await.unwrap_err();
-    let ResidencyError::NoRoom(shortage) = error else {
-        panic!("{error}")
-    };
-    assert_eq!(
-        (shortage.would_free_bytes, shortage.available_bytes),
-        (MIB, MIB)
-    );
+    let ResidencyError::NoRoom(shortage) = error else { panic!("{error}") };
+    assert_eq!((shortage.would_free_bytes, shortage.available_bytes), (MIB, MIB));
     assert!(tier.lease("small").is_ok());
 }
 
@@ -231,25 +175,17 @@ async fn evict_and_clear_return_the_bytes_and_say_what_stays() {
     let dir = tempfile::tempdir().unwrap();
     let tier = tier(9 * MIB);
     for key in ["free", "kept", "leased"] {
-        acquire(&tier, request(key, &write(&dir, key, &bytes(MIB, 14))))
-            .await
-            .unwrap();
+        acquire(&tier, request(key, &write(&dir, key, &bytes(MIB, 14)))).await.unwrap();
     }
     let before = tier.snapshot().generation;
     assert_eq!(tier.evict("free").await.unwrap().0, MIB);
     assert!(tier.snapshot().generation > before);
-    assert!(matches!(
-        tier.evict("free").await,
-        Err(ResidencyError::NotResident { .. })
-    ));
+    assert!(matches!(tier.evict("free").await, Err(ResidencyError::NotResident { .. })));
     let lease = tier.lease("leased").unwrap();
     tier.protect("kept", true).unwrap();
     let report = tier.clear().await.unwrap();
     let kept: Vec<_> = report.kept.iter().map(|(key, _)| key.to_string()).collect();
-    assert_eq!(
-        (report.freed.0, kept),
-        (0, vec!["kept".to_owned(), "leased".to_owned()])
-    );
+    assert_eq!((report.freed.0, kept), (0, vec!["kept".to_owned(), "leased".to_owned()]));
     assert_eq!(tier.accounted_vs_system().unwrap().system_bytes, 2 * MIB);
     drop(lease);
     tier.protect("kept", false).unwrap();
@@ -267,26 +203,12 @@ async fn a_changed_file_is_loaded_anew_and_old_leases_keep_old_bytes() {
     let new = acquire(&tier, request("m", &path)).await.unwrap();
     assert_ne!(old.digest(), new.digest());
     assert_eq!(old.map().unwrap()[..MIB as usize], bytes(MIB, 15));
-    let states: Vec<_> = tier
-        .snapshot()
-        .entries
-        .iter()
-        .map(|e| (e.state, e.leases))
-        .collect();
+    let states: Vec<_> = tier.snapshot().entries.iter().map(|e| (e.state, e.leases)).collect();
     assert_eq!(states, [(State::Ready, 1), (State::Evicting, 1)]);
     drop(old);
     let snapshot = tier.snapshot();
-    assert_eq!(
-        (
-            snapshot.entries.len(),
-            snapshot.stats.evictions_total.superseded
-        ),
-        (1, 1)
-    );
-    assert_eq!(
-        tier.accounted_vs_system().unwrap().system_bytes,
-        new.bytes()
-    );
+    assert_eq!((snapshot.entries.len(), snapshot.stats.evictions_total.superseded), (1, 1));
+    assert_eq!(tier.accounted_vs_system().unwrap().system_bytes, new.bytes());
 }
 
 #[tokio::test]
@@ -306,9 +228,7 @@ async fn a_reader_gets_the_sealed_bytes_by_descriptor() {
     let dir = tempfile::tempdir().unwrap();
     let tier = tier(8 * MIB);
     let content = bytes(MIB, 18);
-    let lease = acquire(&tier, request("m", &write(&dir, "m", &content)))
-        .await
-        .unwrap();
+    let lease = acquire(&tier, request("m", &write(&dir, "m", &content))).await.unwrap();
     let fd = lease.fd_readonly().unwrap();
     let map = ReadMap::open(&fd, lease.offset(), MIB as usize).unwrap();
     assert_eq!(map[..], content[..]);

@@ -11,7 +11,12 @@ use crate::db::{DbError, leader, seconds};
 ///
 /// # Errors
 /// Database errors.
-pub async fn archive(tx: &mut PgConnection, (role, term): (&str, i64), keep: Duration, limit: i64) -> Result<Option<u64>, DbError> {
+pub async fn archive(
+    tx: &mut PgConnection,
+    (role, term): (&str, i64),
+    keep: Duration,
+    limit: i64,
+) -> Result<Option<u64>, DbError> {
     if !leader::holds(&mut *tx, role, term).await? {
         return Ok(None);
     }

@@ -26,20 +26,29 @@ pub enum CancelOutcome {
 /// # Errors
 /// Database errors.
 pub async fn cancel(tx: &mut PgConnection, id: JobId) -> Result<Option<CancelOutcome>, DbError> {
-    let row: Option<(String, String)> =
-        sqlx::query_as("select state, lane from jobs where id = $1 for update").bind(id).fetch_optional(&mut *tx).await?;
+    let row: Option<(String, String)> = sqlx::query_as("select state, lane from jobs where id = $1 for update")
+        .bind(id)
+        .fetch_optional(&mut *tx)
+        .await?;
     let Some((state, lane)) = row else {
-        let archived: Option<String> = sqlx::query_scalar("select state from job_archive where id = $1").bind(id).fetch_optional(tx).await?;
+        let archived: Option<String> =
+            sqlx::query_scalar("select state from job_archive where id = $1").bind(id).fetch_optional(tx).await?;
         return archived.map(|state| parse(&state).map(CancelOutcome::AlreadyEnded)).transpose();
     };
     let state = parse(&state)?;
     if state.is_terminal() {
         return Ok(Some(CancelOutcome::AlreadyEnded(state)));
     }
-    sqlx::query("update jobs set cancel_requested_at = coalesce(cancel_requested_at, now()) where id = $1").bind(id).execute(&mut *tx).await?;
+    sqlx::query("update jobs set cancel_requested_at = coalesce(cancel_requested_at, now()) where id = $1")
+        .bind(id)
+        .execute(&mut *tx)
+        .await?;
     if lane == "fanout" {
         event(tx, id, "cancel_requested", serde_json::json!({})).await?;
-        let children: Vec<JobId> = sqlx::query_scalar("select id from jobs where parent = $1 order by id").bind(id).fetch_all(&mut *tx).await?;
+        let children: Vec<JobId> = sqlx::query_scalar("select id from jobs where parent = $1 order by id")
+            .bind(id)
+            .fetch_all(&mut *tx)
+            .await?;
         for child in children {
             Box::pin(cancel(tx, child)).await?;
         }

@@ -88,7 +88,9 @@ pub async fn claim(db: impl PgExecutor<'_>, lane: &ClaimLane, me: Incarnation) -
         ClaimLane::Device { host, device } => {
             sqlx::query_as(claim_sql!("lane = 'device' and device = $2 and host = $1")).bind(host).bind(device)
         }
-        ClaimLane::Host { host } => sqlx::query_as(claim_sql!("lane = 'host' and host = $1 and ($2::text is null)")).bind(host).bind(None::<String>),
+        ClaimLane::Host { host } => sqlx::query_as(claim_sql!("lane = 'host' and host = $1 and ($2::text is null)"))
+            .bind(host)
+            .bind(None::<String>),
     };
     Ok(query.bind(me).fetch_optional(db).await?)
 }

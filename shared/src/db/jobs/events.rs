@@ -29,7 +29,12 @@ pub struct EventRow {
 ///
 /// # Errors
 /// Database errors.
-pub async fn events_after(db: impl PgExecutor<'_>, job: Option<JobId>, seq: i64, limit: i64) -> Result<Vec<EventRow>, DbError> {
+pub async fn events_after(
+    db: impl PgExecutor<'_>,
+    job: Option<JobId>,
+    seq: i64,
+    limit: i64,
+) -> Result<Vec<EventRow>, DbError> {
     let query = match job {
         Some(job) => sqlx::query_as(
             "select seq, job_id, at, type, data from job_events

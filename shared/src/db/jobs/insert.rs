@@ -30,11 +30,12 @@ pub async fn insert(tx: &mut PgConnection, job: &NewJob, lane: Lane) -> Result<E
             notify(tx, listen::SCHEDULE, "").await?;
             return Ok(Enqueued { id, created: true });
         }
-        let active: Option<JobId> =
-            sqlx::query_scalar("select id from jobs where unique_key = $1 and state in ('pending', 'placed', 'running')")
-                .bind(&key)
-                .fetch_optional(&mut *tx)
-                .await?;
+        let active: Option<JobId> = sqlx::query_scalar(
+            "select id from jobs where unique_key = $1 and state in ('pending', 'placed', 'running')",
+        )
+        .bind(&key)
+        .fetch_optional(&mut *tx)
+        .await?;
         if let Some(id) = active {
             return Ok(Enqueued { id, created: false });
         }
@@ -42,7 +43,13 @@ pub async fn insert(tx: &mut PgConnection, job: &NewJob, lane: Lane) -> Result<E
     Err(DbError::BadRow(format!("the active job with key `{}` kept appearing and vanishing", key.unwrap_or_default())))
 }
 
-async fn try_insert(tx: &mut PgConnection, id: JobId, job: &NewJob, lane: Lane, key: Option<&str>) -> Result<bool, DbError> {
+async fn try_insert(
+    tx: &mut PgConnection,
+    id: JobId,
+    job: &NewJob,
+    lane: Lane,
+    key: Option<&str>,
+) -> Result<bool, DbError> {
     let (pin_host, pin_device) = match &job.target {
         Target::Host(host) => (Some(host.as_str()), None),
         Target::Device(device) => (device.split_once('/').map(|(host, _)| host), Some(device.as_str())),

@@ -14,7 +14,7 @@ mod settle;
 
 pub use archive::archive;
 pub use cancel::{CancelOutcome, cancel};
-pub use claim::{Claimed, ClaimLane, claim};
+pub use claim::{ClaimLane, Claimed, claim};
 pub use events::{EventRow, events_after, latest_event};
 pub use insert::insert;
 pub use place::{PendingRow, Unplaced, fail_unplaceable, pending, place, set_reason};
@@ -40,6 +40,11 @@ pub struct JobLease {
 }
 
 async fn event(tx: &mut PgConnection, id: JobId, kind: &str, data: serde_json::Value) -> Result<(), DbError> {
-    sqlx::query("insert into job_events (job_id, type, data) values ($1, $2, $3)").bind(id).bind(kind).bind(data).execute(&mut *tx).await?;
+    sqlx::query("insert into job_events (job_id, type, data) values ($1, $2, $3)")
+        .bind(id)
+        .bind(kind)
+        .bind(data)
+        .execute(&mut *tx)
+        .await?;
     notify(tx, listen::JOB, &id.to_string()).await
 }

@@ -104,11 +104,12 @@ pub struct Unplaced {
 /// # Errors
 /// Database errors.
 pub async fn set_reason(tx: &mut PgConnection, unplaced: &Unplaced) -> Result<(), DbError> {
-    let changed = sqlx::query("update jobs set reason = $2 where id = $1 and state = 'pending' and reason is distinct from $2")
-        .bind(unplaced.id)
-        .bind(&unplaced.reason)
-        .execute(&mut *tx)
-        .await?;
+    let changed =
+        sqlx::query("update jobs set reason = $2 where id = $1 and state = 'pending' and reason is distinct from $2")
+            .bind(unplaced.id)
+            .bind(&unplaced.reason)
+            .execute(&mut *tx)
+            .await?;
     if changed.rows_affected() == 1 {
         event(tx, unplaced.id, "waiting", unplaced.reason.clone()).await?;
     }

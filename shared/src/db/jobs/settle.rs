@@ -65,7 +65,12 @@ pub async fn hold(tx: &mut PgConnection, lease: JobLease) -> Result<Option<Count
 ///
 /// # Errors
 /// Database errors.
-pub async fn settle(tx: &mut PgConnection, lease: JobLease, report: &Report, jitter: f64) -> Result<Settlement, DbError> {
+pub async fn settle(
+    tx: &mut PgConnection,
+    lease: JobLease,
+    report: &Report,
+    jitter: f64,
+) -> Result<Settlement, DbError> {
     let Some(counters) = hold(tx, lease).await? else { return Ok(Settlement::Stale) };
     let settled = settled_by_rules(report, counters, jitter);
     let result = match report {
@@ -83,7 +88,12 @@ pub(super) async fn apply(
     settled: &Settled,
     result: Option<serde_json::Value>,
 ) -> Result<(), DbError> {
-    let error = settled.error.as_ref().map(serde_json::to_value).transpose().map_err(|error| DbError::BadRow(error.to_string()))?;
+    let error = settled
+        .error
+        .as_ref()
+        .map(serde_json::to_value)
+        .transpose()
+        .map_err(|error| DbError::BadRow(error.to_string()))?;
     let terminal = settled.state.is_terminal();
     let fence: i64 = sqlx::query_scalar(
         "update jobs set state = $2, attempt = $3, crash_count = $4, error = $5, result = $6,
@@ -120,11 +130,7 @@ pub(super) async fn apply(
         data["error"] = error;
     }
     event(tx, id, settled.outcome, data).await?;
-    if terminal {
-        settle_parent_of(tx, id).await
-    } else {
-        notify(tx, listen::SCHEDULE, "").await
-    }
+    if terminal { settle_parent_of(tx, id).await } else { notify(tx, listen::SCHEDULE, "").await }
 }
 
 /// Settles the parent of a job that just ended, if it has one.
@@ -143,18 +149,24 @@ pub(super) async fn settle_parent_of(tx: &mut PgConnection, child: JobId) -> Res
 /// Database errors.
 pub async fn settle_parent(tx: &mut PgConnection, parent: JobId) -> Result<(), DbError> {
     // the lock orders children that end at the same moment: the last one sees all
-    let open: Option<JobId> = sqlx::query_scalar("select id from jobs where id = $1 and lane = 'fanout' and state = 'running' for update")
-        .bind(parent)
-        .fetch_optional(&mut *tx)
-        .await?;
+    let open: Option<JobId> =
+        sqlx::query_scalar("select id from jobs where id = $1 and lane = 'fanout' and state = 'running' for update")
+            .bind(parent)
+            .fetch_optional(&mut *tx)
+            .await?;
     if open.is_none() {
         return Ok(());
     }
     let children: Vec<(JobId, String, Option<String>)> =
-        sqlx::query_as("select id, state, coalesce(device, host) from jobs where parent = $1 order by id").bind(parent).fetch_all(&mut *tx).await?;
+        sqlx::query_as("select id, state, coalesce(device, host) from jobs where parent = $1 order by id")
+            .bind(parent)
+            .fetch_all(&mut *tx)
+            .await?;
     let states: Vec<JobState> = children
         .iter()
-        .map(|(_, state, _)| state.parse().map_err(|error: crate::job::state::UnknownState| DbError::BadRow(error.to_string())))
+        .map(|(_, state, _)| {
+            state.parse().map_err(|error: crate::job::state::UnknownState| DbError::BadRow(error.to_string()))
+        })
         .collect::<Result<_, _>>()?;
     if !states.iter().all(|state| state.is_terminal()) {
         return Ok(());
@@ -173,6 +185,7 @@ pub async fn settle_parent(tx: &mut PgConnection, parent: JobId) -> Result<(), D
     });
     let result = serde_json::json!({ "children": children.iter().map(|(id, state, place)|
         serde_json::json!({ "id": id, "state": state, "place": place })).collect::<Vec<_>>() });
-    let settled = Settled { state, delay: std::time::Duration::ZERO, attempt: 0, crash_count: 0, outcome: state.as_str(), error };
+    let settled =
+        Settled { state, delay: std::time::Duration::ZERO, attempt: 0, crash_count: 0, outcome: state.as_str(), error };
     Box::pin(apply(tx, parent, &settled, Some(result))).await
 }
