@@ -110,7 +110,7 @@ fn append_arguments(
                 continue;
             }
             toml::Value::Boolean(false) => continue,
-            _ => return Err(ConfigError::BadValue { key: key.to_owned(), path: path.clone() }),
+            _ => return Err(ConfigError::BadValue { key: key.to_owned(), path: path.to_path_buf() }),
         };
         merged.push(format!("--{key}={text}").into());
     }
@@ -169,6 +169,20 @@ pub struct Stores {
     /// Most connections to Postgres in this process's pool.
     #[arg(long, env = "MODELYARD_DATABASE_CONNECTIONS", default_value_t = 10)]
     pub database_connections: u32,
+}
+
+/// A connection URL as it may be shown: without its password.
+pub fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, tail) = rest.split_at(authority_end);
+    match authority.rsplit_once('@') {
+        Some((user, place)) => {
+            let user = user.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}@{place}{tail}")
+        }
+        None => url.to_owned(),
+    }
 }
 
 impl std::fmt::Debug for Stores {
@@ -271,6 +285,13 @@ mod tests {
         assert_eq!(parse_seconds("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_seconds("2m"), Ok(Duration::from_secs(120)));
         assert!(parse_seconds("soon").is_err());
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        assert_eq!(without_password("postgres://u:p@w@h:5/d?x=1"), "postgres://u@h:5/d?x=1");
+        assert_eq!(without_password("postgres://h/d"), "postgres://h/d");
+        assert_eq!(without_password("nonsense"), "nonsense");
     }
 
     #[test]

@@ -17,6 +17,8 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+pub use sqlx::{PgConnection as Session, PgPool as Pool};
+
 use crate::{
     config::Stores,
     error::{Classify, ErrorCode},
@@ -79,6 +81,11 @@ impl Classify for DbError {
         }
     }
 }
+
+/// A connection lent by the pool.
+pub type Lent = sqlx::pool::PoolConnection<sqlx::Postgres>;
+/// A transaction on a connection lent by the pool; dropped without commit it rolls back.
+pub type Transaction = sqlx::Transaction<'static, sqlx::Postgres>;
 
 /// The embedded migrations.
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
@@ -152,6 +159,26 @@ pub async fn probe(pool: &PgPool) -> Result<(), DbError> {
         .await?;
     tx.rollback().await?;
     Ok(())
+}
+
+/// Waits until the schema is at this build's head and writes go through; gives up after `patience`, or at once
+/// when waiting cannot help.
+///
+/// # Errors
+/// What the last probe said.
+pub async fn wait_until_usable(pool: &PgPool, patience: Duration) -> Result<(), DbError> {
+    let until = std::time::Instant::now() + patience;
+    loop {
+        let error = match probe(pool).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let hopeless = matches!(error, DbError::BadUrl(_) | DbError::Schema(_) | DbError::Statement(_));
+        if hopeless || std::time::Instant::now() >= until {
+            return Err(error);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// Postgres intervals want microseconds; one conversion for all statements.

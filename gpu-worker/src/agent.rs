@@ -1,0 +1,311 @@
+//! The agent's life: open the stores, start the runners, register, serve, drain, go.
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use residency::{RamTier, TierConfig, policy::Policy};
+use shared::{
+    db::{self, DbError, farm, listen},
+    error::chain,
+    ids::Incarnation,
+    job::{self, JobSpec, NewJob, ScanArgs, Target},
+    ops::{self, Check, Ops},
+    ready::Ready,
+    shutdown::Tasks,
+    status::LiveStatus,
+};
+use sqlx::PgPool;
+
+use crate::{
+    config::{AgentConfig, Root},
+    consumer,
+    context::Agent,
+    devices, lease,
+    lease::Standing,
+    memory,
+    metrics::Metrics,
+    publisher,
+    running::{Running, StopReason},
+    throttle::Throttle,
+};
+
+/// After a hand-back, how long reports may take to reach the database.
+const HAND_BACK_GRACE: Duration = Duration::from_secs(10);
+/// How long the other tasks may take to end.
+const TASK_GRACE: Duration = Duration::from_secs(5);
+
+/// Why the agent could not start or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// An option cannot be used.
+    #[error("{0}")]
+    Config(String),
+    /// Postgres cannot be used.
+    #[error("Postgres ({address}) cannot be used")]
+    Store {
+        /// Where, without the password.
+        address: String,
+        /// Why.
+        #[source]
+        source: DbError,
+    },
+    /// The system refused something.
+    #[error("{what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Metrics could not be registered.
+    #[error("metrics cannot be registered")]
+    Metrics(#[from] prometheus::Error),
+    /// This agent must not go on.
+    #[error("this agent must end: {0}")]
+    Evicted(String),
+}
+
+impl AgentError {
+    /// The process's exit code: 2 for a bad configuration, 7 for a store, 1 otherwise.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) => 2,
+            Self::Store { source: DbError::BadUrl(_), .. } => 2,
+            Self::Store { .. } => 7,
+            Self::System { .. } | Self::Metrics(_) | Self::Evicted(_) => 1,
+        }
+    }
+}
+
+/// Runs until `shutdown` resolves, then drains.
+///
+/// # Errors
+/// [`AgentError`].
+pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
+    let host = config.host_name().map_err(AgentError::Config)?;
+    let tasks = Tasks::new();
+    let pool = open(&config).await?;
+    let live = LiveStatus::connect(config.stores.redis_url.as_deref())
+        .map_err(|error| AgentError::Config(format!("--redis-url: {}", chain(&error))))?;
+    let (agent, capabilities, registry) = assemble(&config, host, pool, &tasks)?;
+    let registered = Instant::now();
+    register(&config, &agent, capabilities).await?;
+    let standing = Standing::new(registered, config.lease);
+    serve(&config, &agent, &standing, live.clone(), registry).await?;
+    tracing::info!(host = agent.host, incarnation = %agent.me, devices = ?agent.devices.keys(), "agent is ready");
+    let mut evicted = standing.evicted.subscribe();
+    let why = tokio::select! {
+        () = shutdown => None,
+        why = async { evicted.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) } => why,
+    };
+    match why {
+        None => drain(&config, &agent, &standing, &live).await,
+        Some(_) => {
+            agent.running.stop_all(StopReason::Lost);
+            // nothing that ends now is reported: it belongs to whoever took over
+            let _ = tokio::time::timeout(TASK_GRACE, agent.running.idle()).await;
+        }
+    }
+    for device in agent.devices.values() {
+        device.runner.stop(TASK_GRACE).await;
+    }
+    if !tasks.stop_and_wait(TASK_GRACE).await {
+        tracing::warn!("some tasks did not end in time");
+    }
+    why.map_or(Ok(()), |why| Err(AgentError::Evicted(why)))
+}
+
+async fn open(config: &AgentConfig) -> Result<PgPool, AgentError> {
+    let address = shared::config::without_password(&config.stores.database_url);
+    let store = |source| AgentError::Store { address: address.clone(), source };
+    let pool = db::pool(&config.stores, "modelyard-agent").map_err(store)?;
+    db::wait_until_usable(&pool, config.store_wait).await.map_err(store)?;
+    Ok(pool)
+}
+
+fn assemble(
+    config: &AgentConfig,
+    host: String,
+    pool: PgPool,
+    tasks: &Tasks,
+) -> Result<(Arc<Agent>, serde_json::Value, prometheus::Registry), AgentError> {
+    let system = |what| move |source| AgentError::System { what, source };
+    let available = memory::available_bytes().map_err(system("cannot read the available memory"))?;
+    let cuda = engine::probe();
+    let onnx = engine::onnx::capability(config.onnxruntime.as_deref());
+    let names: Vec<String> = cuda.devices.iter().map(|device| device.name.clone()).collect();
+    let chosen = devices::choose(config, &names).map_err(AgentError::Config)?;
+    let program = std::env::current_exe().map_err(system("cannot find this program's own file"))?;
+    let registry = ops::registry("gpu-worker")?;
+    let device_names: Vec<&str> = chosen.iter().map(|device| device.name.as_str()).collect();
+    let metrics = Metrics::register(&registry, &device_names)?;
+    let tier = RamTier::new(TierConfig {
+        budget_bytes: config.ram_budget.map_or(available / 2, |size| size.0),
+        headroom_bytes: 0,
+        policy: Policy::Lru,
+    });
+    let agent = Arc::new(Agent {
+        devices: devices::start(&host, &chosen, &program, &config.logging.filter, tasks),
+        host,
+        me: Incarnation::generate(),
+        pool,
+        tier,
+        roots: config.roots.clone(),
+        throttle: config.read_limit.map(|limit| Arc::new(Throttle::new(limit.0))),
+        running: Running::default(),
+        metrics,
+        changed: tokio::sync::Notify::new(),
+        tasks: tasks.clone(),
+    });
+    let capabilities = serde_json::json!({ "onnxruntime": onnx, "cuda": cuda });
+    Ok((agent, capabilities, registry))
+}
+
+/// Registers host, devices and roots, and asks for a first scan, in one transaction.
+async fn register(config: &AgentConfig, agent: &Agent, capabilities: serde_json::Value) -> Result<(), AgentError> {
+    let budget = agent.tier.snapshot().ledger.budget_bytes;
+    let registration = farm::Registration {
+        host: agent.host.clone(),
+        incarnation: agent.me,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        labels: config.labels.clone(),
+        slots: i32::from(config.slots),
+        ram_budget_bytes: i64::try_from(budget).unwrap_or(i64::MAX),
+        capabilities,
+        devices: devices::rows(&agent.host, &agent.devices, &config.labels).await,
+        roots: agent.roots.iter().map(root_row).collect(),
+    };
+    let stored = async {
+        let mut tx = agent.pool.begin().await?;
+        farm::register(&mut tx, &registration, config.lease.ttl).await?;
+        if !agent.roots.is_empty() {
+            let scan = NewJob::new(JobSpec::Scan(ScanArgs::default()), Target::Host(agent.host.clone()));
+            job::enqueue(&mut tx, scan).await?;
+        }
+        tx.commit().await?;
+        Ok::<_, DbError>(())
+    };
+    let address = shared::config::without_password(&config.stores.database_url);
+    stored.await.map_err(|source| AgentError::Store { address, source })
+}
+
+fn root_row(root: &Root) -> (String, String, Option<String>) {
+    let reason = match std::fs::read_dir(&root.path) {
+        Ok(_) => None,
+        Err(error) => Some(format!("`{}` cannot be read: {error}", root.path.display())),
+    };
+    if let Some(reason) = &reason {
+        tracing::warn!(root = root.name, reason, "a model root is missing");
+    }
+    (root.name.clone(), root.path.display().to_string(), reason)
+}
+
+async fn serve(
+    config: &AgentConfig,
+    agent: &Arc<Agent>,
+    standing: &Standing,
+    live: LiveStatus,
+    registry: prometheus::Registry,
+) -> Result<(), AgentError> {
+    let tasks = &agent.tasks;
+    let token = tasks.token().clone();
+    let until_stop = |name: &'static str, work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
+        let token = token.clone();
+        tasks.spawn(name, async move {
+            tokio::select! {
+                () = token.cancelled() => {}
+                () = work => {}
+            }
+        });
+    };
+    let hints = listen::Hints::start(&config.stores, &[listen::PLACED, listen::CANCEL], tasks);
+    let beats = lease::heartbeats(agent.clone(), config.stores.clone(), config.lease, standing.clone());
+    until_stop("heartbeats", Box::pin(beats));
+    until_stop("self-fence", Box::pin(lease::self_fence(agent.clone(), standing.clone())));
+    until_stop("cancels", Box::pin(cancels(agent.running.clone(), hints.clone())));
+    until_stop("publisher", Box::pin(publisher::publish(agent.clone(), live, standing.clone())));
+    for device in agent.devices.values().cloned() {
+        until_stop("device watch", Box::pin(watch_device(agent.clone(), device)));
+    }
+    consumer::start(agent, standing, &hints, usize::from(config.slots));
+    let checks = vec![database_check(agent.pool.clone()), lease_check(standing.clone())];
+    let bound = ops::serve(Ops { registry, checks }, config.ops_listen, tasks)
+        .await
+        .map_err(|source| AgentError::System { what: "cannot bind --ops-listen", source })?;
+    if let Some(path) = &config.ready_file {
+        let written = Ready::this_process(None, bound).write(path);
+        written.map_err(|source| AgentError::System { what: "cannot write --ready-file", source })?;
+    }
+    Ok(())
+}
+
+fn database_check(pool: PgPool) -> (&'static str, Check) {
+    let check: Check = Arc::new(move || {
+        let pool = pool.clone();
+        Box::pin(async move { db::probe(&pool).await.map_err(|error| chain(&error)) })
+    });
+    ("database", check)
+}
+
+fn lease_check(standing: Standing) -> (&'static str, Check) {
+    let check: Check = Arc::new(move || {
+        let good = standing.is_good();
+        Box::pin(async move { if good { Ok(()) } else { Err("the lease could not be renewed".to_owned()) } })
+    });
+    ("lease", check)
+}
+
+/// Hints of cancels; the heartbeat's answer catches what is missed here.
+async fn cancels(running: Running, hints: listen::Hints) {
+    let mut hints = hints.subscribe();
+    loop {
+        match hints.recv().await {
+            Ok(hint) if hint.channel == listen::CANCEL => {
+                if let Ok(id) = hint.payload.parse() {
+                    running.stop(id, StopReason::Cancelled);
+                }
+            }
+            Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+            Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Wakes the publisher when a runner's status changes, and counts deaths.
+async fn watch_device(agent: Arc<Agent>, device: crate::context::Device) {
+    let mut status = device.runner.status();
+    let mut restarts = 0;
+    while status.changed().await.is_ok() {
+        let now = status.borrow_and_update().restarts_total;
+        if now > restarts {
+            agent.metrics.runner_exits.with_label_values(&[&device.name]).inc_by(now - restarts);
+            restarts = now;
+        }
+        agent.changed.notify_one();
+    }
+}
+
+/// Takes no new work, lets what runs finish within the grace, hands the rest back, gives the lease up (G12).
+async fn drain(config: &AgentConfig, agent: &Agent, standing: &Standing, live: &LiveStatus) {
+    tracing::info!(grace_seconds = config.drain_grace.as_secs_f64(), running = agent.running.leases().len(), "draining");
+    standing.draining.send_replace(true);
+    standing.admission.send_replace(false);
+    if let Err(error) = farm::set_draining(&agent.pool, &agent.host, true).await {
+        tracing::warn!(error = %chain(&error), "the database was not told of the drain; placed jobs go back when the lease ends");
+    }
+    if tokio::time::timeout(config.drain_grace, agent.running.idle()).await.is_err() {
+        let left = agent.running.stop_all(StopReason::HandBack);
+        tracing::warn!(left, "the grace is over; handing jobs back");
+        let _ = tokio::time::timeout(HAND_BACK_GRACE, agent.running.idle()).await;
+    }
+    if let Err(error) = farm::release_lease(&agent.pool, agent.me).await {
+        tracing::warn!(error = %chain(&error), "the lease was not given up; it will expire");
+    }
+    if let Err(error) = live.withdraw(&agent.host).await {
+        tracing::debug!(error = %chain(&error), "the snapshot was not withdrawn; it will expire");
+    }
+}

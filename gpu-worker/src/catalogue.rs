@@ -1,0 +1,130 @@
+//! From files to catalogue rows and back: what a scan records, and what a load reads.
+
+use std::{path::{Path, PathBuf}, sync::Arc};
+
+use model_formats::{Component, FileFacts, Inspection};
+use residency::{FileIdentity as Identity, LoadRequest, SourceFile, TensorRange};
+use shared::db::models::{ComponentRow, FileIdentity, FoundComponent, FoundModel};
+
+use crate::error::WorkError;
+
+/// The rows of one inspected file or folder.
+pub fn found(rel_path: &str, inspection: &Inspection) -> FoundModel {
+    FoundModel {
+        rel_path: rel_path.to_owned(),
+        name: inspection.name.clone(),
+        model_type: inspection.model_type.as_str().to_owned(),
+        base: inspection.base.as_str().to_owned(),
+        format: inspection.format.as_str().to_owned(),
+        variant: inspection.variant.clone(),
+        prediction: inspection.prediction.clone(),
+        size_bytes: signed(inspection.size_bytes),
+        reason: inspection.reason.clone(),
+        evidence: serde_json::to_value(&inspection.evidence).unwrap_or_default(),
+        metadata: serde_json::Value::Object(inspection.metadata.clone()),
+        files: inspection.files.iter().map(identity).collect(),
+        components: inspection.components.iter().map(component).collect(),
+    }
+}
+
+/// A row for something that could not be inspected at all: listed with its reason, never left out.
+pub fn unreadable(rel_path: &str, path: &Path, reason: String) -> FoundModel {
+    let name = path.file_stem().map_or_else(|| rel_path.to_owned(), |stem| stem.to_string_lossy().into_owned());
+    FoundModel {
+        rel_path: rel_path.to_owned(),
+        name,
+        model_type: "unknown".to_owned(),
+        base: "unknown".to_owned(),
+        format: "unknown".to_owned(),
+        variant: None,
+        prediction: None,
+        size_bytes: std::fs::metadata(path).map_or(0, |meta| signed(meta.len())),
+        reason: Some(reason),
+        evidence: serde_json::json!([]),
+        metadata: serde_json::json!({}),
+        files: Vec::new(),
+        components: Vec::new(),
+    }
+}
+
+fn identity(file: &FileFacts) -> FileIdentity {
+    FileIdentity {
+        rel_path: file.rel_path.clone(),
+        size_bytes: file.size,
+        mtime_ns: file.mtime_ns,
+        inode: file.inode,
+        dev: file.dev,
+    }
+}
+
+fn component(component: &Component) -> FoundComponent {
+    FoundComponent {
+        kind: component.kind.as_str().to_owned(),
+        bytes: signed(component.bytes),
+        param_count: signed(component.param_count),
+        tensor_count: i32::try_from(component.tensors.len()).unwrap_or(i32::MAX),
+        dtype: component.dtype.clone(),
+    }
+}
+
+/// Compares the files as they are with the files as the scan saw them.
+///
+/// # Errors
+/// [`WorkError::Changed`] with the first difference.
+pub fn check_unchanged(seen: &[FileIdentity], inspection: &Inspection) -> Result<(), WorkError> {
+    for file in &inspection.files {
+        let now = identity(file);
+        let before = seen.iter().find(|seen| seen.rel_path == now.rel_path);
+        let what = match before {
+            None => "it was not there".to_owned(),
+            Some(before) if before.size_bytes != now.size_bytes => {
+                format!("its size was {} bytes and is {}", before.size_bytes, now.size_bytes)
+            }
+            Some(before) if (before.inode, before.dev) != (now.inode, now.dev) => "it was replaced by another file".to_owned(),
+            Some(before) if before.mtime_ns != now.mtime_ns => "it was written to".to_owned(),
+            Some(_) => continue,
+        };
+        return Err(WorkError::Changed { path: file.path.display().to_string(), what });
+    }
+    Ok(())
+}
+
+/// A component's load: its tensors as byte ranges of the files that were just inspected.
+pub fn load_request(row: &ComponentRow, inspection: &Inspection) -> Option<LoadRequest> {
+    let component = inspection.components.iter().find(|component| component.kind.as_str() == row.kind)?;
+    // only the files that hold tensors of this component are opened and compared
+    let mut used: Vec<usize> = component.tensors.iter().map(|tensor| tensor.file).collect();
+    used.sort_unstable();
+    used.dedup();
+    let sources = used.iter().map(|index| inspection.files.get(*index).map(source)).collect::<Option<Vec<_>>>()?;
+    let tensors = component
+        .tensors
+        .iter()
+        .map(|tensor| {
+            Some(TensorRange {
+                name: tensor.name.clone(),
+                dtype: tensor.dtype.as_str().to_owned(),
+                shape: tensor.shape.clone(),
+                file_index: used.binary_search(&tensor.file).ok()?,
+                begin: tensor.begin,
+                end: tensor.end,
+            })
+        })
+        .collect::<Option<Vec<_>>>()?;
+    Some(LoadRequest {
+        key: Arc::from(row.id.to_string()),
+        sources,
+        tensors,
+        expected_digest: row.digest.as_deref().and_then(|digest| digest.parse().ok()),
+        io: residency::IoOptions { follow_symlinks: true, ..residency::IoOptions::default() },
+    })
+}
+
+fn source(file: &FileFacts) -> SourceFile {
+    let expected = Identity { size: file.size, mtime_ns: file.mtime_ns, inode: file.inode, dev: file.dev };
+    SourceFile { path: PathBuf::from(&file.path), expected }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

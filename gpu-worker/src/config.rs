@@ -1,0 +1,127 @@
+//! Configuration of the agent: one struct, parsed before anything binds or connects.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+use shared::{
+    bytes::ByteSize,
+    config::{LeaseTiming, Logging, Stores, parse_seconds},
+};
+
+/// The agent of one host: claims jobs, keeps weights in RAM, runs one runner process per device.
+#[derive(Debug, Clone, Args)]
+pub struct AgentConfig {
+    /// TOML file with the same keys as the long options.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub stores: Stores,
+
+    #[command(flatten)]
+    pub logging: Logging,
+
+    #[command(flatten)]
+    pub lease: LeaseTiming,
+
+    /// Name of this host in the farm; the system's host name when absent.
+    #[arg(long, env = "MODELYARD_HOST")]
+    pub host: Option<String>,
+
+    /// A folder of models, `NAME=PATH`; may be given several times. Roots with the same name on two hosts hold the same library.
+    #[arg(long = "root", value_parser = parse_root)]
+    pub roots: Vec<Root>,
+
+    /// Bytes of RAM for resident components; half of the available memory when absent.
+    #[arg(long)]
+    pub ram_budget: Option<ByteSize>,
+
+    /// A device to run: `cpu:0`, `cuda:N`, or `auto` for `cpu:0` and every CUDA device; may be given several times.
+    #[arg(long = "device", default_value = "auto")]
+    pub devices: Vec<String>,
+
+    /// Bytes of the bounded arena that is the memory of `cpu:0`; a quarter of the available memory when absent.
+    #[arg(long)]
+    pub cpu_memory: Option<ByteSize>,
+
+    /// A label that jobs may ask for; may be given several times.
+    #[arg(long = "label")]
+    pub labels: Vec<String>,
+
+    /// Host jobs (scan, cache) at a time.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub slots: u16,
+
+    /// Most bytes per second that loads of this host read from disk, all together; no limit when absent.
+    #[arg(long)]
+    pub read_limit: Option<ByteSize>,
+
+    /// How long a stop waits for running jobs before it hands them back.
+    #[arg(long, default_value = "60", value_parser = parse_seconds)]
+    pub drain_grace: Duration,
+
+    /// How long a start waits for Postgres.
+    #[arg(long, default_value = "5", value_parser = parse_seconds)]
+    pub store_wait: Duration,
+
+    /// The ONNX Runtime library, for the capability report.
+    #[arg(long, env = "ORT_DYLIB_PATH")]
+    pub onnxruntime: Option<PathBuf>,
+
+    /// Address of `/livez`, `/readyz` and `/metrics`.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub ops_listen: SocketAddr,
+
+    /// Written once the agent serves: process id and addresses as JSON.
+    #[arg(long)]
+    pub ready_file: Option<PathBuf>,
+}
+
+/// A named folder of models.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// Name, equal on hosts that hold the same library.
+    pub name: String,
+    /// Folder on this host.
+    pub path: PathBuf,
+}
+
+fn parse_root(text: &str) -> Result<Root, String> {
+    let expected = || format!("`{text}` is not a root: write NAME=PATH with an absolute path, e.g. `main=/srv/models`");
+    let (name, path) = text.split_once('=').ok_or_else(expected)?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let path = PathBuf::from(path);
+    if name.is_empty() || !name.chars().all(plain) || !path.is_absolute() {
+        return Err(expected());
+    }
+    Ok(Root { name: name.to_owned(), path })
+}
+
+impl AgentConfig {
+    /// The host's name in the farm.
+    ///
+    /// # Errors
+    /// A sentence when no usable name is known: it becomes part of device ids and Redis keys.
+    pub fn host_name(&self) -> Result<String, String> {
+        let system = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let name = self.host.clone().unwrap_or_else(system);
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.len() > 200 || !name.chars().all(plain) {
+            return Err(format!("`{name}` is not a host name: use letters, digits, `-`, `_` and `.`, or set --host"));
+        }
+        Ok(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_needs_a_plain_name_and_an_absolute_path() {
+        assert_eq!(parse_root("main=/srv/m").unwrap(), Root { name: "main".into(), path: "/srv/m".into() });
+        for text in ["/srv/m", "=/srv", "a b=/srv", "main=relative"] {
+            assert!(parse_root(text).unwrap_err().contains("NAME=PATH"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What every part of the agent shares: identity, stores, the RAM tier, the runners.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use residency::RamTier;
+use shared::{ids::Incarnation, shutdown::Tasks};
+use sqlx::PgPool;
+use tokio::sync::Notify;
+
+use crate::{config::Root, metrics::Metrics, runner::Runner, running::Running, throttle::Throttle};
+
+/// A device of this host with its runner.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// `<host>/<name>`.
+    pub id: String,
+    /// `cpu:0`, `cuda:1`.
+    pub name: String,
+    /// Its runner process.
+    pub runner: Runner,
+}
+
+/// The agent's parts. Shared as `Arc<Agent>`.
+#[derive(Debug)]
+pub struct Agent {
+    /// Host name.
+    pub host: String,
+    /// This start of the process.
+    pub me: Incarnation,
+    /// Connections for everything but heartbeats and hints.
+    pub pool: PgPool,
+    /// Host RAM.
+    pub tier: RamTier,
+    /// Devices by id.
+    pub devices: BTreeMap<String, Device>,
+    /// Model folders.
+    pub roots: Vec<Root>,
+    /// Limit of disk reads, if any.
+    pub throttle: Option<Arc<Throttle>>,
+    /// What runs now.
+    pub running: Running,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Wakes the publisher before its period.
+    pub changed: Notify,
+    /// Spawns tasks.
+    pub tasks: Tasks,
+}

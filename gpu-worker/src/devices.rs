@@ -1,0 +1,103 @@
+//! Which devices this host runs, and what they look like in the database.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use shared::{db::farm::DeviceRow, shutdown::Tasks};
+
+use crate::{
+    config::AgentConfig,
+    context::Device,
+    memory,
+    runner::{Runner, RunnerConfig, RunnerState},
+};
+
+/// How long a start waits for a runner to say what its device is.
+const FIRST_REPORT: Duration = Duration::from_secs(10);
+
+/// A device to run, with the bytes that its runner may use (0: all of it).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    /// `cpu:0`, `cuda:1`.
+    pub name: String,
+    /// Bytes for weights.
+    pub memory_bytes: u64,
+}
+
+/// Chooses from the configuration and what the system has.
+///
+/// # Errors
+/// A sentence that names the option, when a device does not exist or is no device name.
+pub fn choose(config: &AgentConfig, cuda: &[String]) -> Result<Vec<Chosen>, String> {
+    let available = memory::available_bytes().map_err(|error| format!("cannot read the available memory: {error}"))?;
+    let cpu_memory = config.cpu_memory.map_or(available / 4, |size| size.0);
+    let mut chosen: Vec<Chosen> = Vec::new();
+    for name in config.devices.iter().flat_map(|name| expand(name, cuda)) {
+        if name != "cpu:0" && !cuda.contains(&name) {
+            return Err(format!("--device {name}: this host has {}", known(cuda)));
+        }
+        if !chosen.iter().any(|other| other.name == name) {
+            let memory_bytes = if name == "cpu:0" { cpu_memory } else { 0 };
+            chosen.push(Chosen { name, memory_bytes });
+        }
+    }
+    Ok(chosen)
+}
+
+fn expand(name: &str, cuda: &[String]) -> Vec<String> {
+    if name == "auto" {
+        std::iter::once("cpu:0".to_owned()).chain(cuda.iter().cloned()).collect()
+    } else {
+        vec![name.to_owned()]
+    }
+}
+
+fn known(cuda: &[String]) -> String {
+    std::iter::once("`cpu:0`".to_owned()).chain(cuda.iter().map(|name| format!("`{name}`"))).collect::<Vec<_>>().join(", ")
+}
+
+/// Starts a runner for each chosen device.
+pub fn start(host: &str, chosen: &[Chosen], program: &PathBuf, log_filter: &str, tasks: &Tasks) -> BTreeMap<String, Device> {
+    let device = |chosen: &Chosen| {
+        let config = RunnerConfig {
+            device: chosen.name.clone(),
+            memory_bytes: chosen.memory_bytes,
+            program: program.clone(),
+            log_filter: log_filter.to_owned(),
+        };
+        let id = format!("{host}/{}", chosen.name);
+        (id.clone(), Device { id, name: chosen.name.clone(), runner: Runner::supervise(config, tasks) })
+    };
+    chosen.iter().map(device).collect()
+}
+
+/// The rows to register, once each runner has spoken or its time is up.
+pub async fn rows(host: &str, devices: &BTreeMap<String, Device>, labels: &[String]) -> Vec<DeviceRow> {
+    let mut rows = Vec::new();
+    for device in devices.values() {
+        let mut status = device.runner.status();
+        // a device that does not come up is registered as lost, with the reason
+        let _ = tokio::time::timeout(FIRST_REPORT, status.wait_for(|status| status.state != RunnerState::Starting)).await;
+        let status = status.borrow().clone();
+        let (state, reason) = match &status.state {
+            RunnerState::Ready => ("ready", None),
+            RunnerState::Starting => ("lost", Some("its runner is still starting".to_owned())),
+            RunnerState::Down { reason } => ("lost", Some(reason.clone())),
+        };
+        let facts = status.facts.as_ref();
+        rows.push(DeviceRow {
+            id: device.id.clone(),
+            host: host.to_owned(),
+            name: device.name.clone(),
+            kind: if device.name.starts_with("cuda") { "cuda" } else { "cpu" }.to_owned(),
+            uuid: facts.and_then(|facts| facts.uuid.clone()),
+            product: facts.map_or_else(|| "unknown".to_owned(), |facts| facts.product.clone()),
+            memory_total_bytes: i64::try_from(status.memory.capacity_bytes).unwrap_or(i64::MAX),
+            memory_used_bytes: i64::try_from(status.memory.used_bytes).unwrap_or(i64::MAX),
+            slots: 1,
+            labels: labels.to_vec(),
+            state: state.to_owned(),
+            reason,
+        });
+    }
+    rows
+}

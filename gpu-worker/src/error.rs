@@ -1,0 +1,177 @@
+//! What can go wrong while a worker does its jobs, and the closed code of each.
+
+use residency::ResidencyError;
+use shared::{
+    bytes::ByteSize,
+    db::DbError,
+    error::{Classify, ErrorCode},
+};
+
+use crate::runner::RunnerError;
+
+/// Why an attempt failed.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkError {
+    /// The stored arguments cannot be read.
+    #[error(transparent)]
+    Spec(#[from] shared::job::spec::BadSpec),
+    /// A statement failed.
+    #[error("the database did not answer")]
+    Db(#[from] DbError),
+    /// The model is gone from the catalogue.
+    #[error("model {0} is not in the catalogue")]
+    NoModel(shared::ids::ModelId),
+    /// Nothing on this host's disks is this model.
+    #[error("model `{model}` has no files on host `{host}`")]
+    NotHere {
+        /// The model's name.
+        model: String,
+        /// This host.
+        host: String,
+    },
+    /// The model has nothing that can be loaded.
+    #[error("model `{model}` has no loadable component{}", reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default())]
+    NothingToLoad {
+        /// The model's name.
+        model: String,
+        /// Why the scan found none.
+        reason: Option<String>,
+    },
+    /// The files are not the ones that the scan saw.
+    #[error("`{path}` changed since it was scanned: {what}")]
+    Changed {
+        /// The file.
+        path: String,
+        /// What is different.
+        what: String,
+    },
+    /// A header could not be read.
+    #[error("cannot read the header of `{path}`")]
+    Format {
+        /// The model's path.
+        path: String,
+        /// Why.
+        #[source]
+        source: model_formats::FormatError,
+    },
+    /// The RAM tier refused or failed.
+    #[error("the RAM tier could not do it")]
+    Residency(#[from] ResidencyError),
+    /// The device's runner refused or failed.
+    #[error(transparent)]
+    Runner(#[from] RunnerError),
+    /// The device has no room, whatever is evicted.
+    #[error(
+        "device `{device}` has {} for weights, the model needs {}: {} are missing",
+        ByteSize(*capacity_bytes), ByteSize(*needed_bytes), ByteSize(needed_bytes.saturating_sub(*capacity_bytes))
+    )]
+    TooBig {
+        /// The device.
+        device: String,
+        /// Bytes of the components asked for.
+        needed_bytes: u64,
+        /// Bytes of the device.
+        capacity_bytes: u64,
+    },
+    /// A job of the device lane names a device that this agent does not run.
+    #[error("this host runs no device `{0}`")]
+    NoDevice(String),
+    /// A root that this host does not have.
+    #[error("host `{host}` has no root `{root}`")]
+    NoRoot {
+        /// This host.
+        host: String,
+        /// The name asked for.
+        root: String,
+    },
+    /// No root could be read.
+    #[error("no model root could be read: {0}")]
+    RootsMissing(String),
+    /// Components in use stay.
+    #[error("{count} components are in use and stay in RAM, first: {first}")]
+    InUse {
+        /// How many.
+        count: usize,
+        /// The first refusal.
+        first: String,
+    },
+    /// Asked to stop.
+    #[error("stopped on request")]
+    Cancelled,
+    /// The work panicked.
+    #[error("the work panicked: {0}")]
+    Panicked(String),
+    /// The system answered with an error.
+    #[error("{what}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// The answer.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Classify for WorkError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Spec(_) => ErrorCode::InvalidArgument,
+            Self::Db(error) => error.code(),
+            Self::NoModel(_) | Self::NotHere { .. } | Self::NoRoot { .. } | Self::RootsMissing(_) => ErrorCode::NotFound,
+            Self::NothingToLoad { .. } => ErrorCode::Unsupported,
+            Self::Changed { .. } => ErrorCode::Corrupt,
+            Self::Format { source, .. } => format_code(source),
+            Self::Residency(error) => residency_code(error),
+            Self::Runner(error) => error.code(),
+            Self::TooBig { .. } => ErrorCode::InsufficientCapacity,
+            Self::NoDevice(_) | Self::Panicked(_) | Self::System { .. } => ErrorCode::Internal,
+            Self::InUse { .. } => ErrorCode::Conflict,
+            Self::Cancelled => ErrorCode::Cancelled,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Changed { .. } | Self::Residency(ResidencyError::Changed(_) | ResidencyError::DigestMismatch { .. }) => {
+                Some("scan the root again; if nobody replaced the file, check the disk".into())
+            }
+            Self::TooBig { .. } => Some("load fewer components, a smaller variant, or use a larger device".into()),
+            Self::Residency(ResidencyError::NoRoom(shortage)) if shortage.needed_bytes > shortage.capacity_bytes => {
+                Some("raise --ram-budget of the host's agent, or load fewer components".into())
+            }
+            Self::InUse { .. } | Self::Residency(ResidencyError::Leased { .. }) => {
+                Some("wait for the jobs that use it, or cancel them".into())
+            }
+            Self::RootsMissing(_) => Some("mount the folder or correct --root of the host's agent".into()),
+            Self::Runner(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
+fn format_code(error: &model_formats::FormatError) -> ErrorCode {
+    use model_formats::ErrorKind;
+    match error.kind() {
+        ErrorKind::Missing => ErrorCode::NotFound,
+        ErrorKind::Unreadable => ErrorCode::Unavailable,
+        ErrorKind::Corrupt => ErrorCode::Corrupt,
+        ErrorKind::Unsupported => ErrorCode::Unsupported,
+        ErrorKind::Unsafe => ErrorCode::UnsafeFormat,
+    }
+}
+
+fn residency_code(error: &ResidencyError) -> ErrorCode {
+    match error {
+        ResidencyError::BadRequest { .. } | ResidencyError::Aborted { .. } | ResidencyError::Thread { .. } => ErrorCode::Internal,
+        ResidencyError::Missing { .. } | ResidencyError::NotResident { .. } => ErrorCode::NotFound,
+        ResidencyError::NotRegular { .. } => ErrorCode::Unsupported,
+        ResidencyError::OutOfBounds { .. }
+        | ResidencyError::Changed(_)
+        | ResidencyError::ShortRead { .. }
+        | ResidencyError::DigestMismatch { .. } => ErrorCode::Corrupt,
+        ResidencyError::Unreadable { .. } | ResidencyError::Io { .. } => ErrorCode::Unavailable,
+        ResidencyError::Memory { .. } | ResidencyError::NoRoom(_) => ErrorCode::InsufficientCapacity,
+        ResidencyError::Cancelled { .. } => ErrorCode::Cancelled,
+        ResidencyError::Leased { .. } | ResidencyError::Protected { .. } | ResidencyError::Loading { .. } => ErrorCode::Conflict,
+    }
+}

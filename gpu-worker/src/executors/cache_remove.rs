@@ -1,0 +1,56 @@
+//! `cache_remove`: one component, one model or everything out of the host's RAM.
+
+use std::sync::Arc;
+
+use residency::ResidencyError;
+use shared::{db::models, ids::ComponentId, job::CacheRemoveArgs};
+
+use super::Done;
+use crate::{commit::Effects, context::Agent, error::WorkError, running::Attempt};
+
+pub(super) async fn run(agent: &Arc<Agent>, args: CacheRemoveArgs, attempt: &Attempt) -> Result<Done, WorkError> {
+    attempt.progress.enter("freeing", 0);
+    let result = match (args.component, args.model) {
+        (Some(component), _) => evict(agent, &[component]).await?,
+        (None, Some(model)) => {
+            let rows = models::components_of(&agent.pool, &[model]).await?;
+            evict(agent, &rows.iter().map(|row| row.id).collect::<Vec<_>>()).await?
+        }
+        (None, None) => clear(agent).await?,
+    };
+    Ok(Done { result, effects: Effects::Resident(Vec::new()) })
+}
+
+/// Takes components out of RAM; those that are not there are fine, those in use make it fail after the others went.
+pub(super) async fn evict(agent: &Agent, components: &[ComponentId]) -> Result<serde_json::Value, WorkError> {
+    let (mut evicted, mut freed, mut in_use) = (Vec::new(), 0, Vec::new());
+    for component in components {
+        match agent.tier.evict(&component.to_string()).await {
+            Ok(bytes) => {
+                freed += bytes.0;
+                evicted.push(*component);
+            }
+            Err(ResidencyError::NotResident { .. }) => {}
+            Err(refused @ (ResidencyError::Leased { .. } | ResidencyError::Protected { .. } | ResidencyError::Loading { .. })) => {
+                in_use.push(refused);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    match in_use.first() {
+        Some(first) => Err(WorkError::InUse { count: in_use.len(), first: first.to_string() }),
+        None => Ok(serde_json::json!({ "host": agent.host, "freed_bytes": freed, "evicted": evicted })),
+    }
+}
+
+/// Clearing is best effort by its meaning: what is in use stays and is named.
+async fn clear(agent: &Agent) -> Result<serde_json::Value, WorkError> {
+    let report = agent.tier.clear().await?;
+    let evicted: Vec<&str> = report.evicted.iter().map(|key| &**key).collect();
+    let kept: Vec<serde_json::Value> = report
+        .kept
+        .iter()
+        .map(|(key, why)| serde_json::json!({ "component": &**key, "reason": why.to_string() }))
+        .collect();
+    Ok(serde_json::json!({ "host": agent.host, "freed_bytes": report.freed.0, "evicted": evicted, "kept": kept }))
+}

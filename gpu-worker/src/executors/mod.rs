@@ -1,0 +1,37 @@
+//! One executor per job kind. An executor does the work and says what to commit; it never writes its job's row.
+
+mod cache_add;
+mod cache_remove;
+mod load;
+mod model;
+mod scan;
+mod unload;
+
+use std::sync::Arc;
+
+use shared::job::JobSpec;
+
+use crate::{commit::Effects, context::Agent, error::WorkError, running::Attempt};
+
+/// Work that is done.
+#[derive(Debug)]
+pub struct Done {
+    /// What the job shows as its result; an object.
+    pub result: serde_json::Value,
+    /// What else is committed with it.
+    pub effects: Effects,
+}
+
+/// Runs one job. Stops soon after `attempt.cancel`.
+///
+/// # Errors
+/// Why it failed; the code decides what follows.
+pub async fn execute(agent: &Arc<Agent>, spec: JobSpec, attempt: &Attempt) -> Result<Done, WorkError> {
+    match spec {
+        JobSpec::Scan(args) => scan::run(agent, args, attempt).await,
+        JobSpec::Load(args) => load::run(agent, args, attempt).await,
+        JobSpec::Unload(args) => unload::run(agent, args, attempt).await,
+        JobSpec::CacheAdd(args) => cache_add::run(agent, args, attempt).await,
+        JobSpec::CacheRemove(args) => cache_remove::run(agent, args, attempt).await,
+    }
+}

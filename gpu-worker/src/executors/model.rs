@@ -1,0 +1,125 @@
+//! The model that a job is about: its rows, the components asked for, and its files on this host.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use model_formats::Inspection;
+use residency::{Lease, LoadRequest};
+use shared::{
+    db::models::{self, ComponentRow, ModelRow},
+    ids::ModelId,
+};
+
+use crate::{catalogue, context::Agent, error::WorkError, running::Attempt};
+
+/// A model's rows, reduced to the components asked for.
+pub(super) struct Wanted {
+    pub(super) model: ModelRow,
+    pub(super) components: Vec<ComponentRow>,
+}
+
+impl Wanted {
+    /// Bytes of the components' tensors.
+    pub(super) fn bytes(&self) -> u64 {
+        self.components.iter().map(|component| unsigned(component.bytes)).sum()
+    }
+}
+
+/// Reads the rows; kinds that the model does not have are refused.
+pub(super) async fn wanted(agent: &Agent, id: ModelId, kinds: Option<&Vec<String>>) -> Result<Wanted, WorkError> {
+    let found = models::find(&agent.pool, &id.to_string()).await?;
+    let model = found.filter(|model| model.id == id).ok_or(WorkError::NoModel(id))?;
+    let mut components = models::components_of(&agent.pool, &[id]).await?;
+    if let Some(kinds) = kinds {
+        components.retain(|component| kinds.contains(&component.kind));
+    }
+    if components.is_empty() {
+        return Err(WorkError::NothingToLoad { model: model.name, reason: model.reason });
+    }
+    Ok(Wanted { model, components })
+}
+
+/// Reads the headers of the model's files on this host, and compares the files with what the scan saw.
+pub(super) async fn inspect(agent: &Agent, wanted: &Wanted) -> Result<Inspection, WorkError> {
+    let locations = models::locations_of(&agent.pool, &[wanted.model.id]).await?;
+    let here = locations.into_iter().find(|location| location.host == agent.host);
+    let here = here.ok_or_else(|| WorkError::NotHere { model: wanted.model.name.clone(), host: agent.host.clone() })?;
+    let seen = here.identities()?;
+    let path = Path::new(&here.root_path).join(&here.rel_path);
+    let inspection = {
+        let path = path.clone();
+        blocking("reading headers", move || model_formats::inspect(&path)).await?
+    };
+    let inspection = inspection.map_err(|source| WorkError::Format { path: path.display().to_string(), source })?;
+    catalogue::check_unchanged(&seen, &inspection)?;
+    Ok(inspection)
+}
+
+/// Runs blocking work on a thread that may block.
+pub(super) async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, WorkError> {
+    let system = |error| WorkError::System { what: what.to_owned(), source: std::io::Error::other(error) };
+    tokio::task::spawn_blocking(work).await.map_err(system)
+}
+
+/// The load of one component, with the host's read limit applied and its bytes counted into `landed`.
+pub(super) fn request(
+    agent: &Agent,
+    attempt: &Attempt,
+    row: &ComponentRow,
+    inspection: &Inspection,
+    landed: &Arc<Landed>,
+) -> Result<LoadRequest, WorkError> {
+    let missing = || WorkError::Changed {
+        path: inspection.name.clone(),
+        what: format!("its component `{}` is not there any more", row.kind),
+    };
+    let mut request = catalogue::load_request(row, inspection).ok_or_else(missing)?;
+    let (throttle, cancel, landed) = (agent.throttle.clone(), attempt.cancel.clone(), landed.clone());
+    let mine = AtomicU64::new(0);
+    request.io.on_chunk = Some(Arc::new(move |bytes_so_far| {
+        let before = mine.fetch_max(bytes_so_far, Ordering::AcqRel);
+        let new = bytes_so_far.saturating_sub(before);
+        landed.add(new);
+        if let Some(throttle) = &throttle {
+            throttle.pay(new, || cancel.is_cancelled());
+        }
+    }));
+    Ok(request)
+}
+
+/// Bytes that have arrived in RAM for one job, over all its components.
+#[derive(Debug, Default)]
+pub(super) struct Landed(AtomicU64);
+
+impl Landed {
+    fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// The sum so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Makes one component resident in RAM, or finds it there.
+pub(super) async fn acquire(agent: &Agent, attempt: &Attempt, request: LoadRequest) -> Result<(Lease, bool), WorkError> {
+    let before = agent.tier.snapshot().stats.bytes_loaded_total;
+    let present = agent.tier.progress(&request.key).is_none() && agent.tier.lease(&request.key).is_ok();
+    let lease = agent.tier.acquire(request, &attempt.cancel).await?;
+    let loaded = agent.tier.snapshot().stats.bytes_loaded_total.saturating_sub(before);
+    agent.metrics.loaded_bytes.inc_by(loaded.min(if present { 0 } else { lease.tensor_bytes() }));
+    Ok((lease, present))
+}
+
+pub(super) fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}

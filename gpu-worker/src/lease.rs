@@ -1,0 +1,162 @@
+//! The agent's lease: heartbeats on a connection of their own, what their answers mean, and the self-fence.
+//!
+//! The lease is good until a local monotonic deadline after the start of the last renewal that succeeded. That
+//! deadline lies before the moment at which the database lets anybody else take the jobs (G6), and it needs no
+//! wall clock (G11). A process that was paused beyond it finds out within a fraction of the TTL after it wakes.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use shared::{
+    config::{LeaseTiming, Stores},
+    db::{self, DbError, farm, jobs},
+    error::chain,
+    ids::JobId,
+    job::rules::Report,
+};
+use sqlx::PgConnection;
+use tokio::sync::watch;
+
+use crate::{context::Agent, running::StopReason};
+
+/// Whether this process may claim, and until when it may go on.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// True while jobs may be claimed.
+    pub admission: watch::Sender<bool>,
+    /// End of the time for which jobs may go on without a renewal.
+    pub good_until: watch::Sender<Instant>,
+    /// True when the operator or a stop asked this host to drain.
+    pub draining: watch::Sender<bool>,
+    /// Says why this process must end, once it must.
+    pub evicted: watch::Sender<Option<String>>,
+}
+
+impl Standing {
+    /// The standing right after a registration that began at `registered`.
+    pub fn new(registered: Instant, timing: LeaseTiming) -> Self {
+        Self {
+            admission: watch::Sender::new(true),
+            good_until: watch::Sender::new(registered + timing.self_fence_after()),
+            draining: watch::Sender::new(false),
+            evicted: watch::Sender::new(None),
+        }
+    }
+
+    /// True while the lease is good by the local clock.
+    pub fn is_good(&self) -> bool {
+        Instant::now() < *self.good_until.borrow()
+    }
+
+    /// Resolves when the lease is no longer good. Cancel safe.
+    pub async fn lost(&self) {
+        while self.is_good() {
+            let until = *self.good_until.borrow();
+            tokio::time::sleep_until(until.into()).await;
+        }
+    }
+
+    fn set_admission(&self, metrics: &crate::metrics::Metrics) {
+        let open = self.is_good() && !*self.draining.borrow();
+        metrics.admitting.set(i64::from(open));
+        self.admission.send_if_modified(|admission| std::mem::replace(admission, open) != open);
+    }
+}
+
+/// Renews until the process stops.
+pub async fn heartbeats(agent: Arc<Agent>, stores: Stores, timing: LeaseTiming, standing: Standing) {
+    let mut connection: Option<PgConnection> = None;
+    loop {
+        let began = Instant::now();
+        match tokio::time::timeout(timing.heartbeat(), beat(&agent, &stores, timing, &mut connection)).await {
+            Ok(Ok(answer)) => {
+                if answer.renewed {
+                    standing.good_until.send_replace(began + timing.self_fence_after());
+                }
+                obey(&agent, &standing, answer);
+            }
+            failed => {
+                // half an exchange may be left on it
+                connection = None;
+                agent.metrics.heartbeat_failures.inc();
+                let why = match failed {
+                    Ok(Err(error)) => chain(&error),
+                    _ => "no answer in time".to_owned(),
+                };
+                tracing::warn!(why, "a heartbeat failed");
+            }
+        }
+        standing.set_admission(&agent.metrics);
+        let pause = if connection.is_some() { timing.heartbeat() } else { timing.heartbeat() / 10 };
+        tokio::time::sleep(pause.saturating_sub(began.elapsed())).await;
+    }
+}
+
+async fn beat(
+    agent: &Agent,
+    stores: &Stores,
+    timing: LeaseTiming,
+    connection: &mut Option<PgConnection>,
+) -> Result<farm::Heartbeat, DbError> {
+    let db = match connection {
+        Some(connection) => connection,
+        none => none.insert(db::dedicated(stores, "modelyard-lease").await?),
+    };
+    farm::heartbeat(db, &agent.host, agent.me, &agent.running.leases(), timing.ttl, timing.heartbeat()).await
+}
+
+fn obey(agent: &Arc<Agent>, standing: &Standing, answer: farm::Heartbeat) {
+    if !answer.renewed || answer.superseded {
+        let why = if answer.superseded {
+            format!("another agent registered as host `{}`", agent.host)
+        } else {
+            "the lease of this agent is gone from the database".to_owned()
+        };
+        standing.evicted.send_replace(Some(why));
+    }
+    if answer.draining {
+        standing.draining.send_replace(true);
+    }
+    for id in answer.cancels {
+        agent.running.stop(id, StopReason::Cancelled);
+    }
+    for id in answer.lost {
+        tracing::warn!(job.id = %id, "the database gave this job to somebody else; stopping it");
+        agent.running.stop(id, StopReason::Lost);
+    }
+    for (id, fence) in answer.strays {
+        let agent = agent.clone();
+        agent.clone().tasks.spawn("hand back a stray", async move { hand_back(&agent, id, fence).await });
+    }
+}
+
+/// Gives back a job that the database believes is here but is not: its claim never arrived.
+async fn hand_back(agent: &Agent, id: JobId, fence: i64) {
+    let lease = jobs::JobLease { id, fence, incarnation: agent.me };
+    let settled = async {
+        let mut tx = agent.pool.begin().await?;
+        let settlement = jobs::settle(&mut tx, lease, &Report::HandedBack, 0.0).await?;
+        tx.commit().await?;
+        Ok::<_, DbError>(settlement)
+    };
+    match settled.await {
+        Ok(settlement) => tracing::warn!(job.id = %id, ?settlement, "handed back a job whose claim never arrived"),
+        Err(error) => tracing::warn!(job.id = %id, error = %chain(&error), "could not hand back a stray; trying again at the next heartbeat"),
+    }
+}
+
+/// Stops everything that runs as soon as the lease is not good any more, again and again.
+pub async fn self_fence(agent: Arc<Agent>, standing: Standing) {
+    loop {
+        standing.lost().await;
+        standing.set_admission(&agent.metrics);
+        let stopped = agent.running.stop_all(StopReason::Lost);
+        if stopped > 0 {
+            agent.metrics.self_fenced.inc();
+            tracing::error!(stopped, "the lease could not be renewed in time; stopped all jobs");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,24 @@
+//! The GPU worker daemon: an agent per host that claims jobs and keeps weights in RAM, and a runner process per device.
+//!
+//! A claim travels: [`consumer`] (apalis) → [`attempt`] (supervised, fenced) → [`executors`] (one per job kind) →
+//! [`commit`] (one transaction). Beside it [`lease`] keeps or loses the right to do so, [`publisher`] tells what is
+//! resident, and [`runner`] is the process that owns a device.
+
+pub mod agent;
+pub mod attempt;
+pub mod catalogue;
+pub mod commit;
+pub mod config;
+pub mod consumer;
+pub mod context;
+pub mod devices;
+pub mod error;
+pub mod executors;
+pub mod lease;
+pub mod memory;
+pub mod metrics;
+pub mod progress;
+pub mod publisher;
+pub mod runner;
+pub mod running;
+pub mod throttle;

@@ -1,0 +1,231 @@
+//! What this host says about itself: one picture of tier and devices feeds Redis, the gauges and the residency rows.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use shared::{
+    db::{DbError, farm, residency as rows, residency::ResidencyRow},
+    error::chain,
+    ids::ComponentId,
+    status::{CacheStats, DeviceSnapshot, Entry, HostSnapshot, LiveProgress, LiveStatus},
+};
+
+use crate::{context::{Agent, Device}, lease::Standing, memory, runner::{RunnerState, RunnerStatus}};
+
+/// Time between pictures when nothing changes.
+const PERIOD: Duration = Duration::from_secs(2);
+/// Shortest time between pictures, so that a burst of changes becomes one.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Publishes until the process stops.
+pub async fn publish(agent: Arc<Agent>, live: LiveStatus, standing: Standing) {
+    let mut tier_changes = agent.tier.changes();
+    let mut recorded: Option<Recorded> = None;
+    loop {
+        let snapshot = snapshot(&agent, *standing.draining.borrow());
+        gauges(&agent, &snapshot);
+        match live.publish(&snapshot).await {
+            Ok(()) => agent.metrics.redis_up.set(1),
+            Err(error) => {
+                agent.metrics.redis_up.set(0);
+                tracing::debug!(error = %chain(&error), "status was not published");
+            }
+        }
+        let now = Recorded::of(&agent, &snapshot);
+        if recorded.as_ref() != Some(&now) {
+            match record(&agent, &now).await {
+                Ok(()) => recorded = Some(now),
+                Err(error) => tracing::warn!(error = %chain(&error), "residency was not recorded; trying again"),
+            }
+        }
+        tokio::time::sleep(SETTLE).await;
+        tokio::select! {
+            _ = tier_changes.changed() => {}
+            () = agent.changed.notified() => {}
+            () = tokio::time::sleep(PERIOD) => {}
+        }
+    }
+}
+
+/// What the database is told, only when it differs from what it was told before.
+#[derive(Debug, PartialEq)]
+struct Recorded {
+    rows: Vec<ResidencyRow>,
+    devices: Vec<(String, String, Option<String>, i64, i64)>,
+}
+
+impl Recorded {
+    fn of(agent: &Agent, snapshot: &HostSnapshot) -> Self {
+        let device = |device: &DeviceSnapshot| {
+            let (total, used) = (signed(device.memory_total_bytes), signed(device.memory_used_bytes));
+            (device.id.clone(), device.state.clone(), device.reason.clone(), total, used)
+        };
+        Self { rows: rows_of(agent, snapshot), devices: snapshot.devices.iter().map(device).collect() }
+    }
+}
+
+async fn record(agent: &Agent, now: &Recorded) -> Result<(), DbError> {
+    let mut tx = agent.pool.begin().await?;
+    rows::replace(&mut tx, &agent.host, agent.me, &now.rows).await?;
+    for (id, state, reason, total, used) in &now.devices {
+        farm::set_device(&mut *tx, id, state, reason.as_deref(), *total, *used).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// The residency rows of this moment, for transactions that end a load or unload.
+pub fn residency_rows(agent: &Agent) -> Vec<ResidencyRow> {
+    rows_of(agent, &snapshot(agent, false))
+}
+
+fn rows_of(agent: &Agent, snapshot: &HostSnapshot) -> Vec<ResidencyRow> {
+    let row = |device: &str, tier: &str, entry: &Entry| ResidencyRow {
+        host: agent.host.clone(),
+        device: device.to_owned(),
+        component_id: entry.component,
+        tier: tier.to_owned(),
+        state: entry.state.clone(),
+        bytes: signed(entry.bytes),
+        leases: i32::try_from(entry.leases).unwrap_or(i32::MAX),
+        protected: entry.protected,
+        incarnation: agent.me,
+        since: entry.since,
+    };
+    let ram = snapshot.entries.iter().map(|entry| row("", "ram", entry));
+    let vram = snapshot.devices.iter().flat_map(|device| device.entries.iter().map(|entry| row(&device.id, "vram", entry)));
+    // superseded content of a component may still be leased beside the new one: the database shows one row for both
+    let mut rows: HashMap<(String, ComponentId), ResidencyRow> = HashMap::new();
+    for row in ram.chain(vram) {
+        let slot = rows.entry((row.device.clone(), row.component_id)).or_insert_with(|| row.clone());
+        if slot.state != "ready" && row.state == "ready" {
+            *slot = row;
+        }
+    }
+    let mut rows: Vec<ResidencyRow> = rows.into_values().collect();
+    rows.sort_by(|a, b| (&a.device, a.component_id).cmp(&(&b.device, b.component_id)));
+    rows
+}
+
+/// The whole host at this moment.
+pub fn snapshot(agent: &Agent, draining: bool) -> HostSnapshot {
+    let tier = agent.tier.snapshot();
+    let system_bytes = agent.tier.accounted_vs_system().map_or(0, |audit| audit.system_bytes);
+    let statuses: Vec<(&Device, RunnerStatus)> =
+        agent.devices.values().map(|device| (device, device.runner.status().borrow().clone())).collect();
+    let runner_generations: u64 = statuses.iter().map(|(_, status)| status.generation).sum();
+    HostSnapshot {
+        host: agent.host.clone(),
+        incarnation: agent.me,
+        generation: tier.generation + runner_generations,
+        at: Utc::now(),
+        ram: CacheStats {
+            budget_bytes: tier.ledger.budget_bytes,
+            used_bytes: tier.ledger.used_bytes,
+            reserved_bytes: tier.ledger.reserved_bytes,
+            system_bytes,
+            hits: tier.stats.hits_total,
+            misses: tier.stats.misses_total,
+            joins: tier.stats.joins_total,
+            evictions: tier.stats.evictions_total.room,
+            load_failures: tier.stats.load_failures_total,
+            loaded_bytes: tier.stats.bytes_loaded_total,
+        },
+        entries: tier.entries.iter().filter_map(ram_entry).collect(),
+        devices: statuses.iter().map(|(device, status)| device_snapshot(device, status)).collect(),
+        jobs: agent.running.view(),
+        draining,
+        process_rss_bytes: memory::own_rss_bytes() + statuses.iter().map(|(_, status)| status.rss_bytes).sum::<u64>(),
+    }
+}
+
+fn ram_entry(entry: &residency::EntrySnapshot) -> Option<Entry> {
+    use residency::entry::State;
+    let state = match entry.state {
+        State::Absent => return None,
+        State::Loading => "loading",
+        State::Ready => "ready",
+        State::Evicting => "evicting",
+        State::Failed(_) => "failed",
+    };
+    let last_used = from_unix_ms(entry.last_used_unix_ms);
+    Some(Entry {
+        // keys of this tier are component ids; anything else is not ours to show
+        component: entry.key.parse().ok()?,
+        state: state.to_owned(),
+        bytes: entry.bytes,
+        leases: entry.leases,
+        protected: entry.protected,
+        since: entry.loaded_unix_ms.map_or(last_used, from_unix_ms),
+        last_used,
+        hits: entry.hits,
+        progress: entry.progress.map(|progress| LiveProgress {
+            phase: "reading".to_owned(),
+            bytes_done: progress.bytes_done,
+            bytes_total: progress.bytes_total,
+            eta_seconds: None,
+        }),
+    })
+}
+
+fn device_snapshot(device: &Device, status: &RunnerStatus) -> DeviceSnapshot {
+    let (state, reason) = match &status.state {
+        RunnerState::Ready => ("ready", None),
+        RunnerState::Starting => ("lost", Some("its runner is starting".to_owned())),
+        RunnerState::Down { reason } => ("lost", Some(reason.clone())),
+    };
+    DeviceSnapshot {
+        id: device.id.clone(),
+        state: state.to_owned(),
+        reason,
+        memory_total_bytes: status.memory.capacity_bytes,
+        memory_used_bytes: status.memory.used_bytes,
+        memory_system_bytes: Some(status.memory.system_bytes),
+        utilization_ratio: status.utilization_ratio,
+        temperature_celsius: status.temperature_celsius,
+        entries: status.resident.iter().map(device_entry).collect(),
+    }
+}
+
+fn device_entry(resident: &crate::runner::DeviceResident) -> Entry {
+    Entry {
+        component: resident.component,
+        state: "ready".to_owned(),
+        bytes: resident.bytes,
+        leases: 0,
+        protected: false,
+        since: resident.since,
+        last_used: resident.last_used,
+        hits: resident.uses,
+        progress: None,
+    }
+}
+
+fn gauges(agent: &Agent, snapshot: &HostSnapshot) {
+    let metrics = &agent.metrics;
+    let ram = &snapshot.ram;
+    set_tier(metrics, "ram", ram.used_bytes, ram.budget_bytes, Some(ram.system_bytes));
+    for (answer, count) in [("hit", ram.hits), ("miss", ram.misses), ("join", ram.joins), ("evicted", ram.evictions)] {
+        metrics.cache_requests.with_label_values(&[answer]).set(signed(count));
+    }
+    for device in &snapshot.devices {
+        let name = device.id.rsplit('/').next().unwrap_or(&device.id);
+        set_tier(metrics, name, device.memory_used_bytes, device.memory_total_bytes, device.memory_system_bytes);
+    }
+}
+
+fn set_tier(metrics: &crate::metrics::Metrics, tier: &str, used: u64, limit: u64, system: Option<u64>) {
+    metrics.tier_bytes.with_label_values(&[tier]).set(signed(used));
+    metrics.tier_limit_bytes.with_label_values(&[tier]).set(signed(limit));
+    if let Some(system) = system {
+        metrics.unaccounted_bytes.with_label_values(&[tier]).set(signed(system).saturating_sub(signed(used)));
+    }
+}
+
+fn from_unix_ms(ms: u64) -> DateTime<Utc> {
+    DateTime::from_timestamp_millis(signed(ms)).unwrap_or(DateTime::UNIX_EPOCH)
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,147 @@
+//! The attempts that this process runs: what heartbeats name, what a cancel or a lost lease reaches.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use shared::{
+    db::jobs::Claimed,
+    ids::JobId,
+    status::{LiveProgress, RunningJob},
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::progress::Progress;
+
+/// Why an attempt was told to stop. The first reason counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// Somebody cancelled the job.
+    Cancelled,
+    /// The lease is no longer ours; nothing may be written.
+    Lost,
+    /// This process drains and its grace is over.
+    HandBack,
+}
+
+/// One attempt of this process.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The job.
+    pub id: JobId,
+    /// Its lease epoch.
+    pub fence: i64,
+    /// Device, for jobs of the device lane.
+    pub device: Option<String>,
+    /// Cancelled when the attempt must stop, for whatever reason.
+    pub cancel: CancellationToken,
+    /// How far it is.
+    pub progress: Progress,
+    reason: OnceLock<StopReason>,
+}
+
+impl Attempt {
+    fn new(claimed: &Claimed) -> Self {
+        Self {
+            id: claimed.id,
+            fence: claimed.fence,
+            device: claimed.device.clone(),
+            cancel: CancellationToken::new(),
+            progress: Progress::new(),
+            reason: OnceLock::new(),
+        }
+    }
+
+    /// Tells the attempt to stop.
+    pub fn stop(&self, reason: StopReason) {
+        // an earlier reason stays: a lost job that is then cancelled is still lost
+        let _ = self.reason.set(reason);
+        self.cancel.cancel();
+    }
+
+    /// Why it was told to stop, if it was.
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        self.reason.get().copied()
+    }
+}
+
+/// All attempts of this process. Cheap to clone: clones are the same set.
+#[derive(Debug, Clone)]
+pub struct Running {
+    attempts: Arc<Mutex<HashMap<JobId, Arc<Attempt>>>>,
+    count: Arc<watch::Sender<usize>>,
+}
+
+impl Default for Running {
+    fn default() -> Self {
+        Self { attempts: Arc::default(), count: Arc::new(watch::Sender::new(0)) }
+    }
+}
+
+impl Running {
+    fn lock(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Attempt>>> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a claim, before it is handed to the worker.
+    pub fn begin(&self, claimed: &Claimed) -> Arc<Attempt> {
+        let attempt = Arc::new(Attempt::new(claimed));
+        let mut attempts = self.lock();
+        attempts.insert(claimed.id, attempt.clone());
+        self.count.send_replace(attempts.len());
+        attempt
+    }
+
+    /// The attempt of a claim.
+    pub fn get(&self, id: JobId, fence: i64) -> Option<Arc<Attempt>> {
+        self.lock().get(&id).filter(|attempt| attempt.fence == fence).cloned()
+    }
+
+    /// Forgets an attempt that has ended.
+    pub fn end(&self, id: JobId, fence: i64) {
+        let mut attempts = self.lock();
+        if attempts.get(&id).is_some_and(|attempt| attempt.fence == fence) {
+            attempts.remove(&id);
+        }
+        self.count.send_replace(attempts.len());
+    }
+
+    /// Stops the attempt of a job, if it runs here.
+    pub fn stop(&self, id: JobId, reason: StopReason) {
+        if let Some(attempt) = self.lock().get(&id) {
+            attempt.stop(reason);
+        }
+    }
+
+    /// Stops all; returns how many.
+    pub fn stop_all(&self, reason: StopReason) -> usize {
+        let attempts = self.lock();
+        attempts.values().for_each(|attempt| attempt.stop(reason));
+        attempts.len()
+    }
+
+    /// What heartbeats name.
+    pub fn leases(&self) -> Vec<(JobId, i64)> {
+        self.lock().values().map(|attempt| (attempt.id, attempt.fence)).collect()
+    }
+
+    /// What the snapshot shows.
+    pub fn view(&self) -> Vec<RunningJob> {
+        let show = |attempt: &Arc<Attempt>| {
+            let progress: Option<LiveProgress> = attempt.progress.view().map(|view| view.live());
+            RunningJob { id: attempt.id, device: attempt.device.clone(), progress }
+        };
+        let mut jobs: Vec<RunningJob> = self.lock().values().map(show).collect();
+        jobs.sort_by_key(|job| job.id);
+        jobs
+    }
+
+    /// Resolves when nothing runs. Cancel safe.
+    pub async fn idle(&self) {
+        let mut count = self.count.subscribe();
+        // the sender lives as long as `self`
+        let _ = count.wait_for(|count| *count == 0).await;
+    }
+}
