@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use gpu_worker::{agent, config::AgentConfig, runner};
 use shared::{config, error::chain, shutdown, telemetry};
 
@@ -45,7 +45,7 @@ fn parse() -> Result<Program, ExitCode> {
         }
         _ => Program::try_parse_from(arguments).map_err(config::ConfigError::Usage),
     };
-    parsed.map_err(|error| config::report(error, &Program::command()))
+    parsed.map_err(|error| config::report("gpu-worker", &error))
 }
 
 #[derive(Debug, Parser)]

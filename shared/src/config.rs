@@ -51,6 +51,22 @@ pub enum ConfigError {
     Usage(#[from] clap::Error),
 }
 
+/// Prints why the configuration cannot be used (or the help that was asked for); the exit code of the process.
+#[expect(clippy::print_stderr, reason = "the last word of a program that does not start")]
+pub fn report(program: &str, error: &ConfigError) -> std::process::ExitCode {
+    match error {
+        ConfigError::Usage(usage) => {
+            // a closed stdout cannot be told anything
+            let _ = usage.print();
+            std::process::ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2))
+        }
+        other => {
+            eprintln!("{program}: {}", crate::error::chain(other));
+            std::process::ExitCode::from(2)
+        }
+    }
+}
+
 /// Parses a binary's configuration struct from the process's arguments, environment and the TOML file of `--config`.
 /// Keys of the file are the long option names; a value of the file counts only where neither flag nor environment set it.
 ///
