@@ -160,3 +160,21 @@ pub async fn self_fence(agent: Arc<Agent>, standing: Standing) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_lease_is_lost_before_the_database_lets_others_in_and_a_renewal_moves_the_end() {
+        let timing = LeaseTiming { ttl: Duration::from_secs(15) };
+        assert!(timing.self_fence_after() < timing.ttl);
+        let standing = Standing::new(Instant::now(), timing);
+        assert!(standing.is_good());
+        standing.good_until.send_replace(Instant::now().checked_sub(Duration::from_millis(1)).unwrap());
+        assert!(!standing.is_good());
+        standing.lost().await;
+        standing.good_until.send_replace(Instant::now() + timing.self_fence_after());
+        assert!(standing.is_good());
+    }
+}

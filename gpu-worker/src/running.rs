@@ -145,3 +145,44 @@ impl Running {
         let _ = count.wait_for(|count| *count == 0).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(fence: i64) -> Claimed {
+        Claimed {
+            id: "01JD9Z8M3V6Q2X4K7T5R1W0YBC".parse().unwrap(),
+            kind: "load".into(),
+            args: serde_json::json!({}),
+            args_version: 1,
+            fence,
+            attempt: 1,
+            device: None,
+            traceparent: None,
+            waited_ms: 0.0,
+        }
+    }
+
+    #[test]
+    fn a_lost_job_stays_lost_whatever_is_asked_later() {
+        let running = Running::default();
+        let attempt = running.begin(&claim(1));
+        running.stop(attempt.id, StopReason::Lost);
+        running.stop(attempt.id, StopReason::Cancelled);
+        assert_eq!(attempt.stop_reason(), Some(StopReason::Lost));
+        assert!(attempt.cancel.is_cancelled());
+    }
+
+    #[test]
+    fn the_end_of_an_old_fence_does_not_forget_the_new_one() {
+        let running = Running::default();
+        running.begin(&claim(1));
+        let newer = running.begin(&claim(2));
+        running.end(newer.id, 1);
+        assert_eq!(running.leases(), [(newer.id, 2)]);
+        assert!(running.get(newer.id, 1).is_none());
+        running.end(newer.id, 2);
+        assert!(running.leases().is_empty());
+    }
+}
