@@ -1,0 +1,83 @@
+//! What several stories do.
+
+use harness::{Answer, Daemon, Farm, ModelFile, SHORT, mebibytes, wait_for};
+use serde_json::{Value, json};
+use shared::{
+    job::JobState,
+    wire::{DeviceView, JobDetail, JobView},
+};
+
+/// A small VAE named `small` in the farm's library.
+pub(crate) fn small_model(farm: &Farm) -> ModelFile {
+    let file = ModelFile::vae(mebibytes(2));
+    file.write(&farm.library(), "small.safetensors");
+    file
+}
+
+/// A VAE of so many MiB named `big` in the farm's library.
+pub(crate) fn big_model(farm: &Farm, mib: u64) -> ModelFile {
+    let file = ModelFile::vae(mebibytes(mib)).seed(7);
+    file.write(&farm.library(), "big.safetensors");
+    file
+}
+
+/// Asks for a load anywhere.
+pub(crate) async fn load(farm: &Farm, model: &str) -> JobView {
+    load_with(farm, model, json!({})).await
+}
+
+/// Asks for a load with this request.
+pub(crate) async fn load_with(farm: &Farm, model: &str, request: Value) -> JobView {
+    farm.api.submit(&format!("/v1/models/{model}/load"), request).await
+}
+
+/// Loads and waits for the success.
+pub(crate) async fn loaded(farm: &Farm, model: &str) -> JobDetail {
+    let job = load(farm, model).await;
+    farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await
+}
+
+/// Waits until bytes of a running load move.
+pub(crate) async fn bytes_move(farm: &Farm, job: &JobView) -> JobDetail {
+    farm.api
+        .job_is(job.id, "bytes move", SHORT, |seen| {
+            seen.job.state == JobState::Running
+                && seen.job.progress.as_ref().is_some_and(|progress| progress.bytes_done > 0)
+        })
+        .await
+}
+
+/// A device by its id.
+pub(crate) async fn device(farm: &Farm, id: &str) -> DeviceView {
+    farm.api.get(&format!("/v1/devices/{id}")).await
+}
+
+/// Waits until a look at a device says yes.
+pub(crate) async fn device_is(farm: &Farm, id: &str, what: &str, look: impl Fn(&DeviceView) -> bool) -> DeviceView {
+    wait_for(&format!("{id}: {what}"), SHORT, || async {
+        let view = device(farm, id).await;
+        if look(&view) { Ok(view) } else { Err(format!("{view:?}")) }
+    })
+    .await
+}
+
+/// Bytes that a daemon's RAM tier holds, by its own gauge.
+pub(crate) async fn ram_bytes(agent: &Daemon) -> f64 {
+    agent.metric("modelyard_tier_bytes", "tier=\"ram\"").await
+}
+
+/// Nothing is resident or half-resident on this agent's RAM tier and device.
+pub(crate) async fn nothing_is_resident(farm: &Farm, agent: &Daemon, host: &str) {
+    wait_for("memory to come back", SHORT, || async {
+        let (ram, device) = (ram_bytes(agent).await, agent.metric("modelyard_tier_bytes", "tier=\"cpu:0\"").await);
+        if ram == 0.0 && device == 0.0 { Ok(()) } else { Err(format!("ram {ram}, device {device}")) }
+    })
+    .await;
+    device_is(farm, &format!("{host}/cpu:0"), "empty", |view| view.resident.is_empty() && view.memory_used_bytes == 0)
+        .await;
+}
+
+/// The states of the job list's answer, for lists that a story looks at.
+pub(crate) fn job_of(answer: &Answer) -> JobView {
+    answer.json()
+}
