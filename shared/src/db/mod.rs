@@ -47,6 +47,13 @@ pub enum DbError {
     Statement(#[source] sqlx::Error),
 }
 
+impl DbError {
+    /// No answer within the time that the caller allows.
+    pub fn timed_out() -> Self {
+        Self::Unavailable(sqlx::Error::PoolTimedOut)
+    }
+}
+
 impl From<sqlx::Error> for DbError {
     fn from(error: sqlx::Error) -> Self {
         match sqlstate(&error).as_deref() {

@@ -391,6 +391,8 @@ pub struct ModelFilter {
     pub host: Option<String>,
     /// Part of the name, any case.
     pub name_contains: Option<String>,
+    /// With a component ready in this tier (`ram`, `vram`) of some host whose agent's lease is valid.
+    pub resident: Option<String>,
     /// Sort key.
     pub sort: ModelSort,
     /// Reverse the order.
@@ -430,6 +432,9 @@ macro_rules! list_sql {
                and ($3::text[] is null or format = any($3)) and ($4::text[] is null or state = any($4))
                and ($5::text is null or exists (select 1 from model_locations l where l.model_id = m.id and l.host = $5))
                and ($6::text is null or position(lower($6) in lower(name)) > 0)
+               and ($10::text is null or exists (select 1 from residency r join components c on c.id = r.component_id
+                    join host_leases h on h.incarnation = r.incarnation and h.lease_until > now()
+                    where c.model_id = m.id and r.tier = $10 and r.state = 'ready'))
                and ($7::text is null or (",
             $column,
             ", id) ",
@@ -471,8 +476,17 @@ pub async fn list(db: impl PgExecutor<'_>, filter: &ModelFilter, limit: i64) -> 
         .bind(after_value)
         .bind(after_id)
         .bind(limit)
+        .bind(&filter.resident)
         .fetch_all(db)
         .await?)
+}
+
+/// Models in the catalogue.
+///
+/// # Errors
+/// Database errors.
+pub async fn count(db: impl PgExecutor<'_>) -> Result<i64, DbError> {
+    Ok(sqlx::query_scalar("select count(*) from models").fetch_one(db).await?)
 }
 
 /// A model by id or unique name.
@@ -517,6 +531,33 @@ pub async fn component(db: impl PgExecutor<'_>, id: ComponentId) -> Result<Optio
     )
     .bind(id)
     .fetch_optional(db)
+    .await?)
+}
+
+/// A component with the model that it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct OwnedComponent {
+    /// Component.
+    pub id: ComponentId,
+    /// Its kind.
+    pub kind: String,
+    /// The model it is in.
+    pub model_id: ModelId,
+    /// The model's name.
+    pub model_name: String,
+}
+
+/// The owners of components; components that left the catalogue are left out.
+///
+/// # Errors
+/// Database errors.
+pub async fn owners_of(db: impl PgExecutor<'_>, components: &[ComponentId]) -> Result<Vec<OwnedComponent>, DbError> {
+    Ok(sqlx::query_as(
+        "select c.id, c.kind, c.model_id, m.name as model_name from components c join models m on m.id = c.model_id
+         where c.id = any($1) order by m.name, c.kind",
+    )
+    .bind(components)
+    .fetch_all(db)
     .await?)
 }
 

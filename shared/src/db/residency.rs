@@ -100,3 +100,45 @@ pub async fn of_model(db: impl PgExecutor<'_>, model: ModelId) -> Result<Vec<Res
     .fetch_all(db)
     .await?)
 }
+
+/// Residency of some components, of agents whose lease is valid: what a placement looks at.
+///
+/// # Errors
+/// Database errors.
+pub async fn of_components(db: impl PgExecutor<'_>, components: &[ComponentId]) -> Result<Vec<ResidencyRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select r.* from residency r join host_leases l on l.incarnation = r.incarnation and l.lease_until > now()
+         where r.component_id = any($1)",
+    )
+    .bind(components)
+    .fetch_all(db)
+    .await?)
+}
+
+/// What one tier of one host or device holds in all.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct TierTotal {
+    /// Host.
+    pub host: String,
+    /// Device id, or `""` for the RAM tier.
+    pub device: String,
+    /// Bytes of every component in it.
+    pub bytes: i64,
+    /// Bytes that cannot be evicted now: leased or protected.
+    pub held_bytes: i64,
+}
+
+/// Totals per tier, of agents whose lease is valid.
+///
+/// # Errors
+/// Database errors.
+pub async fn totals(db: impl PgExecutor<'_>) -> Result<Vec<TierTotal>, DbError> {
+    Ok(sqlx::query_as(
+        "select r.host, r.device, sum(r.bytes)::bigint as bytes,
+                coalesce(sum(r.bytes) filter (where r.leases > 0 or r.protected), 0)::bigint as held_bytes
+         from residency r join host_leases l on l.incarnation = r.incarnation and l.lease_until > now()
+         group by r.host, r.device",
+    )
+    .fetch_all(db)
+    .await?)
+}

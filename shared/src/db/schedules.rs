@@ -44,3 +44,12 @@ pub async fn take_due(
         .await?,
     ))
 }
+
+/// Removes a schedule; true when there was one.
+///
+/// # Errors
+/// Database errors.
+pub async fn remove(db: impl PgExecutor<'_>, name: &str) -> Result<bool, DbError> {
+    let gone = sqlx::query("delete from schedules where name = $1").bind(name).execute(db).await?;
+    Ok(gone.rows_affected() == 1)
+}

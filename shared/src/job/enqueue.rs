@@ -86,7 +86,15 @@ pub async fn enqueue(tx: &mut PgConnection, job: NewJob) -> Result<Enqueued, DbE
 /// # Errors
 /// As [`enqueue`].
 pub async fn enqueue_all(tx: &mut PgConnection, job: NewJob, targets: Vec<Target>) -> Result<Enqueued, DbError> {
-    let parent = table::insert(tx, &NewJob { target: Target::All, ..job.clone() }, Lane::Fanout).await?;
+    enqueue_group(tx, NewJob { target: Target::All, ..job }, targets).await
+}
+
+/// As [`enqueue_all`], for places that do not cover all of the farm: the parent keeps the job's own target.
+///
+/// # Errors
+/// As [`enqueue`].
+pub async fn enqueue_group(tx: &mut PgConnection, job: NewJob, targets: Vec<Target>) -> Result<Enqueued, DbError> {
+    let parent = table::insert(tx, &job, Lane::Fanout).await?;
     if !parent.created {
         return Ok(parent);
     }

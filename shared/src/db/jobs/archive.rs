@@ -45,3 +45,30 @@ pub async fn archive(
     .await?;
     Ok(Some(moved.rows_affected()))
 }
+
+/// Drops events older than `keep` of jobs that have left the hot table, looking at the `limit` oldest events.
+/// `None` when the term is over.
+///
+/// # Errors
+/// Database errors.
+pub async fn prune_events(
+    tx: &mut PgConnection,
+    (role, term): (&str, i64),
+    keep: Duration,
+    limit: i64,
+) -> Result<Option<u64>, DbError> {
+    if !leader::holds(&mut *tx, role, term).await? {
+        return Ok(None);
+    }
+    let gone = sqlx::query(
+        "with oldest as (select seq, job_id, at from job_events order by seq limit $2)
+         delete from job_events e using oldest o
+         where e.seq = o.seq and o.at < now() - make_interval(secs => $1)
+             and not exists (select 1 from jobs j where j.id = o.job_id)",
+    )
+    .bind(seconds(keep))
+    .bind(limit)
+    .execute(tx)
+    .await?;
+    Ok(Some(gone.rows_affected()))
+}

@@ -7,19 +7,24 @@ mod claim;
 mod events;
 mod insert;
 mod place;
+mod place_many;
 mod progress;
 mod read;
 mod reap;
 mod settle;
 
-pub use archive::archive;
+pub use archive::{archive, prune_events};
 pub use cancel::{CancelOutcome, cancel};
 pub use claim::{ClaimLane, Claimed, claim};
 pub use events::{EventRow, events_after, latest_event};
 pub use insert::insert;
 pub use place::{PendingRow, Unplaced, fail_unplaceable, pending, place, set_reason};
-pub use progress::{ProgressRow, progress_of, write_progress};
-pub use read::{AttemptRow, JobFilter, JobRow, active_for_model, attempts, counts, find, list, load_by_place};
+pub use place_many::{PendingCursor, Placement, pending_after, place_many, set_reasons};
+pub use progress::{ProgressRow, progress_of, progress_of_each, write_progress};
+pub use read::{
+    AttemptRow, JobFilter, JobRow, active_for_model, active_for_models, active_needs, attempts, counts, find, list,
+    load_by_place, loads_underway_or_recent,
+};
 pub use reap::{Reaped, reap};
 pub use settle::{Settlement, hold, settle, settle_parent};
 

@@ -1,5 +1,6 @@
 //! Placement writes: `pending → placed`, only under the current term and only if nothing changed since the snapshot.
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection, PgExecutor};
 
@@ -37,6 +38,10 @@ pub struct PendingRow {
     pub priority: i32,
     /// Why it waited at the last pass.
     pub reason: Option<Value>,
+    /// Since when it is due.
+    pub run_at: DateTime<Utc>,
+    /// Seconds since it came due.
+    pub due_seconds: f64,
     /// Seconds since its worker was lost, if that is why it is pending.
     pub lost_seconds: Option<f64>,
 }
@@ -47,7 +52,8 @@ pub struct PendingRow {
 /// Database errors.
 pub async fn pending(db: impl PgExecutor<'_>, limit: i64) -> Result<Vec<PendingRow>, DbError> {
     Ok(sqlx::query_as(
-        "select id, kind, lane, pin_host, pin_device, need_labels, needs, model_id, args, fence, priority, reason,
+        "select id, kind, lane, pin_host, pin_device, need_labels, needs, model_id, args, fence, priority, reason, run_at,
+                extract(epoch from now() - run_at)::float8 as due_seconds,
                 extract(epoch from now() - lost_at)::float8 as lost_seconds
          from jobs where state = 'pending' and run_at <= now() order by priority desc, run_at, id limit $1",
     )

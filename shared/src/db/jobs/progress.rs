@@ -70,3 +70,26 @@ pub async fn progress_of(db: impl PgExecutor<'_>, id: JobId) -> Result<Option<Pr
     .fetch_optional(db)
     .await?)
 }
+
+/// Progress of each of several jobs without children; jobs that have none are left out.
+///
+/// # Errors
+/// Database errors.
+pub async fn progress_of_each(
+    db: impl PgExecutor<'_>,
+    ids: &[JobId],
+) -> Result<std::collections::HashMap<JobId, ProgressRow>, DbError> {
+    #[derive(FromRow)]
+    struct Row {
+        job_id: JobId,
+        #[sqlx(flatten)]
+        progress: ProgressRow,
+    }
+    let rows: Vec<Row> = sqlx::query_as(
+        "select job_id, phase, bytes_done, bytes_total, eta_seconds, detail, at from job_progress where job_id = any($1)",
+    )
+    .bind(ids)
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.job_id, row.progress)).collect())
+}

@@ -175,27 +175,86 @@ pub async fn active_for_model(
     .await?)
 }
 
+/// Active jobs about any of these models, oldest first: (model, job).
+///
+/// # Errors
+/// Database errors.
+pub async fn active_for_models(db: impl PgExecutor<'_>, models: &[ModelId]) -> Result<Vec<(ModelId, JobId)>, DbError> {
+    Ok(sqlx::query_as(
+        "select model_id, id from jobs
+         where model_id = any($1) and lane <> 'fanout' and state in ('pending', 'placed', 'running') order by id",
+    )
+    .bind(models)
+    .fetch_all(db)
+    .await?)
+}
+
+/// Devices that a load of this model has been placed on and not left: it is under way there, or it succeeded within
+/// `recently` by the database's clock. What a residency report may not show yet.
+///
+/// # Errors
+/// Database errors.
+pub async fn loads_underway_or_recent(
+    db: impl PgExecutor<'_>,
+    model: ModelId,
+    recently: std::time::Duration,
+) -> Result<Vec<String>, DbError> {
+    Ok(sqlx::query_scalar(
+        "select distinct device from jobs where model_id = $1 and kind = 'load' and device is not null
+           and (state in ('placed', 'running') or (state = 'succeeded' and finished_at > now() - make_interval(secs => $2)))
+         order by device",
+    )
+    .bind(model)
+    .bind(crate::db::seconds(recently))
+    .fetch_all(db)
+    .await?)
+}
+
 /// Placed and running jobs per (host, device): what a placement counts against slots.
 ///
 /// # Errors
 /// Database errors.
 pub async fn load_by_place(db: impl PgExecutor<'_>) -> Result<Vec<(String, Option<String>, i64)>, DbError> {
+    // one branch for each partial index: a single `state in (…)` would read the finished rows as well
     Ok(sqlx::query_as(
-        "select host, device, count(*) from jobs where state in ('placed', 'running') and lane <> 'fanout' and host is not null
-         group by host, device",
+        "select host, device, count(*) from (
+             select host, device from jobs where state = 'placed' and lane = 'device'
+             union all select host, null from jobs where state = 'placed' and lane = 'host'
+             union all select host, device from jobs where state = 'running' and lane <> 'fanout'
+         ) active where host is not null group by host, device",
     )
     .fetch_all(db)
     .await?)
 }
 
-/// Active jobs by (kind, state), and seconds since the oldest due pending job was due (for gauges).
+/// (host, device, kind, needs) of placed and running loads: memory that is promised but perhaps not yet reported as used.
+///
+/// # Errors
+/// Database errors.
+pub async fn active_needs(db: impl PgExecutor<'_>) -> Result<Vec<(String, Option<String>, String, Value)>, DbError> {
+    Ok(sqlx::query_as(
+        "select host, device, kind, needs from (
+             select host, device, kind, needs from jobs where state = 'placed' and lane = 'device'
+             union all select host, null, kind, needs from jobs where state = 'placed' and lane = 'host'
+             union all select host, device, kind, needs from jobs where state = 'running' and lane <> 'fanout'
+         ) active where host is not null and kind in ('load', 'cache_add') and needs->'components' <> '[]'",
+    )
+    .fetch_all(db)
+    .await?)
+}
+
+/// Active jobs by (kind, state), and the Unix time in seconds at which the oldest due pending job came due (for gauges).
 ///
 /// # Errors
 /// Database errors.
 pub async fn counts(db: impl PgExecutor<'_>) -> Result<Vec<(String, String, i64, Option<f64>)>, DbError> {
     Ok(sqlx::query_as(
-        "select kind, state, count(*), extract(epoch from min(run_at) filter (where state = 'pending'))::float8
-         from jobs where state in ('pending', 'placed', 'running') group by kind, state",
+        "select kind, state, count(*), extract(epoch from min(run_at) filter (where state = 'pending' and run_at <= now()))::float8 from (
+             select kind, state, run_at from jobs where state = 'pending'
+             union all select kind, state, run_at from jobs where state = 'placed' and lane = 'device'
+             union all select kind, state, run_at from jobs where state = 'placed' and lane = 'host'
+             union all select kind, state, run_at from jobs where state = 'running'
+         ) active group by kind, state",
     )
     .fetch_all(db)
     .await?)

@@ -51,7 +51,7 @@ pub async fn reap(tx: &mut PgConnection, (role, term): (&str, i64), jitter: f64)
     reaped.unplaced = sqlx::query_scalar(
         "with back as (
              update jobs j set state = 'pending', host = null, device = null, placed_at = null
-             where j.state = 'placed' and not exists (
+             where ((j.state = 'placed' and j.lane = 'device') or (j.state = 'placed' and j.lane = 'host')) and not exists (
                  select 1 from hosts h join host_leases l on l.incarnation = h.incarnation
                  where h.name = j.host and l.lease_until > now() and not h.draining)
              returning id

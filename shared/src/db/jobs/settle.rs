@@ -130,7 +130,23 @@ pub(super) async fn apply(
         data["error"] = error;
     }
     event(tx, id, settled.outcome, data).await?;
-    if terminal { settle_parent_of(tx, id).await } else { notify(tx, listen::SCHEDULE, "").await }
+    if terminal {
+        settle_parent_of(tx, id).await?;
+        hint_if_others_wait(tx).await
+    } else {
+        notify(tx, listen::SCHEDULE, "").await
+    }
+}
+
+/// A job that ended has freed a slot: the scheduler should look, unless nobody waits for one.
+async fn hint_if_others_wait(tx: &mut PgConnection) -> Result<(), DbError> {
+    sqlx::query(
+        "select pg_notify($1, '') where exists (select 1 from jobs where state = 'pending' and run_at <= now())",
+    )
+    .bind(listen::SCHEDULE)
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// Settles the parent of a job that just ended, if it has one.

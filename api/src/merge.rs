@@ -1,0 +1,366 @@
+//! The farm as it is now: rows of Postgres merged with the snapshots that hosts publish to Redis.
+//!
+//! A host's snapshot counts when it is in Redis, was written by the agent that Postgres knows, and that agent's lease is
+//! valid. For any other living host its last report in Postgres stands in and the answer says `stale` and why.
+//! An agent without a lease holds nothing: its runners die with it. No clocks are compared.
+
+use std::{collections::HashMap, time::Duration};
+
+use chrono::{DateTime, Utc};
+use prometheus::IntGauge;
+use shared::{
+    db::{
+        Session,
+        farm::{self, DeviceRow, HostRow},
+        residency::{self, ResidencyRow},
+    },
+    error::chain,
+    ids::ComponentId,
+    status::{CacheStats, DeviceSnapshot, Entry, HostSnapshot, LiveProgress, LiveStatus},
+    wire::Staleness,
+};
+use tokio::{sync::Mutex, time::Instant};
+
+use crate::{problem::ApiError, state::AppState};
+
+/// After a failure Redis is not asked again for this long, so that it costs little while it is away.
+const BREAK: Duration = Duration::from_secs(1);
+
+/// The live view with a circuit breaker.
+#[derive(Debug)]
+pub(crate) struct Live {
+    status: LiveStatus,
+    broken: Mutex<Option<(Instant, String)>>,
+    up: IntGauge,
+}
+
+impl Live {
+    /// A closed breaker; `up` follows what Redis answers.
+    pub(crate) fn new(status: LiveStatus, up: IntGauge) -> Self {
+        Self { status, broken: Mutex::new(None), up }
+    }
+
+    /// Snapshots of these hosts, or why there are none.
+    pub(crate) async fn snapshots(&self, hosts: &[String]) -> Result<Vec<HostSnapshot>, String> {
+        if let Some((until, why)) = self.broken.lock().await.as_ref()
+            && Instant::now() < *until
+        {
+            return Err(why.clone());
+        }
+        let answer = self.status.snapshots(hosts).await.map_err(|error| chain(&error));
+        self.up.set(i64::from(answer.is_ok()));
+        let broken = answer.as_ref().err().map(|why| (Instant::now() + BREAK, why.clone()));
+        *self.broken.lock().await = broken;
+        answer
+    }
+}
+
+/// One component in one tier of one place.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    /// Host.
+    pub(crate) host: String,
+    /// Device; none for RAM.
+    pub(crate) device: Option<String>,
+    /// Component.
+    pub(crate) component: ComponentId,
+    /// `loading`, `ready`, `evicting`, `failed`.
+    pub(crate) state: String,
+    /// Bytes held.
+    pub(crate) bytes: u64,
+    /// Leases held.
+    pub(crate) leases: u32,
+    /// The operator's "keep".
+    pub(crate) protected: bool,
+    /// In this tier since.
+    pub(crate) since: DateTime<Utc>,
+    /// Last use, live only.
+    pub(crate) last_used: Option<DateTime<Utc>>,
+    /// Uses, live only.
+    pub(crate) hits: Option<u64>,
+    /// Progress of a running load, live only.
+    pub(crate) progress: Option<LiveProgress>,
+}
+
+impl Held {
+    /// `ram` or `vram`.
+    pub(crate) fn tier(&self) -> &'static str {
+        if self.device.is_some() { "vram" } else { "ram" }
+    }
+
+    fn live(host: &str, device: Option<&str>, entry: Entry) -> Self {
+        Self {
+            host: host.to_owned(),
+            device: device.map(str::to_owned),
+            component: entry.component,
+            state: entry.state,
+            bytes: entry.bytes,
+            leases: entry.leases,
+            protected: entry.protected,
+            since: entry.since,
+            last_used: Some(entry.last_used),
+            hits: Some(entry.hits),
+            progress: entry.progress,
+        }
+    }
+
+    fn reported(row: &ResidencyRow) -> Self {
+        Self {
+            host: row.host.clone(),
+            device: (!row.device.is_empty()).then(|| row.device.clone()),
+            component: row.component_id,
+            state: row.state.clone(),
+            bytes: u64::try_from(row.bytes).unwrap_or(0),
+            leases: u32::try_from(row.leases).unwrap_or(0),
+            protected: row.protected,
+            since: row.since,
+            last_used: None,
+            hits: None,
+            progress: None,
+        }
+    }
+}
+
+/// A host with what is known of it now.
+#[derive(Debug, Clone)]
+pub(crate) struct HostNow {
+    /// As registered.
+    pub(crate) row: HostRow,
+    /// Its snapshot, if it counts.
+    pub(crate) live: Option<HostSnapshot>,
+    /// Why it does not.
+    pub(crate) why_stale: Option<String>,
+}
+
+impl HostNow {
+    /// `ready`, `draining` or `lost`.
+    pub(crate) fn state(&self) -> &'static str {
+        match (self.row.alive, self.row.draining) {
+            (false, _) => "lost",
+            (true, true) => "draining",
+            (true, false) => "ready",
+        }
+    }
+
+    /// May get new work.
+    pub(crate) fn takes_work(&self) -> bool {
+        self.state() == "ready"
+    }
+
+    /// Trust in what is said about this host alone.
+    pub(crate) fn staleness(&self) -> Staleness {
+        Staleness { stale: self.why_stale.is_some(), reason: self.why_stale.clone() }
+    }
+}
+
+/// The farm at one moment.
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    /// Hosts by name.
+    pub(crate) hosts: Vec<HostNow>,
+    /// Devices by id.
+    pub(crate) devices: Vec<DeviceRow>,
+    /// All that is resident.
+    pub(crate) held: Vec<Held>,
+    /// Trust in the whole.
+    pub(crate) staleness: Staleness,
+}
+
+impl View {
+    /// Reads Postgres and Redis.
+    ///
+    /// # Errors
+    /// Database errors; Redis only makes the answer stale.
+    pub(crate) async fn read(state: &AppState, conn: &mut Session) -> Result<Self, ApiError> {
+        let rows = farm::list_hosts(&mut *conn).await?;
+        let devices = farm::list_devices(&mut *conn).await?;
+        let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
+        let snapshots = state.live.snapshots(&names).await;
+        let redis_gone = snapshots.as_ref().err().cloned();
+        let hosts = with_snapshots(rows, snapshots);
+        let needs_rows = hosts.iter().any(|host| host.row.alive && host.live.is_none());
+        let reported = if needs_rows { residency::list(conn).await? } else { Vec::new() };
+        Ok(Self::of(hosts, devices, &reported, redis_gone))
+    }
+
+    /// Joins the parts.
+    pub(crate) fn of(
+        hosts: Vec<HostNow>,
+        devices: Vec<DeviceRow>,
+        reported: &[ResidencyRow],
+        redis_gone: Option<String>,
+    ) -> Self {
+        let mut held = Vec::new();
+        for host in &hosts {
+            match &host.live {
+                Some(snapshot) => held.extend(of_snapshot(snapshot)),
+                None => held.extend(reported.iter().filter(|row| row.host == host.row.name).map(Held::reported)),
+            }
+        }
+        let staleness = whole(&hosts, redis_gone);
+        Self { hosts, devices, held, staleness }
+    }
+
+    /// The host with this name.
+    pub(crate) fn host(&self, name: &str) -> Option<&HostNow> {
+        self.hosts.iter().find(|host| host.row.name == name)
+    }
+
+    /// The device with this id.
+    pub(crate) fn device(&self, id: &str) -> Option<&DeviceRow> {
+        self.devices.iter().find(|device| device.id == id)
+    }
+
+    /// The live part of a device.
+    pub(crate) fn live_device(&self, device: &DeviceRow) -> Option<&DeviceSnapshot> {
+        self.host(&device.host)?.live.as_ref()?.devices.iter().find(|live| live.id == device.id)
+    }
+
+    /// A host's RAM totals: live, or what its last report adds up to.
+    pub(crate) fn ram(&self, host: &HostNow) -> CacheStats {
+        if let Some(snapshot) = &host.live {
+            return snapshot.ram.clone();
+        }
+        let of_host = self.held.iter().filter(|held| held.host == host.row.name && held.device.is_none());
+        CacheStats {
+            budget_bytes: u64::try_from(host.row.ram_budget_bytes).unwrap_or(0),
+            used_bytes: of_host.filter(|held| held.state == "ready").map(|held| held.bytes).sum(),
+            ..CacheStats::default()
+        }
+    }
+}
+
+fn with_snapshots(rows: Vec<HostRow>, snapshots: Result<Vec<HostSnapshot>, String>) -> Vec<HostNow> {
+    let (mut by_host, gone) = match snapshots {
+        Ok(list) => (list.into_iter().map(|one| (one.host.clone(), one)).collect::<HashMap<_, _>>(), None),
+        Err(why) => (HashMap::new(), Some(why)),
+    };
+    rows.into_iter()
+        .map(|row| {
+            let snapshot = by_host.remove(&row.name);
+            let why_stale = why_stale(&row, snapshot.as_ref(), gone.as_deref());
+            HostNow { live: snapshot.filter(|_| why_stale.is_none()), why_stale, row }
+        })
+        .collect()
+}
+
+fn why_stale(row: &HostRow, snapshot: Option<&HostSnapshot>, redis_gone: Option<&str>) -> Option<String> {
+    let name = &row.name;
+    if !row.alive {
+        return Some(match row.lease_until {
+            Some(_) => format!("the lease of the agent of `{name}` has expired"),
+            None => format!("the agent of `{name}` has stopped"),
+        });
+    }
+    match (snapshot, redis_gone) {
+        (_, Some(why)) => Some(format!("no live status: {why}")),
+        (None, None) => Some(format!("`{name}` has not published its status lately")),
+        (Some(snapshot), None) if snapshot.incarnation != row.incarnation => {
+            Some(format!("the live status of `{name}` is of an earlier agent"))
+        }
+        (Some(_), None) => None,
+    }
+}
+
+fn of_snapshot(snapshot: &HostSnapshot) -> Vec<Held> {
+    let ram = snapshot.entries.iter().map(|entry| Held::live(&snapshot.host, None, entry.clone()));
+    let vram = snapshot.devices.iter().flat_map(|device| {
+        device.entries.iter().map(|entry| Held::live(&snapshot.host, Some(&device.id), entry.clone()))
+    });
+    ram.chain(vram).collect()
+}
+
+/// A host that is gone makes nothing stale: what it held is gone with it.
+fn whole(hosts: &[HostNow], redis_gone: Option<String>) -> Staleness {
+    let of_host = hosts.iter().filter(|host| host.row.alive).find_map(|host| host.why_stale.clone());
+    let reason = redis_gone.map(|why| format!("no live status: {why}")).or(of_host);
+    Staleness { stale: reason.is_some(), reason }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use shared::ids::Incarnation;
+
+    use super::*;
+
+    /// A living host for tests of this package.
+    pub(crate) fn host_row(name: &str) -> HostRow {
+        HostRow {
+            name: name.into(),
+            incarnation: Incarnation::generate(),
+            agent_version: "0".into(),
+            draining: false,
+            labels: Vec::new(),
+            slots: 2,
+            ram_budget_bytes: 1000,
+            capabilities: serde_json::json!({}),
+            registered_at: Utc::now(),
+            lease_until: Some(Utc::now()),
+            alive: true,
+        }
+    }
+
+    fn snapshot(row: &HostRow) -> HostSnapshot {
+        HostSnapshot {
+            host: row.name.clone(),
+            incarnation: row.incarnation,
+            generation: 1,
+            at: Utc::now(),
+            ram: CacheStats::default(),
+            entries: Vec::new(),
+            devices: Vec::new(),
+            jobs: Vec::new(),
+            draining: false,
+            process_rss_bytes: 0,
+        }
+    }
+
+    fn report(row: &HostRow) -> ResidencyRow {
+        ResidencyRow {
+            host: row.name.clone(),
+            device: String::new(),
+            component_id: ComponentId::generate(),
+            tier: "ram".into(),
+            state: "ready".into(),
+            bytes: 7,
+            leases: 0,
+            protected: false,
+            incarnation: row.incarnation,
+            since: Utc::now(),
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_the_registered_agent_counts_and_rows_are_not_looked_at() {
+        let row = host_row("a");
+        let hosts = with_snapshots(vec![row.clone()], Ok(vec![snapshot(&row)]));
+        let view = View::of(hosts, Vec::new(), &[report(&row)], None);
+        assert!(view.held.is_empty() && !view.staleness.stale);
+    }
+
+    #[test]
+    fn without_redis_the_last_report_stands_in_and_says_so() {
+        let row = host_row("a");
+        let hosts = with_snapshots(vec![row.clone()], Err("Redis failed".into()));
+        let view = View::of(hosts, Vec::new(), &[report(&row)], Some("Redis failed".into()));
+        assert_eq!((view.held.len(), view.staleness.stale), (1, true));
+        assert_eq!(view.ram(&view.hosts[0]).used_bytes, 7);
+    }
+
+    #[test]
+    fn a_snapshot_of_an_earlier_agent_does_not_count() {
+        let row = host_row("a");
+        let old = HostSnapshot { incarnation: Incarnation::generate(), ..snapshot(&row) };
+        let hosts = with_snapshots(vec![row], Ok(vec![old]));
+        assert!(hosts[0].live.is_none() && hosts[0].staleness().reason.unwrap().contains("earlier agent"));
+    }
+
+    #[test]
+    fn a_lost_host_is_stale_itself_but_leaves_the_farm_fresh() {
+        let row = HostRow { alive: false, ..host_row("a") };
+        let hosts = with_snapshots(vec![row.clone()], Ok(vec![snapshot(&row)]));
+        let view = View::of(hosts, Vec::new(), &[], None);
+        assert!(view.hosts[0].staleness().stale && !view.staleness.stale);
+        assert_eq!(view.hosts[0].state(), "lost");
+    }
+}

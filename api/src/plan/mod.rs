@@ -1,0 +1,153 @@
+//! From what a client wants to what is enqueued: looks everything up, refuses what can never work, and says where it goes.
+//! The decisions are pure functions over a [`View`] and a [`Subject`]; only the look-ups touch Postgres.
+
+mod cache;
+mod load;
+mod places;
+mod retry;
+mod scan;
+mod subject;
+mod unload;
+
+use shared::{
+    db::Session,
+    ids::{ComponentId, JobId},
+    job::{JobSpec, NewJob, Target, enqueue::Needs},
+};
+
+pub(crate) use places::{get_device, get_host};
+pub(crate) use retry::get_job;
+pub(crate) use subject::{Subject, get_component, get_model};
+
+use crate::{idempotency::Asked, merge::View, problem::ApiError, state::AppState};
+
+/// What a client wants done.
+#[derive(Debug, Clone)]
+pub(crate) enum Wanted {
+    /// Disk → RAM → device.
+    Load { model: String, components: Option<Vec<String>>, target: Target },
+    /// Free device memory; everywhere when no target is given.
+    Unload { model: String, components: Option<Vec<String>>, from_ram: bool, target: Option<Target> },
+    /// Free one component of one device.
+    UnloadComponent { component: ComponentId, device: String },
+    /// Disk → RAM.
+    CacheAdd { model: String, components: Option<Vec<String>>, target: Target },
+    /// Free RAM.
+    CacheRemove { what: Cached, target: Target },
+    /// Look at the disks.
+    Scan { root: Option<String>, target: Target },
+    /// Do again what an ended job was asked to do.
+    Again(JobId),
+}
+
+/// What to remove from RAM.
+#[derive(Debug, Clone)]
+pub(crate) enum Cached {
+    /// Everything that is not in use.
+    All,
+    /// The components of a model, by id or name.
+    Model(String),
+    /// One component.
+    Component(ComponentId),
+}
+
+/// What a client wants, and how.
+#[derive(Debug, Clone)]
+pub(crate) struct Order {
+    /// What.
+    pub(crate) wanted: Wanted,
+    /// Higher goes first.
+    pub(crate) priority: i32,
+    /// Labels that the place must have.
+    pub(crate) labels: Vec<String>,
+    /// Attempts allowed, if not the default.
+    pub(crate) max_attempts: Option<i32>,
+    /// The job that this repeats.
+    pub(crate) retry_of: Option<JobId>,
+}
+
+impl Order {
+    /// An order with default priority, labels and attempts.
+    pub(crate) fn new(wanted: Wanted) -> Self {
+        Self { wanted, priority: 0, labels: Vec::new(), max_attempts: None, retry_of: None }
+    }
+}
+
+/// Where the work goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Spread {
+    /// One job at the job's target.
+    One,
+    /// A parent with the job's target and a child for each of these places.
+    Places(Vec<Target>),
+}
+
+/// What to enqueue.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// The job (the parent, where there are several places).
+    pub(crate) job: NewJob,
+    /// Where it goes.
+    pub(crate) spread: Spread,
+}
+
+/// A decision of one kind of work: the job's arguments, its target, where it goes, and the bytes that it touches.
+#[derive(Debug)]
+struct Decision {
+    spec: JobSpec,
+    target: Target,
+    spread: Spread,
+    needs: Needs,
+}
+
+/// Plans an order.
+///
+/// # Errors
+/// 400, 404, 409, 415 and 507 problems for what cannot work; database errors.
+pub(crate) async fn make(state: &AppState, order: Order, asked: &Asked) -> Result<Plan, ApiError> {
+    let mut conn = state.connection().await?;
+    let order = match order.wanted {
+        Wanted::Again(id) => retry::order(&mut conn, id).await?,
+        _ => order,
+    };
+    if let Some(attempts) = order.max_attempts.filter(|attempts| !(1..=10).contains(attempts)) {
+        return Err(ApiError::field("/max_attempts", format!("`{attempts}` attempts cannot be given: 1 to 10")));
+    }
+    let view = View::read(state, &mut conn).await?;
+    let decision = Box::pin(decide(&mut conn, &view, &order)).await?;
+    let mut job = NewJob::new(decision.spec, decision.target);
+    job.priority = order.priority;
+    job.max_attempts = order.max_attempts.unwrap_or(job.max_attempts);
+    job.need_labels = order.labels;
+    job.needs = decision.needs;
+    job.retry_of = order.retry_of;
+    job.traceparent.clone_from(&asked.traceparent);
+    Ok(Plan { job, spread: decision.spread })
+}
+
+async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decision, ApiError> {
+    match &order.wanted {
+        Wanted::Load { model, components, target } => {
+            let subject = Subject::read(conn, model, components.as_deref()).await?;
+            load::decide(view, &subject, components.clone(), target, &order.labels)
+        }
+        Wanted::Unload { model, components, from_ram, target } => {
+            let subject = Subject::read(conn, model, components.as_deref()).await?;
+            unload::decide(conn, view, &subject, components.clone(), *from_ram, target.as_ref()).await
+        }
+        Wanted::UnloadComponent { component, device } => {
+            get_device(view, device)?;
+            let row = get_component(conn, *component).await?;
+            let kinds = vec![row.kind.clone()];
+            let subject = Subject::read(conn, &row.model_id.to_string(), Some(&kinds)).await?;
+            unload::decide(conn, view, &subject, Some(kinds), false, Some(&Target::Device(device.clone()))).await
+        }
+        Wanted::CacheAdd { model, components, target } => {
+            let subject = Subject::read(conn, model, components.as_deref()).await?;
+            cache::decide_add(view, &subject, components.clone(), target, &order.labels)
+        }
+        Wanted::CacheRemove { what, target } => cache::decide_remove(conn, view, what, target).await,
+        Wanted::Scan { root, target } => scan::decide(conn, view, root.as_deref(), target).await,
+        Wanted::Again(id) => Err(ApiError::conflict(format!("job {id} repeats another retry"))),
+    }
+}

@@ -1,0 +1,81 @@
+//! Retrying: an ended job's order once more, planned against the farm as it is now.
+
+use shared::{
+    db::{
+        Session,
+        jobs::{self, JobRow},
+    },
+    ids::JobId,
+    job::{JobSpec, JobState, Target},
+};
+
+use super::{Cached, Order, Wanted};
+use crate::problem::ApiError;
+
+/// The order of an ended job.
+///
+/// # Errors
+/// 404 for a job that is not there; 409 unless it ended without success; database errors.
+pub(super) async fn order(conn: &mut Session, id: JobId) -> Result<Order, ApiError> {
+    let row = get_job(conn, id).await?;
+    let state: JobState = row.state.parse().map_err(ApiError::defect)?;
+    match state {
+        JobState::Succeeded => {
+            return Err(ApiError::conflict(format!("job {id} has succeeded; there is nothing to retry")));
+        }
+        ended if ended.is_terminal() => {}
+        active => {
+            return Err(ApiError::conflict(format!("job {id} is {active}; only an ended job can be retried"))
+                .hint("wait for it, or cancel it first"));
+        }
+    }
+    let spec = JobSpec::decode(&row.kind, row.args_version, &row.args).map_err(ApiError::defect)?;
+    Ok(Order {
+        wanted: wanted(spec, target(&row)),
+        priority: row.priority,
+        labels: row.need_labels,
+        max_attempts: Some(row.max_attempts),
+        retry_of: Some(id),
+    })
+}
+
+/// A job by id.
+///
+/// # Errors
+/// 404, database errors.
+pub(crate) async fn get_job(conn: &mut Session, id: JobId) -> Result<JobRow, ApiError> {
+    jobs::find(conn, id).await?.ok_or_else(|| ApiError::not_found(format!("there is no job `{id}`")))
+}
+
+fn target(row: &JobRow) -> Target {
+    match (&row.pin_device, &row.pin_host) {
+        (Some(device), _) => Target::Device(device.clone()),
+        (None, Some(host)) => Target::Host(host.clone()),
+        (None, None) if row.lane == "fanout" => Target::All,
+        (None, None) => Target::Any,
+    }
+}
+
+fn wanted(spec: JobSpec, target: Target) -> Wanted {
+    match spec {
+        JobSpec::Scan(args) => Wanted::Scan { root: args.root, target },
+        JobSpec::Load(args) => Wanted::Load { model: args.model.to_string(), components: args.components, target },
+        JobSpec::Unload(args) => Wanted::Unload {
+            model: args.model.to_string(),
+            components: args.components,
+            from_ram: args.from_ram,
+            target: Some(target),
+        },
+        JobSpec::CacheAdd(args) => {
+            Wanted::CacheAdd { model: args.model.to_string(), components: args.components, target }
+        }
+        JobSpec::CacheRemove(args) => {
+            let what = match (args.model, args.component) {
+                (Some(model), _) => Cached::Model(model.to_string()),
+                (None, Some(component)) => Cached::Component(component),
+                (None, None) => Cached::All,
+            };
+            Wanted::CacheRemove { what, target }
+        }
+    }
+}

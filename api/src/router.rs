@@ -1,0 +1,67 @@
+//! The whole surface on one screen.
+
+use axum::{Router, middleware::from_fn_with_state};
+use tower::{Layer, util::MapRequestLayer};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    context::{one_device_form, panicked, surround},
+    routes::{cache, devices, events, hosts, jobs, meta, models, status, vram},
+    state::AppState,
+};
+
+/// All routes with their descriptions.
+pub(crate) fn documented() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        // catalogue
+        .routes(routes!(models::list_models))
+        .routes(routes!(models::get_one_model))
+        .routes(routes!(models::load_model))
+        .routes(routes!(models::unload_model))
+        // status
+        .routes(routes!(status::farm_status))
+        .routes(routes!(status::models_status))
+        .routes(routes!(status::model_status))
+        .routes(routes!(status::device_models))
+        // the farm
+        .routes(routes!(devices::list_devices))
+        .routes(routes!(devices::get_one_device))
+        .routes(routes!(hosts::list_hosts))
+        .routes(routes!(hosts::get_one_host))
+        .routes(routes!(hosts::drain_host))
+        .routes(routes!(hosts::undrain_host))
+        // RAM
+        .routes(routes!(cache::get_cache, cache::add_to_cache, cache::clear_cache))
+        .routes(routes!(cache::get_cached, cache::remove_cached))
+        // VRAM
+        .routes(routes!(vram::load_everywhere))
+        .routes(routes!(vram::unload_everywhere))
+        .routes(routes!(vram::load_on_device))
+        .routes(routes!(vram::unload_from_device))
+        .routes(routes!(vram::remove_component))
+        // jobs
+        .routes(routes!(jobs::list_jobs, jobs::submit_job))
+        .routes(routes!(jobs::get_one_job))
+        .routes(routes!(jobs::wait_job))
+        .routes(routes!(jobs::cancel_job))
+        .routes(routes!(jobs::retry_job))
+        .routes(routes!(events::job_events))
+        .routes(routes!(events::all_events))
+        // the API itself
+        .routes(routes!(meta::livez))
+        .routes(routes!(meta::readyz))
+        .routes(routes!(meta::openapi_json))
+}
+
+/// The routes with everything around them, ready to be served.
+pub(crate) fn service(state: AppState) -> Router {
+    let (router, _) = documented().split_for_parts();
+    let routed = router
+        .fallback(meta::nowhere)
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(state.clone(), surround))
+        .with_state(state);
+    // device forms are made one before the path is matched, so outside the router
+    Router::new().fallback_service(MapRequestLayer::new(one_device_form).layer(routed))
+}

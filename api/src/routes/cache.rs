@@ -1,0 +1,140 @@
+//! The RAM tier: status, adding, clearing.
+
+use axum::{Json, extract::State, response::Response};
+use serde::Deserialize;
+use shared::{
+    db::models,
+    ids::ComponentId,
+    job::Target,
+    status::CacheStats,
+    wire::{CacheHost, CacheRequest, CacheView, CachedComponent, JobView},
+};
+
+use super::id_of;
+use crate::{
+    extract::{Command, NoBody, NoParameters, Path, Query},
+    merge::View,
+    plan::{Cached, Order, Wanted, get_component},
+    problem::ApiError,
+    state::AppState,
+    submit::submit,
+    views::{self, Owners},
+};
+
+/// On which host.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct HostQuery {
+    /// Only this host.
+    host: Option<String>,
+}
+
+impl HostQuery {
+    fn target(self) -> Target {
+        self.host.map_or(Target::Any, Target::Host)
+    }
+}
+
+/// Shows the RAM tier
+///
+/// Totals and components, for the farm and for each host.
+#[utoipa::path(get, path = "/v1/cache", operation_id = "getCache", tag = "cache",
+    responses((status = 200, description = "The RAM tier", body = CacheView)))]
+pub(crate) async fn get_cache(State(state): State<AppState>, _: NoParameters) -> Result<Json<CacheView>, ApiError> {
+    let mut conn = state.connection().await?;
+    let view = View::read(&state, &mut conn).await?;
+    let in_ram = || view.held.iter().filter(|held| held.device.is_none());
+    let owners = Owners::of(&mut conn, in_ram()).await?;
+    // a host that is gone holds nothing
+    let hosts = view.hosts.iter().filter(|host| host.row.alive).map(|host| CacheHost {
+        host: host.row.name.clone(),
+        stats: view.ram(host),
+        components: owners.resident(in_ram().filter(|held| held.host == host.row.name)),
+    });
+    let hosts: Vec<CacheHost> = hosts.collect();
+    let total = hosts.iter().fold(CacheStats::default(), |sum, host| add(sum, &host.stats));
+    Ok(Json(CacheView { total, hosts, staleness: view.staleness.clone() }))
+}
+
+fn add(sum: CacheStats, more: &CacheStats) -> CacheStats {
+    CacheStats {
+        budget_bytes: sum.budget_bytes + more.budget_bytes,
+        used_bytes: sum.used_bytes + more.used_bytes,
+        reserved_bytes: sum.reserved_bytes + more.reserved_bytes,
+        system_bytes: sum.system_bytes + more.system_bytes,
+        hits: sum.hits + more.hits,
+        misses: sum.misses + more.misses,
+        joins: sum.joins + more.joins,
+        evictions: sum.evictions + more.evictions,
+        load_failures: sum.load_failures + more.load_failures,
+        loaded_bytes: sum.loaded_bytes + more.loaded_bytes,
+    }
+}
+
+/// Shows a cached component
+///
+/// The component and its copies in RAM; no copies when it is not cached.
+#[utoipa::path(get, path = "/v1/cache/components/{component}", operation_id = "getCachedComponent", tag = "cache",
+    params(("component" = String, Path, description = "Id")),
+    responses((status = 200, description = "The component", body = CachedComponent)))]
+pub(crate) async fn get_cached(
+    State(state): State<AppState>,
+    Path(component): Path<String>,
+    _: NoParameters,
+) -> Result<Json<CachedComponent>, ApiError> {
+    let id: ComponentId = id_of(&component)?;
+    let mut conn = state.connection().await?;
+    let row = get_component(&mut conn, id).await?;
+    let view = View::read(&state, &mut conn).await?;
+    let copies = view.held.iter().filter(|held| held.device.is_none() && held.component == id);
+    let owner = models::owners_of(&mut *conn, &[id]).await?.pop();
+    let owners = Owners::of(&mut conn, copies.clone()).await?;
+    Ok(Json(CachedComponent {
+        component: views::component(&row),
+        model: row.model_id,
+        model_name: owner.map(|owner| owner.model_name).unwrap_or_default(),
+        copies: owners.resident(copies),
+        staleness: view.staleness.clone(),
+    }))
+}
+
+/// Caches a model in RAM
+#[utoipa::path(post, path = "/v1/cache", operation_id = "addToCache", tag = "cache", request_body = CacheRequest,
+    responses((status = 202, description = "Accepted", body = JobView)))]
+pub(crate) async fn add_to_cache(
+    State(state): State<AppState>,
+    _: NoParameters,
+    Command { body, asked }: Command<CacheRequest>,
+) -> Result<Response, ApiError> {
+    let wanted = Wanted::CacheAdd { model: body.model, components: body.components, target: body.target };
+    submit(&state, asked, Order { priority: body.priority, ..Order::new(wanted) }).await
+}
+
+/// Clears the RAM tier
+///
+/// Everything that is not in use: one job for the host that holds something, or a parent with one child for each of
+/// several.
+#[utoipa::path(delete, path = "/v1/cache", operation_id = "clearCache", tag = "cache",
+    responses((status = 202, description = "Accepted", body = JobView)))]
+pub(crate) async fn clear_cache(
+    State(state): State<AppState>,
+    Query(query): Query<HostQuery>,
+    Command { asked, .. }: Command<NoBody>,
+) -> Result<Response, ApiError> {
+    submit(&state, asked, Order::new(Wanted::CacheRemove { what: Cached::All, target: query.target() })).await
+}
+
+/// Removes a component from RAM
+#[utoipa::path(delete, path = "/v1/cache/components/{component}", operation_id = "removeCachedComponent", tag = "cache",
+    params(("component" = String, Path, description = "Id")),
+    responses((status = 202, description = "Accepted", body = JobView)))]
+pub(crate) async fn remove_cached(
+    State(state): State<AppState>,
+    Path(component): Path<String>,
+    Query(query): Query<HostQuery>,
+    Command { asked, .. }: Command<NoBody>,
+) -> Result<Response, ApiError> {
+    let what = Cached::Component(id_of(&component)?);
+    submit(&state, asked, Order::new(Wanted::CacheRemove { what, target: query.target() })).await
+}

@@ -1,0 +1,114 @@
+//! `POST /v1/jobs`: the general form of every order.
+
+use serde::Deserialize;
+use serde_json::Value;
+use shared::{
+    config::nearest,
+    ids::ComponentId,
+    job::{JobKind, ScanArgs},
+    wire::JobRequest,
+};
+
+use crate::{
+    extract::parse_value,
+    plan::{Cached, Order, Wanted},
+    problem::ApiError,
+};
+
+/// As [`shared::job::LoadArgs`] and [`shared::job::CacheAddArgs`], with the model by id or name.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelArgs {
+    model: String,
+    #[serde(default)]
+    components: Option<Vec<String>>,
+}
+
+/// As [`shared::job::UnloadArgs`], with the model by id or name.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UnloadArgs {
+    model: String,
+    #[serde(default)]
+    components: Option<Vec<String>>,
+    #[serde(default)]
+    from_ram: bool,
+}
+
+/// As [`shared::job::CacheRemoveArgs`], with the model by id or name.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RemoveArgs {
+    #[serde(default)]
+    model: Option<String>,
+    #[serde(default)]
+    component: Option<ComponentId>,
+}
+
+/// The order that a request describes.
+///
+/// # Errors
+/// 400 problems that point at the wrong field.
+pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
+    let kind: JobKind = request.kind.parse().map_err(|text: String| {
+        let near = nearest(&request.kind, JobKind::ALL.map(|kind| kind.as_str().to_owned()));
+        ApiError::field("/kind", text).maybe_hint(near.map(|near| format!("did you mean `{near}`?")))
+    })?;
+    let args = if request.args.is_null() { Value::Object(serde_json::Map::new()) } else { request.args };
+    let target = request.target;
+    let wanted = match kind {
+        JobKind::Scan => Wanted::Scan { root: parse_value::<ScanArgs>("args", args)?.root, target },
+        JobKind::Load => {
+            let ModelArgs { model, components } = parse_value("args", args)?;
+            Wanted::Load { model, components, target }
+        }
+        JobKind::CacheAdd => {
+            let ModelArgs { model, components } = parse_value("args", args)?;
+            Wanted::CacheAdd { model, components, target }
+        }
+        JobKind::Unload => {
+            let UnloadArgs { model, components, from_ram } = parse_value("args", args)?;
+            Wanted::Unload { model, components, from_ram, target: Some(target) }
+        }
+        JobKind::CacheRemove => Wanted::CacheRemove { what: what(parse_value("args", args)?)?, target },
+    };
+    Ok(Order {
+        priority: request.priority,
+        labels: request.labels,
+        max_attempts: request.max_attempts,
+        ..Order::new(wanted)
+    })
+}
+
+fn what(args: RemoveArgs) -> Result<Cached, ApiError> {
+    match (args.model, args.component) {
+        (Some(_), Some(_)) => Err(ApiError::field("/args", "name a model or a component, not both")),
+        (Some(model), None) => Ok(Cached::Model(model)),
+        (None, Some(component)) => Ok(Cached::Component(component)),
+        (None, None) => Ok(Cached::All),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pointer(text: &str) -> String {
+        let request = serde_json::from_str(text).unwrap();
+        order(request).unwrap_err().body().errors[0].pointer.clone()
+    }
+
+    #[test]
+    fn wrong_arguments_are_pointed_at() {
+        assert_eq!(pointer(r#"{"kind":"lod"}"#), "/kind");
+        assert_eq!(pointer(r#"{"kind":"load"}"#), "/args/model");
+        assert_eq!(pointer(r#"{"kind":"load","args":{"model":"m","component":"vae"}}"#), "/args/component");
+        assert_eq!(pointer(r#"{"kind":"unload","args":{"model":"m","from_ram":"yes"}}"#), "/args/from_ram");
+    }
+
+    #[test]
+    fn arguments_may_be_left_out_where_all_are_optional() {
+        let order = order(serde_json::from_str(r#"{"kind":"cache_remove","target":"host:a"}"#).unwrap()).unwrap();
+        assert!(matches!(order.wanted, Wanted::CacheRemove { what: Cached::All, .. }));
+    }
+}

@@ -1,0 +1,127 @@
+//! What every handler shares: the pool, the live view, wake-up hints, cursors, the token and the metrics.
+
+use std::{ops::Deref, sync::Arc, time::Duration};
+
+use prometheus::Registry;
+use shared::{
+    db::{self, DbError, Lent, Pool, Transaction, listen},
+    error::chain,
+    shutdown::Tasks,
+    status::LiveStatus,
+};
+use tokio::time::timeout;
+
+use crate::{
+    auth::Auth,
+    config::{BadConfig, Config},
+    cursor::Cursors,
+    merge::Live,
+    metrics::Metrics,
+    problem::ApiError,
+};
+
+/// Longest wait for a connection to Postgres; then the request is answered 503.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+/// How often Redis is asked whether it is there, when no request asks.
+const REDIS_CHECK: Duration = Duration::from_secs(5);
+
+/// Shared by all handlers.
+#[derive(Debug, Clone)]
+pub(crate) struct AppState(Arc<Inner>);
+
+/// The shared parts.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pool: Pool,
+    /// The live view with its circuit breaker.
+    pub(crate) live: Live,
+    /// Hints that something happened to a job.
+    pub(crate) hints: listen::Hints,
+    /// Signs page cursors.
+    pub(crate) cursors: Cursors,
+    /// Who may ask.
+    pub(crate) auth: Auth,
+    /// What is counted.
+    pub(crate) metrics: Metrics,
+    /// The tasks of this process and the token that says stop.
+    pub(crate) tasks: Tasks,
+}
+
+impl Deref for AppState {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl AppState {
+    /// Connects lazily; starts the hint listener and the Redis check.
+    ///
+    /// # Errors
+    /// A Redis URL that is not one, or metrics that cannot be registered.
+    pub(crate) fn new(
+        config: &Config,
+        token: Option<String>,
+        pool: Pool,
+        registry: &Registry,
+        tasks: &Tasks,
+    ) -> Result<Self, crate::RunError> {
+        let metrics = Metrics::new(registry, pool.clone())?;
+        let status = LiveStatus::connect(config.stores.redis_url.as_deref())
+            .map_err(|error| BadConfig::StoreUrl(Box::new(error)))?;
+        let state = Self(Arc::new(Inner {
+            pool,
+            live: Live::new(status, metrics.redis_up.clone()),
+            hints: listen::Hints::start(&config.stores, &[listen::JOB], tasks),
+            cursors: Cursors::new(&config.stores.database_url),
+            auth: Auth::new(token.as_deref()),
+            metrics,
+            tasks: tasks.clone(),
+        }));
+        state.watch_redis();
+        Ok(state)
+    }
+
+    fn watch_redis(&self) {
+        let state = self.clone();
+        let token = self.tasks.token().clone();
+        self.tasks.spawn("redis-check", async move {
+            loop {
+                // the answer lands in the gauge
+                let _ = state.live.snapshots(&[]).await;
+                tokio::select! {
+                    () = token.cancelled() => return,
+                    () = tokio::time::sleep(REDIS_CHECK) => {}
+                }
+            }
+        });
+    }
+
+    /// A connection for reading.
+    ///
+    /// # Errors
+    /// 503 when none can be had in time.
+    pub(crate) async fn connection(&self) -> Result<Lent, ApiError> {
+        let lent = timeout(CONNECT_PATIENCE, self.pool.acquire()).await.map_err(|_| DbError::timed_out())?;
+        Ok(lent.map_err(DbError::from)?)
+    }
+
+    /// A transaction for accepting work.
+    ///
+    /// # Errors
+    /// As [`AppState::connection`].
+    pub(crate) async fn begin(&self) -> Result<Transaction, ApiError> {
+        let tx = timeout(CONNECT_PATIENCE, self.pool.begin()).await.map_err(|_| DbError::timed_out())?;
+        Ok(tx.map_err(DbError::from)?)
+    }
+
+    /// The readiness check: not stopping, schema at head, a write goes through.
+    pub(crate) async fn postgres_is_writable(&self) -> Result<(), String> {
+        match timeout(CONNECT_PATIENCE, db::probe(&self.pool)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(chain(&error)),
+            Err(_) => Err(format!("no answer within {} s", CONNECT_PATIENCE.as_secs())),
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Rows and the merged view → what the wire shows.
+
+use std::collections::{BTreeSet, HashMap};
+
+use shared::{
+    db::{
+        Session,
+        farm::{DeviceRow, RootRow},
+        jobs::{AttemptRow, EventRow, JobRow, ProgressRow},
+        models::{self, ComponentRow, LocationRow, ModelRow, OwnedComponent},
+    },
+    error::ErrorBody,
+    ids::{ComponentId, ModelId},
+    job::JobState,
+    wire::{
+        AttemptView, ComponentView, DeviceView, EventView, HostView, JobView, LocationView, ModelStatus, ModelSummary,
+        Progress, Residency, ResidentComponent, RootView,
+    },
+};
+
+use crate::{
+    merge::{Held, HostNow, View},
+    problem::ApiError,
+};
+
+/// A job.
+///
+/// # Errors
+/// A stored state of another build.
+pub(crate) fn job(row: JobRow, progress: Option<ProgressRow>) -> Result<JobView, ApiError> {
+    let state: JobState = row.state.parse().map_err(ApiError::defect)?;
+    let target = match (&row.pin_device, &row.pin_host) {
+        (Some(device), _) => format!("device:{device}"),
+        (None, Some(host)) => format!("host:{host}"),
+        (None, None) if row.lane == "fanout" => "all".to_owned(),
+        (None, None) => "any".to_owned(),
+    };
+    Ok(JobView {
+        id: row.id,
+        kind: row.kind,
+        state,
+        args: row.args,
+        model: row.model_id,
+        target,
+        host: row.host,
+        device: row.device,
+        priority: row.priority,
+        attempt: row.attempt,
+        max_attempts: row.max_attempts,
+        cancel_requested: row.cancel_requested_at.is_some(),
+        parent: row.parent,
+        retry_of: row.retry_of,
+        reason: row.reason,
+        progress: progress.map(self::progress),
+        result: row.result,
+        error: error_body(row.error),
+        created_at: row.created_at,
+        started_at: row.started_at,
+        finished_at: row.finished_at,
+    })
+}
+
+/// Progress.
+pub(crate) fn progress(row: ProgressRow) -> Progress {
+    Progress {
+        phase: row.phase,
+        bytes_done: unsigned(row.bytes_done),
+        bytes_total: unsigned(row.bytes_total),
+        eta_seconds: row.eta_seconds,
+        detail: row.detail,
+    }
+}
+
+/// An attempt.
+pub(crate) fn attempt(row: AttemptRow) -> AttemptView {
+    AttemptView {
+        attempt: row.attempt,
+        fence: row.fence,
+        host: row.host,
+        device: row.device,
+        incarnation: row.incarnation.to_string(),
+        started_at: row.started_at,
+        ended_at: row.ended_at,
+        outcome: row.outcome,
+        error: error_body(row.error),
+    }
+}
+
+/// An event.
+pub(crate) fn event(row: EventRow) -> EventView {
+    EventView { seq: row.seq, job: row.job_id, at: row.at, kind: row.kind, data: row.data }
+}
+
+fn error_body(stored: Option<serde_json::Value>) -> Option<ErrorBody> {
+    stored.and_then(|value| serde_json::from_value(value).ok())
+}
+
+/// A model in a list.
+pub(crate) fn model(row: ModelRow, residency: Residency) -> ModelSummary {
+    ModelSummary {
+        id: row.id,
+        name: row.name,
+        model_type: row.model_type,
+        base: row.base,
+        format: row.format,
+        variant: row.variant,
+        size_bytes: unsigned(row.size_bytes),
+        state: row.state,
+        reason: row.reason,
+        residency,
+        created_at: row.created_at,
+        updated_at: row.updated_at,
+    }
+}
+
+/// Where components are ready.
+pub(crate) fn residency(view: &View, components: &[ComponentId]) -> Residency {
+    let mut ram = BTreeSet::new();
+    let mut vram = BTreeSet::new();
+    for held in view.held.iter().filter(|held| held.state == "ready" && components.contains(&held.component)) {
+        match &held.device {
+            Some(device) => vram.insert(device.clone()),
+            None => ram.insert(held.host.clone()),
+        };
+    }
+    Residency { ram: ram.into_iter().collect(), vram: vram.into_iter().collect() }
+}
+
+/// A component.
+pub(crate) fn component(row: &ComponentRow) -> ComponentView {
+    ComponentView {
+        id: row.id,
+        kind: row.kind.clone(),
+        bytes: unsigned(row.bytes),
+        param_count: unsigned(row.param_count),
+        tensor_count: u32::try_from(row.tensor_count).unwrap_or(0),
+        dtype: row.dtype.clone(),
+        digest: row.digest.clone(),
+    }
+}
+
+/// A location.
+pub(crate) fn location(row: LocationRow) -> LocationView {
+    let path = std::path::Path::new(&row.root_path).join(&row.rel_path);
+    LocationView { host: row.host, root: row.root, path: path.to_string_lossy().into_owned(), seen_at: row.seen_at }
+}
+
+/// A host.
+pub(crate) fn host(view: &View, host: &HostNow, roots: &[RootRow]) -> HostView {
+    let devices = view.devices.iter().filter(|device| device.host == host.row.name);
+    HostView {
+        name: host.row.name.clone(),
+        state: host.state().to_owned(),
+        agent_version: host.row.agent_version.clone(),
+        labels: host.row.labels.clone(),
+        slots: u32::try_from(host.row.slots).unwrap_or(0),
+        ram: view.ram(host),
+        capabilities: host.row.capabilities.clone(),
+        devices: devices.map(|device| device.id.clone()).collect(),
+        roots: roots.iter().filter(|root| root.host == host.row.name).map(root).collect(),
+        process_rss_bytes: host.live.as_ref().map(|live| live.process_rss_bytes),
+        registered_at: host.row.registered_at,
+        staleness: host.staleness(),
+    }
+}
+
+fn root(row: &RootRow) -> RootView {
+    RootView {
+        name: row.name.clone(),
+        path: row.path.clone(),
+        state: row.state.clone(),
+        reason: row.reason.clone(),
+        scanned_at: row.scanned_at,
+    }
+}
+
+/// A device with what it holds.
+pub(crate) fn device(view: &View, row: &DeviceRow, owners: &Owners) -> DeviceView {
+    let live = view.live_device(row);
+    let host = view.host(&row.host);
+    let lost = host.is_none_or(|host| !host.row.alive);
+    let staleness = host.map_or(view.staleness.clone(), HostNow::staleness);
+    let (state, reason) = match (live, lost) {
+        (_, true) => ("lost".to_owned(), staleness.reason.clone()),
+        (Some(live), false) => (live.state.clone(), live.reason.clone()),
+        (None, false) => (row.state.clone(), row.reason.clone()),
+    };
+    DeviceView {
+        id: row.id.clone(),
+        host: row.host.clone(),
+        name: row.name.clone(),
+        kind: row.kind.clone(),
+        uuid: row.uuid.clone(),
+        product: row.product.clone(),
+        state,
+        reason,
+        memory_total_bytes: live.map_or(unsigned(row.memory_total_bytes), |live| live.memory_total_bytes),
+        memory_used_bytes: live.map_or(unsigned(row.memory_used_bytes), |live| live.memory_used_bytes),
+        memory_system_bytes: live.and_then(|live| live.memory_system_bytes),
+        labels: row.labels.clone(),
+        resident: owners.resident(view.held.iter().filter(|held| held.device.as_deref() == Some(&row.id))),
+        staleness,
+    }
+}
+
+/// Which model each component belongs to.
+#[derive(Debug, Default)]
+pub(crate) struct Owners(HashMap<ComponentId, OwnedComponent>);
+
+impl Owners {
+    /// Looks up the owners of all that these hold.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub(crate) async fn of<'h>(conn: &mut Session, held: impl Iterator<Item = &'h Held>) -> Result<Self, ApiError> {
+        let ids: BTreeSet<ComponentId> = held.map(|held| held.component).collect();
+        let rows = models::owners_of(conn, &ids.into_iter().collect::<Vec<_>>()).await?;
+        Ok(Self(rows.into_iter().map(|row| (row.id, row)).collect()))
+    }
+
+    /// The models, by name.
+    pub(crate) fn models(&self) -> Vec<(ModelId, String)> {
+        let names: BTreeSet<_> = self.0.values().map(|row| (row.model_name.clone(), row.model_id)).collect();
+        names.into_iter().map(|(name, id)| (id, name)).collect()
+    }
+
+    /// These as the wire shows them; what left the catalogue is left out.
+    pub(crate) fn resident<'h>(&self, held: impl Iterator<Item = &'h Held>) -> Vec<ResidentComponent> {
+        held.filter_map(|held| self.0.get(&held.component).map(|owner| resident(held, owner))).collect()
+    }
+
+    fn of_model(&self, model: ModelId, held: &Held) -> bool {
+        self.0.get(&held.component).is_some_and(|owner| owner.model_id == model)
+    }
+
+    /// One model's residency among `held`.
+    pub(crate) fn status<'h>(
+        &self,
+        (model, name): (ModelId, String),
+        components: &[ComponentRow],
+        held: impl Iterator<Item = &'h Held>,
+        view: &View,
+    ) -> ModelStatus {
+        let resident = self.resident(held.filter(|held| self.of_model(model, held)));
+        let absent = components
+            .iter()
+            .filter(|component| component.model_id == model)
+            .filter(|component| !resident.iter().any(|there| there.component == component.id && there.state == "ready"))
+            .map(|component| component.kind.clone())
+            .collect();
+        ModelStatus { model, name, resident, absent, jobs: Vec::new(), staleness: view.staleness.clone() }
+    }
+}
+
+fn resident(held: &Held, owner: &OwnedComponent) -> ResidentComponent {
+    ResidentComponent {
+        component: held.component,
+        kind: owner.kind.clone(),
+        model: owner.model_id,
+        model_name: owner.model_name.clone(),
+        tier: held.tier().to_owned(),
+        host: held.host.clone(),
+        device: held.device.clone(),
+        state: held.state.clone(),
+        bytes: held.bytes,
+        leases: held.leases,
+        protected: held.protected,
+        since: held.since,
+        last_used: held.last_used,
+        hits: held.hits,
+        progress: held.progress.clone(),
+    }
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
