@@ -1,1 +1,27 @@
-//! stub
+//! Bounded readers of model file headers: what a file or folder really is, which components it
+//! holds, and where each tensor's bytes are.
+//!
+//! Content decides, never the name or the metadata. Only headers are read (with `pread`, never a
+//! mapping), every number is checked before it is used, and nothing is executed. The crate knows no
+//! runtime, no database and no policy.
+
+mod components;
+mod detect;
+mod diffusers;
+mod discover;
+mod dtype;
+mod error;
+mod inspect;
+mod inspection;
+mod keys;
+mod probe;
+pub mod safetensors;
+mod text;
+mod vocab;
+
+pub use discover::{Candidate, CandidateKind, Discovery, discover};
+pub use dtype::Dtype;
+pub use error::{ErrorKind, FormatError, ShardProblem, TensorProblem};
+pub use inspect::inspect;
+pub use inspection::{Component, Evidence, FileFacts, Inspection, TensorFacts};
+pub use vocab::{Base, ComponentKind, Format, ModelType};

@@ -1,0 +1,190 @@
+//! Reading the component sub-folders of a pipeline: configs, weights, tokenizers.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::{index, weights};
+use crate::{
+    components::component,
+    error::{ErrorKind, FormatError},
+    inspect::CONFIG_LIMIT_BYTES,
+    inspection::{Component, Evidence, FileFacts},
+    probe::{read_json, stat},
+    text::shown,
+    vocab::ComponentKind,
+};
+
+/// Most files of a tokenizer folder that count as the model's.
+const TOKENIZER_FILES: usize = 64;
+
+/// What has been read of a pipeline folder.
+#[derive(Debug)]
+pub(super) struct Folder<'p> {
+    path: &'p Path,
+    /// Sub-folders the index names.
+    named: Vec<String>,
+    pub(super) files: Vec<FileFacts>,
+    pub(super) components: Vec<Component>,
+    pub(super) configs: Map<String, Value>,
+    pub(super) facts: Map<String, Value>,
+    pub(super) evidence: Vec<Evidence>,
+    pub(super) tokenizers: Vec<String>,
+    /// Named, but of no use to a loader (schedulers, safety checkers, …).
+    pub(super) not_loaded: Vec<String>,
+    /// Named, but not readable here.
+    pub(super) missing: Vec<String>,
+    /// Why they are not.
+    pub(super) problems: Vec<String>,
+}
+
+impl<'p> Folder<'p> {
+    pub(super) fn new(path: &'p Path, index: FileFacts) -> Self {
+        Self {
+            path,
+            named: Vec::new(),
+            files: vec![index],
+            components: Vec::new(),
+            configs: Map::new(),
+            facts: Map::new(),
+            evidence: Vec::new(),
+            tokenizers: Vec::new(),
+            not_loaded: Vec::new(),
+            missing: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Whether the index names this sub-folder.
+    pub(super) fn names(&self, name: &str) -> bool {
+        self.named.iter().any(|named| named == name)
+    }
+
+    /// Reads everything the index names: entries of the form `[library, class]`.
+    pub(super) fn read(&mut self, index: &Value) -> Result<(), FormatError> {
+        let entries = index.as_object().into_iter().flatten();
+        for (name, value) in entries {
+            let is_component =
+                value.as_array().is_some_and(|pair| pair.len() == 2 && pair.iter().all(Value::is_string));
+            if !is_component {
+                continue;
+            }
+            if !index::is_plain_name(name) {
+                self.problems.push(format!("the component name `{}` is not a plain folder name", shown(name)));
+                continue;
+            }
+            self.named.push(name.clone());
+            self.part(name)?;
+        }
+        Ok(())
+    }
+
+    fn part(&mut self, name: &str) -> Result<(), FormatError> {
+        if name.starts_with("tokenizer") {
+            return self.tokenizer(name);
+        }
+        if name == "scheduler" {
+            self.not_loaded.push(name.to_owned());
+            return self.config(name, "scheduler_config.json");
+        }
+        let Some(kind) = kind(name) else {
+            self.not_loaded.push(name.to_owned());
+            return Ok(());
+        };
+        self.config(name, "config.json")?;
+        self.weights(name, kind)
+    }
+
+    /// Keeps a config; a missing or broken one is a problem of the folder, not of the reader.
+    fn config(&mut self, name: &str, file: &str) -> Result<(), FormatError> {
+        let rel_path = format!("{name}/{file}");
+        match read_json(&self.path.join(&rel_path), &rel_path, "component config", CONFIG_LIMIT_BYTES) {
+            Ok((config, facts)) => {
+                self.configs.insert(name.to_owned(), config);
+                self.files.push(facts);
+                Ok(())
+            }
+            Err(error) => self.problem(name, error),
+        }
+    }
+
+    fn weights(&mut self, name: &str, kind: ComponentKind) -> Result<(), FormatError> {
+        let (folder, below) = (self.path.join(name), format!("{name}/"));
+        let read = weights::find(&folder).and_then(|choices| {
+            let choice = choices.first().ok_or_else(|| FormatError::Missing { path: folder.clone() })?;
+            Ok((weights::read(&folder, &below, choice)?, choices))
+        });
+        let (set, choices) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                self.missing.push(name.to_owned());
+                return self.problem(name, error);
+            }
+        };
+        self.note_choice(name, &choices);
+        let offset = self.files.len();
+        let mut tensors = set.tensors;
+        for tensor in &mut tensors {
+            tensor.file = tensor.file.saturating_add(offset);
+        }
+        self.files.extend(set.files);
+        self.components.push(component(kind, tensors));
+        Ok(())
+    }
+
+    fn note_choice(&mut self, name: &str, choices: &[weights::Choice]) {
+        let mut names = choices.iter().map(|choice| choice.name.as_str());
+        let chosen = names.next().unwrap_or_default();
+        self.evidence.push(Evidence::new("diffusers.weights", format!("{name}/{chosen}"), "read"));
+        let others: Vec<&str> = names.collect();
+        if !others.is_empty() {
+            let value = Value::from(others);
+            self.evidence.push(Evidence::new("diffusers.other_variants", name, value));
+        }
+    }
+
+    fn tokenizer(&mut self, name: &str) -> Result<(), FormatError> {
+        let folder = self.path.join(name);
+        let names = match weights::names(&folder) {
+            Ok(names) => names,
+            Err(error) => {
+                self.missing.push(name.to_owned());
+                return self.problem(name, error);
+            }
+        };
+        for file in names.iter().filter(|file| index::is_plain_name(file)).take(TOKENIZER_FILES) {
+            let path = folder.join(file);
+            if path.is_file() {
+                self.files.push(stat(&path, &format!("{name}/{file}"))?);
+            }
+        }
+        self.tokenizers.push(name.to_owned());
+        Ok(())
+    }
+
+    /// Records a problem with one part; only what cannot be read at all now ends the inspection.
+    fn problem(&mut self, name: &str, error: FormatError) -> Result<(), FormatError> {
+        if error.kind() == ErrorKind::Unreadable {
+            return Err(error);
+        }
+        self.evidence.push(Evidence::new("diffusers.problem", name, error.code()));
+        self.problems.push(format!("{name}: {}", error.full_text()));
+        Ok(())
+    }
+}
+
+/// The component a sub-folder is.
+fn kind(name: &str) -> Option<ComponentKind> {
+    Some(match name {
+        "unet" => ComponentKind::Unet,
+        "transformer" => ComponentKind::Transformer,
+        "vae" => ComponentKind::Vae,
+        "text_encoder" => ComponentKind::TextEncoder,
+        "text_encoder_2" => ComponentKind::TextEncoder2,
+        "text_encoder_3" => ComponentKind::TextEncoder3,
+        "image_encoder" => ComponentKind::ImageEncoder,
+        "controlnet" => ComponentKind::ControlNet,
+        "motion_adapter" => ComponentKind::MotionModule,
+        _ => return None,
+    })
+}

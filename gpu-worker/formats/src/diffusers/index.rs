@@ -1,0 +1,118 @@
+//! Sharded safetensors: the index file and the shards beside it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::Path,
+};
+
+use serde_json::Value;
+
+use crate::{
+    error::{FormatError, ShardProblem},
+    inspection::{FileFacts, TensorFacts},
+    probe::read_json,
+    safetensors,
+};
+
+/// Largest index that is read.
+const INDEX_LIMIT_BYTES: u64 = 64 << 20;
+
+/// All shards of a model as one.
+#[derive(Debug)]
+pub(crate) struct ShardSet {
+    /// The index first, then the shards.
+    pub(crate) files: Vec<FileFacts>,
+    /// All tensors; `file` indexes `files`.
+    pub(crate) tensors: Vec<TensorFacts>,
+    /// The metadata of the first shard that has any.
+    pub(crate) metadata: BTreeMap<String, String>,
+}
+
+/// Stem and variant, if `name` is an index: `model.safetensors.index.fp16.json` → (`model`, `fp16`).
+pub(crate) fn parse_name(name: &str) -> Option<(&str, Option<&str>)> {
+    let (stem, rest) = name.strip_suffix(".json")?.split_once(".safetensors.index")?;
+    match rest.strip_prefix('.') {
+        Some(variant) if !variant.is_empty() => Some((stem, Some(variant))),
+        _ if rest.is_empty() => Some((stem, None)),
+        _ => None,
+    }
+}
+
+/// Number and total, if `name` is a shard: `model-00001-of-00003.safetensors` → (1, 3).
+pub(crate) fn shard_number(name: &str) -> Option<(u64, u64)> {
+    let (rest, total) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
+    let (_, number) = rest.rsplit_once('-')?;
+    Some((number.parse().ok()?, total.parse().ok()?))
+}
+
+/// Reads the index at `path` and the headers of all its shards. `rel_path` is the index's own, `below`
+/// what precedes a shard's name (`unet/`, or nothing).
+pub(crate) fn read(path: &Path, rel_path: &str, below: &str) -> Result<ShardSet, FormatError> {
+    let (document, facts) = read_json(path, rel_path, "shard index", INDEX_LIMIT_BYTES)?;
+    let places = weight_map(path, &document)?;
+    let shards: BTreeSet<&str> = places.values().copied().collect();
+    complete(path, &shards)?;
+    let mut set = ShardSet { files: vec![facts], tensors: Vec::new(), metadata: BTreeMap::new() };
+    let mut homes: HashMap<String, String> = HashMap::new();
+    for shard in shards {
+        let header = safetensors::read(&path.with_file_name(shard), &format!("{below}{shard}"))?;
+        let file = set.files.len();
+        for mut tensor in header.tensors {
+            if homes.insert(tensor.name.clone(), shard.to_owned()).is_some() {
+                return Err(shards_error(path, ShardProblem::Twice { tensor: tensor.name }));
+            }
+            tensor.file = file;
+            set.tensors.push(tensor);
+        }
+        if set.metadata.is_empty() {
+            set.metadata = header.metadata;
+        }
+        set.files.push(header.file);
+    }
+    for (tensor, shard) in places {
+        if homes.get(tensor).is_none_or(|home| home != shard) {
+            return Err(shards_error(
+                path,
+                ShardProblem::NotThere { tensor: tensor.to_owned(), shard: shard.to_owned() },
+            ));
+        }
+    }
+    Ok(set)
+}
+
+/// Tensor to shard, with every shard a plain file name.
+fn weight_map<'d>(path: &Path, document: &'d Value) -> Result<BTreeMap<&'d str, &'d str>, FormatError> {
+    let map = document.get("weight_map").and_then(Value::as_object);
+    let map = map.filter(|map| !map.is_empty()).ok_or_else(|| shards_error(path, ShardProblem::Empty))?;
+    map.iter()
+        .map(|(tensor, shard)| {
+            let name = shard.as_str().unwrap_or_default();
+            if is_plain_name(name) && name.ends_with(".safetensors") {
+                Ok((tensor.as_str(), name))
+            } else {
+                Err(FormatError::UnsafeName { path: path.to_owned(), name: name.to_owned() })
+            }
+        })
+        .collect()
+}
+
+/// Whether `name` can only mean an entry of the folder it is joined to.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0'])
+}
+
+/// Numbered shards must all be named: a lost line would otherwise look like a smaller model.
+fn complete(path: &Path, shards: &BTreeSet<&str>) -> Result<(), FormatError> {
+    let totals: BTreeSet<u64> = shards.iter().filter_map(|shard| shard_number(shard)).map(|(_, total)| total).collect();
+    let found = u64::try_from(shards.len()).unwrap_or(u64::MAX);
+    match totals.first() {
+        Some(expected) if *expected != found => {
+            Err(shards_error(path, ShardProblem::Incomplete { expected: *expected, found }))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn shards_error(path: &Path, problem: ShardProblem) -> FormatError {
+    FormatError::Shards { path: path.to_owned(), problem }
+}

@@ -1,0 +1,105 @@
+//! Diffusers folders: one model made of component sub-folders named by `model_index.json`.
+
+mod family;
+mod folder;
+pub(crate) mod index;
+mod weights;
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::{
+    components::variant,
+    detect::prediction_from_scheduler,
+    error::{ErrorKind, FormatError},
+    inspect::{CONFIG_LIMIT_BYTES, unknown},
+    inspection::{Evidence, Inspection},
+    probe::{read_json, stat},
+    vocab::{Base, Format, ModelType},
+};
+use folder::Folder;
+
+/// The file that makes a folder a model.
+pub(crate) const INDEX_NAME: &str = "model_index.json";
+
+/// Inspects the folder at `path`.
+pub(crate) fn inspect(path: &Path) -> Result<Inspection, FormatError> {
+    let index_path = path.join(INDEX_NAME);
+    let (document, facts) = match read_json(&index_path, INDEX_NAME, "pipeline index", CONFIG_LIMIT_BYTES) {
+        Ok(read) => read,
+        Err(error) => return without_index(path, &index_path, error),
+    };
+    let mut inspection = unknown(path, Format::Diffusers, Vec::new());
+    let mut folder = Folder::new(path, facts);
+    folder.read(&document)?;
+    let class = document.get("_class_name").and_then(Value::as_str).unwrap_or_default();
+    inspection.evidence.push(Evidence::new("diffusers.class", INDEX_NAME, class));
+    inspection.evidence.append(&mut folder.evidence);
+    let has_denoiser = folder.names("unet") || folder.names("transformer");
+    if has_denoiser {
+        inspection.model_type = ModelType::Checkpoint;
+        family::decide(&mut inspection, &mut folder, &document, class);
+    } else {
+        inspection.reason =
+            Some(format!("the pipeline `{}` has neither `unet` nor `transformer`", crate::text::shown(class)));
+        folder.components.clear();
+    }
+    prediction(&mut inspection, &folder);
+    finish(&mut inspection, folder);
+    Ok(inspection)
+}
+
+/// No index at all, or one that cannot be used.
+fn without_index(path: &Path, index_path: &Path, error: FormatError) -> Result<Inspection, FormatError> {
+    let mut inspection = match error.kind() {
+        ErrorKind::Missing => unknown(path, Format::Unknown, Vec::new()),
+        ErrorKind::Unreadable => return Err(error),
+        ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::Unsafe => {
+            unknown(path, Format::Diffusers, stat(index_path, INDEX_NAME).into_iter().collect())
+        }
+    };
+    inspection.reason = Some(match error.kind() {
+        ErrorKind::Missing => format!("a folder without {INDEX_NAME} is not a model"),
+        _ => error.full_text(),
+    });
+    Ok(inspection)
+}
+
+fn prediction(inspection: &mut Inspection, folder: &Folder<'_>) {
+    let told = folder.configs.get("scheduler").and_then(prediction_from_scheduler);
+    if let Some(told) = told {
+        inspection.evidence.push(Evidence::new(
+            "prediction.scheduler",
+            "scheduler/scheduler_config.json",
+            told.as_str(),
+        ));
+        inspection.prediction = Some(told);
+    }
+}
+
+fn finish(inspection: &mut Inspection, folder: Folder<'_>) {
+    if !folder.problems.is_empty() {
+        let problems = folder.problems.join("; ");
+        inspection.reason = Some(match inspection.reason.take() {
+            Some(reason) => format!("{reason}; {problems}"),
+            None => problems,
+        });
+    }
+    if inspection.base == Base::Unknown && inspection.reason.is_none() {
+        inspection.reason = Some("base unknown: neither the denoiser nor the pipeline class tells it".to_owned());
+    }
+    let mut facts = folder.facts;
+    facts.insert("missing_components".to_owned(), json!(folder.missing));
+    facts.insert("not_loaded".to_owned(), json!(folder.not_loaded));
+    facts.insert("tokenizers".to_owned(), json!(folder.tokenizers));
+    inspection.metadata.insert("configs".to_owned(), crate::text::storable_json(Value::Object(folder.configs)));
+    inspection.metadata.insert("facts".to_owned(), crate::text::storable_json(Value::Object(facts)));
+    inspection.variant = variant(&folder.components);
+    inspection.size_bytes = folder.files.iter().map(|file| file.size).fold(0, u64::saturating_add);
+    inspection.components = folder.components;
+    inspection.files = folder.files;
+}
+
+#[cfg(test)]
+mod tests;

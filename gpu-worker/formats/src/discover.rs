@@ -1,0 +1,227 @@
+//! Finding the models below a root: one candidate per model, and a reason for what is passed over.
+
+use std::{
+    collections::BTreeSet,
+    fs::FileType,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    diffusers::{INDEX_NAME, index},
+    error::FormatError,
+    inspect::extension,
+    probe::file_type_name,
+};
+
+/// Deepest folder that is entered below the root.
+const MAX_DEPTH: usize = 32;
+/// Extensions of model files.
+const MODEL_EXTENSIONS: &[&str] = &["safetensors", "sft", "ckpt", "pt", "pth", "bin", "gguf", "onnx"];
+/// Extensions of files that are still being written.
+const UNFINISHED: &[&str] = &["part", "tmp", "aria2", "incomplete", "crdownload", "partial"];
+
+/// What kind of path a candidate is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CandidateKind {
+    /// One file (or the index of a sharded one).
+    SingleFile,
+    /// A folder with `model_index.json`.
+    DiffusersFolder,
+}
+
+/// A path that [`crate::inspect`] should look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Absolute path.
+    pub path: PathBuf,
+    /// Path below the root; empty when the root itself is the model.
+    pub rel_path: String,
+    /// File or folder.
+    pub kind: CandidateKind,
+}
+
+/// The outcome of a walk, sorted by path.
+#[derive(Debug, Clone, Default)]
+pub struct Discovery {
+    /// Models to inspect.
+    pub candidates: Vec<Candidate>,
+    /// Passed over: path below the root, and why.
+    pub skipped: Vec<(String, String)>,
+}
+
+/// Walks `root`. Opens no file; follows links only inside the root; enters no hidden folder.
+///
+/// # Errors
+/// [`FormatError`] when the root itself is missing, unreadable or not a folder.
+pub fn discover(root: &Path) -> Result<Discovery, FormatError> {
+    let root = root.canonicalize().map_err(|source| FormatError::io(root, "resolving it", source))?;
+    let meta = std::fs::metadata(&root).map_err(|source| FormatError::io(&root, "reading its status", source))?;
+    if !meta.is_dir() {
+        return Err(FormatError::NotRegular { path: root, what: "a file where a folder is wanted" });
+    }
+    std::fs::read_dir(&root).map_err(|source| FormatError::io(&root, "listing it", source))?;
+    let mut walk = Walk { root: &root, found: Discovery::default(), entered: BTreeSet::new() };
+    let mut pending = vec![(String::new(), 0usize)];
+    while let Some((folder, depth)) = pending.pop() {
+        pending.extend(walk.folder(&folder).into_iter().map(|below| (below, depth.saturating_add(1))).filter(
+            |(below, depth)| {
+                let near = *depth <= MAX_DEPTH;
+                if !near {
+                    walk.found.skipped.push((below.clone(), format!("deeper than {MAX_DEPTH} folders")));
+                }
+                near
+            },
+        ));
+    }
+    let mut found = walk.found;
+    found.candidates.sort_by(|a, b| a.rel_path.cmp(&b.rel_path));
+    found.skipped.sort();
+    Ok(found)
+}
+
+struct Walk<'r> {
+    root: &'r Path,
+    found: Discovery,
+    /// Folders already entered, resolved: ends loops of links.
+    entered: BTreeSet<PathBuf>,
+}
+
+impl Walk<'_> {
+    /// Handles one folder and returns the folders below it.
+    fn folder(&mut self, rel: &str) -> Vec<String> {
+        let path = self.root.join(rel);
+        let names = match (path.canonicalize(), names(&path)) {
+            (Ok(real), Ok(names)) if self.entered.insert(real.clone()) => names,
+            (Ok(_), Ok(_)) => return self.skip(rel, "reached before through another link"),
+            (Err(error), _) | (_, Err(error)) => return self.skip(rel, format!("cannot be listed: {error}")),
+        };
+        let (names, odd): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| name.to_str().is_some());
+        let names: Vec<String> = names.into_iter().filter_map(|name| name.into_string().ok()).collect();
+        for name in odd {
+            self.skip(&join(rel, &name.to_string_lossy()), "its name is not UTF-8");
+        }
+        if names.iter().any(|name| name == INDEX_NAME) {
+            self.pipeline(rel, path);
+            return Vec::new();
+        }
+        names.iter().filter_map(|name| self.entry(rel, name, &names)).collect()
+    }
+
+    /// Handles one entry; a folder to enter is returned.
+    fn entry(&mut self, folder: &str, name: &str, siblings: &[String]) -> Option<String> {
+        let rel = join(folder, name);
+        let path = self.root.join(&rel);
+        let kind = match std::fs::symlink_metadata(&path) {
+            Ok(meta) => meta.file_type(),
+            Err(error) => return self.skip(&rel, format!("its status cannot be read: {error}")).pop(),
+        };
+        if name.starts_with('.') {
+            return self.skip(&rel, "hidden").pop();
+        }
+        let kind = if kind.is_symlink() { self.follow(&rel, &path)? } else { kind };
+        if kind.is_dir() {
+            return Some(rel);
+        }
+        self.file(rel, path, name, kind, siblings);
+        None
+    }
+
+    /// What a link leads to, if it may be followed.
+    fn follow(&mut self, rel: &str, path: &Path) -> Option<FileType> {
+        let target = match path.canonicalize() {
+            Ok(target) => target,
+            Err(error) => {
+                self.skip(rel, format!("a link that leads nowhere: {error}"));
+                return None;
+            }
+        };
+        let Ok(inside) = target.strip_prefix(self.root) else {
+            self.skip(rel, "a link that leaves the root");
+            return None;
+        };
+        let kind = std::fs::metadata(&target).ok()?.file_type();
+        // what the walk finds under its own name is not listed twice
+        let hidden = inside.components().any(|part| part.as_os_str().to_string_lossy().starts_with('.'));
+        if !hidden && (kind.is_dir() || is_model_name(&target)) {
+            self.skip(rel, format!("a link to {}, which is listed itself", inside.display()));
+            return None;
+        }
+        Some(kind)
+    }
+
+    fn file(&mut self, rel: String, path: PathBuf, name: &str, kind: FileType, siblings: &[String]) {
+        let is_index = index::parse_name(name).is_some();
+        if UNFINISHED.contains(&extension(&path).as_str()) {
+            self.skip(&rel, "unfinished: still being written");
+        } else if !is_model_name(&path) && !is_index {
+            // side-cars, previews, configs: not models and not worth a word
+        } else if !kind.is_file() {
+            self.skip(&rel, format!("not a regular file but {}", file_type_name(kind)));
+        } else if index::shard_number(name).is_some() {
+            self.skip(&rel, "a shard: its index is the model");
+        } else if is_companion(name, siblings) {
+            self.skip(&rel, "the VAE that accompanies the checkpoint of the same name");
+        } else {
+            self.found.candidates.push(Candidate { path, rel_path: rel, kind: CandidateKind::SingleFile });
+        }
+    }
+
+    /// A pipeline folder is one model, unless something in it leads out of the root.
+    fn pipeline(&mut self, rel: &str, path: PathBuf) {
+        if let Some(outside) = self.escape(&path, 2) {
+            self.skip(rel, format!("a diffusers folder with a link that leaves the root: {outside}"));
+            return;
+        }
+        self.found.candidates.push(Candidate { path, rel_path: rel.to_owned(), kind: CandidateKind::DiffusersFolder });
+    }
+
+    /// The first entry, down to the components' files, that resolves outside the root.
+    fn escape(&self, folder: &Path, levels: usize) -> Option<String> {
+        let entries = std::fs::read_dir(folder).ok()?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let outside = path.canonicalize().is_ok_and(|target| !target.starts_with(self.root));
+            if outside {
+                return Some(path.strip_prefix(self.root).unwrap_or(&path).display().to_string());
+            }
+            let below = (levels > 1 && path.is_dir()).then(|| self.escape(&path, levels - 1)).flatten();
+            if below.is_some() {
+                return below;
+            }
+        }
+        None
+    }
+
+    fn skip(&mut self, rel: &str, why: impl Into<String>) -> Vec<String> {
+        self.found.skipped.push((rel.to_owned(), why.into()));
+        Vec::new()
+    }
+}
+
+fn names(folder: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
+    let mut names =
+        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>()?;
+    names.sort();
+    Ok(names)
+}
+
+fn join(folder: &str, name: &str) -> String {
+    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+}
+
+fn is_model_name(path: &Path) -> bool {
+    MODEL_EXTENSIONS.contains(&extension(path).as_str())
+}
+
+/// `x.vae.pt` or `x.vae.safetensors` beside the checkpoint `x`.
+fn is_companion(name: &str, siblings: &[String]) -> bool {
+    let stem = name.strip_suffix(".vae.pt").or_else(|| name.strip_suffix(".vae.safetensors"));
+    stem.is_some_and(|stem| {
+        siblings.iter().any(|other| {
+            let rest = other.strip_prefix(stem);
+            rest.is_some_and(|rest| matches!(rest, ".safetensors" | ".ckpt" | ".pt"))
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! The result of an inspection: facts about files, tensors, components and how they were told.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::{
+    dtype::Dtype,
+    text::{storable, storable_json},
+    vocab::{Base, ComponentKind, Format, ModelType},
+};
+
+/// A file as it was when its header was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileFacts {
+    /// Absolute path.
+    pub path: PathBuf,
+    /// Path below the model's own path; empty for a single file.
+    pub rel_path: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Modification time, nanoseconds since the epoch.
+    pub mtime_ns: i64,
+    /// Inode.
+    pub inode: u64,
+    /// Device number of the file system.
+    pub dev: u64,
+}
+
+/// A tensor and where its bytes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorFacts {
+    /// Name as in the file.
+    pub name: String,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Shape; empty for a scalar.
+    pub shape: Vec<u64>,
+    /// Index into [`Inspection::files`].
+    pub file: usize,
+    /// First byte, as an absolute offset in the file.
+    pub begin: u64,
+    /// One past the last byte, as an absolute offset in the file.
+    pub end: u64,
+}
+
+impl TensorFacts {
+    /// Bytes of data.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.end.saturating_sub(self.begin)
+    }
+
+    /// Number of elements. Saturates, though the reader has already refused shapes that overflow.
+    #[must_use]
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().fold(1, |product, dim| product.saturating_mul(*dim))
+    }
+}
+
+/// A part of a model that can be loaded on its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Component {
+    /// Which part; each kind occurs at most once in a model.
+    pub kind: ComponentKind,
+    /// Its tensors.
+    pub tensors: Vec<TensorFacts>,
+    /// Bytes of its tensors.
+    pub bytes: u64,
+    /// Elements of its tensors.
+    pub param_count: u64,
+    /// Dtype of its weights, or `mixed`.
+    pub dtype: String,
+}
+
+/// One observation that led to the answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Evidence {
+    /// The rule's name.
+    pub rule: &'static str,
+    /// The key, file or setting it matched.
+    pub matched: String,
+    /// What was there: a shape, a number, a text.
+    pub value: Value,
+}
+
+impl Evidence {
+    /// An observation; text from files is made safe to store.
+    pub(crate) fn new(rule: &'static str, matched: impl AsRef<str>, value: impl Into<Value>) -> Self {
+        Self { rule, matched: storable(matched.as_ref()), value: storable_json(value.into()) }
+    }
+}
+
+/// Everything known about a model without reading its weights.
+#[derive(Debug, Clone)]
+pub struct Inspection {
+    /// Display name from the path.
+    pub name: String,
+    /// What it is.
+    pub model_type: ModelType,
+    /// Its family.
+    pub base: Base,
+    /// How it is stored.
+    pub format: Format,
+    /// `fp16`, `bf16`, `fp32`, … or `mixed`.
+    pub variant: Option<String>,
+    /// `epsilon`, `v_prediction`, `flow`, … where knowable.
+    pub prediction: Option<String>,
+    /// Why something is unknown, missing or not loadable.
+    pub reason: Option<String>,
+    /// How the answer was reached.
+    pub evidence: Vec<Evidence>,
+    /// The file's own metadata (or the configs of a folder) and, under `facts`, what was observed.
+    pub metadata: Map<String, Value>,
+    /// The files.
+    pub files: Vec<FileFacts>,
+    /// The loadable components.
+    pub components: Vec<Component>,
+    /// Bytes on disk.
+    pub size_bytes: u64,
+}

@@ -1,0 +1,189 @@
+//! The header's JSON, read as a stream so that repeated names are seen instead of overwritten.
+
+use std::{
+    collections::{BTreeMap, HashSet, btree_map::Entry},
+    fmt,
+    path::Path,
+};
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+use crate::{dtype::Dtype, error::FormatError, text::shown};
+
+/// Most dimensions of a tensor: what PyTorch allows. Bounds memory for a hostile header.
+const MAX_RANK: usize = 64;
+
+/// One entry as written, offsets relative to the data.
+#[derive(Debug)]
+pub(super) struct RawTensor {
+    pub(super) name: String,
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<u64>,
+    pub(super) begin: u64,
+    pub(super) end: u64,
+}
+
+/// The whole header as written.
+#[derive(Debug, Default)]
+pub(super) struct RawHeader {
+    pub(super) tensors: Vec<RawTensor>,
+    pub(super) metadata: BTreeMap<String, String>,
+    duplicate_tensor: Option<String>,
+    duplicate_key: Option<String>,
+}
+
+/// Parses the header's bytes.
+pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<RawHeader, FormatError> {
+    let path = || path.to_owned();
+    if bytes.first() != Some(&b'{') {
+        return Err(FormatError::HeaderStart { path: path() });
+    }
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| FormatError::HeaderNotUtf8 { path: path(), at: error.valid_up_to() })?;
+    let mut json = serde_json::Deserializer::from_str(text);
+    let parsed = json.deserialize_map(HeaderVisitor).and_then(|header| json.end().map(|()| header));
+    let header = parsed.map_err(|source| FormatError::HeaderInvalid { path: path(), source })?;
+    if let Some(tensor) = header.duplicate_tensor {
+        return Err(FormatError::DuplicateTensor { path: path(), tensor });
+    }
+    if let Some(key) = header.duplicate_key {
+        return Err(FormatError::DuplicateMetadata { path: path(), key });
+    }
+    Ok(header)
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = RawHeader;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
+        let mut header = RawHeader::default();
+        let mut seen = HashSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if !seen.insert(name.clone()) {
+                header.duplicate_tensor = Some(name);
+                // the rest is of no interest, but the JSON must be consumed for a clean end
+                while map.next_entry::<serde::de::IgnoredAny, serde::de::IgnoredAny>()?.is_some() {}
+                return Ok(header);
+            }
+            if name == "__metadata__" {
+                map.next_value_seed(MetadataSeed(&mut header))?;
+            } else {
+                let tensor = map.next_value_seed(EntrySeed(name))?;
+                header.tensors.push(tensor);
+            }
+        }
+        Ok(header)
+    }
+}
+
+struct MetadataSeed<'h>(&'h mut RawHeader);
+
+impl<'de> DeserializeSeed<'de> for MetadataSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for MetadataSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("`__metadata__` as an object of strings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((key, value)) = map.next_entry::<String, String>()? {
+            match self.0.metadata.entry(key) {
+                Entry::Vacant(free) => {
+                    free.insert(value);
+                }
+                Entry::Occupied(taken) => {
+                    self.0.duplicate_key.get_or_insert_with(|| taken.key().clone());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+struct EntrySeed(String);
+
+impl<'de> DeserializeSeed<'de> for EntrySeed {
+    type Value = RawTensor;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<RawTensor, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for EntrySeed {
+    type Value = RawTensor;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tensor `{}` as an object with dtype, shape and data_offsets", shown(&self.0))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawTensor, A::Error> {
+        let fail = |what: String| A::Error::custom(format!("tensor `{}`: {what}", shown(&self.0)));
+        let (mut dtype, mut shape, mut offsets) = (None, None, None);
+        while let Some(field) = map.next_key::<String>()? {
+            let twice = match field.as_str() {
+                "dtype" => {
+                    let name = map.next_value::<String>()?;
+                    let known = Dtype::parse(&name).ok_or_else(|| fail(format!("unknown dtype `{}`", shown(&name))))?;
+                    dtype.replace(known).is_some()
+                }
+                "shape" => shape.replace(map.next_value_seed(Numbers { most: MAX_RANK })?).is_some(),
+                "data_offsets" => offsets.replace(map.next_value::<(u64, u64)>()?).is_some(),
+                other => return Err(fail(format!("unknown field `{}`", shown(other)))),
+            };
+            if twice {
+                return Err(fail(format!("field `{field}` is given twice")));
+            }
+        }
+        let dtype = dtype.ok_or_else(|| fail("no dtype".to_owned()))?;
+        let shape = shape.ok_or_else(|| fail("no shape".to_owned()))?;
+        let (begin, end) = offsets.ok_or_else(|| fail("no data_offsets".to_owned()))?;
+        Ok(RawTensor { name: self.0, dtype, shape, begin, end })
+    }
+}
+
+/// A bounded array of unsigned integers.
+struct Numbers {
+    most: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Numbers {
+    type Value = Vec<u64>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<u64>, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Numbers {
+    type Value = Vec<u64>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at most {} unsigned integers", self.most)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<u64>, A::Error> {
+        let mut numbers = Vec::new();
+        while let Some(number) = seq.next_element::<u64>()? {
+            if numbers.len() == self.most {
+                return Err(A::Error::invalid_length(self.most + 1, &self));
+            }
+            numbers.push(number);
+        }
+        Ok(numbers)
+    }
+}
