@@ -1,0 +1,190 @@
+//! The load bench: one cold file from disk to memory, by a raw direct read, by the product's loader with its digest, and by
+//! `safetensors.torch.load_file`, in interleaved passes of one run; then the digest beside `b3sum` and `sha256sum`.
+//! `README.md` in the parent folder has the method.
+#![expect(clippy::print_stdout, reason = "printing results is what a bench is for")]
+
+mod cache;
+mod digest;
+#[path = "../facts.rs"]
+mod facts;
+mod model;
+mod ours;
+mod python;
+mod raw;
+
+use std::{path::PathBuf, time::Instant};
+
+use clap::Parser;
+use residency::{Digest, Direct};
+use serde::Serialize;
+
+/// Measures cold loads.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Folder for the file; removed by the caller.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Interpreter with torch and safetensors; without it the peer is left out.
+    #[arg(long)]
+    python: Option<PathBuf>,
+    /// Bytes of the file.
+    #[arg(long, default_value_t = 2_000_000_000)]
+    bytes: u64,
+    /// Passes of each kind.
+    #[arg(long, default_value_t = 3)]
+    passes: usize,
+    /// JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One way to do it.
+#[derive(Debug, Serialize)]
+struct Row {
+    what: String,
+    /// Seconds of each pass.
+    seconds: Vec<f64>,
+    /// 10⁹ bytes per second of the median pass.
+    gb_per_s: f64,
+    /// That speed over ours (above 1: faster than we are).
+    of_ours: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    machine: facts::Facts,
+    file_bytes: u64,
+    cold: &'static str,
+    peer: Option<python::Versions>,
+    load: Vec<Row>,
+    digest: Vec<Row>,
+}
+
+const OURS: &str = "modelyard: RAM tier, digest in the same pass";
+
+/// Named series of seconds, in the order of their first pass.
+#[derive(Debug, Default)]
+struct Series(Vec<(String, Vec<f64>)>);
+
+/// The file and what every load of it must have: the digest of the first one.
+struct Subject {
+    path: PathBuf,
+    runtime: tokio::runtime::Runtime,
+    digest: Option<Digest>,
+}
+
+impl Subject {
+    /// One load by the product; answers its seconds, with the freeing of the memory.
+    fn load(&mut self, direct: Direct) -> anyhow::Result<f64> {
+        let began = Instant::now();
+        let digest = self.runtime.block_on(ours::load(&self.path, direct))?;
+        let seconds = began.elapsed().as_secs_f64();
+        let first = *self.digest.get_or_insert(digest);
+        anyhow::ensure!(first == digest, "two loads of one file have the digests {first} and {digest}");
+        Ok(seconds)
+    }
+}
+
+impl Series {
+    fn add(&mut self, what: &str, seconds: f64) {
+        match self.0.iter_mut().find(|(name, _)| name == what) {
+            Some((_, passes)) => passes.push(seconds),
+            None => self.0.push((what.to_owned(), vec![seconds])),
+        }
+    }
+
+    fn rows(self, bytes: u64) -> Vec<Row> {
+        let speed = |seconds: &[f64]| bytes as f64 / median(seconds) / 1e9;
+        let ours = self.0.iter().find(|(what, _)| what == OURS).map_or(f64::NAN, |(_, seconds)| speed(seconds));
+        let row = |(what, seconds): (String, Vec<f64>)| {
+            let gb_per_s = speed(&seconds);
+            Row { what, seconds, gb_per_s, of_ours: gb_per_s / ours }
+        };
+        self.0.into_iter().map(row).collect()
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let machine = facts::facts(&args.dir)?;
+    let path = args.dir.join("bench.safetensors");
+    model::write(&path, args.bytes)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let mut subject = Subject { path, runtime, digest: None };
+    let mut python = args.python.as_deref().map(python::Python::start).transpose()?;
+    let (mut loads, mut cold) = (Series::default(), "");
+    for _ in 0..args.passes {
+        cold = load_pass(&mut subject, python.as_mut(), &mut loads)?;
+    }
+    let mut digests = Series::default();
+    for _ in 0..args.passes {
+        digest_pass(&mut subject, &mut digests)?;
+    }
+    let file_bytes = std::fs::metadata(&subject.path)?.len();
+    let peer = python.map(|python| python.versions.clone());
+    let report =
+        Report { machine, file_bytes, cold, peer, load: loads.rows(file_bytes), digest: digests.rows(file_bytes) };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print(&report);
+    }
+    Ok(())
+}
+
+/// Every way once, each on a cold file.
+fn load_pass(
+    subject: &mut Subject,
+    python: Option<&mut python::Python>,
+    loads: &mut Series,
+) -> anyhow::Result<&'static str> {
+    let cold = cache::drop_pages(&subject.path)?;
+    let began = Instant::now();
+    raw::read(&subject.path)?;
+    loads.add("raw direct read, 8 MiB × 4 in flight", began.elapsed().as_secs_f64());
+    cache::drop_pages(&subject.path)?;
+    loads.add(OURS, subject.load(Direct::Auto)?);
+    if let Some(python) = python {
+        cache::drop_pages(&subject.path)?;
+        let loaded = python.load(&subject.path)?;
+        loads.add("safetensors.torch.load_file, every page read once", loaded.touched);
+        loads.add("safetensors.torch.load_file, until it returns", loaded.returned);
+    }
+    Ok(cold)
+}
+
+/// Every digest once, on a file in the page cache.
+fn digest_pass(subject: &mut Subject, digests: &mut Series) -> anyhow::Result<()> {
+    std::io::copy(&mut std::fs::File::open(&subject.path)?, &mut std::io::sink())?;
+    digests.add(OURS, subject.load(Direct::Off)?);
+    for command in [&["b3sum"][..], &["sha256sum"]] {
+        if let Some(seconds) = digest::program(command, &subject.path)? {
+            digests.add(&command.join(" "), seconds);
+        }
+    }
+    Ok(())
+}
+
+fn print(report: &Report) {
+    println!("\nLoad: {}; file of {} bytes, {}", report.machine, report.file_bytes, report.cold);
+    if let Some(python::Versions { torch, safetensors }) = &report.peer {
+        println!("Peer: torch {torch}, safetensors {safetensors}");
+    }
+    table("cold file → memory", &report.load);
+    table("digest of the file in the page cache", &report.digest);
+}
+
+fn table(title: &str, rows: &[Row]) {
+    println!("\n| {title} | seconds (passes) | GB/s | ours is |");
+    println!("|---|---|---|---|");
+    for row in rows {
+        let passes: Vec<String> = row.seconds.iter().map(|seconds| format!("{seconds:.2}")).collect();
+        println!("| {} | {} | {:.2} | {:.2}× |", row.what, passes.join(", "), row.gb_per_s, 1.0 / row.of_ours);
+    }
+}
