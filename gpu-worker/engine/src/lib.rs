@@ -1,1 +1,17 @@
-//! stub
+//! Devices that hold weights: one trait, `cpu:0` and `cuda:N` behind it, one contract for both.
+//!
+//! A device is owned by one thread of one runner process. It hands out slabs, one per component; a slab is written in
+//! chunks, read back for verification, and given back as a whole. Nothing here knows models or jobs.
+
+pub mod contract;
+mod cpu;
+mod cuda;
+mod device;
+mod nvml;
+pub mod onnx;
+mod probe;
+
+pub use cpu::CpuDevice;
+pub use cuda::CudaDevice;
+pub use device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceHealth, DeviceMemory, SlabId, open};
+pub use probe::{CudaReport, DeviceCandidate, probe};

@@ -1,0 +1,155 @@
+//! What every device must do: the same checks for each implementation, run by its tests and by hosts that have the hardware.
+
+use crate::{ALIGN, Device, DeviceError, device::SlabId};
+
+/// Runs all checks on an empty device of at least 4 MiB.
+///
+/// # Errors
+/// The first rule that the device broke, in words.
+pub fn check(device: &mut dyn Device) -> Result<(), String> {
+    let before = settled(device)?;
+    ensure(before.used_bytes == 0, "the device was not empty")?;
+    round_trip(device)?;
+    out_of_memory(device)?;
+    ranges(device)?;
+    stale_slabs(device)?;
+    churn(device)?;
+    let after = settled(device)?;
+    ensure(after.used_bytes == 0, "bytes are still booked after all was freed")?;
+    ensure(after.system_bytes <= before.system_bytes, "the system still holds bytes after all was freed")
+}
+
+fn ensure(holds: bool, otherwise: &str) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(otherwise.to_owned()) }
+}
+
+fn settled(device: &mut dyn Device) -> Result<crate::DeviceMemory, String> {
+    device.synchronize().map_err(|error| error.to_string())?;
+    let memory = device.memory().map_err(|error| error.to_string())?;
+    ensure(memory.used_bytes <= memory.capacity_bytes, "more is booked than the device has")?;
+    Ok(memory)
+}
+
+fn allocate(device: &mut dyn Device, bytes: u64) -> Result<SlabId, String> {
+    let slab = device.allocate(bytes).map_err(|error| format!("allocating {bytes} bytes: {error}"))?;
+    let real = device.slab_bytes(slab).map_err(|error| error.to_string())?;
+    ensure(real >= bytes && real % ALIGN == 0, "a slab is smaller than asked for or not aligned")?;
+    Ok(slab)
+}
+
+fn round_trip(device: &mut dyn Device) -> Result<(), String> {
+    let data: Vec<u8> = (0..1_000_003_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let slab = allocate(device, data.len() as u64 + ALIGN)?;
+    let used = settled(device)?;
+    let real = device.slab_bytes(slab).map_err(|error| error.to_string())?;
+    ensure(used.used_bytes == real, "the ledger is not the sum of the slabs")?;
+    for (index, piece) in data.chunks(70_001).enumerate() {
+        let offset = ALIGN + index as u64 * 70_001;
+        device.write(slab, offset, piece).map_err(|error| error.to_string())?;
+    }
+    device.synchronize().map_err(|error| error.to_string())?;
+    let mut back = vec![0; data.len()];
+    device.read(slab, ALIGN, &mut back).map_err(|error| error.to_string())?;
+    ensure(back == data, "what was written is not what was read")?;
+    let freed = device.free(slab).map_err(|error| error.to_string())?;
+    ensure(freed == real, "freeing said another size than the slab had")
+}
+
+fn out_of_memory(device: &mut dyn Device) -> Result<(), String> {
+    let before = settled(device)?;
+    for bytes in [before.capacity_bytes + 1, u64::MAX] {
+        match device.allocate(bytes) {
+            Err(DeviceError::OutOfMemory { needed_bytes, available_bytes, capacity_bytes }) => {
+                ensure(needed_bytes >= bytes, "the refusal names fewer bytes than were asked for")?;
+                ensure(available_bytes <= capacity_bytes, "more is free than there is")?;
+                ensure(capacity_bytes == before.capacity_bytes, "the refusal names another capacity")?;
+            }
+            Err(error) => return Err(format!("too large an allocation gave `{error}`, not out of memory")),
+            Ok(_) => return Err("more was allocated than the device has".to_owned()),
+        }
+    }
+    ensure(settled(device)? == before, "a refused allocation changed the ledger")
+}
+
+fn ranges(device: &mut dyn Device) -> Result<(), String> {
+    let slab = allocate(device, 4096)?;
+    let end = device.slab_bytes(slab).map_err(|error| error.to_string())?;
+    for offset in [end, end - 1, u64::MAX] {
+        let mut out = [0; 2];
+        ensure(
+            matches!(device.write(slab, offset, &[0; 2]), Err(DeviceError::OutOfRange { .. })),
+            "a write beyond the slab was taken",
+        )?;
+        ensure(
+            matches!(device.read(slab, offset, &mut out), Err(DeviceError::OutOfRange { .. })),
+            "a read beyond the slab was taken",
+        )?;
+    }
+    device.write(slab, end - 2, &[1; 2]).map_err(|error| error.to_string())?;
+    device.write(slab, end, &[]).map_err(|error| error.to_string())?;
+    device.free(slab).map(drop).map_err(|error| error.to_string())
+}
+
+fn stale_slabs(device: &mut dyn Device) -> Result<(), String> {
+    let slab = allocate(device, 1)?;
+    device.free(slab).map_err(|error| error.to_string())?;
+    let stale = matches!(device.free(slab), Err(DeviceError::NoSlab(_)))
+        && matches!(device.write(slab, 0, &[1]), Err(DeviceError::NoSlab(_)))
+        && matches!(device.slab_bytes(slab), Err(DeviceError::NoSlab(_)));
+    ensure(stale, "a freed slab was still usable")?;
+    let next = allocate(device, 1)?;
+    ensure(next != slab, "a slab's id was used again")?;
+    device.free(next).map(drop).map_err(|error| error.to_string())
+}
+
+/// Many allocations of mixed sizes: the ledger is their sum at every step, and the system agrees.
+fn churn(device: &mut dyn Device) -> Result<(), String> {
+    let capacity = device.facts().capacity_bytes.min(64 << 20);
+    let mut live: Vec<(SlabId, u64)> = Vec::new();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..400 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let roll = state >> 33;
+        if roll.is_multiple_of(3) && !live.is_empty() {
+            let (slab, bytes) = live.swap_remove(roll as usize % live.len());
+            let freed = device.free(slab).map_err(|error| error.to_string())?;
+            ensure(freed == bytes, "freeing said another size than the slab had")?;
+        } else {
+            match device.allocate(roll % (capacity / 4) + 1) {
+                Ok(slab) => live.push((slab, device.slab_bytes(slab).map_err(|error| error.to_string())?)),
+                Err(DeviceError::OutOfMemory { .. }) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        let memory = settled(device)?;
+        let sum: u64 = live.iter().map(|(_, bytes)| bytes).sum();
+        ensure(memory.used_bytes == sum, "the ledger is not the sum of the slabs")?;
+        if device.facts().kind == "cpu" {
+            ensure(memory.system_bytes == sum, "the system does not say what the ledger says")?;
+        }
+    }
+    for (slab, _) in live {
+        device.free(slab).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_contract() {
+        check(&mut crate::CpuDevice::new(16 << 20)).unwrap();
+    }
+
+    #[test]
+    fn cuda_contract() {
+        let report = crate::probe();
+        let Some(first) = report.devices.first() else {
+            println!("skipped: {}", report.reason.unwrap_or_default());
+            return;
+        };
+        check(crate::open(&first.name, 256 << 20).unwrap().as_mut()).unwrap();
+    }
+}

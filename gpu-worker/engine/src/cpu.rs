@@ -1,0 +1,157 @@
+//! `cpu:0`: a bounded arena of host memory. Each slab is a memory file of its own, so that freeing it gives every byte
+//! back at once, and so that the system's own figure for it can be compared with the ledger.
+
+use std::{collections::BTreeMap, fs, os::fd::OwnedFd};
+
+use rustix::{
+    fs::{FallocateFlags, MemfdFlags, fallocate, fstat, ftruncate, memfd_create},
+    io::{Errno, pread, pwrite},
+};
+
+use crate::device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceHealth, DeviceMemory, SlabId, check_range};
+
+/// Memory comes in pages.
+const PAGE: u64 = 4096;
+
+/// The CPU as a device.
+#[derive(Debug)]
+pub struct CpuDevice {
+    facts: DeviceFacts,
+    slabs: BTreeMap<u64, Slab>,
+    next: u64,
+    used_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Slab {
+    file: OwnedFd,
+    bytes: u64,
+}
+
+impl CpuDevice {
+    /// A device of `capacity_bytes` bytes.
+    pub fn new(capacity_bytes: u64) -> Self {
+        let facts = DeviceFacts {
+            name: "cpu:0".to_owned(),
+            kind: "cpu".to_owned(),
+            uuid: None,
+            product: product(),
+            capacity_bytes,
+            align_bytes: ALIGN,
+        };
+        Self { facts, slabs: BTreeMap::new(), next: 0, used_bytes: 0 }
+    }
+
+    fn available(&self) -> u64 {
+        self.facts.capacity_bytes.saturating_sub(self.used_bytes)
+    }
+
+    fn out_of_memory(&self, needed_bytes: u64) -> DeviceError {
+        DeviceError::OutOfMemory {
+            needed_bytes,
+            available_bytes: self.available(),
+            capacity_bytes: self.facts.capacity_bytes,
+        }
+    }
+
+    fn slab(&self, id: SlabId) -> Result<&Slab, DeviceError> {
+        self.slabs.get(&id.0).ok_or(DeviceError::NoSlab(id))
+    }
+}
+
+/// The processor's name, as `/proc/cpuinfo` says it.
+fn product() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+}
+
+fn system(what: &'static str) -> impl Fn(Errno) -> DeviceError {
+    move |error| DeviceError::System { what, source: error.into() }
+}
+
+/// A memory file whose pages are promised by the system now, not at the first touch.
+fn memory_file(bytes: u64) -> Result<OwnedFd, Errno> {
+    let file = memfd_create("modelyard-device", MemfdFlags::CLOEXEC)?;
+    ftruncate(&file, bytes)?;
+    // pages reserved this way are not zeroed before the first whole-page write
+    fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
+    Ok(file)
+}
+
+impl Device for CpuDevice {
+    fn facts(&self) -> &DeviceFacts {
+        &self.facts
+    }
+
+    fn memory(&self) -> Result<DeviceMemory, DeviceError> {
+        let mut system_bytes = 0;
+        for slab in self.slabs.values() {
+            let stat = fstat(&slab.file).map_err(system("asking for a slab's size"))?;
+            system_bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+        }
+        Ok(DeviceMemory { capacity_bytes: self.facts.capacity_bytes, used_bytes: self.used_bytes, system_bytes })
+    }
+
+    fn health(&self) -> DeviceHealth {
+        DeviceHealth::default()
+    }
+
+    fn allocate(&mut self, bytes: u64) -> Result<SlabId, DeviceError> {
+        let Some(rounded) = bytes.max(1).checked_next_multiple_of(PAGE) else { return Err(self.out_of_memory(bytes)) };
+        if rounded > self.available() {
+            return Err(self.out_of_memory(rounded));
+        }
+        let file = match memory_file(rounded) {
+            Ok(file) => file,
+            // the system has less than the budget promised
+            Err(Errno::NOMEM | Errno::NOSPC) => return Err(self.out_of_memory(rounded)),
+            Err(error) => return Err(system("allocating a slab")(error)),
+        };
+        let id = self.next;
+        self.next += 1;
+        self.used_bytes += rounded;
+        self.slabs.insert(id, Slab { file, bytes: rounded });
+        Ok(SlabId(id))
+    }
+
+    fn slab_bytes(&self, slab: SlabId) -> Result<u64, DeviceError> {
+        Ok(self.slab(slab)?.bytes)
+    }
+
+    fn write(&mut self, slab: SlabId, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        let slab = self.slab(slab)?;
+        check_range(offset, data.len(), slab.bytes)?;
+        let (mut offset, mut rest) = (offset, data);
+        while !rest.is_empty() {
+            let written = pwrite(&slab.file, rest, offset).map_err(system("writing to a slab"))?;
+            offset += written as u64;
+            rest = rest.get(written..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, slab: SlabId, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
+        let slab = self.slab(slab)?;
+        check_range(offset, out.len(), slab.bytes)?;
+        let mut done = 0;
+        while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let read = pread(&slab.file, rest, offset + done as u64).map_err(system("reading a slab"))?;
+            if read == 0 {
+                return Err(system("reading a slab")(Errno::IO));
+            }
+            done += read;
+        }
+        Ok(())
+    }
+
+    fn synchronize(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn free(&mut self, id: SlabId) -> Result<u64, DeviceError> {
+        let slab = self.slabs.remove(&id.0).ok_or(DeviceError::NoSlab(id))?;
+        self.used_bytes = self.used_bytes.saturating_sub(slab.bytes);
+        Ok(slab.bytes)
+    }
+}
