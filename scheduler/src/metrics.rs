@@ -1,0 +1,149 @@
+//! The scheduler's metrics: one struct, its registry passed in; every series exists from the first scrape.
+
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, core::Collector,
+};
+use shared::job::{JobKind, JobState};
+
+/// Outcomes of a look at a pending job.
+pub(crate) const OUTCOMES: [&str; 4] = ["assigned", "waiting", "rejected", "outdated"];
+/// Why a job was taken back.
+pub(crate) const RESCUES: [&str; 2] = ["lease_expired", "host_gone"];
+/// The one role that this process campaigns for.
+pub(crate) const ROLE: &str = "scheduler";
+
+const ACTIVE: [JobState; 3] = [JobState::Pending, JobState::Placed, JobState::Running];
+
+/// Handles; cloning shares them.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    /// Active jobs by kind and state.
+    pub(crate) jobs: GaugeVec,
+    /// Unix time at which the oldest due pending job came due; 0 when none waits.
+    pub(crate) oldest_pending: Gauge,
+    /// 1 while this process leads.
+    pub(crate) leader: Gauge,
+    /// Times this process won or lost the leadership.
+    pub(crate) leader_transitions: IntCounter,
+    /// Decisions by outcome.
+    pub(crate) placements: IntCounterVec,
+    /// Seconds that one decision took, without the database.
+    pub(crate) placement_seconds: Histogram,
+    /// Jobs taken back by reason.
+    pub(crate) rescued: IntCounterVec,
+    /// Seconds of one pass over the pending jobs, with the database.
+    pub(crate) tick_seconds: Histogram,
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// When a name is taken in this registry.
+    pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let metrics = Self {
+            jobs: GaugeVec::new(Opts::new("modelyard_jobs", "Active jobs by kind and state."), &["kind", "state"])?,
+            oldest_pending: Gauge::new(
+                "modelyard_queue_oldest_pending_timestamp_seconds",
+                "Unix time at which the oldest due pending job came due; 0 when none waits.",
+            )?,
+            leader: Gauge::with_opts(
+                Opts::new("modelyard_leader", "1 while this process leads.").const_label("role", ROLE),
+            )?,
+            leader_transitions: IntCounter::new(
+                "modelyard_leader_transitions_total",
+                "Times this process won or lost the leadership.",
+            )?,
+            placements: IntCounterVec::new(
+                Opts::new("modelyard_placements_total", "Decisions about pending jobs by outcome."),
+                &["outcome"],
+            )?,
+            placement_seconds: histogram(
+                "modelyard_placement_seconds",
+                "Time of one placement decision, without the database.",
+                1e-6,
+            )?,
+            rescued: IntCounterVec::new(
+                Opts::new("modelyard_jobs_rescued_total", "Jobs taken back from workers that are gone."),
+                &["reason"],
+            )?,
+            tick_seconds: histogram(
+                "modelyard_scheduler_tick_seconds",
+                "Time of one pass over the pending jobs, with the database.",
+                1e-4,
+            )?,
+        };
+        metrics.zero();
+        metrics.add_to(registry)?;
+        Ok(metrics)
+    }
+
+    fn add_to(&self, registry: &Registry) -> prometheus::Result<()> {
+        let collectors: [Box<dyn Collector>; 8] = [
+            Box::new(self.jobs.clone()),
+            Box::new(self.oldest_pending.clone()),
+            Box::new(self.leader.clone()),
+            Box::new(self.leader_transitions.clone()),
+            Box::new(self.placements.clone()),
+            Box::new(self.placement_seconds.clone()),
+            Box::new(self.rescued.clone()),
+            Box::new(self.tick_seconds.clone()),
+        ];
+        collectors.into_iter().try_for_each(|collector| registry.register(collector))
+    }
+
+    fn zero(&self) {
+        self.set_jobs(&[]);
+        for outcome in OUTCOMES {
+            self.placements.with_label_values(&[outcome]).reset();
+        }
+        for reason in RESCUES {
+            self.rescued.with_label_values(&[reason]).reset();
+        }
+    }
+
+    /// Sets the gauges of active jobs; kinds and states without a row become 0.
+    pub(crate) fn set_jobs(&self, counts: &[(String, String, i64, Option<f64>)]) {
+        for kind in JobKind::ALL {
+            for state in ACTIVE {
+                let found = counts.iter().find(|row| row.0 == kind.as_str() && row.1 == state.as_str());
+                self.jobs
+                    .with_label_values(&[kind.as_str(), state.as_str()])
+                    .set(found.map_or(0.0, |row| row.2 as f64));
+            }
+        }
+        let oldest = counts.iter().filter_map(|row| row.3).reduce(f64::min);
+        self.oldest_pending.set(oldest.unwrap_or(0.0));
+    }
+}
+
+fn histogram(name: &str, help: &str, first: f64) -> prometheus::Result<Histogram> {
+    let buckets = prometheus::exponential_buckets(first, 4.0, 10)?;
+    Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_exists_from_the_first_scrape() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let text = || prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        for series in [
+            "modelyard_jobs{kind=\"cache_add\",state=\"running\"} 0",
+            "modelyard_leader{role=\"scheduler\"} 0",
+            "modelyard_placements_total{outcome=\"rejected\"} 0",
+            "modelyard_jobs_rescued_total{reason=\"host_gone\"} 0",
+            "modelyard_queue_oldest_pending_timestamp_seconds 0",
+        ] {
+            assert!(text().contains(series), "{series}\n{}", text());
+        }
+        metrics.set_jobs(&[("load".into(), "pending".into(), 3, Some(12.5))]);
+        assert!(text().contains("modelyard_jobs{kind=\"load\",state=\"pending\"} 3"));
+        assert!(text().contains("modelyard_queue_oldest_pending_timestamp_seconds 12.5"));
+        metrics.set_jobs(&[]);
+        assert!(text().contains("modelyard_jobs{kind=\"load\",state=\"pending\"} 0"));
+    }
+}

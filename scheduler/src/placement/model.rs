@@ -1,0 +1,232 @@
+//! What a placement looks at, as plain values: the farm as a snapshot, and one job.
+//! Maps are ordered or looked up by key, so that no decision depends on the order of rows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
+
+use shared::{
+    ids::{ComponentId, JobId, ModelId},
+    job::{JobKind, Lane},
+};
+
+/// The farm at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Hosts by name.
+    pub hosts: BTreeMap<String, Host>,
+    /// Devices by id.
+    pub devices: BTreeMap<String, Device>,
+    /// Hosts that have a model on disk.
+    pub locations: HashMap<ModelId, BTreeSet<String>>,
+}
+
+/// A host and its RAM tier.
+#[derive(Debug, Clone, Default)]
+pub struct Host {
+    /// Its agent's lease is valid.
+    pub alive: bool,
+    /// It takes no new work.
+    pub draining: bool,
+    /// Labels.
+    pub labels: BTreeSet<String>,
+    /// Names of its readable roots.
+    pub roots: BTreeSet<String>,
+    /// The host lane's slots and queue.
+    pub queue: Queue,
+    /// The RAM tier.
+    pub ram: Tier,
+}
+
+/// A device and its memory.
+#[derive(Debug, Clone, Default)]
+pub struct Device {
+    /// Its host.
+    pub host: String,
+    /// Why it takes no work; none when it is ready.
+    pub not_ready: Option<String>,
+    /// Labels of its own; those of its host count as well.
+    pub labels: BTreeSet<String>,
+    /// The device lane's slots and queue.
+    pub queue: Queue,
+    /// The device tier.
+    pub memory: Tier,
+}
+
+/// Slots of a lane, and the jobs placed or running there.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Queue {
+    /// Jobs at a time.
+    pub slots: u32,
+    /// Jobs that may be placed ahead of the slots.
+    pub ahead: u32,
+    /// Jobs placed or running.
+    pub jobs: u32,
+}
+
+impl Queue {
+    /// True when one more job may be placed.
+    pub fn has_room(self) -> bool {
+        self.jobs < self.slots.saturating_add(self.ahead)
+    }
+
+    /// Jobs per thousand slots: comparable between lanes with different slots.
+    pub fn load(self) -> u64 {
+        u64::from(self.jobs) * 1000 / u64::from(self.slots.max(1))
+    }
+}
+
+/// One tier of memory, in bytes.
+#[derive(Debug, Clone, Default)]
+pub struct Tier {
+    /// Capacity or budget.
+    pub capacity_bytes: u64,
+    /// In use or promised.
+    pub used_bytes: u64,
+    /// In use and not evictable now: leased or protected.
+    pub held_bytes: u64,
+    /// Components that are in it or on their way, with their bytes.
+    pub resident: HashMap<ComponentId, u64>,
+}
+
+impl Tier {
+    /// Bytes of `components` that are not here yet.
+    pub fn missing(&self, components: &[(ComponentId, u64)]) -> u64 {
+        components.iter().filter(|(id, _)| !self.resident.contains_key(id)).map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Bytes that must be evicted to make room for `missing` more; 0 when they fit.
+    pub fn must_evict(&self, missing: u64) -> u64 {
+        missing.saturating_sub(self.capacity_bytes.saturating_sub(self.used_bytes))
+    }
+
+    /// Promises room for what is missing of `components`, so that the next decision sees it taken.
+    pub fn promise(&mut self, components: &[(ComponentId, u64)]) {
+        for (id, bytes) in components {
+            if self.resident.insert(*id, *bytes).is_none() {
+                self.used_bytes = self.used_bytes.saturating_add(*bytes);
+            }
+        }
+    }
+}
+
+/// One pending job.
+#[derive(Debug, Clone)]
+pub struct PendingJob {
+    /// Id.
+    pub id: JobId,
+    /// Kind.
+    pub kind: JobKind,
+    /// Only this host.
+    pub pin_host: Option<String>,
+    /// Only this device.
+    pub pin_device: Option<String>,
+    /// Labels that the place must have.
+    pub need_labels: Vec<String>,
+    /// The model it is about.
+    pub model: Option<ModelId>,
+    /// Components that it touches, with their bytes.
+    pub components: Vec<(ComponentId, u64)>,
+    /// The root that a scan names.
+    pub root: Option<String>,
+    /// Time since its last worker was lost.
+    pub lost_for: Option<Duration>,
+}
+
+impl PendingJob {
+    /// Bytes of all its components.
+    pub fn needs_bytes(&self) -> u64 {
+        self.components.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// True for kinds that bring weights into memory.
+    pub fn brings_weights(&self) -> bool {
+        matches!(self.kind, JobKind::Load | JobKind::CacheAdd)
+    }
+}
+
+impl Snapshot {
+    /// True when no live place has room for one more job of any lane.
+    pub fn is_full(&self) -> bool {
+        let open = |host: &Host| host.alive && !host.draining;
+        let hosts = self.hosts.values().any(|host| open(host) && host.queue.has_room());
+        let devices = self.devices.values().any(|device| {
+            device.not_ready.is_none() && device.queue.has_room() && self.hosts.get(&device.host).is_some_and(open)
+        });
+        !hosts && !devices
+    }
+
+    /// Takes the room that an assignment uses.
+    pub fn assign(&mut self, job: &PendingJob, host: &str, device: Option<&str>) {
+        let (queue, tier) = match device {
+            Some(id) => match self.devices.get_mut(id) {
+                Some(device) => (&mut device.queue, &mut device.memory),
+                None => return,
+            },
+            None => match self.hosts.get_mut(host) {
+                Some(host) => (&mut host.queue, &mut host.ram),
+                None => return,
+            },
+        };
+        queue.jobs = queue.jobs.saturating_add(1);
+        if job.brings_weights() {
+            tier.promise(&job.components);
+        }
+    }
+}
+
+/// A place that a job may be given to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    /// Device id, or the host's name in the host lane.
+    pub(super) name: &'a str,
+    /// Host's name.
+    pub(super) host_name: &'a str,
+    /// The host; none when a device names a host that is not registered.
+    pub(super) host: Option<&'a Host>,
+    /// The device, in the device lane.
+    pub(super) device: Option<&'a Device>,
+}
+
+impl<'a> Place<'a> {
+    /// The lane's queue.
+    pub(super) fn queue(&self) -> Queue {
+        self.device.map(|device| device.queue).or(self.host.map(|host| host.queue)).unwrap_or_default()
+    }
+
+    /// The tier that a job of this lane fills: device memory, or the host's RAM.
+    pub(super) fn tier(&self) -> Option<&'a Tier> {
+        self.device.map(|device| &device.memory).or(self.host.map(|host| &host.ram))
+    }
+
+    /// True when host or device carries the label.
+    pub(super) fn has_label(&self, label: &str) -> bool {
+        self.host.is_some_and(|host| host.labels.contains(label))
+            || self.device.is_some_and(|device| device.labels.contains(label))
+    }
+}
+
+/// The places of a job's lane that its pins allow, by name.
+pub(super) fn candidates<'a>(snapshot: &'a Snapshot, job: &'a PendingJob) -> impl Iterator<Item = Place<'a>> {
+    let pinned_host = move |name: &str| job.pin_host.as_deref().is_none_or(|pin| pin == name);
+    let device_lane = job.kind.lane() == Lane::Device;
+    let devices = snapshot
+        .devices
+        .iter()
+        .filter(move |(id, device)| {
+            device_lane && pinned_host(&device.host) && job.pin_device.as_ref().is_none_or(|pin| pin == *id)
+        })
+        .map(|(id, device)| Place {
+            name: id,
+            host_name: &device.host,
+            host: snapshot.hosts.get(&device.host),
+            device: Some(device),
+        });
+    let hosts = snapshot
+        .hosts
+        .iter()
+        .filter(move |(name, _)| !device_lane && pinned_host(name))
+        .map(|(name, host)| Place { name, host_name: name, host: Some(host), device: None });
+    devices.chain(hosts)
+}

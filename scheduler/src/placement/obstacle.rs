@@ -1,0 +1,207 @@
+//! What keeps a job from one place, and the reason that a waiting job shows.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use shared::{bytes::ByteSize, job::JobKind};
+
+use super::{
+    model::{PendingJob, Place, Snapshot},
+    score::ram_bytes,
+};
+
+/// One obstacle. The order says which one a waiting job names first: the one that is likeliest to pass.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum Obstacle {
+    /// As many jobs are placed there as its slots and short queue take.
+    QueueFull,
+    /// What would have to be evicted is in use or protected.
+    MemoryHeld {
+        /// Bytes to bring in.
+        needs_bytes: u64,
+        /// Bytes that can be had at most while the held ones stay.
+        available_bytes: u64,
+    },
+    /// The host takes no new work.
+    Draining,
+    /// No live agent on the host.
+    HostDown,
+    /// The device takes no work.
+    DeviceNotReady {
+        /// Its state or the reason for it.
+        reason: String,
+    },
+    /// The model is neither on the host's disk nor in its RAM.
+    ModelAbsent,
+    /// The host has no such root.
+    RootAbsent,
+    /// Labels that neither host nor device has.
+    LabelsMissing {
+        /// The labels.
+        labels: Vec<String>,
+    },
+    /// More than the host's RAM budget.
+    OverRamBudget {
+        /// Bytes that must pass through RAM.
+        needs_bytes: u64,
+        /// The budget.
+        budget_bytes: u64,
+    },
+    /// More than the device's capacity.
+    OverCapacity {
+        /// Bytes of all components.
+        needs_bytes: u64,
+        /// The capacity.
+        capacity_bytes: u64,
+    },
+}
+
+impl Obstacle {
+    /// True when the place is too small, now and later.
+    pub fn is_size(&self) -> bool {
+        matches!(self, Self::OverRamBudget { .. } | Self::OverCapacity { .. })
+    }
+
+    /// The stable name.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::MemoryHeld { .. } => "memory_held",
+            Self::Draining => "draining",
+            Self::HostDown => "host_down",
+            Self::DeviceNotReady { .. } => "device_not_ready",
+            Self::ModelAbsent => "model_absent",
+            Self::RootAbsent => "root_absent",
+            Self::LabelsMissing { .. } => "labels_missing",
+            Self::OverRamBudget { .. } => "over_ram_budget",
+            Self::OverCapacity { .. } => "over_capacity",
+        }
+    }
+}
+
+impl std::fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let size = |bytes: &u64| ByteSize(*bytes);
+        match self {
+            Self::QueueFull => f.write_str("has as many jobs as it takes at a time"),
+            Self::MemoryHeld { needs_bytes, available_bytes } => write!(
+                f,
+                "can free at most {} of the {} needed: the rest is in use or protected",
+                size(available_bytes),
+                size(needs_bytes)
+            ),
+            Self::Draining => f.write_str("is draining"),
+            Self::HostDown => f.write_str("has no live agent"),
+            Self::DeviceNotReady { reason } => write!(f, "is not ready: {reason}"),
+            Self::ModelAbsent => f.write_str("has the model neither on disk nor in RAM"),
+            Self::RootAbsent => f.write_str("has no such readable root"),
+            Self::LabelsMissing { labels } => write!(f, "lacks the labels `{}`", labels.join("`, `")),
+            Self::OverRamBudget { needs_bytes, budget_bytes } => {
+                write!(f, "has a RAM budget of {}; {} are needed", size(budget_bytes), size(needs_bytes))
+            }
+            Self::OverCapacity { needs_bytes, capacity_bytes } => {
+                write!(f, "has a capacity of {}; {} are needed", size(capacity_bytes), size(needs_bytes))
+            }
+        }
+    }
+}
+
+/// The first obstacle, looking at what never changes before what may pass: a place that is too small is too small
+/// whether it is alive or not.
+pub(super) fn find_obstacle(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {
+    labels(job, place)
+        .or_else(|| size(job, place))
+        .or_else(|| liveness(place))
+        .or_else(|| presence(snapshot, job, place))
+        .or_else(|| held(job, place))
+        .or_else(|| (!place.queue().has_room()).then_some(Obstacle::QueueFull))
+}
+
+fn labels(job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {
+    let labels: Vec<String> = job.need_labels.iter().filter(|label| !place.has_label(label)).cloned().collect();
+    (!labels.is_empty()).then_some(Obstacle::LabelsMissing { labels })
+}
+
+fn size(job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {
+    if !job.brings_weights() {
+        return None;
+    }
+    let needs_bytes = job.needs_bytes();
+    if let Some(device) = place.device.filter(|device| needs_bytes > device.memory.capacity_bytes) {
+        return Some(Obstacle::OverCapacity { needs_bytes, capacity_bytes: device.memory.capacity_bytes });
+    }
+    // what is on the device or in RAM already needs no more of the budget
+    let through_ram = if place.device.is_some() { ram_bytes(job, place) } else { needs_bytes };
+    let budget_bytes = place.host?.ram.capacity_bytes;
+    (through_ram > budget_bytes).then_some(Obstacle::OverRamBudget { needs_bytes: through_ram, budget_bytes })
+}
+
+fn liveness(place: &Place<'_>) -> Option<Obstacle> {
+    match (place.host, place.device) {
+        (None, _) => Some(Obstacle::HostDown),
+        (Some(host), _) if !host.alive => Some(Obstacle::HostDown),
+        (Some(host), _) if host.draining => Some(Obstacle::Draining),
+        (_, Some(device)) => device.not_ready.clone().map(|reason| Obstacle::DeviceNotReady { reason }),
+        _ => None,
+    }
+}
+
+fn presence(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {
+    match job.kind {
+        JobKind::Load | JobKind::CacheAdd => {
+            let on_disk = |model| snapshot.locations.get(model).is_some_and(|hosts| hosts.contains(place.host_name));
+            let there = !job.components.is_empty() && ram_bytes(job, place) == 0;
+            (!there && !job.model.as_ref().is_some_and(on_disk)).then_some(Obstacle::ModelAbsent)
+        }
+        JobKind::Scan => {
+            let roots = place.host.map(|host| &host.roots)?;
+            let there = job.root.as_ref().map_or(!roots.is_empty(), |root| roots.contains(root));
+            (!there).then_some(Obstacle::RootAbsent)
+        }
+        JobKind::Unload | JobKind::CacheRemove => None,
+    }
+}
+
+fn held(job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {
+    if !job.brings_weights() {
+        return None;
+    }
+    let check = |needs_bytes: u64, capacity: u64, held: u64| {
+        let available_bytes = capacity.saturating_sub(held);
+        (needs_bytes > available_bytes).then_some(Obstacle::MemoryHeld { needs_bytes, available_bytes })
+    };
+    let tier = place.tier()?;
+    check(tier.missing(&job.components), tier.capacity_bytes, tier.held_bytes).or_else(|| {
+        let ram = &place.host?.ram;
+        check(ram_bytes(job, place), ram.capacity_bytes, ram.held_bytes)
+    })
+}
+
+/// Obstacles with the places that have them: what a waiting job shows. Equal obstacles share one entry.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Obstacles<'a>(pub(super) BTreeMap<Obstacle, Vec<&'a str>>);
+
+impl<'a> Obstacles<'a> {
+    /// Adds one place's obstacle.
+    pub(super) fn add(&mut self, obstacle: Obstacle, place: &'a str) {
+        self.0.entry(obstacle).or_default().push(place);
+    }
+
+    /// The reason as stored and shown: the likeliest obstacle first, then every candidate's.
+    pub(super) fn reason(&self) -> Value {
+        let Some((first, places)) = self.0.first_key_value() else {
+            return json!({ "code": "no_place", "message": "no registered place of this farm can be asked", "obstacles": [] });
+        };
+        let others = self.0.values().map(Vec::len).sum::<usize>().saturating_sub(1);
+        let named = places.first().copied().unwrap_or_default();
+        let more = if others == 0 { String::new() } else { format!(" (and {others} more places cannot take it)") };
+        json!({
+            "code": first.code(),
+            "message": format!("`{named}` {first}{more}"),
+            "obstacles": self.0.iter().map(|(obstacle, places)|
+                json!({ "code": obstacle.code(), "message": obstacle.to_string(), "places": places })).collect::<Vec<_>>(),
+        })
+    }
+}

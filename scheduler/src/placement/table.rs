@@ -1,0 +1,239 @@
+//! A table of examples: one farm, one job, one decision each. The prose is in `README.md`.
+
+use std::time::Duration;
+
+use shared::{
+    error::ErrorCode,
+    ids::{ComponentId, JobId, ModelId},
+    job::JobKind,
+};
+
+use super::{Decision, Device, Host, PendingJob, Policy, Queue, Snapshot, Tier, place};
+
+const GIB: u64 = 1 << 30;
+const POLICY: Policy = Policy { lost_after: Duration::from_secs(120) };
+
+/// Two hosts with one 24 GiB device each and the model on both disks.
+struct Example {
+    farm: Snapshot,
+    job: PendingJob,
+}
+
+impl Example {
+    fn new(kind: JobKind) -> Self {
+        let model = ModelId::generate();
+        let mut farm = Snapshot::default();
+        for name in ["a", "b"] {
+            let queue = Queue { slots: 2, ahead: 2, jobs: 0 };
+            let ram = Tier { capacity_bytes: 64 * GIB, ..Tier::default() };
+            let roots = ["main".to_owned()].into();
+            farm.hosts.insert(name.into(), Host { alive: true, queue, ram, roots, ..Host::default() });
+            let queue = Queue { slots: 1, ahead: 2, jobs: 0 };
+            let memory = Tier { capacity_bytes: 24 * GIB, ..Tier::default() };
+            let device = Device { host: name.into(), queue, memory, ..Device::default() };
+            farm.devices.insert(format!("{name}/cuda:0"), device);
+            farm.locations.entry(model).or_default().insert(name.into());
+        }
+        let components = vec![(ComponentId::generate(), 5 * GIB), (ComponentId::generate(), GIB)];
+        let job = PendingJob {
+            id: JobId::generate(),
+            kind,
+            pin_host: None,
+            pin_device: None,
+            need_labels: Vec::new(),
+            model: Some(model),
+            components,
+            root: None,
+            lost_for: None,
+        };
+        Self { farm, job }
+    }
+
+    fn host(&mut self, name: &str) -> &mut Host {
+        self.farm.hosts.get_mut(name).unwrap()
+    }
+
+    fn device(&mut self, name: &str) -> &mut Device {
+        self.farm.devices.get_mut(&format!("{name}/cuda:0")).unwrap()
+    }
+
+    fn decide(&self) -> Decision {
+        place(&self.farm, &self.job, POLICY)
+    }
+
+    fn assigned(&self) -> String {
+        match self.decide() {
+            Decision::Assign { host, device, .. } => device.unwrap_or(host),
+            other => panic!("not assigned: {other:?}"),
+        }
+    }
+
+    fn waits(&self) -> (&'static str, String) {
+        match self.decide() {
+            Decision::Wait { code, reason } => (code, reason.to_string()),
+            other => panic!("does not wait: {other:?}"),
+        }
+    }
+
+    fn rejected(&self) -> ErrorCode {
+        match self.decide() {
+            Decision::Reject { error } => error.code,
+            other => panic!("not rejected: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn equal_places_are_ordered_by_name() {
+    assert_eq!(Example::new(JobKind::Load).assigned(), "a/cuda:0");
+    assert_eq!(Example::new(JobKind::CacheAdd).assigned(), "a");
+    assert_eq!(Example::new(JobKind::Scan).assigned(), "a");
+}
+
+#[test]
+fn resident_beats_ram_beats_disk_whatever_the_queue() {
+    let mut example = Example::new(JobKind::Load);
+    let components = example.job.components.clone();
+    example.host("b").ram.promise(&components);
+    example.device("b").queue.jobs = 2;
+    assert_eq!(example.assigned(), "b/cuda:0", "RAM before disk");
+    example.device("a").memory.promise(&components);
+    example.device("a").queue.jobs = 2;
+    assert_eq!(example.assigned(), "a/cuda:0", "resident before RAM");
+}
+
+#[test]
+fn what_fits_beats_what_must_evict_and_less_beats_more() {
+    let mut example = Example::new(JobKind::Load);
+    example.device("a").memory.used_bytes = 20 * GIB;
+    example.device("b").queue.jobs = 2;
+    assert_eq!(example.assigned(), "b/cuda:0");
+    example.device("b").memory.used_bytes = 22 * GIB;
+    assert_eq!(example.assigned(), "a/cuda:0", "2 GiB to evict instead of 4");
+}
+
+#[test]
+fn a_shorter_queue_breaks_a_tie() {
+    let mut example = Example::new(JobKind::Load);
+    example.device("a").queue.jobs = 1;
+    assert_eq!(example.assigned(), "b/cuda:0");
+}
+
+#[test]
+fn pins_are_obeyed_and_a_dead_host_keeps_its_jobs_waiting() {
+    let mut example = Example::new(JobKind::Load);
+    example.job.pin_device = Some("b/cuda:0".into());
+    assert_eq!(example.assigned(), "b/cuda:0");
+    example.host("b").alive = false;
+    assert_eq!(example.waits().0, "host_down");
+    example.job.pin_device = None;
+    assert_eq!(example.assigned(), "a/cuda:0");
+}
+
+#[test]
+fn a_job_pinned_to_a_dead_host_is_lost_only_after_its_worker_was_lost_for_long() {
+    let mut example = Example::new(JobKind::Load);
+    example.job.pin_host = Some("b".into());
+    example.host("b").alive = false;
+    example.job.lost_for = Some(Duration::from_secs(119));
+    assert_eq!(example.waits().0, "host_down");
+    example.job.lost_for = Some(Duration::from_secs(120));
+    assert_eq!(example.rejected(), ErrorCode::WorkerLost);
+    example.host("b").alive = true;
+    assert_eq!(example.assigned(), "b/cuda:0", "it came back");
+    example.host("b").alive = false;
+    example.job.pin_host = None;
+    assert_eq!(example.assigned(), "a/cuda:0", "an unpinned job goes elsewhere");
+}
+
+#[test]
+fn a_full_queue_and_a_draining_host_make_a_job_wait_with_every_obstacle_named() {
+    let mut example = Example::new(JobKind::Load);
+    example.device("a").queue.jobs = 3;
+    example.host("b").draining = true;
+    let (code, reason) = example.waits();
+    assert_eq!(code, "queue_full");
+    assert!(reason.contains("a/cuda:0") && reason.contains("b/cuda:0") && reason.contains("draining"), "{reason}");
+}
+
+#[test]
+fn what_fits_nowhere_even_empty_is_rejected_with_numbers() {
+    let mut example = Example::new(JobKind::Load);
+    example.job.components = vec![(ComponentId::generate(), 30 * GIB)];
+    example.host("b").alive = false;
+    let Decision::Reject { error } = example.decide() else { panic!("too large for both, alive or not") };
+    assert_eq!(error.code, ErrorCode::InsufficientCapacity);
+    for number in [30 * GIB, 6 * GIB] {
+        assert!(error.message.contains(&number.to_string()), "{number} in {}", error.message);
+    }
+    example.device("b").memory.capacity_bytes = 48 * GIB;
+    assert_eq!(example.waits().0, "host_down", "the dead host's device could take it");
+}
+
+#[test]
+fn a_host_whose_ram_budget_is_too_small_is_refused() {
+    let mut example = Example::new(JobKind::Load);
+    example.host("a").ram.capacity_bytes = GIB;
+    assert_eq!(example.assigned(), "b/cuda:0");
+    example.host("b").ram.capacity_bytes = GIB;
+    assert_eq!(example.rejected(), ErrorCode::InsufficientCapacity);
+}
+
+#[test]
+fn memory_that_is_in_use_or_protected_makes_a_job_wait() {
+    let mut example = Example::new(JobKind::Load);
+    for name in ["a", "b"] {
+        example.device(name).memory.used_bytes = 24 * GIB;
+        example.device(name).memory.held_bytes = 20 * GIB;
+    }
+    assert_eq!(example.waits().0, "memory_held");
+    example.device("b").memory.held_bytes = 10 * GIB;
+    assert_eq!(example.assigned(), "b/cuda:0");
+}
+
+#[test]
+fn a_load_goes_where_the_model_is_on_disk_or_in_ram() {
+    let mut example = Example::new(JobKind::Load);
+    let components = example.job.components.clone();
+    example.farm.locations.clear();
+    assert_eq!(example.waits().0, "model_absent");
+    example.host("b").ram.promise(&components);
+    assert_eq!(example.assigned(), "b/cuda:0");
+}
+
+#[test]
+fn labels_of_host_and_device_count_together() {
+    let mut example = Example::new(JobKind::Load);
+    example.job.need_labels = vec!["fast".into(), "lab".into()];
+    assert_eq!(example.waits().0, "labels_missing");
+    example.host("b").labels.insert("lab".into());
+    example.device("b").labels.insert("fast".into());
+    assert_eq!(example.assigned(), "b/cuda:0");
+}
+
+#[test]
+fn a_scan_goes_to_a_host_with_its_root() {
+    let mut example = Example::new(JobKind::Scan);
+    example.job.root = Some("extra".into());
+    assert_eq!(example.waits().0, "root_absent");
+    example.host("b").roots.insert("extra".into());
+    assert_eq!(example.assigned(), "b");
+}
+
+#[test]
+fn places_that_are_not_registered_are_named() {
+    let mut example = Example::new(JobKind::Unload);
+    example.job.pin_device = Some("c/cuda:9".into());
+    let (code, reason) = example.waits();
+    assert!(code == "no_place" && reason.contains("c/cuda:9"), "{reason}");
+}
+
+#[test]
+fn an_assignment_takes_room_so_that_the_next_job_goes_elsewhere() {
+    let mut example = Example::new(JobKind::Load);
+    let first = example.job.clone();
+    example.farm.assign(&first, "a", Some("a/cuda:0"));
+    assert_eq!(example.assigned(), "a/cuda:0", "the same weights are on their way there");
+    example.job.components = vec![(ComponentId::generate(), 5 * GIB)];
+    assert_eq!(example.assigned(), "b/cuda:0");
+}

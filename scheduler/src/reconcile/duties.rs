@@ -1,0 +1,101 @@
+//! Gauges, reaping and archiving.
+
+use std::time::{Duration, Instant};
+
+use shared::{
+    db::{DbError, idempotency, jobs},
+    ids::Incarnation,
+};
+
+use super::Control;
+use crate::{leader::Lead, metrics::ROLE};
+
+/// Jobs or events moved in one transaction.
+const BATCH: i64 = 2000;
+/// Batches of one turn; the rest waits for the next, so that reaping is never kept waiting.
+const BATCHES_MAX: usize = 10;
+/// How long answers to idempotent requests are kept.
+const KEEP_KEYS: Duration = Duration::from_secs(24 * 3600);
+
+/// Sets the gauges of active jobs.
+///
+/// # Errors
+/// Database errors.
+pub(crate) async fn gauges(control: &Control) -> Result<(), DbError> {
+    control.metrics.set_jobs(&jobs::counts(&control.pool).await?);
+    Ok(())
+}
+
+/// Takes jobs back from workers whose lease expired, once the grace is over.
+///
+/// # Errors
+/// Database errors.
+pub(crate) async fn reap(control: &Control) -> Result<(), DbError> {
+    let Some(lead) = control.leadership.current().filter(|lead| Instant::now() >= lead.reap_from) else {
+        return Ok(());
+    };
+    let mut tx = control.pool.begin().await?;
+    let Some(reaped) = jobs::reap(&mut tx, (ROLE, lead.term), jitter()).await? else { return Ok(()) };
+    // the answer may have taken long: a database that was away meanwhile gave the workers no chance to renew
+    if control.leadership.current().is_none_or(|now| Instant::now() < now.reap_from || now.term != lead.term) {
+        return Ok(tx.rollback().await?);
+    }
+    tx.commit().await?;
+    let rescued =
+        |reason: &str, count: usize| control.metrics.rescued.with_label_values(&[reason]).inc_by(count as u64);
+    rescued("lease_expired", reaped.lost.len());
+    rescued("host_gone", reaped.unplaced.len());
+    for (id, state) in &reaped.lost {
+        tracing::warn!(job.id = %id, %state, "its worker's lease expired; the job was taken back");
+    }
+    for id in &reaped.unplaced {
+        tracing::info!(job.id = %id, "its host went away before the job was claimed; it is placed again");
+    }
+    Ok(())
+}
+
+/// Moves finished jobs to the archive and forgets old events and idempotency keys.
+///
+/// # Errors
+/// Database errors.
+pub(crate) async fn archive(control: &Control) -> Result<(), DbError> {
+    let Some(lead) = control.leadership.current() else { return Ok(()) };
+    for _ in 0..BATCHES_MAX {
+        let moved = archive_batch(control, lead).await?;
+        if moved < BATCH.unsigned_abs() {
+            break;
+        }
+    }
+    let mut tx = control.pool.begin().await?;
+    jobs::prune_events(&mut tx, (ROLE, lead.term), control.keep_events, BATCH * 5).await?;
+    tx.commit().await?;
+    idempotency::prune(&control.pool, KEEP_KEYS).await?;
+    Ok(())
+}
+
+async fn archive_batch(control: &Control, lead: Lead) -> Result<u64, DbError> {
+    let mut tx = control.pool.begin().await?;
+    let moved = jobs::archive(&mut tx, (ROLE, lead.term), control.keep_finished, BATCH).await?;
+    tx.commit().await?;
+    Ok(moved.unwrap_or(0))
+}
+
+/// A number in 0..1 that differs from call to call: retries of jobs lost together should not march in step.
+fn jitter() -> f64 {
+    // the low digits of a fresh ULID are random
+    let text = Incarnation::generate().to_string();
+    let sum = text.bytes().rev().take(4).fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    f64::from(sum % 1000) / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_is_a_fraction_and_varies() {
+        let values: Vec<f64> = (0..50).map(|_| jitter()).collect();
+        assert!(values.iter().all(|value| (0.0..1.0).contains(value)));
+        assert!(values.iter().any(|value| *value != values[0]));
+    }
+}
