@@ -71,7 +71,7 @@ impl Daemon {
     /// SIGKILL to the runner that runs now.
     pub async fn kill_runner(&self) {
         let pid = self.runner().await;
-        process::signal_pid(pid, rustix::process::Signal::KILL);
+        process::kill(pid);
     }
 }
 

@@ -20,7 +20,7 @@ pub use client::{Answer, Api, job_path};
 pub use farm::{Daemon, Farm, FarmBuilder, Starting};
 pub use ledger::{Attempt, Event, Ledger};
 pub use models::{ModelFile, Tensor, mebibytes};
-pub use process::{Clock, Process, children_named, libfaketime};
+pub use process::{Clock, Process, children, children_named, kill, libfaketime, signal};
 pub use proxy::Proxy;
 pub use settings::{AgentSettings, Settings};
 pub use sse::{Sse, SseEvent};

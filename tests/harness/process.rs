@@ -104,7 +104,7 @@ impl Process {
     /// Sends a signal to this process alone.
     pub fn signal(&self, signal: Signal) {
         if self.status.is_none() {
-            signal_pid(self.pid(), signal);
+            send(self.pid(), signal);
         }
     }
 
@@ -131,8 +131,17 @@ impl Process {
     }
 }
 
+/// SIGKILL to a process that may have ended already.
+pub fn kill(pid: u32) {
+    signal(pid, Signal::KILL);
+}
+
 /// Sends a signal to a process that may have ended already.
-pub(crate) fn signal_pid(pid: u32, signal: Signal) {
+pub fn signal(pid: u32, signal: Signal) {
+    send(pid, signal);
+}
+
+fn send(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         // it may be gone, which is what most signals are for
         let _ = kill_process(pid, signal);
@@ -149,16 +158,21 @@ fn parent_of(pid: u32) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Living children of `parent` whose command line holds `word`.
-pub fn children_named(parent: u32, word: &str) -> Vec<u32> {
+/// Living children of a process.
+pub fn children(parent: u32) -> Vec<u32> {
     let pids = fs::read_dir("/proc").expect("/proc is there").filter_map(Result::ok);
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let ours = pids.filter(|pid| parent_of(*pid) == Some(parent) && !matches!(state_of(*pid), None | Some('Z' | 'X')));
+    let living = |pid: &u32| parent_of(*pid) == Some(parent) && !matches!(state_of(*pid), None | Some('Z' | 'X'));
+    pids.filter(living).collect()
+}
+
+/// Living children of `parent` with this argument on their command line.
+pub fn children_named(parent: u32, word: &str) -> Vec<u32> {
     let named = |pid: &u32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         line.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())
     };
-    ours.filter(named).collect()
+    children(parent).into_iter().filter(named).collect()
 }
 
 #[expect(clippy::print_stderr, reason = "a failed test shows what its processes said")]

@@ -1,5 +1,24 @@
 //! Stories over real processes with private stores. Modules are named after what they prove; tests that carry a
 //! guarantee's number prove that guarantee (README, *Guarantees*).
 
+mod accept;
+mod bad_files;
+mod bad_requests;
+mod cancel;
+mod clocks;
+mod command_line;
+mod drain;
+mod events;
+mod fencing;
+mod leadership;
+mod lost_workers;
 mod main_job;
+mod memory;
+mod periodic;
+mod poison;
+mod redis_loss;
+mod retries;
+mod startup;
+mod store_loss;
 mod support;
+mod targets;

@@ -1,6 +1,6 @@
 //! What several stories do.
 
-use harness::{Answer, Daemon, Farm, ModelFile, SHORT, mebibytes, wait_for};
+use harness::{Daemon, Farm, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::{Value, json};
 use shared::{
     job::JobState,
@@ -75,9 +75,4 @@ pub(crate) async fn nothing_is_resident(farm: &Farm, agent: &Daemon, host: &str)
     .await;
     device_is(farm, &format!("{host}/cpu:0"), "empty", |view| view.resident.is_empty() && view.memory_used_bytes == 0)
         .await;
-}
-
-/// The states of the job list's answer, for lists that a story looks at.
-pub(crate) fn job_of(answer: &Answer) -> JobView {
-    answer.json()
 }

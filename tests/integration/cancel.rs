@@ -1,0 +1,93 @@
+//! Cancelling at any moment: before a place is found, while bytes move, after the end.
+
+use harness::{Farm, LONG, SHORT};
+use serde_json::json;
+use shared::{error::ErrorCode, job::JobState};
+
+use crate::support::{big_model, bytes_move, load, load_with, loaded, nothing_is_resident, small_model};
+
+#[tokio::test]
+async fn a_load_is_cancelled_while_bytes_move() {
+    let farm = Farm::start().await;
+    big_model(&farm, 128);
+    small_model(&farm);
+    let agent = farm.agent_with_library(farm.agent("a").read_limit("8MB")).await;
+    let job = load(&farm, "big").await;
+    bytes_move(&farm, &job).await;
+    assert_eq!(farm.api.cancel(job.id).await.status, 202);
+    let ended = farm.api.job_ended(job.id, JobState::Cancelled, SHORT).await;
+    assert_eq!(ended.job.error.map(|error| error.code), Some(ErrorCode::Cancelled));
+    let events = farm.ledger.events(job.id).await;
+    let at = |kind: &str| events.iter().find(|event| event.kind == kind).map(|event| event.at).expect(kind);
+    // far less than the quarter of a minute that the rest would have taken; the bound itself is measured in tests/bench
+    assert!(at("cancelled") - at("cancel_requested") < 5.0, "{events:#?}");
+    nothing_is_resident(&farm, &agent, "a").await;
+    assert_eq!(farm.ledger.outcomes(job.id).await, ["cancelled"]);
+
+    // asked again it says the same, and the device serves others
+    assert_eq!(farm.api.cancel(job.id).await.status, 200);
+    assert_eq!(farm.api.job(job.id).await.job.state, JobState::Cancelled);
+    loaded(&farm, "small").await;
+    farm.assert_ledger_is_clean().await;
+}
+
+#[tokio::test]
+async fn what_has_not_started_is_cancelled_at_once() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let job = load_with(&farm, "small", json!({ "labels": ["nowhere"] })).await;
+    let answer = farm.api.cancel(job.id).await;
+    assert!(matches!(answer.status, 200 | 202), "{answer:?}");
+    farm.api.job_ended(job.id, JobState::Cancelled, SHORT).await;
+    assert!(farm.ledger.attempts(job.id).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_has_ended_stays_ended() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let done = loaded(&farm, "small").await;
+    assert_eq!(farm.api.cancel(done.job.id).await.status, 200);
+    assert_eq!(farm.api.job(done.job.id).await.job.state, JobState::Succeeded);
+    assert_eq!(farm.ledger.count(done.job.id, "cancel_requested").await, 0);
+}
+
+/// A cancel asked of a worker that then dies is not forgotten: nobody runs the job again.
+#[tokio::test]
+async fn a_cancel_outlives_the_worker() {
+    let farm = Farm::start().await;
+    big_model(&farm, 48);
+    let mut agent = farm.agent_with_library(farm.agent("a").read_limit("8MB")).await;
+    let job = load(&farm, "big").await;
+    bytes_move(&farm, &job).await;
+    agent.process.pause().await;
+    assert_eq!(farm.api.cancel(job.id).await.status, 202);
+    agent.process.kill().await;
+    farm.api.job_ended(job.id, JobState::Cancelled, LONG).await;
+    assert_eq!(farm.ledger.attempts(job.id).await.len(), 1);
+}
+
+/// A cancel of a job for several places reaches all of them.
+#[tokio::test]
+async fn a_cancel_of_a_parent_reaches_its_children() {
+    let farm = Farm::start().await;
+    big_model(&farm, 96);
+    let a = farm.agent_with_library(farm.agent("a").read_limit("4MB")).await;
+    let b = farm.agent_with_library(farm.agent("b").read_limit("4MB")).await;
+    let parent = load_with(&farm, "big", json!({ "target": "all" })).await;
+    let seen = farm
+        .api
+        .job_is(parent.id, "both children run", SHORT, |seen| {
+            seen.children.len() == 2 && seen.children.iter().all(|child| child.state == JobState::Running)
+        })
+        .await;
+    farm.api.cancel(parent.id).await;
+    farm.api.job_ended(parent.id, JobState::Cancelled, SHORT).await;
+    for child in seen.children {
+        farm.api.job_ended(child.id, JobState::Cancelled, SHORT).await;
+    }
+    nothing_is_resident(&farm, &a, "a").await;
+    nothing_is_resident(&farm, &b, "b").await;
+}

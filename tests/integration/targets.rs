@@ -1,0 +1,108 @@
+//! Where jobs run: `any`, a host, a device, labels, `all`.
+
+use harness::{Farm, SHORT};
+use serde_json::json;
+use shared::job::JobState;
+
+use crate::support::{device_is, load, load_with, loaded, small_model};
+
+/// `all` makes a child for each device under one parent that ends when all have.
+#[tokio::test]
+async fn all_makes_one_child_per_device_under_a_parent() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let _a = farm.agent_with_library(farm.agent("a")).await;
+    let _b = farm.agent_with_library(farm.agent("b")).await;
+    let parent = load_with(&farm, "small", json!({ "target": "all" })).await;
+    let done = farm.api.job_ended(parent.id, JobState::Succeeded, SHORT).await;
+    let mut places: Vec<String> = done.children.iter().filter_map(|child| child.device.clone()).collect();
+    places.sort();
+    assert_eq!(places, ["a/cpu:0", "b/cpu:0"]);
+    assert!(done.children.iter().all(|child| child.parent == Some(parent.id) && child.state == JobState::Succeeded));
+    assert_eq!(farm.ledger.count(parent.id, "succeeded").await, 1);
+    for device in ["a/cpu:0", "b/cpu:0"] {
+        device_is(&farm, device, "holds it", |view| view.resident.len() == 1).await;
+    }
+    let unload = farm.api.submit("/v1/vram/unload", json!({ "model": "small", "from_ram": true })).await;
+    farm.api.job_ended(unload.id, JobState::Succeeded, SHORT).await;
+    for device in ["a/cpu:0", "b/cpu:0"] {
+        device_is(&farm, device, "empty", |view| view.resident.is_empty()).await;
+    }
+    farm.assert_ledger_is_clean().await;
+}
+
+/// A parent fails when a child does, and its children say which and why.
+#[tokio::test]
+async fn a_parent_fails_when_a_child_fails() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let elsewhere = farm.path("copy");
+    harness::ModelFile::vae(harness::mebibytes(2)).write(&elsewhere, "small.safetensors");
+    let _a = farm.agent_with_library(farm.agent("a")).await;
+    let _b = farm.agent_with_library(farm.agent("b").library(&elsewhere)).await;
+    std::fs::remove_file(elsewhere.join("small.safetensors")).expect("a removal");
+    let parent = load_with(&farm, "small", json!({ "target": "all" })).await;
+    let failed = farm.api.job_ended(parent.id, JobState::Failed, SHORT).await;
+    let mut states: Vec<(Option<String>, JobState)> =
+        failed.children.iter().map(|child| (child.host.clone(), child.state)).collect();
+    states.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(states, [(Some("a".into()), JobState::Succeeded), (Some("b".into()), JobState::Failed)]);
+}
+
+/// `any` goes where the model already is.
+#[tokio::test]
+async fn any_goes_where_the_model_is_resident() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let _a = farm.agent_with_library(farm.agent("a")).await;
+    let _b = farm.agent_with_library(farm.agent("b")).await;
+    let first = load_with(&farm, "small", json!({ "target": "host:b" })).await;
+    farm.api.job_ended(first.id, JobState::Succeeded, SHORT).await;
+    device_is(&farm, "b/cpu:0", "holds it", |view| view.resident.len() == 1).await;
+    let again = loaded(&farm, "small").await;
+    assert_eq!(again.job.device.as_deref(), Some("b/cpu:0"));
+    assert!(again.placement.is_some());
+}
+
+/// The device forms of the API reach that device only.
+#[tokio::test]
+async fn the_device_forms_reach_one_device() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let _a = farm.agent_with_library(farm.agent("a")).await;
+    let _b = farm.agent_with_library(farm.agent("b")).await;
+    let job = farm.api.submit("/v1/devices/b/cpu:0/vram/load", json!({ "model": "small" })).await;
+    let done = farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
+    assert_eq!(done.job.device.as_deref(), Some("b/cpu:0"));
+    let view = device_is(&farm, "b/cpu:0", "holds it", |view| view.resident.len() == 1).await;
+    let encoded = farm.api.ask("/v1/devices/b%2Fcpu:0").await;
+    assert_eq!(encoded.status, 200, "{encoded:?}");
+    let path = format!("/v1/devices/b/cpu:0/vram/components/{}", view.resident[0].component);
+    let job = farm.api.delete(&path).await.accepted();
+    farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
+    device_is(&farm, "b/cpu:0", "empty", |view| view.resident.is_empty()).await;
+}
+
+/// A device that is full gives up what was used least recently.
+#[tokio::test]
+async fn a_full_device_makes_room() {
+    use harness::{ModelFile, mebibytes};
+    let farm = Farm::start().await;
+    for seed in 1..=3 {
+        ModelFile::vae(mebibytes(24)).seed(seed).write(&farm.library(), &format!("m{seed}.safetensors"));
+    }
+    let agent = farm.agent_with_library(farm.agent("a").cpu_memory("64MiB")).await;
+    for name in ["m1", "m2"] {
+        loaded(&farm, name).await;
+    }
+    device_is(&farm, "a/cpu:0", "holds two", |view| view.resident.len() == 2).await;
+    let third = load(&farm, "m3").await;
+    farm.api.job_ended(third.id, JobState::Succeeded, SHORT).await;
+    let view =
+        device_is(&farm, "a/cpu:0", "holds the third", |view| view.resident.iter().any(|held| held.model_name == "m3"))
+            .await;
+    let mut names: Vec<&str> = view.resident.iter().map(|held| held.model_name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["m2", "m3"]);
+    assert_eq!(agent.metric("modelyard_device_evictions_total", "").await, 1.0);
+}
