@@ -200,3 +200,7 @@ fn absolute_name(folder: &Path) -> Option<String> {
     let absolute = std::path::absolute(folder).ok()?;
     absolute.file_name().map(|name| name.to_string_lossy().into_owned())
 }
+
+#[cfg(test)]
+#[path = "inspect_tests.rs"]
+mod tests;

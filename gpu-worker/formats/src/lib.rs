@@ -16,6 +16,8 @@ mod inspection;
 mod keys;
 mod probe;
 pub mod safetensors;
+#[cfg(test)]
+mod testing;
 mod text;
 mod vocab;
 

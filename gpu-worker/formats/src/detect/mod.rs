@@ -128,6 +128,9 @@ pub(crate) fn detect(keys: &Keys<'_>, hints: &Hints<'_>) -> Verdict {
     ];
     let verdict = rules.iter().find_map(|rule| rule());
     let mut verdict = verdict.unwrap_or_else(|| other::nothing_matched(keys));
+    if verdict.evidence.is_empty() {
+        other::sample(&mut verdict, keys);
+    }
     if let Some(map) = hints.metadata {
         metadata::refine(&mut verdict, map);
     }

@@ -68,11 +68,15 @@ pub(super) fn upscaler(keys: &Keys<'_>) -> Option<Verdict> {
     Some(verdict)
 }
 
-/// Unknown, with a sample of the names for whoever reports it.
+/// Unknown, because no rule answered.
 pub(super) fn nothing_matched(keys: &Keys<'_>) -> Verdict {
-    let mut verdict = Verdict::unknown(format!("no rule matches its {} tensors", keys.len()));
+    Verdict::unknown(format!("no rule matches its {} tensors", keys.len()))
+}
+
+/// A sample of the names, for whoever wonders why nothing matched.
+pub(super) fn sample(verdict: &mut Verdict, keys: &Keys<'_>) {
+    verdict.saw("unknown.tensors", "header", keys.len());
     for (name, tensor) in keys.iter().take(3) {
         verdict.saw("unknown.sample", name, tensor.shape.clone());
     }
-    verdict
 }

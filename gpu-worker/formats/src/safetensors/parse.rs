@@ -68,6 +68,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
             if !seen.insert(name.clone()) {
                 header.duplicate_tensor = Some(name);
                 // the rest is of no interest, but the JSON must be consumed for a clean end
+                map.next_value::<serde::de::IgnoredAny>()?;
                 while map.next_entry::<serde::de::IgnoredAny, serde::de::IgnoredAny>()?.is_some() {}
                 return Ok(header);
             }
