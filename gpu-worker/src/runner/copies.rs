@@ -1,0 +1,215 @@
+//! The components on a device: slabs by component, replaced as a whole, read back for verification.
+
+use std::{collections::BTreeMap, os::fd::OwnedFd, time::Instant};
+
+use chrono::Utc;
+use engine::{Device, DeviceError, SlabId};
+use residency::{
+    arena::ReadMap,
+    digest::{Digest, TensorFacts, component_digest},
+};
+use shared::ids::ComponentId;
+
+use super::{
+    DeviceResident, DeviceTensor,
+    protocol::{Done, Failure},
+};
+
+/// Bytes copied between two looks at the cancel flag.
+const CHUNK: usize = 8 << 20;
+
+/// A component to copy.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) component: ComponentId,
+    pub(super) digest: String,
+    pub(super) tensors: Vec<DeviceTensor>,
+    pub(super) source: OwnedFd,
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
+}
+
+/// How a command failed.
+#[derive(Debug)]
+pub(super) enum CopyError {
+    /// The device works on.
+    Failed(Failure),
+    /// The device is lost to this process.
+    Sticky(String),
+}
+
+impl From<DeviceError> for CopyError {
+    fn from(error: DeviceError) -> Self {
+        match error {
+            DeviceError::OutOfMemory { needed_bytes, available_bytes, capacity_bytes } => {
+                Self::Failed(Failure::OutOfMemory {
+                    needed_bytes,
+                    available_bytes,
+                    capacity_bytes,
+                    would_free_bytes: 0,
+                })
+            }
+            DeviceError::Sticky { .. } => Self::Sticky(error.to_string()),
+            other => Self::Failed(Failure::Device { message: shared::error::chain(&other) }),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Copy {
+    slab: SlabId,
+    tensors: Vec<DeviceTensor>,
+    shown: DeviceResident,
+}
+
+/// The device with what is on it.
+pub(super) struct Copies {
+    device: Box<dyn Device>,
+    copies: BTreeMap<ComponentId, Copy>,
+}
+
+impl Copies {
+    /// An empty device.
+    pub(super) fn new(device: Box<dyn Device>) -> Self {
+        Self { device, copies: BTreeMap::new() }
+    }
+
+    /// The device.
+    pub(super) fn device(&self) -> &dyn Device {
+        self.device.as_ref()
+    }
+
+    /// What is on it.
+    pub(super) fn resident(&self) -> Vec<DeviceResident> {
+        self.copies.values().map(|copy| copy.shown.clone()).collect()
+    }
+
+    /// Copies a component; the same content is not copied again, other content replaces the old.
+    pub(super) fn load(
+        &mut self,
+        incoming: Incoming,
+        mut progress: impl FnMut(u64),
+        cancelled: impl Fn() -> bool,
+    ) -> Result<Done, CopyError> {
+        let began = Instant::now();
+        if let Some(copy) = self.copies.get_mut(&incoming.component).filter(|copy| copy.shown.digest == incoming.digest)
+        {
+            copy.shown.last_used = Utc::now();
+            copy.shown.uses += 1;
+            return Ok(Done::Loaded { bytes: copy.shown.bytes, seconds: 0.0, already: true });
+        }
+        let source = open(&incoming)?;
+        let slab = self.room(&incoming)?;
+        if let Err(error) = self.fill(slab, &source, &mut progress, &cancelled) {
+            // a failed copy leaves nothing; an error of this free is told by the next status
+            let freed = self.device.free(slab);
+            return Err(freed.err().map_or(error, CopyError::from));
+        }
+        let bytes = self.device.slab_bytes(slab)?;
+        let now = Utc::now();
+        let shown = DeviceResident {
+            component: incoming.component,
+            digest: incoming.digest,
+            bytes,
+            since: now,
+            last_used: now,
+            uses: 1,
+        };
+        let old = self.copies.insert(incoming.component, Copy { slab, tensors: incoming.tensors, shown });
+        if let Some(old) = old {
+            self.device.free(old.slab)?;
+        }
+        Ok(Done::Loaded { bytes, seconds: began.elapsed().as_secs_f64(), already: false })
+    }
+
+    /// A slab beside the old content if both fit; otherwise the old content goes first.
+    fn room(&mut self, incoming: &Incoming) -> Result<SlabId, CopyError> {
+        match self.device.allocate(incoming.bytes) {
+            Err(DeviceError::OutOfMemory { .. }) if self.copies.contains_key(&incoming.component) => {
+                self.unload(incoming.component)?;
+                self.device.allocate(incoming.bytes).map_err(|error| self.with_would_free(error))
+            }
+            allocated => allocated.map_err(|error| self.with_would_free(error)),
+        }
+    }
+
+    fn with_would_free(&self, error: DeviceError) -> CopyError {
+        let sum = self.copies.values().map(|copy| copy.shown.bytes).sum();
+        match CopyError::from(error) {
+            CopyError::Failed(Failure::OutOfMemory { needed_bytes, available_bytes, capacity_bytes, .. }) => {
+                CopyError::Failed(Failure::OutOfMemory {
+                    needed_bytes,
+                    available_bytes,
+                    capacity_bytes,
+                    would_free_bytes: sum,
+                })
+            }
+            other => other,
+        }
+    }
+
+    fn fill(
+        &mut self,
+        slab: SlabId,
+        source: &[u8],
+        progress: &mut impl FnMut(u64),
+        cancelled: &impl Fn() -> bool,
+    ) -> Result<(), CopyError> {
+        let mut done = 0;
+        for chunk in source.chunks(CHUNK) {
+            if cancelled() {
+                return Err(CopyError::Failed(Failure::Cancelled));
+            }
+            self.device.write(slab, done, chunk)?;
+            done += chunk.len() as u64;
+            progress(done);
+        }
+        Ok(self.device.synchronize()?)
+    }
+
+    /// Frees a component.
+    pub(super) fn unload(&mut self, component: ComponentId) -> Result<Done, CopyError> {
+        let copy = self.copies.remove(&component);
+        let copy = copy.ok_or(CopyError::Failed(Failure::NotResident { component }))?;
+        Ok(Done::Unloaded { bytes: self.device.free(copy.slab)? })
+    }
+
+    /// Reads a component back from the device and hashes it.
+    pub(super) fn digest(&mut self, component: ComponentId) -> Result<Done, CopyError> {
+        let copy = self.copies.get(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
+        let mut buffer = vec![0; CHUNK];
+        let mut digests = Vec::with_capacity(copy.tensors.len());
+        for tensor in &copy.tensors {
+            let mut hasher = blake3::Hasher::new();
+            let mut done = 0;
+            while done < tensor.len {
+                let length = usize::try_from(tensor.len - done).unwrap_or(CHUNK).min(CHUNK);
+                let piece = buffer.get_mut(..length).unwrap_or_default();
+                self.device.read(copy.slab, tensor.offset + done, piece)?;
+                hasher.update(piece);
+                done += length as u64;
+            }
+            digests.push(Digest::from_bytes(*hasher.finalize().as_bytes()));
+        }
+        let facts: Vec<TensorFacts<'_>> = copy
+            .tensors
+            .iter()
+            .zip(digests)
+            .map(|(tensor, digest)| TensorFacts {
+                name: &tensor.name,
+                dtype: &tensor.dtype,
+                shape: &tensor.shape,
+                len: tensor.len,
+                digest,
+            })
+            .collect();
+        Ok(Done::Digest { digest: component_digest(&facts).to_string() })
+    }
+}
+
+fn open(incoming: &Incoming) -> Result<ReadMap, CopyError> {
+    let length = usize::try_from(incoming.bytes).unwrap_or(usize::MAX);
+    ReadMap::open(&incoming.source, incoming.offset, length).map_err(|error| {
+        CopyError::Failed(Failure::Device { message: format!("the component's memory cannot be mapped: {error}") })
+    })
+}

@@ -1,0 +1,86 @@
+//! Why a runner refused or failed, as the agent sees it.
+
+use shared::{
+    bytes::ByteSize,
+    error::{Classify, ErrorCode},
+    ids::ComponentId,
+};
+
+/// A command that a runner did not carry out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RunnerError {
+    /// The process died under the command.
+    #[error("the runner of `{device}` died: {how}")]
+    Crashed {
+        /// Device name.
+        device: String,
+        /// `signal 9`, `exit code 86: sticky device error`, …
+        how: String,
+    },
+    /// There is no process that could take it.
+    #[error("the runner of `{device}` is not available: {reason}")]
+    Unavailable {
+        /// Device name.
+        device: String,
+        /// Why.
+        reason: String,
+    },
+    /// The device has no room.
+    #[error(
+        "device `{device}` has {} free of {}, {} are needed; unloading the rest would free {}",
+        ByteSize(*available_bytes), ByteSize(*capacity_bytes), ByteSize(*needed_bytes), ByteSize(*would_free_bytes)
+    )]
+    OutOfMemory {
+        /// Device name.
+        device: String,
+        /// Bytes asked for.
+        needed_bytes: u64,
+        /// Bytes free.
+        available_bytes: u64,
+        /// Bytes in all.
+        capacity_bytes: u64,
+        /// Bytes of the components on it.
+        would_free_bytes: u64,
+    },
+    /// The component is not on the device.
+    #[error("component {component} is not on device `{device}`")]
+    NotResident {
+        /// Device name.
+        device: String,
+        /// The component.
+        component: ComponentId,
+    },
+    /// The caller asked to stop.
+    #[error("the copy to `{device}` was cancelled")]
+    Cancelled {
+        /// Device name.
+        device: String,
+    },
+    /// The device failed but works on.
+    #[error("device `{device}` failed: {message}")]
+    Device {
+        /// Device name.
+        device: String,
+        /// What it said.
+        message: String,
+    },
+}
+
+impl Classify for RunnerError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Crashed { .. } | Self::Device { .. } => ErrorCode::Internal,
+            Self::Unavailable { .. } => ErrorCode::Unavailable,
+            Self::OutOfMemory { .. } => ErrorCode::InsufficientCapacity,
+            Self::NotResident { .. } => ErrorCode::NotFound,
+            Self::Cancelled { .. } => ErrorCode::Cancelled,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::OutOfMemory { .. } => Some("unload other models from the device, or load fewer components".into()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The handle through which executors use a runner.
+
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+
+use shared::{ids::ComponentId, shutdown::Tasks};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    DeviceTensor, RunnerConfig, RunnerError, RunnerState, RunnerStatus,
+    protocol::{Command, Done},
+    supervisor::{self, Request},
+};
+
+/// How long a command waits for a runner that is being started again.
+const READY_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a cancelled copy may take to stop before its process is killed.
+const CANCEL_GRACE: Duration = Duration::from_secs(2);
+/// Requests that may wait for the supervisor.
+const QUEUE: usize = 32;
+
+/// A component to copy to the device.
+#[derive(Debug)]
+pub struct DeviceLoad {
+    /// The component.
+    pub component: ComponentId,
+    /// Digest of its content.
+    pub digest: String,
+    /// Its tensors.
+    pub tensors: Vec<DeviceTensor>,
+    /// The sealed memory file that holds it.
+    pub source: OwnedFd,
+    /// First byte in the memory file.
+    pub offset: u64,
+    /// Bytes to copy.
+    pub bytes: u64,
+}
+
+/// A component on the device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeviceLoaded {
+    /// Bytes that it takes, as the device measures them.
+    pub bytes: u64,
+    /// Seconds that the copy took.
+    pub seconds: f64,
+    /// True when the same content was there already.
+    pub already: bool,
+}
+
+/// A runner of one device. Cheap to clone: clones are the same runner.
+#[derive(Debug, Clone)]
+pub struct Runner {
+    device: Arc<str>,
+    requests: mpsc::Sender<Request>,
+    status: watch::Receiver<RunnerStatus>,
+}
+
+impl Runner {
+    /// Starts the process and keeps one running until the tasks stop.
+    pub fn supervise(config: RunnerConfig, tasks: &Tasks) -> Self {
+        let (requests, receiver) = mpsc::channel(QUEUE);
+        let (publish, status) = watch::channel(RunnerStatus::new());
+        let device = Arc::from(config.device.as_str());
+        tasks.spawn("runner", supervisor::run(config, receiver, publish, tasks.token().clone()));
+        Self { device, requests, status }
+    }
+
+    /// What is known of it; changes with every event.
+    pub fn status(&self) -> watch::Receiver<RunnerStatus> {
+        self.status.clone()
+    }
+
+    /// Copies a component to the device. On return the status shows it.
+    ///
+    /// # Errors
+    /// [`RunnerError`]; the device then holds what it held before, or nothing if the process died.
+    pub async fn load(
+        &self,
+        load: DeviceLoad,
+        progress: impl Fn(u64) + Send + Sync,
+        cancel: &CancellationToken,
+    ) -> Result<DeviceLoaded, RunnerError> {
+        let (report, mut reported) = watch::channel(0);
+        let DeviceLoad { component, digest, tensors, source, offset, bytes } = load;
+        let command = move |call| Command::Load { call, component, digest, tensors, offset, bytes };
+        let call = self.send(Box::new(command), Some(source), Some(report)).await?;
+        let mut answer = std::pin::pin!(call.answer);
+        let mut asked = false;
+        let mut kill_at = std::pin::pin!(tokio::time::sleep(Duration::MAX / 4));
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return self.loaded(answer),
+                Ok(()) = reported.changed() => progress(*reported.borrow_and_update()),
+                () = cancel.cancelled(), if !asked => {
+                    asked = true;
+                    // a supervisor that is gone answers through `answer`
+                    let _ = self.requests.send(Request::Cancel(call.ticket.clone())).await;
+                    kill_at.as_mut().reset(tokio::time::Instant::now() + CANCEL_GRACE);
+                }
+                () = &mut kill_at, if asked => {
+                    let why = format!("a cancelled copy did not stop within {} s", CANCEL_GRACE.as_secs());
+                    let _ = self.requests.send(Request::Kill(why)).await;
+                    return Err(RunnerError::Cancelled { device: self.device.to_string() });
+                }
+            }
+        }
+    }
+
+    fn loaded(
+        &self,
+        answer: Result<Result<Done, RunnerError>, oneshot::error::RecvError>,
+    ) -> Result<DeviceLoaded, RunnerError> {
+        match self.answered(answer)? {
+            Done::Loaded { bytes, seconds, already } => Ok(DeviceLoaded { bytes, seconds, already }),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Frees a component; on return its bytes are back. Returns how many they were.
+    ///
+    /// # Errors
+    /// [`RunnerError`].
+    pub async fn unload(&self, component: ComponentId) -> Result<u64, RunnerError> {
+        let call = self.send(Box::new(move |call| Command::Unload { call, component }), None, None).await?;
+        match self.answered(call.answer.await)? {
+            Done::Unloaded { bytes } => Ok(bytes),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Reads a component back from the device and returns the digest of what is there.
+    ///
+    /// # Errors
+    /// [`RunnerError`].
+    pub async fn digest(&self, component: ComponentId) -> Result<String, RunnerError> {
+        let call = self.send(Box::new(move |call| Command::Digest { call, component }), None, None).await?;
+        match self.answered(call.answer.await)? {
+            Done::Digest { digest } => Ok(digest),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Ends the process and starts no other.
+    pub async fn stop(&self, grace: Duration) {
+        let (done, ended) = oneshot::channel();
+        if self.requests.send(Request::Stop { grace, done }).await.is_ok() {
+            // an error means that the supervisor ended, and the process with it
+            let _ = ended.await;
+        }
+    }
+
+    async fn send(
+        &self,
+        command: supervisor::MakeCommand,
+        fd: Option<OwnedFd>,
+        progress: Option<watch::Sender<u64>>,
+    ) -> Result<Sent, RunnerError> {
+        self.ready().await?;
+        let (reply, answer) = oneshot::channel();
+        let ticket = supervisor::Ticket::default();
+        let request = Request::Command { command, fd, progress, reply, ticket: ticket.clone() };
+        self.requests.send(request).await.map_err(|_| self.gone())?;
+        Ok(Sent { answer, ticket })
+    }
+
+    /// A runner that just died is back in a moment; waiting for it costs the job no attempt.
+    async fn ready(&self) -> Result<(), RunnerError> {
+        let mut status = self.status.clone();
+        let ready = status.wait_for(|status| status.state == RunnerState::Ready);
+        match tokio::time::timeout(READY_PATIENCE, ready).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(self.gone()),
+            Err(_) => {
+                let reason = match &self.status.borrow().state {
+                    RunnerState::Down { reason } => reason.clone(),
+                    RunnerState::Starting | RunnerState::Ready => "it is still starting".to_owned(),
+                };
+                Err(RunnerError::Unavailable { device: self.device.to_string(), reason })
+            }
+        }
+    }
+
+    fn answered(
+        &self,
+        answer: Result<Result<Done, RunnerError>, oneshot::error::RecvError>,
+    ) -> Result<Done, RunnerError> {
+        answer.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    fn gone(&self) -> RunnerError {
+        RunnerError::Unavailable { device: self.device.to_string(), reason: "it was stopped".to_owned() }
+    }
+
+    fn unexpected(&self, done: &Done) -> RunnerError {
+        RunnerError::Device {
+            device: self.device.to_string(),
+            message: format!("it answered another question: {done:?}"),
+        }
+    }
+}
+
+struct Sent {
+    answer: oneshot::Receiver<Result<Done, RunnerError>>,
+    ticket: supervisor::Ticket,
+}

@@ -1,0 +1,119 @@
+//! One runner process per device. The agent's side is [`Runner`]: it starts the process, talks to it, notices its death
+//! and starts another; the process's side is [`run_child`].
+//!
+//! ```text
+//!          spawn            hello             dies, silent, told to stop
+//! starting ─────▶ starting ───────▶ ready ──────────────────────────────▶ down{reason} ─ backoff ─▶ starting
+//! ```
+//! The two share a unix socket (the child's standard input): framed JSON messages, and the descriptors of sealed memory
+//! files beside them. A death costs whoever waited for the process a [`RunnerError::Crashed`]; nothing is resident then.
+
+mod channel;
+mod child;
+mod copies;
+mod error;
+mod handle;
+mod process;
+mod protocol;
+mod supervisor;
+
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+use engine::{DeviceFacts, DeviceMemory};
+use serde::{Deserialize, Serialize};
+use shared::ids::ComponentId;
+
+pub use child::{RunnerArgs, run_child};
+pub use error::RunnerError;
+pub use handle::{DeviceLoad, DeviceLoaded, Runner};
+pub use protocol::DeviceTensor;
+
+/// What a runner is started with.
+#[derive(Debug, Clone)]
+pub struct RunnerConfig {
+    /// `cpu:0`, `cuda:1`.
+    pub device: String,
+    /// Bytes for weights; 0 for all that a CUDA device has.
+    pub memory_bytes: u64,
+    /// The program to run: the agent's own file.
+    pub program: PathBuf,
+    /// Log filter of the process.
+    pub log_filter: String,
+}
+
+/// Where a runner is in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunnerState {
+    /// The process is being started and has not said what its device is.
+    Starting,
+    /// It takes commands.
+    Ready,
+    /// There is no process; another one is started soon.
+    Down {
+        /// How the last one ended.
+        reason: String,
+    },
+}
+
+/// What the agent knows of a runner.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunnerStatus {
+    /// Grows with each change.
+    pub generation: u64,
+    /// Where it is.
+    pub state: RunnerState,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Its device, once it has said so; kept while it is down.
+    pub facts: Option<DeviceFacts>,
+    /// The device's memory.
+    pub memory: DeviceMemory,
+    /// Where the device reports it.
+    pub utilization_ratio: Option<f64>,
+    /// Where the device reports it.
+    pub temperature_celsius: Option<f64>,
+    /// Resident bytes of the process.
+    pub rss_bytes: u64,
+    /// Components on the device.
+    pub resident: Vec<DeviceResident>,
+    /// Deaths so far.
+    pub restarts_total: u64,
+    /// How the last process ended.
+    pub last_exit: Option<String>,
+}
+
+impl RunnerStatus {
+    fn new() -> Self {
+        Self {
+            generation: 0,
+            state: RunnerState::Starting,
+            pid: None,
+            facts: None,
+            memory: DeviceMemory::default(),
+            utilization_ratio: None,
+            temperature_celsius: None,
+            rss_bytes: 0,
+            resident: Vec::new(),
+            restarts_total: 0,
+            last_exit: None,
+        }
+    }
+}
+
+/// A component on a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceResident {
+    /// The component.
+    pub component: ComponentId,
+    /// Digest of its content.
+    pub digest: String,
+    /// Bytes of its slab.
+    pub bytes: u64,
+    /// When it became resident (host clock).
+    pub since: DateTime<Utc>,
+    /// When it was last asked for (host clock).
+    pub last_used: DateTime<Utc>,
+    /// How often it was asked for since.
+    pub uses: u64,
+}

@@ -1,0 +1,66 @@
+//! Starting a runner process and saying how it ended.
+
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream, unix::process::ExitStatusExt},
+    process::{ExitStatus, Stdio},
+};
+
+use tokio::process::{Child, Command};
+
+use super::{
+    RunnerConfig,
+    channel::{self, Commands, Events},
+    protocol::EXIT_STICKY,
+};
+
+/// What a runner may see of the agent's environment; database credentials are not among it.
+const KEPT: [&str; 6] = ["PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NO_COLOR", "TZ"];
+
+/// Starts the process; its socket is its standard input.
+///
+/// # Errors
+/// When the system refuses a socket or the process.
+pub(super) fn spawn(config: &RunnerConfig) -> io::Result<(Child, Commands, Events)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut command = Command::new(&config.program);
+    command
+        .arg("runner")
+        .args(["--device", &config.device])
+        .args(["--memory", &config.memory_bytes.to_string()])
+        .args(["--log", &config.log_filter])
+        .env_clear()
+        .envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
+    let child = command.spawn()?;
+    let (commands, events) = channel::agent_ends(ours)?;
+    Ok((child, commands, events))
+}
+
+/// `signal 9`, `exit code 86: sticky device error`, …
+pub(super) fn how_it_ended(status: io::Result<ExitStatus>) -> String {
+    let status = match status {
+        Ok(status) => status,
+        Err(error) => return format!("it could not be waited for: {error}"),
+    };
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => format!("signal {signal}"),
+        (None, Some(code)) if code == i32::from(EXIT_STICKY) => format!("exit code {code}: sticky device error"),
+        (None, Some(code)) => format!("exit code {code}"),
+        (None, None) => "unknown end".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_named() {
+        assert_eq!(how_it_ended(Ok(ExitStatus::from_raw(9))), "signal 9");
+        assert_eq!(how_it_ended(Ok(ExitStatus::from_raw(86 << 8))), "exit code 86: sticky device error");
+        assert_eq!(how_it_ended(Ok(ExitStatus::from_raw(1 << 8))), "exit code 1");
+    }
+}

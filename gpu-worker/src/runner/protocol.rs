@@ -1,0 +1,89 @@
+//! The messages between agent and runner. Both ends are the same build: no versions, unknown messages are errors.
+
+use engine::{DeviceFacts, DeviceHealth, DeviceMemory};
+use serde::{Deserialize, Serialize};
+use shared::ids::ComponentId;
+
+use super::DeviceResident;
+
+/// Exit code of a runner whose device answers nothing but errors any more.
+pub(super) const EXIT_STICKY: u8 = 86;
+/// Longest message in bytes: a component of thirty thousand tensors with long names fits.
+pub(super) const MESSAGE_MAX: usize = 16 << 20;
+
+/// Number of a command, so that its answers find their caller.
+pub(super) type Call = u64;
+
+/// A tensor in a component's memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceTensor {
+    /// Name in the file.
+    pub name: String,
+    /// Element type as the format writes it.
+    pub dtype: String,
+    /// Dimensions, outermost first.
+    pub shape: Vec<u64>,
+    /// First byte, relative to the component's first.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+/// Agent → runner.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Command {
+    /// Copy a component from the memory file that comes with this message.
+    Load {
+        call: Call,
+        component: ComponentId,
+        digest: String,
+        tensors: Vec<DeviceTensor>,
+        /// First byte in the memory file.
+        offset: u64,
+        bytes: u64,
+    },
+    /// Free a component.
+    Unload { call: Call, component: ComponentId },
+    /// Read a component back and hash it.
+    Digest { call: Call, component: ComponentId },
+    /// Stop the copy of this call.
+    Cancel { call: Call },
+    /// End the process.
+    Stop,
+}
+
+/// Runner → agent.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Event {
+    /// The first message: the device is open.
+    Hello { facts: DeviceFacts },
+    /// How it stands; also before each answer that changed something, and once a second as a sign of life.
+    Status { memory: DeviceMemory, health: DeviceHealth, rss_bytes: u64, resident: Vec<DeviceResident> },
+    /// Bytes copied so far.
+    Progress { call: Call, bytes: u64 },
+    /// The command is done.
+    Done { call: Call, done: Done },
+    /// The command was not carried out.
+    Failed { call: Call, failure: Failure },
+}
+
+/// Results of commands.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Done {
+    Loaded { bytes: u64, seconds: f64, already: bool },
+    Unloaded { bytes: u64 },
+    Digest { digest: String },
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Failure {
+    OutOfMemory { needed_bytes: u64, available_bytes: u64, capacity_bytes: u64, would_free_bytes: u64 },
+    NotResident { component: ComponentId },
+    Cancelled,
+    Device { message: String },
+}
