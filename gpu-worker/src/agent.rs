@@ -7,6 +7,7 @@ use std::{
 };
 
 use residency::{RamTier, TierConfig, policy::Policy};
+use shared::db::Pool;
 use shared::{
     db::{self, DbError, farm, listen},
     error::chain,
@@ -17,7 +18,6 @@ use shared::{
     shutdown::Tasks,
     status::LiveStatus,
 };
-use sqlx::PgPool;
 
 use crate::{
     config::{AgentConfig, Root},
@@ -119,7 +119,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
     why.map_or(Ok(()), |why| Err(AgentError::Evicted(why)))
 }
 
-async fn open(config: &AgentConfig) -> Result<PgPool, AgentError> {
+async fn open(config: &AgentConfig) -> Result<Pool, AgentError> {
     let address = shared::config::without_password(&config.stores.database_url);
     let store = |source| AgentError::Store { address: address.clone(), source };
     let pool = db::pool(&config.stores, "modelyard-agent").map_err(store)?;
@@ -130,7 +130,7 @@ async fn open(config: &AgentConfig) -> Result<PgPool, AgentError> {
 fn assemble(
     config: &AgentConfig,
     host: String,
-    pool: PgPool,
+    pool: Pool,
     tasks: &Tasks,
 ) -> Result<(Arc<Agent>, serde_json::Value, prometheus::Registry), AgentError> {
     let system = |what| move |source| AgentError::System { what, source };
@@ -243,7 +243,7 @@ async fn serve(
     Ok(())
 }
 
-fn database_check(pool: PgPool) -> (&'static str, Check) {
+fn database_check(pool: Pool) -> (&'static str, Check) {
     let check: Check = Arc::new(move || {
         let pool = pool.clone();
         Box::pin(async move { db::probe(&pool).await.map_err(|error| chain(&error)) })
@@ -291,7 +291,11 @@ async fn watch_device(agent: Arc<Agent>, device: crate::context::Device) {
 
 /// Takes no new work, lets what runs finish within the grace, hands the rest back, gives the lease up (G12).
 async fn drain(config: &AgentConfig, agent: &Agent, standing: &Standing, live: &LiveStatus) {
-    tracing::info!(grace_seconds = config.drain_grace.as_secs_f64(), running = agent.running.leases().len(), "draining");
+    tracing::info!(
+        grace_seconds = config.drain_grace.as_secs_f64(),
+        running = agent.running.leases().len(),
+        "draining"
+    );
     standing.draining.send_replace(true);
     standing.admission.send_replace(false);
     if let Err(error) = farm::set_draining(&agent.pool, &agent.host, true).await {

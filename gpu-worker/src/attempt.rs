@@ -111,7 +111,13 @@ fn outcome_label(report: &Report) -> &'static str {
 }
 
 /// Commits until the database answers or the lease is over; after that the result is nobody's (G3, G5).
-async fn commit_report(agent: &Agent, standing: &Standing, lease: JobLease, report: &Report, effects: &Effects) -> &'static str {
+async fn commit_report(
+    agent: &Agent,
+    standing: &Standing,
+    lease: JobLease,
+    report: &Report,
+    effects: &Effects,
+) -> &'static str {
     loop {
         let tried = tokio::select! {
             biased;
@@ -149,7 +155,8 @@ async fn write_progress(agent: &Agent, lease: JobLease, attempt: &Attempt) -> st
         pause = PROGRESS_PERIOD;
         let amount = |units: u64| i64::try_from(units).unwrap_or(i64::MAX);
         let units = (amount(view.done), amount(view.total));
-        let write = jobs::write_progress(&agent.pool, lease, view.phase, units, view.eta_seconds, view.detail.as_deref());
+        let write =
+            jobs::write_progress(&agent.pool, lease, view.phase, units, view.eta_seconds, view.detail.as_deref());
         match write.await {
             Ok(true) => written = view.version,
             Ok(false) => attempt.stop(StopReason::Lost),

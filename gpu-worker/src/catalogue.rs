@@ -1,6 +1,9 @@
 //! From files to catalogue rows and back: what a scan records, and what a load reads.
 
-use std::{path::{Path, PathBuf}, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use model_formats::{Component, FileFacts, Inspection};
 use residency::{FileIdentity as Identity, LoadRequest, SourceFile, TensorRange};
@@ -80,7 +83,9 @@ pub fn check_unchanged(seen: &[FileIdentity], inspection: &Inspection) -> Result
             Some(before) if before.size_bytes != now.size_bytes => {
                 format!("its size was {} bytes and is {}", before.size_bytes, now.size_bytes)
             }
-            Some(before) if (before.inode, before.dev) != (now.inode, now.dev) => "it was replaced by another file".to_owned(),
+            Some(before) if (before.inode, before.dev) != (now.inode, now.dev) => {
+                "it was replaced by another file".to_owned()
+            }
             Some(before) if before.mtime_ns != now.mtime_ns => "it was written to".to_owned(),
             Some(_) => continue,
         };

@@ -1,5 +1,6 @@
 //! The one transaction that ends an attempt: the fenced settle together with what the work changed in the catalogue.
 
+use shared::db::Session;
 use shared::{
     db::{
         DbError,
@@ -9,9 +10,8 @@ use shared::{
     },
     error::{ErrorBody, ErrorCode},
     ids::ComponentId,
-    job::rules::Report,
+    job::rules::{self, Report},
 };
-use sqlx::PgConnection;
 
 use crate::{context::Agent, publisher};
 
@@ -36,7 +36,7 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
         return Ok(Settlement::Stale);
     }
     let report = apply(agent, &mut tx, report, effects).await?;
-    let settlement = jobs::settle(&mut tx, lease, &report, rand_jitter()).await?;
+    let settlement = jobs::settle(&mut tx, lease, &report, rules::jitter()).await?;
     if settlement == Settlement::Stale {
         return Ok(settlement);
     }
@@ -44,7 +44,7 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
     Ok(settlement)
 }
 
-async fn apply(agent: &Agent, tx: &mut PgConnection, report: &Report, effects: &Effects) -> Result<Report, DbError> {
+async fn apply(agent: &Agent, tx: &mut Session, report: &Report, effects: &Effects) -> Result<Report, DbError> {
     match effects {
         Effects::None => Ok(report.clone()),
         Effects::Scanned(roots) => {
@@ -68,7 +68,7 @@ async fn apply(agent: &Agent, tx: &mut PgConnection, report: &Report, effects: &
 
 async fn record_root(
     agent: &Agent,
-    tx: &mut PgConnection,
+    tx: &mut Session,
     root: &str,
     found: &Result<Vec<FoundModel>, String>,
 ) -> Result<serde_json::Value, DbError> {
@@ -97,10 +97,4 @@ fn mismatch(component: ComponentId, digest: &str) -> Report {
     let message = format!("component {component} was read with digest {digest}, but another digest is registered");
     let hint = Some("scan the root again; if nobody replaced the file, check the disk".into());
     Report::Failed { error: ErrorBody { hint, ..ErrorBody::new(ErrorCode::Corrupt, message) } }
-}
-
-/// A number in 0..1 that differs between processes and moments; it only spreads retries.
-fn rand_jitter() -> f64 {
-    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
-    f64::from(nanos.wrapping_mul(2_654_435_761) % 1_000_000) / 1e6
 }

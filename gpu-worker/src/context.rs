@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use residency::RamTier;
+use shared::db::Pool;
 use shared::{ids::Incarnation, shutdown::Tasks};
-use sqlx::PgPool;
 use tokio::sync::Notify;
 
 use crate::{config::Root, metrics::Metrics, runner::Runner, running::Running, throttle::Throttle};
@@ -28,7 +28,7 @@ pub struct Agent {
     /// This start of the process.
     pub me: Incarnation,
     /// Connections for everything but heartbeats and hints.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// Host RAM.
     pub tier: RamTier,
     /// Devices by id.

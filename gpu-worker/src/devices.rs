@@ -1,6 +1,6 @@
 //! Which devices this host runs, and what they look like in the database.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use shared::{db::farm::DeviceRow, shutdown::Tasks};
 
@@ -52,16 +52,25 @@ fn expand(name: &str, cuda: &[String]) -> Vec<String> {
 }
 
 fn known(cuda: &[String]) -> String {
-    std::iter::once("`cpu:0`".to_owned()).chain(cuda.iter().map(|name| format!("`{name}`"))).collect::<Vec<_>>().join(", ")
+    std::iter::once("`cpu:0`".to_owned())
+        .chain(cuda.iter().map(|name| format!("`{name}`")))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Starts a runner for each chosen device.
-pub fn start(host: &str, chosen: &[Chosen], program: &PathBuf, log_filter: &str, tasks: &Tasks) -> BTreeMap<String, Device> {
+pub fn start(
+    host: &str,
+    chosen: &[Chosen],
+    program: &Path,
+    log_filter: &str,
+    tasks: &Tasks,
+) -> BTreeMap<String, Device> {
     let device = |chosen: &Chosen| {
         let config = RunnerConfig {
             device: chosen.name.clone(),
             memory_bytes: chosen.memory_bytes,
-            program: program.clone(),
+            program: program.to_path_buf(),
             log_filter: log_filter.to_owned(),
         };
         let id = format!("{host}/{}", chosen.name);
@@ -76,7 +85,8 @@ pub async fn rows(host: &str, devices: &BTreeMap<String, Device>, labels: &[Stri
     for device in devices.values() {
         let mut status = device.runner.status();
         // a device that does not come up is registered as lost, with the reason
-        let _ = tokio::time::timeout(FIRST_REPORT, status.wait_for(|status| status.state != RunnerState::Starting)).await;
+        let _ =
+            tokio::time::timeout(FIRST_REPORT, status.wait_for(|status| status.state != RunnerState::Starting)).await;
         let status = status.borrow().clone();
         let (state, reason) = match &status.state {
             RunnerState::Ready => ("ready", None),

@@ -117,7 +117,9 @@ impl Classify for WorkError {
         match self {
             Self::Spec(_) => ErrorCode::InvalidArgument,
             Self::Db(error) => error.code(),
-            Self::NoModel(_) | Self::NotHere { .. } | Self::NoRoot { .. } | Self::RootsMissing(_) => ErrorCode::NotFound,
+            Self::NoModel(_) | Self::NotHere { .. } | Self::NoRoot { .. } | Self::RootsMissing(_) => {
+                ErrorCode::NotFound
+            }
             Self::NothingToLoad { .. } => ErrorCode::Unsupported,
             Self::Changed { .. } => ErrorCode::Corrupt,
             Self::Format { source, .. } => format_code(source),
@@ -132,7 +134,8 @@ impl Classify for WorkError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Changed { .. } | Self::Residency(ResidencyError::Changed(_) | ResidencyError::DigestMismatch { .. }) => {
+            Self::Changed { .. }
+            | Self::Residency(ResidencyError::Changed(_) | ResidencyError::DigestMismatch { .. }) => {
                 Some("scan the root again; if nobody replaced the file, check the disk".into())
             }
             Self::TooBig { .. } => Some("load fewer components, a smaller variant, or use a larger device".into()),
@@ -162,7 +165,9 @@ fn format_code(error: &model_formats::FormatError) -> ErrorCode {
 
 fn residency_code(error: &ResidencyError) -> ErrorCode {
     match error {
-        ResidencyError::BadRequest { .. } | ResidencyError::Aborted { .. } | ResidencyError::Thread { .. } => ErrorCode::Internal,
+        ResidencyError::BadRequest { .. } | ResidencyError::Aborted { .. } | ResidencyError::Thread { .. } => {
+            ErrorCode::Internal
+        }
         ResidencyError::Missing { .. } | ResidencyError::NotResident { .. } => ErrorCode::NotFound,
         ResidencyError::NotRegular { .. } => ErrorCode::Unsupported,
         ResidencyError::OutOfBounds { .. }
@@ -172,6 +177,8 @@ fn residency_code(error: &ResidencyError) -> ErrorCode {
         ResidencyError::Unreadable { .. } | ResidencyError::Io { .. } => ErrorCode::Unavailable,
         ResidencyError::Memory { .. } | ResidencyError::NoRoom(_) => ErrorCode::InsufficientCapacity,
         ResidencyError::Cancelled { .. } => ErrorCode::Cancelled,
-        ResidencyError::Leased { .. } | ResidencyError::Protected { .. } | ResidencyError::Loading { .. } => ErrorCode::Conflict,
+        ResidencyError::Leased { .. } | ResidencyError::Protected { .. } | ResidencyError::Loading { .. } => {
+            ErrorCode::Conflict
+        }
     }
 }

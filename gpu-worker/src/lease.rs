@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use shared::db::Session;
 use shared::{
     config::{LeaseTiming, Stores},
     db::{self, DbError, farm, jobs},
@@ -16,7 +17,6 @@ use shared::{
     ids::JobId,
     job::rules::Report,
 };
-use sqlx::PgConnection;
 use tokio::sync::watch;
 
 use crate::{context::Agent, running::StopReason};
@@ -67,7 +67,7 @@ impl Standing {
 
 /// Renews until the process stops.
 pub async fn heartbeats(agent: Arc<Agent>, stores: Stores, timing: LeaseTiming, standing: Standing) {
-    let mut connection: Option<PgConnection> = None;
+    let mut connection: Option<Session> = None;
     loop {
         let began = Instant::now();
         match tokio::time::timeout(timing.heartbeat(), beat(&agent, &stores, timing, &mut connection)).await {
@@ -98,7 +98,7 @@ async fn beat(
     agent: &Agent,
     stores: &Stores,
     timing: LeaseTiming,
-    connection: &mut Option<PgConnection>,
+    connection: &mut Option<Session>,
 ) -> Result<farm::Heartbeat, DbError> {
     let db = match connection {
         Some(connection) => connection,
@@ -143,7 +143,9 @@ async fn hand_back(agent: &Agent, id: JobId, fence: i64) {
     };
     match settled.await {
         Ok(settlement) => tracing::warn!(job.id = %id, ?settlement, "handed back a job whose claim never arrived"),
-        Err(error) => tracing::warn!(job.id = %id, error = %chain(&error), "could not hand back a stray; trying again at the next heartbeat"),
+        Err(error) => {
+            tracing::warn!(job.id = %id, error = %chain(&error), "could not hand back a stray; trying again at the next heartbeat")
+        }
     }
 }
 

@@ -40,8 +40,7 @@ fn parse() -> Result<Program, ExitCode> {
         Some(word) if word == "agent" => {
             let mut flat = vec![std::ffi::OsString::from("gpu-worker agent")];
             flat.extend(arguments.into_iter().skip(2));
-            config::load_from::<FlatAgent>(flat)
-                .map(|flat| Program { command: Command::Agent(Box::new(flat.config)) })
+            config::load_from::<FlatAgent>(flat).map(|flat| Program { command: Command::Agent(Box::new(flat.config)) })
         }
         _ => Program::try_parse_from(arguments).map_err(config::ConfigError::Usage),
     };

@@ -52,7 +52,11 @@ impl Metrics {
     /// When a name is registered twice.
     pub fn register(registry: &Registry, devices: &[&str]) -> prometheus::Result<Self> {
         let metrics = Self {
-            attempts: counters("modelyard_job_attempts_total", "Attempts that ended, by kind and outcome.", &["kind", "outcome"])?,
+            attempts: counters(
+                "modelyard_job_attempts_total",
+                "Attempts that ended, by kind and outcome.",
+                &["kind", "outcome"],
+            )?,
             attempt_seconds: HistogramVec::new(
                 HistogramOpts::new("modelyard_job_attempt_seconds", "Duration of attempts, by kind.")
                     .buckets(vec![0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0]),
@@ -62,17 +66,37 @@ impl Metrics {
                 HistogramOpts::new("modelyard_job_wait_seconds", "From enqueue to claim, by the database's clock.")
                     .buckets(vec![0.005, 0.015, 0.05, 0.3, 1.0, 5.0, 60.0, 600.0]),
             )?,
-            stale_results: IntCounter::new("modelyard_stale_results_rejected_total", "Reports by a holder of an old fence; they changed nothing.")?,
-            self_fenced: IntCounter::new("modelyard_self_fences_total", "Times the agent stopped its jobs because it could not renew its lease.")?,
-            heartbeat_failures: IntCounter::new("modelyard_heartbeat_failures_total", "Heartbeats that did not reach the database.")?,
+            stale_results: IntCounter::new(
+                "modelyard_stale_results_rejected_total",
+                "Reports by a holder of an old fence; they changed nothing.",
+            )?,
+            self_fenced: IntCounter::new(
+                "modelyard_self_fences_total",
+                "Times the agent stopped its jobs because it could not renew its lease.",
+            )?,
+            heartbeat_failures: IntCounter::new(
+                "modelyard_heartbeat_failures_total",
+                "Heartbeats that did not reach the database.",
+            )?,
             loaded_bytes: IntCounter::new("modelyard_loaded_bytes_total", "Tensor bytes read from disk into RAM.")?,
             copied_bytes: IntCounter::new("modelyard_copied_bytes_total", "Bytes copied from RAM to devices.")?,
-            device_evictions: IntCounter::new("modelyard_device_evictions_total", "Components taken off a device to make room for others.")?,
+            device_evictions: IntCounter::new(
+                "modelyard_device_evictions_total",
+                "Components taken off a device to make room for others.",
+            )?,
             runner_exits: counters("modelyard_runner_exits_total", "Deaths of device runners.", &["device"])?,
             tier_bytes: gauges("modelyard_tier_bytes", "Bytes of weights in a tier, by our ledger.", &["tier"])?,
             tier_limit_bytes: gauges("modelyard_tier_limit_bytes", "Bytes that a tier may hold.", &["tier"])?,
-            unaccounted_bytes: gauges("modelyard_tier_unaccounted_bytes", "The system's figure minus our ledger.", &["tier"])?,
-            cache_requests: gauges("modelyard_cache_requests", "Requests to the RAM tier since the start, by answer.", &["answer"])?,
+            unaccounted_bytes: gauges(
+                "modelyard_tier_unaccounted_bytes",
+                "The system's figure minus our ledger.",
+                &["tier"],
+            )?,
+            cache_requests: gauges(
+                "modelyard_cache_requests",
+                "Requests to the RAM tier since the start, by answer.",
+                &["answer"],
+            )?,
             redis_up: IntGauge::new("modelyard_redis_up", "1 while Redis takes snapshots.")?,
             admitting: IntGauge::new("modelyard_admitting", "1 while this agent claims jobs.")?,
         };

@@ -10,7 +10,12 @@ use shared::{
     status::{CacheStats, DeviceSnapshot, Entry, HostSnapshot, LiveProgress, LiveStatus},
 };
 
-use crate::{context::{Agent, Device}, lease::Standing, memory, runner::{RunnerState, RunnerStatus}};
+use crate::{
+    context::{Agent, Device},
+    lease::Standing,
+    memory,
+    runner::{RunnerState, RunnerStatus},
+};
 
 /// Time between pictures when nothing changes.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -93,7 +98,8 @@ fn rows_of(agent: &Agent, snapshot: &HostSnapshot) -> Vec<ResidencyRow> {
         since: entry.since,
     };
     let ram = snapshot.entries.iter().map(|entry| row("", "ram", entry));
-    let vram = snapshot.devices.iter().flat_map(|device| device.entries.iter().map(|entry| row(&device.id, "vram", entry)));
+    let vram =
+        snapshot.devices.iter().flat_map(|device| device.entries.iter().map(|entry| row(&device.id, "vram", entry)));
     // superseded content of a component may still be leased beside the new one: the database shows one row for both
     let mut rows: HashMap<(String, ComponentId), ResidencyRow> = HashMap::new();
     for row in ram.chain(vram) {

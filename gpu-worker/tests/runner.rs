@@ -1,5 +1,7 @@
 //! The runner as a real process on `cpu:0`: copies arrive whole, refusals name numbers, deaths are noticed and mended.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
 
 use gpu_worker::runner::{DeviceLoad, DeviceTensor, Runner, RunnerConfig, RunnerError, RunnerState, RunnerStatus};

@@ -24,7 +24,8 @@ pub(super) async fn run(agent: &Arc<Agent>, args: CacheAddArgs, attempt: &Attemp
         let request = model::request(agent, attempt, row, &inspection, &landed)?;
         let base = done;
         let before = landed.bytes();
-        let acquired = super::load::watched(attempt, model::acquire(agent, attempt, request), || base + landed.bytes() - before);
+        let acquired =
+            super::load::watched(attempt, model::acquire(agent, attempt, request), || base + landed.bytes() - before);
         let (lease, cached) = acquired.await?;
         done += lease.tensor_bytes();
         attempt.progress.set(done);

@@ -31,7 +31,11 @@ pub(super) async fn evict(agent: &Agent, components: &[ComponentId]) -> Result<s
                 evicted.push(*component);
             }
             Err(ResidencyError::NotResident { .. }) => {}
-            Err(refused @ (ResidencyError::Leased { .. } | ResidencyError::Protected { .. } | ResidencyError::Loading { .. })) => {
+            Err(
+                refused @ (ResidencyError::Leased { .. }
+                | ResidencyError::Protected { .. }
+                | ResidencyError::Loading { .. }),
+            ) => {
                 in_use.push(refused);
             }
             Err(error) => return Err(error.into()),

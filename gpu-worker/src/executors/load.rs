@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     future::Future,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -39,10 +39,26 @@ pub(super) async fn run(agent: &Arc<Agent>, args: LoadArgs, attempt: &Attempt) -
         return Err(WorkError::TooBig { device: device.id.clone(), needed_bytes: wanted.bytes(), capacity_bytes });
     }
     let inspection = model::inspect(agent, &wanted).await?;
-    let load = Load { agent, attempt, device, wanted: &wanted, inspection: &inspection, landed: Arc::default(), copied: AtomicU64::new(0) };
+    let load = Load {
+        agent,
+        attempt,
+        device,
+        wanted: &wanted,
+        inspection: &inspection,
+        landed: Arc::default(),
+        copied: AtomicU64::new(0),
+        placed: Mutex::default(),
+    };
     // every byte is moved twice: into RAM, then to the device
     attempt.progress.enter("reading", wanted.bytes() * 2);
-    let loaded = watched(attempt, load.all(), || load.landed.bytes() + load.copied.load(Ordering::Acquire)).await?;
+    let moved = watched(attempt, load.all(), || load.landed.bytes() + load.copied.load(Ordering::Acquire)).await;
+    let loaded = match moved {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            load.roll_back().await;
+            return Err(error);
+        }
+    };
     attempt.progress.enter("done", wanted.bytes());
     attempt.progress.set(wanted.bytes());
     let bytes: u64 = loaded.iter().map(|loaded| loaded.device.bytes).sum();
@@ -80,6 +96,8 @@ struct Load<'a> {
     inspection: &'a Inspection,
     landed: Arc<Landed>,
     copied: AtomicU64,
+    /// What this attempt put on the device.
+    placed: Mutex<Vec<ComponentId>>,
 }
 
 struct Loaded {
@@ -151,9 +169,8 @@ impl Load<'_> {
         let status = self.device.runner.status();
         let status = status.borrow();
         let resident = status.resident.iter().find(|resident| resident.component == row.id)?;
-        (row.digest.as_ref() == Some(&resident.digest)).then(|| {
-            (DeviceLoaded { bytes: resident.bytes, seconds: 0.0, already: true }, resident.digest.clone())
-        })
+        (row.digest.as_ref() == Some(&resident.digest))
+            .then(|| (DeviceLoaded { bytes: resident.bytes, seconds: 0.0, already: true }, resident.digest.clone()))
     }
 
     fn landed_elsewhere(&self, row: &ComponentRow) {
@@ -180,11 +197,27 @@ impl Load<'_> {
             match self.device.runner.load(load, progress, &self.attempt.cancel).await {
                 Ok(loaded) => {
                     self.copied.store(before + unsigned(row.bytes), Ordering::Release);
+                    if !loaded.already {
+                        self.placed.lock().unwrap_or_else(PoisonError::into_inner).push(row.id);
+                    }
                     self.agent.metrics.copied_bytes.inc_by(if loaded.already { 0 } else { loaded.bytes });
                     return Ok(loaded);
                 }
                 Err(full @ RunnerError::OutOfMemory { .. }) => self.make_room(full).await?,
                 Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// A load that did not finish leaves no half model on the device. What is complete in RAM stays as cache.
+    async fn roll_back(&self) {
+        let placed = std::mem::take(&mut *self.placed.lock().unwrap_or_else(PoisonError::into_inner));
+        for component in placed {
+            match self.device.runner.unload(component).await {
+                Ok(_) | Err(RunnerError::NotResident { .. } | RunnerError::Crashed { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(%component, error = %shared::error::chain(&error), "a component of a failed load stays on the device")
+                }
             }
         }
     }

@@ -111,7 +111,11 @@ impl Landed {
 }
 
 /// Makes one component resident in RAM, or finds it there.
-pub(super) async fn acquire(agent: &Agent, attempt: &Attempt, request: LoadRequest) -> Result<(Lease, bool), WorkError> {
+pub(super) async fn acquire(
+    agent: &Agent,
+    attempt: &Attempt,
+    request: LoadRequest,
+) -> Result<(Lease, bool), WorkError> {
     let before = agent.tier.snapshot().stats.bytes_loaded_total;
     let present = agent.tier.progress(&request.key).is_none() && agent.tier.lease(&request.key).is_ok();
     let lease = agent.tier.acquire(request, &attempt.cancel).await?;

@@ -151,9 +151,21 @@ pub fn backoff(attempt: i32, jitter: f64) -> Duration {
     RETRY_BASE.saturating_mul(1 << doublings).min(RETRY_CAP).mul_f64(1.0 + jitter / 2.0)
 }
 
+/// A fresh random number in 0..1 for the `jitter` of these rules.
+pub fn jitter() -> f64 {
+    (ulid::Ulid::new().random() % 1_000_000) as f64 / 1e6
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn jitter_is_a_fraction_and_varies() {
+        let values: Vec<f64> = (0..50).map(|_| jitter()).collect();
+        assert!(values.iter().all(|value| (0.0..1.0).contains(value)));
+        assert!(values.iter().any(|value| *value != values[0]));
+    }
 
     fn counters(attempt: i32, crash_count: i32) -> Counters {
         Counters { attempt, max_attempts: 3, crash_count, max_crashes: 2, cancel_requested: false }
