@@ -107,6 +107,7 @@ pub async fn run(config: Config, stop: impl Future<Output = std::io::Result<()>>
     if serving.await.is_err() || !tasks.stop_and_wait(Duration::from_secs(2)).await {
         tracing::warn!("some tasks did not end in time");
     }
+    tracing::info!("stopped");
     Ok(())
 }
 

@@ -23,7 +23,7 @@ fn nearest(wanted: &str, names: impl IntoIterator<Item = String>) -> Vec<String>
             let candidate = name.to_lowercase();
             let distance = edit_distance(&lower, &candidate);
             let part = lower.len() >= 3 && (candidate.contains(&lower) || lower.contains(&candidate));
-            (part || distance <= lower.len().max(candidate.len()) / 2).then_some((distance, name))
+            (part || distance <= lower.len().max(candidate.len()).div_ceil(2)).then_some((distance, name))
         })
         .collect();
     ranked.sort();
@@ -42,5 +42,6 @@ mod tests {
             Some("did you mean `dreamshaper` or `dreamshaper-xl`?")
         );
         assert_eq!(hint("zzzzzzzz", names), None);
+        assert_eq!(hint("vea", ["vae".to_owned()]).as_deref(), Some("did you mean `vae`?"));
     }
 }

@@ -25,6 +25,9 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// How often Redis is asked whether it is there, when no request asks.
 const REDIS_CHECK: Duration = Duration::from_secs(5);
 
+/// How often while it is away: each try also makes the connection try again.
+const REDIS_RECHECK: Duration = Duration::from_millis(1100);
+
 /// Shared by all handlers.
 #[derive(Debug, Clone)]
 pub(crate) struct AppState(Arc<Inner>);
@@ -88,11 +91,11 @@ impl AppState {
         let token = self.tasks.token().clone();
         self.tasks.spawn("redis-check", async move {
             loop {
-                // the answer lands in the gauge
-                let _ = state.live.snapshots(&[]).await;
+                // the answer lands in the gauge and, while Redis is away, closes the breaker when it is back
+                let again = if state.live.snapshots(&[]).await.is_ok() { REDIS_CHECK } else { REDIS_RECHECK };
                 tokio::select! {
                     () = token.cancelled() => return,
-                    () = tokio::time::sleep(REDIS_CHECK) => {}
+                    () = tokio::time::sleep(again) => {}
                 }
             }
         });
