@@ -24,16 +24,19 @@ use crate::{
     snapshot,
 };
 
-/// Jobs that are read, decided and written together.
-const PAGE: i64 = 512;
-/// Pages of one pass; the next pass goes on where it stopped, after the best page.
+/// Jobs that are read, decided and written together: the first page; each further one is twice as long, up to the largest.
+const PAGE_FIRST: i64 = 64;
+const PAGE_MAX: i64 = 512;
+/// Pages of one pass; the next survey goes on where it stopped, after the best page.
 const PAGES_MAX: usize = 8;
-/// How often a full farm's waiting jobs are looked at beyond the best page, to record why they wait.
+/// A pass ends after so many jobs in a row that nobody can take, unless it is a survey.
+const MISSES_MAX: usize = 64;
+/// How often a pass looks beyond the jobs that nobody can take: to find those behind them, and to record why they wait.
 const SURVEY_EVERY: Duration = Duration::from_secs(1);
 /// Rest after a pass that placed nothing, so that a stream of hints about full places is no hot loop.
 const REST: Duration = Duration::from_millis(5);
 /// A job that waits for a busy queue no longer than this needs no recorded reason.
-const SHORT_WAIT_SECONDS: f64 = 2.0;
+const SHORT_WAIT_SECONDS: f64 = 30.0;
 
 /// What one pass did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -54,7 +57,7 @@ pub(crate) struct Dispatcher {
     metrics: Metrics,
     drains: Drains,
     resume: Option<PendingCursor>,
-    surveyed: Option<Instant>,
+    surveyed: Instant,
 }
 
 /// The decisions of one page, before they are written.
@@ -63,6 +66,8 @@ struct Page {
     placements: Vec<Placement>,
     reasons: Vec<Unplaced>,
     rejects: Vec<(JobId, i64, ErrorBody)>,
+    /// Too many in a row could not be placed; the rest of the page was not looked at.
+    gave_up: bool,
 }
 
 /// Starts the loop.
@@ -116,7 +121,7 @@ async fn hinted(hints: &mut broadcast::Receiver<Hint>) {
 impl Dispatcher {
     /// A dispatcher that has seen nothing yet.
     pub(crate) fn new(pool: Pool, policy: Policy, metrics: Metrics) -> Self {
-        Self { pool, policy, metrics, drains: Drains::default(), resume: None, surveyed: None }
+        Self { pool, policy, metrics, drains: Drains::default(), resume: None, surveyed: Instant::now() }
     }
 
     /// One pass; answers how long to rest before the next.
@@ -136,39 +141,48 @@ impl Dispatcher {
         }
     }
 
-    /// Decides about the due pending jobs: the best page, then the pages after the point where the last pass stopped.
+    /// Decides about the due pending jobs, best first, as long as some can be placed; once a second beyond that.
     ///
     /// # Errors
     /// Database errors; what was written before stays written, the rest is decided again.
     pub(crate) async fn pass(&mut self, term: i64) -> Result<Pass, DbError> {
         let mut pass = Pass::default();
         let mut session = self.pool.acquire().await?;
-        let mut rows = jobs::pending_after(&mut session, None, PAGE).await?;
+        let mut limit = PAGE_FIRST;
+        let mut rows = jobs::pending_after(&mut session, None, limit).await?;
         if rows.is_empty() {
             self.resume = None;
             return Ok(pass);
         }
         let mut farm = snapshot::load(&mut session, &mut self.drains).await?;
-        for number in 0..PAGES_MAX {
-            let page = self.decide(&mut session, &mut farm, &rows, pass.seen).await?;
+        let survey = self.survey_is_due();
+        for number in 1..=PAGES_MAX {
+            let page = self.decide(&mut session, &mut farm, &rows, pass.seen, survey).await?;
+            let gave_up = page.gave_up;
             pass.seen += rows.len();
             self.write(&mut session, term, page, &mut pass).await?;
-            let last = rows.last().filter(|_| rows.len() as i64 == PAGE).map(PendingCursor::after);
-            // the first page is looked at in every pass; from then on the walk goes round
-            let next = if number == 0 { last.and(self.resume.or(last)) } else { last };
-            self.resume = next;
-            if next.is_none() || (farm.is_full() && !self.survey_is_due()) {
-                break;
+            if gave_up {
+                return Ok(pass);
             }
-            rows = jobs::pending_after(&mut session, next, PAGE).await?;
+            let last = rows.last().filter(|_| rows.len() as i64 == limit).map(PendingCursor::after);
+            // a survey looks at the best page first, then goes on where the last one stopped
+            let next = if survey && number == 1 { last.max(self.resume.filter(|_| last.is_some())) } else { last };
+            if survey || next.is_none() {
+                self.resume = next;
+            }
+            if next.is_none() {
+                return Ok(pass);
+            }
+            limit = (limit * 2).min(PAGE_MAX);
+            rows = jobs::pending_after(&mut session, next, limit).await?;
         }
         Ok(pass)
     }
 
     fn survey_is_due(&mut self) -> bool {
-        let due = self.surveyed.is_none_or(|at| at.elapsed() >= SURVEY_EVERY);
+        let due = self.surveyed.elapsed() >= SURVEY_EVERY;
         if due {
-            self.surveyed = Some(Instant::now());
+            self.surveyed = Instant::now();
         }
         due
     }
@@ -179,15 +193,23 @@ impl Dispatcher {
         farm: &mut Snapshot,
         rows: &[PendingRow],
         ahead: usize,
+        survey: bool,
     ) -> Result<Page, DbError> {
         let wanted: Vec<Result<PendingJob, String>> = rows.iter().map(snapshot::pending_job).collect();
         let readable: Vec<PendingJob> = wanted.iter().flatten().cloned().collect();
         snapshot::add_details(session, farm, &readable).await?;
         let mut page = Page::default();
+        let mut misses = 0;
         for (index, (row, job)) in rows.iter().zip(wanted).enumerate() {
+            let written = page.placements.len() + page.rejects.len();
             match job {
                 Ok(job) => self.decide_one(farm, row, &job, ahead + index, &mut page),
                 Err(why) => page.rejects.push((row.id, row.fence, unreadable(row, &why))),
+            }
+            misses = if page.placements.len() + page.rejects.len() > written { 0 } else { misses + 1 };
+            if misses >= MISSES_MAX && !survey {
+                page.gave_up = true;
+                break;
             }
         }
         Ok(page)

@@ -147,16 +147,6 @@ impl PendingJob {
 }
 
 impl Snapshot {
-    /// True when no live place has room for one more job of any lane.
-    pub fn is_full(&self) -> bool {
-        let open = |host: &Host| host.alive && !host.draining;
-        let hosts = self.hosts.values().any(|host| open(host) && host.queue.has_room());
-        let devices = self.devices.values().any(|device| {
-            device.not_ready.is_none() && device.queue.has_room() && self.hosts.get(&device.host).is_some_and(open)
-        });
-        !hosts && !devices
-    }
-
     /// Takes the room that an assignment uses.
     pub fn assign(&mut self, job: &PendingJob, host: &str, device: Option<&str>) {
         let (queue, tier) = match device {

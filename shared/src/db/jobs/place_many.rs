@@ -106,10 +106,10 @@ pub async fn set_reasons(
     Ok(u64::try_from(told).unwrap_or(0))
 }
 
-/// Where a walk through the pending jobs stands: after this (priority, due time, id).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where a walk through the pending jobs stands: after this (priority, due time, id). Orders as the walk goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PendingCursor {
-    priority: i32,
+    priority: std::cmp::Reverse<i32>,
     run_at: chrono::DateTime<chrono::Utc>,
     id: JobId,
 }
@@ -117,7 +117,7 @@ pub struct PendingCursor {
 impl PendingCursor {
     /// After this row.
     pub fn after(row: &PendingRow) -> Self {
-        Self { priority: row.priority, run_at: row.run_at, id: row.id }
+        Self { priority: std::cmp::Reverse(row.priority), run_at: row.run_at, id: row.id }
     }
 }
 
@@ -140,7 +140,7 @@ pub async fn pending_after(
              and priority <= $1 and (priority < $1 or (run_at, id) > ($2, $3))
          order by priority desc, run_at, id limit $4",
     )
-    .bind(cursor.priority)
+    .bind(cursor.priority.0)
     .bind(cursor.run_at)
     .bind(cursor.id)
     .bind(limit)
