@@ -4,56 +4,20 @@
 //! valid. For any other living host its last report in Postgres stands in and the answer says `stale` and why.
 //! An agent without a lease holds nothing: its runners die with it. No clocks are compared.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
+use crate::{problem::ApiError, state::AppState};
 use chrono::{DateTime, Utc};
-use prometheus::IntGauge;
 use shared::{
     db::{
         Session,
         farm::{self, DeviceRow, HostRow},
         residency::{self, ResidencyRow},
     },
-    error::chain,
     ids::ComponentId,
-    status::{CacheStats, DeviceSnapshot, Entry, HostSnapshot, LiveProgress, LiveStatus},
+    status::{CacheStats, DeviceSnapshot, Entry, HostSnapshot, LiveProgress},
     wire::Staleness,
 };
-use tokio::{sync::Mutex, time::Instant};
-
-use crate::{problem::ApiError, state::AppState};
-
-/// After a failure Redis is not asked again for this long, so that it costs little while it is away.
-const BREAK: Duration = Duration::from_secs(1);
-
-/// The live view with a circuit breaker.
-#[derive(Debug)]
-pub(crate) struct Live {
-    status: LiveStatus,
-    broken: Mutex<Option<(Instant, String)>>,
-    up: IntGauge,
-}
-
-impl Live {
-    /// A closed breaker; `up` follows what Redis answers.
-    pub(crate) fn new(status: LiveStatus, up: IntGauge) -> Self {
-        Self { status, broken: Mutex::new(None), up }
-    }
-
-    /// Snapshots of these hosts, or why there are none.
-    pub(crate) async fn snapshots(&self, hosts: &[String]) -> Result<Vec<HostSnapshot>, String> {
-        if let Some((until, why)) = self.broken.lock().await.as_ref()
-            && Instant::now() < *until
-        {
-            return Err(why.clone());
-        }
-        let answer = self.status.snapshots(hosts).await.map_err(|error| chain(&error));
-        self.up.set(i64::from(answer.is_ok()));
-        let broken = answer.as_ref().err().map(|why| (Instant::now() + BREAK, why.clone()));
-        *self.broken.lock().await = broken;
-        answer
-    }
-}
 
 /// One component in one tier of one place.
 #[derive(Debug, Clone)]
@@ -278,89 +242,4 @@ fn whole(hosts: &[HostNow], redis_gone: Option<String>) -> Staleness {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use shared::ids::Incarnation;
-
-    use super::*;
-
-    /// A living host for tests of this package.
-    pub(crate) fn host_row(name: &str) -> HostRow {
-        HostRow {
-            name: name.into(),
-            incarnation: Incarnation::generate(),
-            agent_version: "0".into(),
-            draining: false,
-            labels: Vec::new(),
-            slots: 2,
-            ram_budget_bytes: 1000,
-            capabilities: serde_json::json!({}),
-            registered_at: Utc::now(),
-            lease_until: Some(Utc::now()),
-            alive: true,
-        }
-    }
-
-    fn snapshot(row: &HostRow) -> HostSnapshot {
-        HostSnapshot {
-            host: row.name.clone(),
-            incarnation: row.incarnation,
-            generation: 1,
-            at: Utc::now(),
-            ram: CacheStats::default(),
-            entries: Vec::new(),
-            devices: Vec::new(),
-            jobs: Vec::new(),
-            draining: false,
-            process_rss_bytes: 0,
-        }
-    }
-
-    fn report(row: &HostRow) -> ResidencyRow {
-        ResidencyRow {
-            host: row.name.clone(),
-            device: String::new(),
-            component_id: ComponentId::generate(),
-            tier: "ram".into(),
-            state: "ready".into(),
-            bytes: 7,
-            leases: 0,
-            protected: false,
-            incarnation: row.incarnation,
-            since: Utc::now(),
-        }
-    }
-
-    #[test]
-    fn a_snapshot_of_the_registered_agent_counts_and_rows_are_not_looked_at() {
-        let row = host_row("a");
-        let hosts = with_snapshots(vec![row.clone()], Ok(vec![snapshot(&row)]));
-        let view = View::of(hosts, Vec::new(), &[report(&row)], None);
-        assert!(view.held.is_empty() && !view.staleness.stale);
-    }
-
-    #[test]
-    fn without_redis_the_last_report_stands_in_and_says_so() {
-        let row = host_row("a");
-        let hosts = with_snapshots(vec![row.clone()], Err("Redis failed".into()));
-        let view = View::of(hosts, Vec::new(), &[report(&row)], Some("Redis failed".into()));
-        assert_eq!((view.held.len(), view.staleness.stale), (1, true));
-        assert_eq!(view.ram(&view.hosts[0]).used_bytes, 7);
-    }
-
-    #[test]
-    fn a_snapshot_of_an_earlier_agent_does_not_count() {
-        let row = host_row("a");
-        let old = HostSnapshot { incarnation: Incarnation::generate(), ..snapshot(&row) };
-        let hosts = with_snapshots(vec![row], Ok(vec![old]));
-        assert!(hosts[0].live.is_none() && hosts[0].staleness().reason.unwrap().contains("earlier agent"));
-    }
-
-    #[test]
-    fn a_lost_host_is_stale_itself_but_leaves_the_farm_fresh() {
-        let row = HostRow { alive: false, ..host_row("a") };
-        let hosts = with_snapshots(vec![row.clone()], Ok(vec![snapshot(&row)]));
-        let view = View::of(hosts, Vec::new(), &[], None);
-        assert!(view.hosts[0].staleness().stale && !view.staleness.stale);
-        assert_eq!(view.hosts[0].state(), "lost");
-    }
-}
+pub(crate) mod tests;

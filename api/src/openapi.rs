@@ -148,6 +148,15 @@ mod tests {
     }
 
     #[test]
+    fn lists_declare_their_parameters() {
+        let document = crate::openapi();
+        let declared = document["paths"]["/v1/models"]["get"]["parameters"].as_array().unwrap();
+        let names: Vec<_> = declared.iter().map(|parameter| parameter["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["type", "base", "format", "state", "host", "q", "tier", "sort", "limit", "cursor"]);
+        assert!(declared.iter().all(|parameter| parameter["in"] == "query" && parameter["required"] == false));
+    }
+
+    #[test]
     fn every_reference_resolves() {
         fn walk(root: &Value, value: &Value) {
             match value {

@@ -15,7 +15,7 @@ use crate::{
     auth::Auth,
     config::{BadConfig, Config},
     cursor::Cursors,
-    merge::Live,
+    live::Live,
     metrics::Metrics,
     problem::ApiError,
 };

@@ -1,25 +1,25 @@
 //! Rows and the merged view → what the wire shows.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use shared::{
     db::{
-        Session,
         farm::{DeviceRow, RootRow},
         jobs::{AttemptRow, EventRow, JobRow, ProgressRow},
-        models::{self, ComponentRow, LocationRow, ModelRow, OwnedComponent},
+        models::{ComponentRow, LocationRow, ModelRow},
     },
     error::ErrorBody,
-    ids::{ComponentId, ModelId},
+    ids::ComponentId,
     job::JobState,
     wire::{
-        AttemptView, ComponentView, DeviceView, EventView, HostView, JobView, LocationView, ModelStatus, ModelSummary,
-        Progress, Residency, ResidentComponent, RootView,
+        AttemptView, ComponentView, DeviceView, EventView, HostView, JobView, LocationView, ModelSummary, Progress,
+        Residency, RootView,
     },
 };
 
 use crate::{
-    merge::{Held, HostNow, View},
+    merge::{HostNow, View},
+    owners::Owners,
     problem::ApiError,
 };
 
@@ -208,75 +208,6 @@ fn both(first: Option<String>, second: Option<String>) -> Option<String> {
     match (first, second) {
         (Some(first), Some(second)) => Some(format!("{first}; {second}")),
         (first, second) => first.or(second),
-    }
-}
-
-/// Which model each component belongs to.
-#[derive(Debug, Default)]
-pub(crate) struct Owners(HashMap<ComponentId, OwnedComponent>);
-
-impl Owners {
-    /// Looks up the owners of all that these hold.
-    ///
-    /// # Errors
-    /// Database errors.
-    pub(crate) async fn of<'h>(conn: &mut Session, held: impl Iterator<Item = &'h Held>) -> Result<Self, ApiError> {
-        let ids: BTreeSet<ComponentId> = held.map(|held| held.component).collect();
-        let rows = models::owners_of(conn, &ids.into_iter().collect::<Vec<_>>()).await?;
-        Ok(Self(rows.into_iter().map(|row| (row.id, row)).collect()))
-    }
-
-    /// The models, by name.
-    pub(crate) fn models(&self) -> Vec<(ModelId, String)> {
-        let names: BTreeSet<_> = self.0.values().map(|row| (row.model_name.clone(), row.model_id)).collect();
-        names.into_iter().map(|(name, id)| (id, name)).collect()
-    }
-
-    /// These as the wire shows them; what left the catalogue is left out.
-    pub(crate) fn resident<'h>(&self, held: impl Iterator<Item = &'h Held>) -> Vec<ResidentComponent> {
-        held.filter_map(|held| self.0.get(&held.component).map(|owner| resident(held, owner))).collect()
-    }
-
-    fn of_model(&self, model: ModelId, held: &Held) -> bool {
-        self.0.get(&held.component).is_some_and(|owner| owner.model_id == model)
-    }
-
-    /// One model's residency among `held`.
-    pub(crate) fn status<'h>(
-        &self,
-        (model, name): (ModelId, String),
-        components: &[ComponentRow],
-        held: impl Iterator<Item = &'h Held>,
-        view: &View,
-    ) -> ModelStatus {
-        let resident = self.resident(held.filter(|held| self.of_model(model, held)));
-        let absent = components
-            .iter()
-            .filter(|component| component.model_id == model)
-            .filter(|component| !resident.iter().any(|there| there.component == component.id && there.state == "ready"))
-            .map(|component| component.kind.clone())
-            .collect();
-        ModelStatus { model, name, resident, absent, jobs: Vec::new(), staleness: view.staleness.clone() }
-    }
-}
-
-fn resident(held: &Held, owner: &OwnedComponent) -> ResidentComponent {
-    ResidentComponent {
-        component: held.component,
-        kind: owner.kind.clone(),
-        model: owner.model_id,
-        model_name: owner.model_name.clone(),
-        tier: held.tier().to_owned(),
-        host: held.host.clone(),
-        device: held.device.clone(),
-        state: held.state.clone(),
-        bytes: held.bytes,
-        leases: held.leases,
-        protected: held.protected,
-        since: held.since,
-        last_used: held.last_used,
-        hits: held.hits,
-        progress: held.progress.clone(),
     }
 }
 

@@ -14,11 +14,12 @@ use super::id_of;
 use crate::{
     extract::{Command, NoBody, NoParameters, Path, Query},
     merge::View,
+    owners::Owners,
     plan::{Cached, Order, Wanted, get_component},
     problem::ApiError,
     state::AppState,
     submit::submit,
-    views::{self, Owners},
+    views,
 };
 
 /// On which host.
@@ -115,7 +116,7 @@ pub(crate) async fn add_to_cache(
 ///
 /// Everything that is not in use: one job for the host that holds something, or a parent with one child for each of
 /// several.
-#[utoipa::path(delete, path = "/v1/cache", operation_id = "clearCache", tag = "cache",
+#[utoipa::path(delete, path = "/v1/cache", operation_id = "clearCache", tag = "cache", params(HostQuery),
     responses((status = 202, description = "Accepted", body = JobView)))]
 pub(crate) async fn clear_cache(
     State(state): State<AppState>,
@@ -127,7 +128,7 @@ pub(crate) async fn clear_cache(
 
 /// Removes a component from RAM
 #[utoipa::path(delete, path = "/v1/cache/components/{component}", operation_id = "removeCachedComponent", tag = "cache",
-    params(("component" = String, Path, description = "Id")),
+    params(("component" = String, Path, description = "Id"), HostQuery),
     responses((status = 202, description = "Accepted", body = JobView)))]
 pub(crate) async fn remove_cached(
     State(state): State<AppState>,

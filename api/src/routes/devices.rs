@@ -6,10 +6,11 @@ use shared::wire::DeviceView;
 use crate::{
     extract::{NoParameters, Path},
     merge::View,
+    owners::Owners,
     plan::get_device,
     problem::ApiError,
     state::AppState,
-    views::{self, Owners},
+    views,
 };
 
 /// Lists devices

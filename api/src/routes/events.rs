@@ -27,7 +27,7 @@ pub(crate) struct EventsQuery {
 /// Server-sent events of the job and its children from the first one (or after `Last-Event-ID`); ends after the job's
 /// terminal event. `progress` events carry no id and are not replayed.
 #[utoipa::path(get, path = "/v1/jobs/{job}/events", operation_id = "streamJobEvents", tag = "jobs",
-    params(("job" = String, Path, description = "Id")),
+    params(("job" = String, Path, description = "Id"), EventsQuery),
     responses((status = 200, description = "Events", body = String, content_type = "text/event-stream")))]
 pub(crate) async fn job_events(
     State(state): State<AppState>,
@@ -44,7 +44,7 @@ pub(crate) async fn job_events(
 /// Streams the events of all jobs
 ///
 /// Server-sent events from now on, or after `Last-Event-ID`. They come about two seconds late, so that none is missed.
-#[utoipa::path(get, path = "/v1/events", operation_id = "streamEvents", tag = "jobs",
+#[utoipa::path(get, path = "/v1/events", operation_id = "streamEvents", tag = "jobs", params(EventsQuery),
     responses((status = 200, description = "Events", body = String, content_type = "text/event-stream")))]
 pub(crate) async fn all_events(
     State(state): State<AppState>,

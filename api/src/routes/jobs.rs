@@ -91,7 +91,7 @@ pub(crate) async fn submit_job(
 /// Lists jobs
 ///
 /// Newest first, ended ones included.
-#[utoipa::path(get, path = "/v1/jobs", operation_id = "listJobs", tag = "jobs",
+#[utoipa::path(get, path = "/v1/jobs", operation_id = "listJobs", tag = "jobs", params(JobsQuery),
     responses((status = 200, description = "One page", body = Page<JobView>)))]
 pub(crate) async fn list_jobs(
     State(state): State<AppState>,
@@ -198,7 +198,7 @@ pub(crate) fn wait_parameter(uri: &Uri) -> Option<Wait> {
 ///
 /// Answers when it has ended or the time is over; the state says which.
 #[utoipa::path(get, path = "/v1/jobs/{job}/wait", operation_id = "waitJob", tag = "jobs",
-    params(("job" = String, Path, description = "Id")),
+    params(("job" = String, Path, description = "Id"), WaitQuery),
     responses((status = 200, description = "The job", body = JobView)))]
 pub(crate) async fn wait_job(
     State(state): State<AppState>,

@@ -126,7 +126,7 @@ pub(super) async fn page_of_models(
 /// Lists models
 ///
 /// What the last scans found on disk, with where parts of each model are resident.
-#[utoipa::path(get, path = "/v1/models", operation_id = "listModels", tag = "models",
+#[utoipa::path(get, path = "/v1/models", operation_id = "listModels", tag = "models", params(ModelsQuery),
     responses((status = 200, description = "One page", body = Page<ModelSummary>)))]
 pub(crate) async fn list_models(
     State(state): State<AppState>,

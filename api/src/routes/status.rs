@@ -19,10 +19,10 @@ use super::{models::page_of_models, page_size, paged};
 use crate::{
     extract::{NoParameters, Path, Query},
     merge::View,
+    owners::Owners,
     plan::{get_device, get_model},
     problem::ApiError,
     state::AppState,
-    views::Owners,
 };
 
 /// Page of a status list.
@@ -61,7 +61,7 @@ pub(crate) async fn farm_status(State(state): State<AppState>, _: NoParameters) 
 /// Lists the status of all models
 ///
 /// Models by name, each with where its components are resident and which are not.
-#[utoipa::path(get, path = "/v1/models/status", operation_id = "listModelStatus", tag = "status",
+#[utoipa::path(get, path = "/v1/models/status", operation_id = "listModelStatus", tag = "status", params(StatusQuery),
     responses((status = 200, description = "One page", body = Page<ModelStatus>)))]
 pub(crate) async fn models_status(
     State(state): State<AppState>,
