@@ -9,6 +9,8 @@ use super::state::JobState;
 use crate::error::{Disposition, ErrorBody, ErrorCode};
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod simulation;
 
 /// First delay before a retry; doubles with each attempt.

@@ -32,9 +32,12 @@ struct Flags {
     grace: bool,
     /// A defect: the deadline counts from the answer instead of from the question.
     deadline_from_answer: bool,
+    /// A defect: a claim that is answered after the worker fenced itself and renewed again is taken up.
+    late_claims: bool,
 }
 
-const SOUND: Flags = Flags { fences: true, self_fence: true, grace: true, deadline_from_answer: false };
+const SOUND: Flags =
+    Flags { fences: true, self_fence: true, grace: true, deadline_from_answer: false, late_claims: false };
 
 /// A broken guarantee.
 #[derive(Debug)]
@@ -108,5 +111,11 @@ fn without_the_grace_the_simulation_finds_a_job_taken_from_a_healthy_worker() {
 #[test]
 fn a_deadline_counted_from_the_answer_lets_a_worker_act_too_long() {
     let found = found_with(Flags { deadline_from_answer: true, ..SOUND });
+    assert!(found.contains("no longer holds"), "{found}");
+}
+
+#[test]
+fn a_claim_that_outlives_a_self_fence_lets_a_worker_act_on_a_lost_job() {
+    let found = found_with(Flags { late_claims: true, ..SOUND });
     assert!(found.contains("no longer holds"), "{found}");
 }

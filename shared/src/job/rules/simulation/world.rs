@@ -288,7 +288,7 @@ impl World {
             return;
         }
         worker.known.push((job, fence));
-        let fresh = !flags.self_fence || (worker.epoch == epoch && worker.within_deadline(now));
+        let fresh = !flags.self_fence || ((worker.epoch == epoch || flags.late_claims) && worker.within_deadline(now));
         if fresh && worker.running.len() < 2 {
             let done_at = worker.local(now) + lasts;
             worker.running.push(Attempt { job, fence, done_at, cancelled: false });
