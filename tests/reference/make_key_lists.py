@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""Writes golden/*.txt: every tensor's name and shape of the releases, from diffusers and transformers.
+
+The models are built from configs written here, on the meta device: no weights, no network. Run it again
+only to add a family or after checking a new version of the libraries; the lists are committed.
+"""
+
+import argparse
+import pathlib
+
+import diffusers
+import torch
+import transformers
+
+SD15 = dict(
+    sample_size=64,
+    cross_attention_dim=768,
+    attention_head_dim=8,
+    block_out_channels=(320, 640, 1280, 1280),
+    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+)
+SD21 = SD15 | dict(
+    sample_size=96, cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True
+)
+SDXL = dict(
+    sample_size=128,
+    cross_attention_dim=2048,
+    attention_head_dim=(5, 10, 20),
+    block_out_channels=(320, 640, 1280),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    transformer_layers_per_block=(1, 2, 10),
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=2816,
+)
+REFINER = SDXL | dict(
+    cross_attention_dim=1280,
+    attention_head_dim=(6, 12, 24, 24),
+    block_out_channels=(384, 768, 1536, 1536),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    transformer_layers_per_block=4,
+    projection_class_embeddings_input_dim=2560,
+)
+VAE = dict(
+    block_out_channels=(128, 256, 512, 512),
+    down_block_types=("DownEncoderBlock2D",) * 4,
+    up_block_types=("UpDecoderBlock2D",) * 4,
+    layers_per_block=2,
+)
+CONTROL = {key: value for key, value in SD15.items() if key not in ("sample_size", "up_block_types")}
+
+
+def clip(cls, width, layers, heads, act):
+    config = transformers.CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=width,
+        intermediate_size=width * 4,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        projection_dim=width,
+        hidden_act=act,
+    )
+    return cls(config)
+
+
+def families():
+    unet = diffusers.UNet2DConditionModel
+    plain, projected = transformers.CLIPTextModel, transformers.CLIPTextModelWithProjection
+    return {
+        "unet-sd15": lambda: unet(**SD15),
+        "unet-sd21": lambda: unet(**SD21),
+        "unet-sdxl": lambda: unet(**SDXL),
+        "unet-sdxl-refiner": lambda: unet(**REFINER),
+        "vae": lambda: diffusers.AutoencoderKL(**VAE),
+        "vae16": lambda: diffusers.AutoencoderKL(
+            **VAE, latent_channels=16, use_quant_conv=False, use_post_quant_conv=False
+        ),
+        "taesd": lambda: diffusers.AutoencoderTiny(),
+        "controlnet-sd15": lambda: diffusers.ControlNetModel(**CONTROL),
+        "clip-l": lambda: clip(plain, 768, 12, 12, "quick_gelu"),
+        "clip-g": lambda: clip(projected, 1280, 32, 20, "gelu"),
+        "clip-h": lambda: clip(plain, 1024, 23, 16, "gelu"),
+    }
+
+
+def lines(name, model):
+    for key, tensor in sorted(model.state_dict().items()):
+        # buffers of old versions are no weights; newer versions drop the prefix that the releases have
+        if key.endswith("position_ids"):
+            continue
+        if name.startswith("clip") and not key.startswith(("text_model.", "text_projection.")):
+            key = f"text_model.{key}"
+        yield f"{key}\t{'x'.join(str(side) for side in tensor.shape)}\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "golden")
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    for name, build in families().items():
+        with torch.device("meta"):
+            model = build()
+        text = "".join(sorted(lines(name, model)))
+        (out / f"{name}.txt").write_text(f"# diffusers {diffusers.__version__}, transformers {transformers.__version__}\n{text}")
+        print(name, text.count("\n"), "tensors", sum(p.numel() for p in model.parameters()), "weights")
+
+
+if __name__ == "__main__":
+    main()
