@@ -174,17 +174,16 @@ fn root(row: &RootRow) -> RootView {
     }
 }
 
-/// A device with what it holds. `reason` speaks of the device and of the staleness alike: they share a key on the wire.
+/// A device with what it holds.
 pub(crate) fn device(view: &View, row: &DeviceRow, owners: &Owners) -> DeviceView {
     let live = view.live_device(row);
     let host = view.host(&row.host);
     let lost = host.is_none_or(|host| !host.row.alive);
-    let mut staleness = host.map_or(view.staleness.clone(), HostNow::staleness);
-    let why_stale = staleness.reason.take();
+    let staleness = host.map_or(view.staleness.clone(), HostNow::staleness);
     let (state, reason) = match (live, lost) {
-        (_, true) => ("lost".to_owned(), why_stale),
-        (Some(live), false) => (live.state.clone(), both(live.reason.clone(), why_stale)),
-        (None, false) => (row.state.clone(), both(row.reason.clone(), why_stale)),
+        (_, true) => ("lost".to_owned(), staleness.reason.clone()),
+        (Some(live), false) => (live.state.clone(), live.reason.clone()),
+        (None, false) => (row.state.clone(), row.reason.clone()),
     };
     DeviceView {
         id: row.id.clone(),
@@ -201,13 +200,6 @@ pub(crate) fn device(view: &View, row: &DeviceRow, owners: &Owners) -> DeviceVie
         labels: row.labels.clone(),
         resident: owners.resident(view.held.iter().filter(|held| held.device.as_deref() == Some(&row.id))),
         staleness,
-    }
-}
-
-fn both(first: Option<String>, second: Option<String>) -> Option<String> {
-    match (first, second) {
-        (Some(first), Some(second)) => Some(format!("{first}; {second}")),
-        (first, second) => first.or(second),
     }
 }
 

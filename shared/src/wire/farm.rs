@@ -13,8 +13,8 @@ use crate::{
 pub struct Staleness {
     /// True when the live view is missing or old and the answer comes from the database's last report.
     pub stale: bool,
-    /// Why.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Why. Its own key, because it is flattened into views that have a `reason` of their own.
+    #[serde(rename = "stale_reason", default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
