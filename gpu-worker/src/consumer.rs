@@ -1,6 +1,9 @@
 //! The apalis workers: one per device and one for the host, each over our backend, as wide as its slots.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use apalis::prelude::{Data, WorkerBuilder, WorkerBuilderExt};
 use shared::{
@@ -35,9 +38,13 @@ fn spawn_worker(agent: &Arc<Agent>, standing: &Standing, hints: &Hints, name: St
     let work = Work { agent: agent.clone(), standing: standing.clone() };
     let hints = hints.clone();
     agent.tasks.spawn("worker", async move {
-        let running = work.agent.running.clone();
-        let on_claim = Arc::new(move |claimed: &Claimed| {
-            running.begin(claimed);
+        let (running, lease) = (work.agent.running.clone(), work.standing.clone());
+        let on_claim = Arc::new(move |claimed: &Claimed, asked: Instant| {
+            let covered = lease.covers_since(asked);
+            if covered {
+                running.begin(claimed);
+            }
+            covered
         });
         let mut restarts = 0_u32;
         loop {

@@ -28,6 +28,8 @@ pub struct Standing {
     pub admission: watch::Sender<bool>,
     /// End of the time for which jobs may go on without a renewal.
     pub good_until: watch::Sender<Instant>,
+    /// When the lease last was found to have ended without a renewal.
+    pub lapsed: watch::Sender<Option<Instant>>,
     /// True when the operator or a stop asked this host to drain.
     pub draining: watch::Sender<bool>,
     /// Says why this process must end, once it must.
@@ -40,6 +42,7 @@ impl Standing {
         Self {
             admission: watch::Sender::new(true),
             good_until: watch::Sender::new(registered + timing.self_fence_after()),
+            lapsed: watch::Sender::new(None),
             draining: watch::Sender::new(false),
             evicted: watch::Sender::new(None),
         }
@@ -48,6 +51,19 @@ impl Standing {
     /// True while the lease is good by the local clock.
     pub fn is_good(&self) -> bool {
         Instant::now() < *self.good_until.borrow()
+    }
+
+    /// True while the lease is good and was so all the time since `asked`: what was claimed then is still ours.
+    pub fn covers_since(&self, asked: Instant) -> bool {
+        self.is_good() && self.lapsed.borrow().is_none_or(|lapsed| lapsed < asked)
+    }
+
+    /// Takes note of a renewal that began at `began`. One that comes after the end does not undo the lapse.
+    fn renewed(&self, began: Instant, timing: LeaseTiming) {
+        if !self.is_good() {
+            self.lapsed.send_replace(Some(Instant::now()));
+        }
+        self.good_until.send_replace(began + timing.self_fence_after());
     }
 
     /// Resolves when the lease is no longer good. Cancel safe.
@@ -73,7 +89,7 @@ pub async fn heartbeats(agent: Arc<Agent>, stores: Stores, timing: LeaseTiming, 
         match tokio::time::timeout(timing.heartbeat(), beat(&agent, &stores, timing, &mut connection)).await {
             Ok(Ok(answer)) => {
                 if answer.renewed {
-                    standing.good_until.send_replace(began + timing.self_fence_after());
+                    standing.renewed(began, timing);
                 }
                 obey(&agent, &standing, answer);
             }
@@ -153,6 +169,7 @@ async fn hand_back(agent: &Agent, id: JobId, fence: i64) {
 pub async fn self_fence(agent: Arc<Agent>, standing: Standing) {
     loop {
         standing.lost().await;
+        standing.lapsed.send_replace(Some(Instant::now()));
         standing.set_admission(&agent.metrics);
         let stopped = agent.running.stop_all(StopReason::Lost);
         if stopped > 0 {
@@ -176,7 +193,10 @@ mod tests {
         standing.good_until.send_replace(Instant::now().checked_sub(Duration::from_millis(1)).unwrap());
         assert!(!standing.is_good());
         standing.lost().await;
-        standing.good_until.send_replace(Instant::now() + timing.self_fence_after());
+        let asked = Instant::now();
+        standing.renewed(Instant::now(), timing);
         assert!(standing.is_good());
+        assert!(!standing.covers_since(asked), "a claim from before the renewal may be somebody else's by now");
+        assert!(standing.covers_since(Instant::now()));
     }
 }

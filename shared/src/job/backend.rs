@@ -8,7 +8,7 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use apalis_core::{
@@ -50,8 +50,10 @@ pub struct JobBackend {
 /// Says whether this process may claim now (its lease is good and it is not draining).
 pub type Admission = tokio::sync::watch::Receiver<bool>;
 
-/// Called with every claim before it is handed on, so that heartbeats name it from the first moment.
-pub type OnClaim = std::sync::Arc<dyn Fn(&Claimed) + Send + Sync>;
+/// Called with every claim and the moment at which it was asked for, before it is handed on, so that heartbeats name it
+/// from the first moment. False refuses it: the lease lapsed since it was asked for, and somebody else may have the job
+/// by now. A refused claim is a stray to the next heartbeat, which hands it back if it is still ours.
+pub type OnClaim = std::sync::Arc<dyn Fn(&Claimed, Instant) -> bool + Send + Sync>;
 
 #[derive(Clone)]
 struct Source {
@@ -100,10 +102,11 @@ impl Source {
                 // the process is going away; it never claims again
                 std::future::pending::<()>().await;
             }
+            let asked = Instant::now();
             match jobs::claim(&self.pool, &self.lane, self.me).await {
+                Ok(Some(claimed)) if (self.on_claim)(&claimed, asked) => return claimed,
                 Ok(Some(claimed)) => {
-                    (self.on_claim)(&claimed);
-                    return claimed;
+                    tracing::warn!(job.id = %claimed.id, "a claim came after the lease had lapsed; it is not run");
                 }
                 Ok(None) => {}
                 Err(error) => tracing::warn!(error = %chain(&error), "a claim failed; trying again"),

@@ -14,6 +14,7 @@ use shared::{
         farm::{self, DeviceRow, Registration},
         jobs::{self, JobLease},
         listen,
+        tell::Teller,
     },
     error::chain,
     ids::{Incarnation, JobId},
@@ -52,6 +53,7 @@ struct Work {
     pool: Pool,
     me: Incarnation,
     running: Running,
+    teller: Teller,
     done: Arc<Countdown>,
     starts: Option<mpsc::Sender<(JobId, Instant)>>,
 }
@@ -81,7 +83,8 @@ impl Worker {
         let (starts, started) = mpsc::channel(16);
         let done = Arc::new(Countdown::new(0));
         let starts = report_starts.then_some(starts);
-        let work = Work { pool: pool.clone(), me, running: Running::default(), done: done.clone(), starts };
+        let teller = Teller::start(pool.clone(), &tasks);
+        let work = Work { pool: pool.clone(), me, running: Running::default(), teller, done: done.clone(), starts };
         spawn_heartbeats(stores.clone(), me, work.running.clone(), &tasks);
         for number in 0..devices {
             spawn_worker(&work, &hints, number, &tasks);
@@ -150,7 +153,12 @@ fn spawn_heartbeats(stores: Stores, me: Incarnation, running: Running, tasks: &T
 fn spawn_worker(work: &Work, hints: &listen::Hints, number: usize, tasks: &Tasks) {
     let lane = ClaimLane::Device { host: HOST.to_owned(), device: device(number) };
     let running = work.running.clone();
-    let on_claim = Arc::new(move |claimed: &Claimed| running.with(|leases| leases.push((claimed.id, claimed.fence))));
+    let teller = work.teller.clone();
+    let on_claim = Arc::new(move |claimed: &Claimed, _asked: std::time::Instant| {
+        running.with(|leases| leases.push((claimed.id, claimed.fence)));
+        teller.tell(listen::JOB, claimed.id.to_string());
+        true
+    });
     let (admission, open) = watch::channel(true);
     let backend = JobBackend::new(work.pool.clone(), lane, work.me, hints, open, on_claim);
     let worker = WorkerBuilder::new(format!("{}#{}", device(number), work.me))
@@ -177,22 +185,11 @@ async fn handle(claimed: Claimed, work: Data<Work>) {
         let _ = starts.try_send((claimed.id, Instant::now()));
     }
     let lease = JobLease { id: claimed.id, fence: claimed.fence, incarnation: work.me };
-    match commit(&work.pool, lease).await {
+    let report = Report::Succeeded { result: serde_json::json!({}) };
+    match jobs::report(&work.pool, &work.teller, lease, &report, 0.0).await {
         Ok(jobs::Settlement::Applied(_)) => work.done.tick(),
         Ok(jobs::Settlement::Stale) => tracing::error!(job.id = %claimed.id, "a no-op job lost its lease"),
         Err(error) => tracing::error!(job.id = %claimed.id, error = %chain(&error), "a no-op job was not committed"),
     }
     work.running.with(|leases| leases.retain(|lease| *lease != (claimed.id, claimed.fence)));
-}
-
-/// What the agent does for a report without further effects.
-async fn commit(pool: &Pool, lease: JobLease) -> Result<jobs::Settlement, db::DbError> {
-    let report = Report::Succeeded { result: serde_json::json!({}) };
-    let mut tx = pool.begin().await?;
-    if jobs::hold(&mut tx, lease).await?.is_none() {
-        return Ok(jobs::Settlement::Stale);
-    }
-    let settlement = jobs::settle(&mut tx, lease, &report, 0.0).await?;
-    tx.commit().await?;
-    Ok(settlement)
 }
