@@ -43,6 +43,8 @@ struct Family {
     encoders: Vec<Encoder>,
     scheduler: Scheduler,
     pipeline: &'static str,
+    /// Its files hold the noise schedule of the training.
+    keeps_training: bool,
     /// More entries of `model_index.json`.
     index: Value,
 }
@@ -53,7 +55,7 @@ fn clip_l(request: &Request, prefix: &'static str) -> Encoder {
 }
 
 fn clip_g(request: &Request, prefix: &'static str) -> Encoder {
-    let (size, naming) = (sizes::clip_g(request.scale), Naming::OpenClip { logit_scale: true });
+    let (size, naming) = (sizes::clip_g(request.scale), Naming::OpenClip);
     Encoder { size, naming, prefix, suffix: "_2", pad: tokenizer::PAD_ZERO }
 }
 
@@ -64,12 +66,13 @@ fn sd15(request: &Request) -> Family {
         encoders: vec![clip_l(request, "cond_stage_model.transformer.")],
         scheduler: Scheduler::Pndm,
         pipeline: "StableDiffusionPipeline",
+        keeps_training: true,
         index: no_safety_checker(),
     }
 }
 
 fn sd21(request: &Request) -> Family {
-    let (size, naming) = (sizes::clip_h(request.scale), Naming::OpenClip { logit_scale: false });
+    let (size, naming) = (sizes::clip_h(request.scale), Naming::OpenClip);
     let (prefix, pad) = ("cond_stage_model.model.", tokenizer::PAD_ZERO);
     Family {
         unet: sizes::unet_sd21(request.scale),
@@ -89,6 +92,7 @@ fn sdxl(request: &Request) -> Family {
         ],
         scheduler: Scheduler::Euler,
         pipeline: "StableDiffusionXLPipeline",
+        keeps_training: false,
         index: json!({ "force_zeros_for_empty_prompt": true }),
     }
 }
@@ -140,6 +144,9 @@ fn file(arch: Arch, request: &Request, family: &Family, (unet, vae): (&Weights, 
     tensors.extend(vae.in_original("first_stage_model.", dtype));
     for encoder in &family.encoders {
         tensors.extend(encoder.weights().in_original(encoder.prefix, dtype));
+    }
+    if family.keeps_training {
+        tensors.extend(arch::training().in_original("", dtype));
     }
     TensorFile::new(tensors, metadata(arch, request))
 }

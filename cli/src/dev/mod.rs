@@ -11,6 +11,7 @@ mod metadata;
 mod options;
 mod parts;
 mod plan;
+mod schedule;
 mod sizes;
 mod tensor;
 #[cfg(test)]

@@ -122,6 +122,7 @@ impl Precision {
 pub(super) enum Dtype {
     F16,
     Bf16,
+    I32,
     F32,
     I64,
 }
@@ -131,7 +132,7 @@ impl Dtype {
     pub(super) const fn bytes(self) -> u64 {
         match self {
             Self::F16 | Self::Bf16 => 2,
-            Self::F32 => 4,
+            Self::I32 | Self::F32 => 4,
             Self::I64 => 8,
         }
     }
@@ -141,6 +142,7 @@ impl Dtype {
         match self {
             Self::F16 => "F16",
             Self::Bf16 => "BF16",
+            Self::I32 => "I32",
             Self::F32 => "F32",
             Self::I64 => "I64",
         }

@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 
-use super::{options::Dtype, tensor::Part};
+use super::{options::Dtype, schedule::Series, tensor::Part};
 
 /// What a weight is filled with.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -12,8 +12,14 @@ pub(super) enum Fill {
     Spread { mean: f32, deviation: f32 },
     /// One number.
     Exact(f32),
-    /// 0, 1, 2, … as integers.
+    /// One number in single precision, whatever the file's type.
+    Single(f32),
+    /// 0, 1, 2, … as long integers.
     Positions,
+    /// One short integer.
+    Count(i32),
+    /// A series of the noise schedule in single precision, whatever the file's type.
+    Schedule(Series),
 }
 
 impl Fill {
@@ -37,6 +43,8 @@ impl Fill {
     pub(super) const fn dtype(self, dtype: Dtype) -> Dtype {
         match self {
             Self::Positions => Dtype::I64,
+            Self::Count(_) => Dtype::I32,
+            Self::Single(_) | Self::Schedule(_) => Dtype::F32,
             Self::Spread { .. } | Self::Exact(_) => dtype,
         }
     }
@@ -70,8 +78,10 @@ impl Generator {
     /// Writes the elements from number `first` on into `out`, which holds whole elements of `dtype`.
     pub(super) fn write(&self, part: &Part, dtype: Dtype, first: u64, out: &mut [u8]) {
         match part.fill {
-            Fill::Positions => each(out, dtype, first, |at, slot| put_integer(slot, at)),
-            Fill::Exact(value) => each(out, dtype, first, |_, slot| put(slot, dtype, value)),
+            Fill::Positions => each(out, dtype, first, |at, slot| slot.copy_from_slice(&at.to_le_bytes())),
+            Fill::Count(count) => each(out, dtype, first, |_, slot| slot.copy_from_slice(&count.to_le_bytes())),
+            Fill::Schedule(series) => series_from(&series.values(), dtype, first, out),
+            Fill::Exact(value) | Fill::Single(value) => each(out, dtype, first, |_, slot| put(slot, dtype, value)),
             Fill::Spread { mean, deviation } => self.spread(part, dtype, first, out, (mean, deviation)),
         }
     }
@@ -90,7 +100,7 @@ impl Generator {
         }
         match dtype {
             Dtype::F32 => run::<4>(key, first, &table, out),
-            Dtype::F16 | Dtype::Bf16 | Dtype::I64 => run::<2>(key, first, &table, out),
+            _ => run::<2>(key, first, &table, out),
         }
     }
 
@@ -170,14 +180,17 @@ fn put(slot: &mut [u8], dtype: Dtype, value: f32) {
     match dtype {
         Dtype::F16 => slot.copy_from_slice(&f16::from_f32(value).to_le_bytes()),
         Dtype::Bf16 => slot.copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
-        Dtype::F32 => slot.copy_from_slice(&value.to_le_bytes()),
-        #[expect(clippy::cast_possible_truncation, reason = "whole numbers are written by `put_integer`")]
-        Dtype::I64 => put_integer(slot, value as u64),
+        // integers have fills of their own
+        _ => slot.copy_from_slice(&value.to_le_bytes()),
     }
 }
 
-fn put_integer(slot: &mut [u8], value: u64) {
-    slot.copy_from_slice(&value.to_le_bytes());
+fn series_from(values: &[f32], dtype: Dtype, first: u64, out: &mut [u8]) {
+    let begin = usize::try_from(first).unwrap_or(usize::MAX);
+    let width = usize::try_from(dtype.bytes()).unwrap_or(1);
+    for (slot, value) in out.chunks_exact_mut(width).zip(values.iter().skip(begin)) {
+        put(slot, dtype, *value);
+    }
 }
 
 /// The normal distribution cut into equal shares, the middle of each. Sums and products only: the

@@ -13,11 +13,9 @@ pub(in crate::dev) enum Naming {
     Hf,
     /// As transformers does, with the position numbers that old versions stored: checkpoints.
     HfWithPositions,
-    /// As OpenCLIP does: one matrix for query, key and value, the projection transposed.
-    OpenClip {
-        /// Keeps the temperature of its training.
-        logit_scale: bool,
-    },
+    /// As OpenCLIP does: one matrix for query, key and value, the projection transposed, with the temperature
+    /// of its training.
+    OpenClip,
 }
 
 /// A text encoder.
@@ -27,13 +25,13 @@ pub(in crate::dev) fn clip(size: &ClipSize, naming: Naming) -> Weights {
     for layer in 0..size.layers + size.spare_layers {
         let diffusers = format!("text_model.encoder.layers.{layer}");
         let original = match naming {
-            Naming::OpenClip { .. } => format!("transformer.resblocks.{layer}"),
+            Naming::OpenClip => format!("transformer.resblocks.{layer}"),
             _ => diffusers.clone(),
         };
         let place = Place::root().at(diffusers, original);
         let place = if layer < size.layers { place } else { place.only_original() };
         match naming {
-            Naming::OpenClip { .. } => open_clip_layer(&mut weights, &place, size.width),
+            Naming::OpenClip => open_clip_layer(&mut weights, &place, size.width),
             _ => hf_layer(&mut weights, &place, size.width),
         }
     }
@@ -42,7 +40,7 @@ pub(in crate::dev) fn clip(size: &ClipSize, naming: Naming) -> Weights {
 }
 
 fn embeddings(weights: &mut Weights, size: &ClipSize, naming: Naming) {
-    let (root, is_open) = (Place::root(), matches!(naming, Naming::OpenClip { .. }));
+    let (root, is_open) = (Place::root(), matches!(naming, Naming::OpenClip));
     let token = "text_model.embeddings.token_embedding.weight";
     let position = "text_model.embeddings.position_embedding.weight";
     let token = root.at(token, if is_open { "token_embedding.weight" } else { token });
@@ -81,7 +79,7 @@ fn open_clip_layer(weights: &mut Weights, place: &Place, width: u64) {
 
 fn tail(weights: &mut Weights, size: &ClipSize, naming: Naming) {
     let (root, norm) = (Place::root(), "text_model.final_layer_norm");
-    let is_open = matches!(naming, Naming::OpenClip { .. });
+    let is_open = matches!(naming, Naming::OpenClip);
     weights.norm(&root.at(norm, if is_open { "ln_final" } else { norm }), size.width);
     if is_open || size.projected {
         let (original, stored) =
@@ -90,7 +88,7 @@ fn tail(weights: &mut Weights, size: &ClipSize, naming: Naming) {
         let place = if size.projected { place } else { place.only_original() };
         weights.push(place, &[size.width, size.width], stored, Fill::by_inputs(size.width));
     }
-    if naming == (Naming::OpenClip { logit_scale: true }) {
+    if is_open {
         // ln(100), where CLIP's training clips it
         weights.push(root.both("logit_scale").only_original(), &[], Stored::Same, Fill::Exact(4.605_17));
     }

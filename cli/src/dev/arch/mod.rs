@@ -5,6 +5,7 @@ mod controlnet;
 mod embedding;
 mod lora;
 mod taesd;
+mod training;
 mod unet;
 mod vae;
 
@@ -13,6 +14,7 @@ pub(super) use controlnet::controlnet;
 pub(super) use embedding::{embedding_sd15, embedding_sdxl};
 pub(super) use lora::{Target, lora};
 pub(super) use taesd::taesd;
+pub(super) use training::training;
 pub(super) use unet::unet;
 pub(super) use vae::vae;
 
