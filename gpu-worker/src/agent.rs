@@ -91,11 +91,11 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
     let pool = open(&config).await?;
     let live = LiveStatus::connect(config.stores.redis_url.as_deref())
         .map_err(|error| AgentError::Config(format!("--redis-url: {}", chain(&error))))?;
-    let (agent, capabilities, registry) = assemble(&config, host, pool, &tasks)?;
+    let (agent, capabilities, registry) = assemble(&config, host, pool, live, &tasks)?;
     let registered = Instant::now();
     register(&config, &agent, capabilities).await?;
     let standing = Standing::new(registered, config.lease);
-    serve(&config, &agent, &standing, live.clone(), registry).await?;
+    serve(&config, &agent, &standing, registry).await?;
     tracing::info!(host = agent.host, incarnation = %agent.me, devices = ?agent.devices.keys(), "agent is ready");
     let mut evicted = standing.evicted.subscribe();
     let why = tokio::select! {
@@ -103,7 +103,7 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
         why = async { evicted.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()) } => why,
     };
     match why {
-        None => drain(&config, &agent, &standing, &live).await,
+        None => drain(&config, &agent, &standing).await,
         Some(_) => {
             agent.running.stop_all(StopReason::Lost);
             // nothing that ends now is reported: it belongs to whoever took over
@@ -131,6 +131,7 @@ fn assemble(
     config: &AgentConfig,
     host: String,
     pool: Pool,
+    live: LiveStatus,
     tasks: &Tasks,
 ) -> Result<(Arc<Agent>, serde_json::Value, prometheus::Registry), AgentError> {
     let system = |what| move |source| AgentError::System { what, source };
@@ -153,6 +154,7 @@ fn assemble(
         host,
         me: Incarnation::generate(),
         pool,
+        live,
         tier,
         roots: config.roots.clone(),
         throttle: config.read_limit.map(|limit| Arc::new(Throttle::new(limit.0))),
@@ -208,7 +210,6 @@ async fn serve(
     config: &AgentConfig,
     agent: &Arc<Agent>,
     standing: &Standing,
-    live: LiveStatus,
     registry: prometheus::Registry,
 ) -> Result<(), AgentError> {
     let tasks = &agent.tasks;
@@ -227,7 +228,7 @@ async fn serve(
     until_stop("heartbeats", Box::pin(beats));
     until_stop("self-fence", Box::pin(lease::self_fence(agent.clone(), standing.clone())));
     until_stop("cancels", Box::pin(cancels(agent.running.clone(), hints.clone())));
-    until_stop("publisher", Box::pin(publisher::publish(agent.clone(), live, standing.clone())));
+    until_stop("publisher", Box::pin(publisher::publish(agent.clone(), standing.clone())));
     for device in agent.devices.values().cloned() {
         until_stop("device watch", Box::pin(watch_device(agent.clone(), device)));
     }
@@ -290,7 +291,7 @@ async fn watch_device(agent: Arc<Agent>, device: crate::context::Device) {
 }
 
 /// Takes no new work, lets what runs finish within the grace, hands the rest back, gives the lease up (G12).
-async fn drain(config: &AgentConfig, agent: &Agent, standing: &Standing, live: &LiveStatus) {
+async fn drain(config: &AgentConfig, agent: &Agent, standing: &Standing) {
     tracing::info!(
         grace_seconds = config.drain_grace.as_secs_f64(),
         running = agent.running.leases().len(),
@@ -309,7 +310,7 @@ async fn drain(config: &AgentConfig, agent: &Agent, standing: &Standing, live: &
     if let Err(error) = farm::release_lease(&agent.pool, agent.me).await {
         tracing::warn!(error = %chain(&error), "the lease was not given up; it will expire");
     }
-    if let Err(error) = live.withdraw(&agent.host).await {
+    if let Err(error) = agent.live.withdraw(&agent.host).await {
         tracing::debug!(error = %chain(&error), "the snapshot was not withdrawn; it will expire");
     }
 }

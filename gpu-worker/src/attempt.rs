@@ -16,6 +16,7 @@ use crate::{
     error::WorkError,
     executors::{self, Done},
     lease::Standing,
+    publisher,
     runner::RunnerError,
     running::{Attempt, StopReason},
 };
@@ -67,6 +68,9 @@ async fn supervised(agent: &Arc<Agent>, standing: &Standing, claimed: Claimed, a
         "stale"
     } else {
         let (report, effects) = report_of(result, attempt);
+        if matches!(effects, Effects::Resident(_)) {
+            publisher::publish_now(agent).await;
+        }
         tracing::info!(outcome = outcome_label(&report), seconds = timer.elapsed().as_secs_f64(), "attempt ended");
         commit_report(agent, standing, lease, &report, &effects).await
     };

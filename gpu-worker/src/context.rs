@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use residency::RamTier;
 use shared::db::Pool;
-use shared::{ids::Incarnation, shutdown::Tasks};
+use shared::{ids::Incarnation, shutdown::Tasks, status::LiveStatus};
 use tokio::sync::Notify;
 
 use crate::{config::Root, metrics::Metrics, runner::Runner, running::Running, throttle::Throttle};
@@ -29,6 +29,8 @@ pub struct Agent {
     pub me: Incarnation,
     /// Connections for everything but heartbeats and hints.
     pub pool: Pool,
+    /// The live view, for readers that must see what a job did as soon as it has succeeded.
+    pub live: LiveStatus,
     /// Host RAM.
     pub tier: RamTier,
     /// Devices by id.

@@ -7,7 +7,7 @@ use shared::{
     db::{DbError, farm, residency as rows, residency::ResidencyRow},
     error::chain,
     ids::ComponentId,
-    status::{CacheStats, DeviceSnapshot, Entry, HostSnapshot, LiveProgress, LiveStatus},
+    status::{CacheStats, DeviceSnapshot, Entry, HostSnapshot, LiveProgress},
 };
 
 use crate::{
@@ -23,13 +23,13 @@ const PERIOD: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// Publishes until the process stops.
-pub async fn publish(agent: Arc<Agent>, live: LiveStatus, standing: Standing) {
+pub async fn publish(agent: Arc<Agent>, standing: Standing) {
     let mut tier_changes = agent.tier.changes();
     let mut recorded: Option<Recorded> = None;
     loop {
         let snapshot = snapshot(&agent, *standing.draining.borrow());
         gauges(&agent, &snapshot);
-        match live.publish(&snapshot).await {
+        match agent.live.publish(&snapshot).await {
             Ok(()) => agent.metrics.redis_up.set(1),
             Err(error) => {
                 agent.metrics.redis_up.set(0);
@@ -49,6 +49,16 @@ pub async fn publish(agent: Arc<Agent>, live: LiveStatus, standing: Standing) {
             () = agent.changed.notified() => {}
             () = tokio::time::sleep(PERIOD) => {}
         }
+    }
+}
+
+/// Publishes at once, before a job that changed what is resident is reported as succeeded: whoever reads after that must
+/// not see the state before. Skipped while Redis is away.
+pub async fn publish_now(agent: &Agent) {
+    if agent.metrics.redis_up.get() == 1
+        && let Err(error) = agent.live.publish(&snapshot(agent, false)).await
+    {
+        tracing::debug!(error = %chain(&error), "status was not published before a report");
     }
 }
 
