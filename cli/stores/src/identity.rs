@@ -47,7 +47,7 @@ impl RunAs {
     ///
     /// # Errors
     /// [`StoresError::NoIdentity`] for root when no way works.
-    pub(crate) fn choose(dir: &Path, users: &[&str]) -> Result<Self, StoresError> {
+    pub fn choose(dir: &Path, users: &[&str]) -> Result<Self, StoresError> {
         if !rustix::process::geteuid().is_root() {
             return Ok(Self::Caller);
         }

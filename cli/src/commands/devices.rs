@@ -1,0 +1,77 @@
+//! `modelyard devices`.
+
+use clap::{Args, Subcommand};
+use shared::wire::DeviceView;
+
+use super::text::{RESIDENT, bytes, bytes_of, joined, resident_row, warn_stale};
+use crate::{
+    client::{Client, segment},
+    error::CliError,
+    output::Output,
+};
+
+/// Lists devices when no subcommand is given.
+#[derive(Debug, Args)]
+pub struct DevicesArgs {
+    #[command(subcommand)]
+    command: Option<DevicesCommand>,
+}
+
+/// What to do with devices.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DevicesCommand {
+    /// List devices.
+    #[command(visible_alias = "list")]
+    Ls,
+    /// One device and what it holds.
+    Show {
+        /// Id, e.g. `gpu-07/cuda:1`.
+        device: String,
+    },
+}
+
+pub(crate) async fn run(args: DevicesArgs, client: &Client, output: Output) -> Result<(), CliError> {
+    match args.command.unwrap_or(DevicesCommand::Ls) {
+        DevicesCommand::Ls => {
+            let devices: Vec<DeviceView> = client.get("/v1/devices", &[]).await?;
+            print(&devices, output)
+        }
+        DevicesCommand::Show { device } => {
+            let device: DeviceView = client.get(&format!("/v1/devices/{}", segment(&device)), &[]).await?;
+            if output.json { output.value(&device) } else { show(&device, output) }
+        }
+    }
+}
+
+/// Devices as a table.
+pub(crate) fn print(devices: &[DeviceView], output: Output) -> Result<(), CliError> {
+    if let Some(device) = devices.iter().find(|device| device.staleness.stale) {
+        warn_stale(output, &device.staleness);
+    }
+    output.list(devices, &["DEVICE", "PRODUCT", "STATE", "USED", "COMPONENTS", "LABELS"], "no devices", |device| {
+        vec![
+            device.id.clone(),
+            device.product.clone(),
+            device.state.clone(),
+            bytes_of(device.memory_used_bytes, device.memory_total_bytes),
+            device.resident.len().to_string(),
+            joined(&device.labels),
+        ]
+    })
+}
+
+/// One device with its components.
+pub(crate) fn show(device: &DeviceView, output: Output) -> Result<(), CliError> {
+    warn_stale(output, &device.staleness);
+    output.facts(&[
+        ("device", device.id.clone()),
+        ("product", device.product.clone()),
+        ("uuid", device.uuid.clone().unwrap_or_default()),
+        ("state", device.state.clone()),
+        ("reason", device.reason.clone().unwrap_or_default()),
+        ("memory", bytes_of(device.memory_used_bytes, device.memory_total_bytes)),
+        ("reported", device.memory_system_bytes.map(bytes).unwrap_or_default()),
+        ("labels", joined(&device.labels)),
+    ])?;
+    output.section("resident", &device.resident, &RESIDENT, "nothing", resident_row)
+}

@@ -1,0 +1,89 @@
+//! `modelyard load` and `unload`.
+
+use clap::Args;
+use shared::wire::{JobView, LoadRequest, UnloadRequest};
+
+use super::settle;
+use crate::{
+    args::{PlaceArgs, WaitArgs},
+    client::{Client, segment},
+    error::CliError,
+    output::Output,
+};
+
+/// Options of `load`.
+#[derive(Debug, Args)]
+pub struct LoadArgs {
+    /// Id or name of the model.
+    model: String,
+
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+
+    /// Only this component, e.g. `vae`; may be given several times.
+    #[arg(long = "component", value_name = "KIND")]
+    components: Vec<String>,
+
+    /// Higher goes first.
+    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
+    priority: i32,
+
+    /// Only on devices with this label; may be given several times.
+    #[arg(long = "label")]
+    labels: Vec<String>,
+
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+/// Options of `unload`.
+#[derive(Debug, Args)]
+pub struct UnloadArgs {
+    /// Id or name of the model.
+    model: String,
+
+    #[command(flatten)]
+    place: PlaceArgs,
+
+    /// Only this component, e.g. `vae`; may be given several times.
+    #[arg(long = "component", value_name = "KIND")]
+    components: Vec<String>,
+
+    /// Free the copies in RAM as well.
+    #[arg(long)]
+    from_ram: bool,
+
+    /// Higher goes first.
+    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
+    priority: i32,
+
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+/// None means all.
+pub(super) fn some(components: Vec<String>) -> Option<Vec<String>> {
+    (!components.is_empty()).then_some(components)
+}
+
+pub(crate) async fn load(args: LoadArgs, client: &Client, output: Output) -> Result<(), CliError> {
+    let request = LoadRequest {
+        target: args.place.target().unwrap_or_default(),
+        components: some(args.components),
+        priority: args.priority,
+        labels: args.labels,
+    };
+    let job: JobView = client.post(&format!("/v1/models/{}/load", segment(&args.model)), &request).await?;
+    settle(client, output, job, &format!("load {}", args.model), args.wait).await
+}
+
+pub(crate) async fn unload(args: UnloadArgs, client: &Client, output: Output) -> Result<(), CliError> {
+    let request = UnloadRequest {
+        target: args.place.target(),
+        components: some(args.components),
+        from_ram: args.from_ram,
+        priority: args.priority,
+    };
+    let job: JobView = client.post(&format!("/v1/models/{}/unload", segment(&args.model)), &request).await?;
+    settle(client, output, job, &format!("unload {}", args.model), args.wait).await
+}

@@ -1,0 +1,41 @@
+//! One file per family of commands; each talks REST and prints.
+
+pub(crate) mod cache;
+pub(crate) mod completions;
+pub(crate) mod devices;
+pub(crate) mod hosts;
+pub(crate) mod jobs;
+pub(crate) mod load;
+pub(crate) mod models;
+pub(crate) mod scan;
+pub(crate) mod status;
+mod text;
+
+use shared::{error::ErrorCode, wire::JobView};
+
+use crate::{args::WaitArgs, client::Client, dev, error::CliError, follow, output::Output};
+
+/// Waits for a job that was just accepted, or says how to; prints it either way.
+async fn settle(client: &Client, output: Output, job: JobView, label: &str, wait: WaitArgs) -> Result<(), CliError> {
+    let job = if wait.no_wait {
+        job
+    } else if job.state.is_terminal() {
+        output.note(format!("{label}: {}, there was nothing to do", job.state));
+        job
+    } else {
+        follow::follow(client, output, &job, label, wait.timeout).await?
+    };
+    if output.json {
+        return output.value(&job);
+    }
+    if wait.no_wait {
+        output.note(format!("accepted; follow it with `modelyard jobs watch {}`", job.id));
+        return output.line(job.id);
+    }
+    Ok(())
+}
+
+/// Runs a developer's tool.
+pub(crate) fn dev_tools(command: dev::DevCommand, output: Output) -> Result<(), CliError> {
+    dev::run(command, output.json).map_err(|error| CliError::failed(ErrorCode::Internal, format!("{error:#}")))
+}

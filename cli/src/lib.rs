@@ -1,0 +1,60 @@
+//! The `modelyard` command: talks to a farm's API, and brings up a whole farm on one machine.
+
+pub mod args;
+pub mod client;
+mod commands;
+pub mod dev;
+mod doctor;
+pub mod error;
+mod follow;
+mod migrate;
+pub mod output;
+mod progress;
+mod up;
+
+use args::{Cli, Command};
+use client::Client;
+use error::CliError;
+use output::Output;
+
+/// Runs one command and gives its exit code. Errors are printed here, once.
+pub async fn run(cli: Cli) -> u8 {
+    let global = &cli.global;
+    let output = Output::new(global.json, global.quiet, global.no_color);
+    match dispatch(cli, output).await {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => 0,
+        Err(error) => {
+            output.error(&error);
+            error.exit_code()
+        }
+    }
+}
+
+async fn dispatch(cli: Cli, output: Output) -> Result<u8, CliError> {
+    let global = cli.global;
+    let client = || Client::new(&global.api, global.token_file.as_deref());
+    match cli.command {
+        Command::Up(args) => return up::run(args, &global, output).await,
+        Command::Down(args) => return up::down(&args, output),
+        Command::Doctor(args) => return doctor::run(&args, &global, output).await,
+        Command::Migrate(args) => migrate::run(args, output).await?,
+        Command::Models(command) => commands::models::run(command, &client()?, output).await?,
+        Command::Load(args) => commands::load::load(args, &client()?, output).await?,
+        Command::Unload(args) => commands::load::unload(args, &client()?, output).await?,
+        Command::Cache(command) => commands::cache::run(command, &client()?, output).await?,
+        Command::Devices(args) => commands::devices::run(args, &client()?, output).await?,
+        Command::Hosts(args) => commands::hosts::run(args, &client()?, output).await?,
+        Command::Jobs(command) => commands::jobs::run(command, &client()?, output).await?,
+        Command::Status(args) => commands::status::run(args, &client()?, output).await?,
+        Command::Scan(args) => commands::scan::run(args, &client()?, output).await?,
+        Command::Completions(args) => commands::completions::run(&args)?,
+        Command::Dev(command) => commands::dev_tools(command, output)?,
+    }
+    Ok(0)
+}
+
+/// `modelyard models ls | head` is not a failure.
+fn is_broken_pipe(error: &CliError) -> bool {
+    matches!(error, CliError::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,132 @@
+//! Progress of a job for people: a bar on a terminal, else one line per ten percent.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use shared::{bytes::ByteSize, wire::Progress};
+
+use crate::output::Output;
+
+/// Shows one job's progress on stderr.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    output: Output,
+    label: String,
+    bar: Option<ProgressBar>,
+    said: Option<(String, u64)>,
+}
+
+impl Meter {
+    /// Nothing shown yet; `label` names the work, e.g. `load sdxl-tiny`.
+    pub(crate) fn new(output: Output, label: impl Into<String>) -> Self {
+        Self { output, label: label.into(), bar: None, said: None }
+    }
+
+    /// Says what the job waits for.
+    pub(crate) fn waiting(&mut self, text: &str) {
+        if self.output.bars {
+            let bar = self.bar();
+            bar.set_style(style("{spinner} {prefix} {msg}"));
+            bar.set_message(text.to_owned());
+            bar.tick();
+        } else {
+            self.say_once(text, 0);
+        }
+    }
+
+    /// Shows where the work is.
+    pub(crate) fn update(&mut self, progress: &Progress) {
+        let files = progress.phase == "scanning";
+        if self.output.bars {
+            self.draw(progress, files);
+        } else if let Some(tenths) = progress.bytes_done.saturating_mul(10).checked_div(progress.bytes_total) {
+            self.say_once(&line(progress, files), tenths);
+        } else {
+            self.say_once(&progress.phase, 0);
+        }
+    }
+
+    /// Leaves one last line instead of the bar.
+    pub(crate) fn finish(mut self, text: &str) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        self.output.note(format!("{}: {text}", self.label));
+    }
+
+    fn draw(&mut self, progress: &Progress, files: bool) {
+        let template = match (progress.bytes_total, files) {
+            (0, _) => "{spinner} {prefix} {msg}",
+            (_, true) => "{prefix} {msg:9} [{bar:30}] {pos}/{len} files",
+            (_, false) => "{prefix} {msg:9} [{bar:30}] {percent:>3}% {binary_bytes}/{binary_total_bytes}",
+        };
+        let eta = progress.eta_seconds.map(|seconds| format!(", {seconds:.0} s left")).unwrap_or_default();
+        let detail = progress.detail.as_ref().map(|detail| format!(" {detail}")).unwrap_or_default();
+        let bar = self.bar();
+        bar.set_style(style(&format!("{template}{eta}{}", detail.replace('{', "{{").replace('}', "}}"))));
+        bar.set_length(progress.bytes_total);
+        bar.set_position(progress.bytes_done);
+        bar.set_message(progress.phase.clone());
+    }
+
+    fn bar(&mut self) -> &ProgressBar {
+        let label = &self.label;
+        self.bar.get_or_insert_with(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.set_prefix(label.clone());
+            bar
+        })
+    }
+
+    /// Lines of a log should not repeat themselves.
+    fn say_once(&mut self, text: &str, tenths: u64) {
+        let phase = text.split_whitespace().next().unwrap_or_default().to_owned();
+        let now = (phase, tenths);
+        if self.said.as_ref() != Some(&now) {
+            self.output.note(format!("{}: {text}", self.label));
+            self.said = Some(now);
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    // a template of ours always parses; the default style shows the same numbers less well
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+}
+
+fn line(progress: &Progress, files: bool) -> String {
+    let Progress { phase, bytes_done, bytes_total, .. } = progress;
+    let percent = bytes_done.saturating_mul(100) / (*bytes_total).max(1);
+    if files {
+        format!("{phase} {percent}% {bytes_done} of {bytes_total} files")
+    } else {
+        format!("{phase} {percent}% {} of {}", ByteSize(*bytes_done), ByteSize(*bytes_total))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_line_says_phase_percent_and_sizes() {
+        let progress = Progress {
+            phase: "reading".into(),
+            bytes_done: 3 << 30,
+            bytes_total: 6 << 30,
+            eta_seconds: None,
+            detail: None,
+        };
+        assert_eq!(line(&progress, false), "reading 50% 3.0 GiB of 6.0 GiB");
+        assert_eq!(
+            line(&Progress { phase: "scanning".into(), bytes_done: 1, bytes_total: 4, ..progress }, true),
+            "scanning 25% 1 of 4 files"
+        );
+    }
+}
