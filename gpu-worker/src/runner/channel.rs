@@ -23,6 +23,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{UnixStream, unix::OwnedReadHalf},
+    sync::mpsc,
 };
 
 use super::protocol::{Command, Event, MESSAGE_MAX};
@@ -92,12 +93,30 @@ impl Events {
     ///
     /// # Errors
     /// When the other end is gone or sent what cannot be read.
-    pub(super) async fn next(&mut self) -> io::Result<Event> {
+    async fn next(&mut self) -> io::Result<Event> {
         let mut header = [0; HEADER];
         self.0.read_exact(&mut header).await?;
         let mut text = vec![0; length_of(header)?];
         self.0.read_exact(&mut text).await?;
         parse(&text)
+    }
+
+    /// Hands every event over until the other end is gone. For a task that waits for other things too: reading itself
+    /// is not cancel safe.
+    pub(super) async fn forward(mut self, sender: mpsc::Sender<Event>) {
+        loop {
+            match self.next().await {
+                Ok(event) => {
+                    if sender.send(event).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the runner's socket ended");
+                    return;
+                }
+            }
+        }
     }
 }
 

@@ -2,18 +2,25 @@
 
 use std::{
     collections::HashSet,
-    os::{fd::AsFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     process::ExitCode,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     time::Duration,
 };
 
 use clap::Args;
+use engine::DeviceError;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
-use shared::telemetry::{self, LogFormat};
+use shared::{
+    ids::ComponentId,
+    telemetry::{self, LogFormat},
+};
 
 use super::{
     channel,
@@ -45,7 +52,9 @@ pub struct RunnerArgs {
 
 /// The process's main.
 pub fn run_child(args: RunnerArgs) -> ExitCode {
-    // the agent's death ends this process, whatever it is doing
+    // The agent's death ends this process, whatever it is doing. Strictly it is the death of the thread that started it:
+    // the agent starts runners from its runtime's workers, which live as long as it does. An agent that died before this
+    // line left a closed socket behind, which ends the process too.
     if set_parent_process_death_signal(Some(Signal::KILL)).is_err() || getppid().is_none() {
         return ExitCode::FAILURE;
     }
@@ -61,8 +70,12 @@ pub fn run_child(args: RunnerArgs) -> ExitCode {
         Err(error) => return refuse(&shared::error::chain(&error)),
     };
     match serve(Copies::new(device), socket) {
-        Ok(code) => code,
-        Err(error) => refuse(&error.to_string()),
+        Ok(()) => ExitCode::SUCCESS,
+        Err(End::Socket(error)) => refuse(&error.to_string()),
+        Err(End::Sticky(why)) => {
+            tracing::error!(why, "the device answers nothing but errors any more");
+            ExitCode::from(EXIT_STICKY)
+        }
     }
 }
 
@@ -71,42 +84,57 @@ fn refuse(why: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-#[derive(Debug, Clone, Default)]
-struct Cancelled(Arc<Mutex<HashSet<Call>>>);
+/// Why the process ends before it is told to.
+enum End {
+    /// The agent is gone or cannot be understood.
+    Socket(std::io::Error),
+    /// The device is lost to this process.
+    Sticky(String),
+}
 
-impl Cancelled {
-    fn insert(&self, call: Call) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(call);
-    }
-
-    fn contains(&self, call: Call) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&call)
-    }
-
-    fn forget(&self, call: Call) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&call);
+impl From<std::io::Error> for End {
+    fn from(error: std::io::Error) -> Self {
+        Self::Socket(error)
     }
 }
 
-type Received = (Command, Option<std::os::fd::OwnedFd>);
+/// Which calls are to stop.
+#[derive(Debug, Clone, Default)]
+struct Cancelled(Arc<Mutex<Marks>>);
 
-fn serve(mut copies: Copies, mut socket: UnixStream) -> std::io::Result<ExitCode> {
+#[derive(Debug, Default)]
+struct Marks {
+    /// The process is to end: every call stops.
+    all: bool,
+    calls: HashSet<Call>,
+}
+
+impl Cancelled {
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn contains(&self, call: Call) -> bool {
+        let marks = self.marks();
+        marks.all || marks.calls.contains(&call)
+    }
+}
+
+type Received = (Command, Option<OwnedFd>);
+
+fn serve(copies: Copies, mut socket: UnixStream) -> Result<(), End> {
     channel::send_event(&mut socket, &Event::Hello { facts: copies.device().facts().clone() })?;
     let cancelled = Cancelled::default();
     let (sender, commands) = sync_channel(QUEUE);
     let reader = (socket.try_clone()?, cancelled.clone());
     std::thread::Builder::new().name("commands".into()).spawn(move || read_commands(reader.0, &reader.1, &sender))?;
-    let mut child = Child { socket, cancelled };
-    child.status(&copies)?;
+    let mut child = Child { copies, socket, cancelled };
+    child.status()?;
     loop {
         match next(&commands) {
-            Ok(Some((Command::Stop, _))) | Err(()) => return Ok(ExitCode::SUCCESS),
-            Ok(Some((command, fd))) => {
-                if let Some(code) = child.obey(&mut copies, command, fd)? {
-                    return Ok(code);
-                }
-            }
-            Ok(None) => child.status(&copies)?,
+            Ok(Some((Command::Stop, _))) | Err(()) => return Ok(()),
+            Ok(Some((command, fd))) => child.obey(command, fd)?,
+            Ok(None) => child.status()?,
         }
     }
 }
@@ -123,8 +151,13 @@ fn next(commands: &Receiver<Received>) -> Result<Option<Received>, ()> {
 fn read_commands(mut socket: UnixStream, cancelled: &Cancelled, commands: &SyncSender<Received>) {
     loop {
         match channel::receive(&mut socket) {
-            Ok(Some((Command::Cancel { call }, _))) => cancelled.insert(call),
+            Ok(Some((Command::Cancel { call }, _))) => {
+                cancelled.marks().calls.insert(call);
+            }
             Ok(Some(received)) => {
+                if matches!(received.0, Command::Stop) {
+                    cancelled.marks().all = true;
+                }
                 if commands.send(received).is_err() {
                     return;
                 }
@@ -139,14 +172,16 @@ fn read_commands(mut socket: UnixStream, cancelled: &Cancelled, commands: &SyncS
 }
 
 struct Child {
+    copies: Copies,
     socket: UnixStream,
     cancelled: Cancelled,
 }
 
 impl Child {
-    fn status(&mut self, copies: &Copies) -> std::io::Result<()> {
-        let memory = match copies.device().memory() {
+    fn status(&mut self) -> Result<(), End> {
+        let memory = match self.copies.device().memory() {
             Ok(memory) => memory,
+            Err(error @ DeviceError::Sticky { .. }) => return Err(End::Sticky(error.to_string())),
             Err(error) => {
                 tracing::warn!(error = %shared::error::chain(&error), "the device does not say how its memory stands");
                 return Ok(());
@@ -154,63 +189,56 @@ impl Child {
         };
         let event = Event::Status {
             memory,
-            health: copies.device().health(),
+            health: self.copies.device().health(),
             rss_bytes: memory::own_rss_bytes(),
-            resident: copies.resident(),
+            resident: self.copies.resident(),
         };
-        channel::send_event(&mut self.socket, &event)
+        Ok(channel::send_event(&mut self.socket, &event)?)
     }
 
-    /// Carries out a command; an exit code when the process must end.
-    fn obey(
-        &mut self,
-        copies: &mut Copies,
-        command: Command,
-        fd: Option<std::os::fd::OwnedFd>,
-    ) -> std::io::Result<Option<ExitCode>> {
+    /// Carries out a command and answers it.
+    fn obey(&mut self, command: Command, fd: Option<OwnedFd>) -> Result<(), End> {
         let (call, done) = match command {
-            Command::Load { call, component, digest, tensors, offset, bytes } => match fd {
-                Some(source) => {
-                    (call, self.load(copies, call, Incoming { component, digest, tensors, source, offset, bytes }))
-                }
-                None => {
-                    let message = "a load came without its memory file".to_owned();
-                    (call, Err(CopyError::Failed(Failure::Device { message })))
-                }
-            },
-            Command::Unload { call, component } => (call, copies.unload(component)),
-            Command::Digest { call, component } => (call, copies.digest(component)),
-            Command::Cancel { .. } | Command::Stop => return Ok(None),
+            Command::Load { call, component, digest, tensors, offset, bytes } => {
+                let incoming = fd.map(|source| Incoming { component, digest, tensors, source, offset, bytes });
+                (call, self.load(call, incoming))
+            }
+            Command::Unload { call, component } => (call, self.copies.unload(component)),
+            Command::Digest { call, component } => (call, self.digest(call, component)),
+            Command::Cancel { .. } | Command::Stop => return Ok(()),
         };
-        self.cancelled.forget(call);
-        self.answer(copies, call, done)
+        self.cancelled.marks().calls.remove(&call);
+        self.answer(call, done)
     }
 
-    fn load(&mut self, copies: &mut Copies, call: Call, incoming: Incoming) -> Result<Done, CopyError> {
-        let (socket, cancelled) = (&mut self.socket, &self.cancelled);
-        let mut gone = false;
-        let progress = |bytes| gone = gone || channel::send_event(socket, &Event::Progress { call, bytes }).is_err();
-        copies.load(incoming, progress, || cancelled.contains(call))
+    fn load(&mut self, call: Call, incoming: Option<Incoming>) -> Result<Done, CopyError> {
+        let Some(incoming) = incoming else {
+            let message = "a load came without its memory file".to_owned();
+            return Err(CopyError::Failed(Failure::Device { message }));
+        };
+        let progress = tell(&mut self.socket, call);
+        self.copies.load(incoming, progress, || self.cancelled.contains(call))
     }
 
-    fn answer(
-        &mut self,
-        copies: &Copies,
-        call: Call,
-        done: Result<Done, CopyError>,
-    ) -> std::io::Result<Option<ExitCode>> {
-        if let Err(CopyError::Sticky(why)) = done {
-            tracing::error!(why, "the device answers nothing but errors any more");
-            return Ok(Some(ExitCode::from(EXIT_STICKY)));
-        }
-        // what it changed is known before the caller goes on
-        self.status(copies)?;
+    fn digest(&mut self, call: Call, component: ComponentId) -> Result<Done, CopyError> {
+        let alive = tell(&mut self.socket, call);
+        self.copies.digest(component, alive)
+    }
+
+    fn answer(&mut self, call: Call, done: Result<Done, CopyError>) -> Result<(), End> {
         let event = match done {
             Ok(done) => Event::Done { call, done },
             Err(CopyError::Failed(failure)) => Event::Failed { call, failure },
-            Err(CopyError::Sticky(_)) => return Ok(Some(ExitCode::from(EXIT_STICKY))),
+            Err(CopyError::Sticky(why)) => return Err(End::Sticky(why)),
         };
-        channel::send_event(&mut self.socket, &event)?;
-        Ok(None)
+        // what it changed is known before the caller goes on
+        self.status()?;
+        Ok(channel::send_event(&mut self.socket, &event)?)
     }
+}
+
+/// Tells the agent how far a call is, until the agent is gone: then the next answer ends the process.
+fn tell(socket: &mut UnixStream, call: Call) -> impl FnMut(u64) {
+    let mut gone = false;
+    move |bytes| gone = gone || channel::send_event(socket, &Event::Progress { call, bytes }).is_err()
 }

@@ -124,13 +124,18 @@ impl Copies {
 
     /// A slab beside the old content if both fit; otherwise the old content goes first.
     fn room(&mut self, incoming: &Incoming) -> Result<SlabId, CopyError> {
-        match self.device.allocate(incoming.bytes) {
-            Err(DeviceError::OutOfMemory { .. }) if self.copies.contains_key(&incoming.component) => {
+        let old_bytes = self.copies.get(&incoming.component).map(|copy| copy.shown.bytes);
+        let allocated = match (self.device.allocate(incoming.bytes), old_bytes) {
+            // the old content goes only when that makes the new one fit
+            (Err(DeviceError::OutOfMemory { needed_bytes, available_bytes, .. }), Some(old_bytes))
+                if needed_bytes <= available_bytes.saturating_add(old_bytes) =>
+            {
                 self.unload(incoming.component)?;
-                self.device.allocate(incoming.bytes).map_err(|error| self.with_would_free(error))
+                self.device.allocate(incoming.bytes)
             }
-            allocated => allocated.map_err(|error| self.with_would_free(error)),
-        }
+            (allocated, _) => allocated,
+        };
+        allocated.map_err(|error| self.with_would_free(error))
     }
 
     fn with_would_free(&self, error: DeviceError) -> CopyError {
@@ -174,11 +179,12 @@ impl Copies {
         Ok(Done::Unloaded { bytes: self.device.free(copy.slab)? })
     }
 
-    /// Reads a component back from the device and hashes it.
-    pub(super) fn digest(&mut self, component: ComponentId) -> Result<Done, CopyError> {
+    /// Reads a component back from the device and hashes it; `alive` hears of each chunk.
+    pub(super) fn digest(&mut self, component: ComponentId, mut alive: impl FnMut(u64)) -> Result<Done, CopyError> {
         let copy = self.copies.get(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
         let mut buffer = vec![0; CHUNK];
         let mut digests = Vec::with_capacity(copy.tensors.len());
+        let mut hashed = 0;
         for tensor in &copy.tensors {
             let mut hasher = blake3::Hasher::new();
             let mut done = 0;
@@ -188,6 +194,8 @@ impl Copies {
                 self.device.read(copy.slab, tensor.offset + done, piece)?;
                 hasher.update(piece);
                 done += length as u64;
+                hashed += length as u64;
+                alive(hashed);
             }
             digests.push(Digest::from_bytes(*hasher.finalize().as_bytes()));
         }

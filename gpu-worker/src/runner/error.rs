@@ -6,6 +6,8 @@ use shared::{
     ids::ComponentId,
 };
 
+use super::protocol::Failure;
+
 /// A command that a runner did not carry out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RunnerError {
@@ -64,6 +66,21 @@ pub enum RunnerError {
         /// What it said.
         message: String,
     },
+}
+
+impl RunnerError {
+    /// What a runner answered, with the device's name.
+    pub(super) fn of(device: &str, failure: Failure) -> Self {
+        let device = device.to_owned();
+        match failure {
+            Failure::OutOfMemory { needed_bytes, available_bytes, capacity_bytes, would_free_bytes } => {
+                Self::OutOfMemory { device, needed_bytes, available_bytes, capacity_bytes, would_free_bytes }
+            }
+            Failure::NotResident { component } => Self::NotResident { device, component },
+            Failure::Cancelled => Self::Cancelled { device },
+            Failure::Device { message } => Self::Device { device, message },
+        }
+    }
 }
 
 impl Classify for RunnerError {

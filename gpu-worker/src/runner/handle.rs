@@ -1,15 +1,19 @@
 //! The handle through which executors use a runner.
 
-use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{os::fd::OwnedFd, pin::Pin, sync::Arc, time::Duration};
 
 use shared::{ids::ComponentId, shutdown::Tasks};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     DeviceTensor, RunnerConfig, RunnerError, RunnerState, RunnerStatus,
     protocol::{Command, Done},
-    supervisor::{self, Request},
+    request::{MakeCommand, Request, Ticket, Unwanted},
+    supervisor,
 };
 
 /// How long a command waits for a runner that is being started again.
@@ -70,7 +74,8 @@ impl Runner {
         self.status.clone()
     }
 
-    /// Copies a component to the device. On return the status shows it.
+    /// Copies a component to the device; `progress` hears the bytes copied so far. On return the status shows it.
+    /// Dropping the future asks the copy to stop.
     ///
     /// # Errors
     /// [`RunnerError`]; the device then holds what it held before, or nothing if the process died.
@@ -80,31 +85,51 @@ impl Runner {
         progress: impl Fn(u64) + Send + Sync,
         cancel: &CancellationToken,
     ) -> Result<DeviceLoaded, RunnerError> {
-        let (report, mut reported) = watch::channel(0);
         let DeviceLoad { component, digest, tensors, source, offset, bytes } = load;
-        let command = move |call| Command::Load { call, component, digest, tensors, offset, bytes };
-        let call = self.send(Box::new(command), Some(source), Some(report)).await?;
-        let mut answer = std::pin::pin!(call.answer);
-        let mut asked = false;
-        let mut kill_at = std::pin::pin!(tokio::time::sleep(Duration::MAX / 4));
+        let command = Box::new(move |call| Command::Load { call, component, digest, tensors, offset, bytes });
+        let (report, mut reported) = watch::channel(0);
+        let sent = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(self.cancelled()),
+            sent = self.send(command, Some(source), Some(report)) => sent?,
+        };
+        // a caller that is dropped wants the copy no more
+        let mut unwanted = Unwanted { requests: self.requests.clone(), ticket: Some(sent.ticket.clone()) };
+        let mut answer = std::pin::pin!(sent.answer);
         loop {
             tokio::select! {
                 biased;
-                answer = &mut answer => return self.loaded(answer),
                 Ok(()) = reported.changed() => progress(*reported.borrow_and_update()),
-                () = cancel.cancelled(), if !asked => {
-                    asked = true;
-                    // a supervisor that is gone answers through `answer`
-                    let _ = self.requests.send(Request::Cancel(call.ticket.clone())).await;
-                    kill_at.as_mut().reset(tokio::time::Instant::now() + CANCEL_GRACE);
+                answer = &mut answer => {
+                    unwanted.ticket = None;
+                    return self.loaded(answer);
                 }
-                () = &mut kill_at, if asked => {
-                    let why = format!("a cancelled copy did not stop within {} s", CANCEL_GRACE.as_secs());
-                    let _ = self.requests.send(Request::Kill(why)).await;
-                    return Err(RunnerError::Cancelled { device: self.device.to_string() });
+                () = cancel.cancelled() => {
+                    unwanted.ticket = None;
+                    return self.abort(sent.ticket, answer.as_mut()).await;
                 }
             }
         }
+    }
+
+    /// Asks the copy to stop and kills the process that does not.
+    async fn abort(&self, ticket: Ticket, mut answer: Pin<&mut Answer>) -> Result<DeviceLoaded, RunnerError> {
+        // a supervisor that is gone answers through `answer`
+        let _ = self.requests.send(Request::Cancel(ticket)).await;
+        if let Ok(answer) = timeout(CANCEL_GRACE, answer.as_mut()).await {
+            return self.loaded(answer);
+        }
+        let why = format!("a cancelled copy did not stop within {} s", CANCEL_GRACE.as_secs());
+        let _ = self.requests.send(Request::Kill(why)).await;
+        // its memory is back when the process is gone, which the supervisor reports to whoever waits
+        match self.loaded(answer.await) {
+            Err(RunnerError::Crashed { .. }) => Err(self.cancelled()),
+            other => other,
+        }
+    }
+
+    fn cancelled(&self) -> RunnerError {
+        RunnerError::Cancelled { device: self.device.to_string() }
     }
 
     fn loaded(
@@ -152,13 +177,13 @@ impl Runner {
 
     async fn send(
         &self,
-        command: supervisor::MakeCommand,
+        command: MakeCommand,
         fd: Option<OwnedFd>,
         progress: Option<watch::Sender<u64>>,
     ) -> Result<Sent, RunnerError> {
         self.ready().await?;
         let (reply, answer) = oneshot::channel();
-        let ticket = supervisor::Ticket::default();
+        let ticket = Ticket::default();
         let request = Request::Command { command, fd, progress, reply, ticket: ticket.clone() };
         self.requests.send(request).await.map_err(|_| self.gone())?;
         Ok(Sent { answer, ticket })
@@ -168,7 +193,7 @@ impl Runner {
     async fn ready(&self) -> Result<(), RunnerError> {
         let mut status = self.status.clone();
         let ready = status.wait_for(|status| status.state == RunnerState::Ready);
-        match tokio::time::timeout(READY_PATIENCE, ready).await {
+        match timeout(READY_PATIENCE, ready).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(self.gone()),
             Err(_) => {
@@ -200,7 +225,9 @@ impl Runner {
     }
 }
 
+type Answer = oneshot::Receiver<Result<Done, RunnerError>>;
+
 struct Sent {
-    answer: oneshot::Receiver<Result<Done, RunnerError>>,
-    ticket: supervisor::Ticket,
+    answer: Answer,
+    ticket: Ticket,
 }

@@ -13,8 +13,10 @@ mod child;
 mod copies;
 mod error;
 mod handle;
+mod life;
 mod process;
 mod protocol;
+mod request;
 mod supervisor;
 
 use std::path::PathBuf;

@@ -1,0 +1,76 @@
+//! What handles ask of the supervisor.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    RunnerError,
+    protocol::{Call, Command, Done},
+};
+
+/// Makes a command once its number is known.
+pub(super) type MakeCommand = Box<dyn FnOnce(Call) -> Command + Send>;
+
+/// Names a command for a later cancel, also before it has a number.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ticket(Arc<OnceLock<Call>>);
+
+impl Ticket {
+    /// The command has its number now. A ticket belongs to one command: a second number is ignored.
+    pub(super) fn stamp(&self, call: Call) {
+        let _ = self.0.set(call);
+    }
+
+    /// The command's number, once it has one.
+    pub(super) fn call(&self) -> Option<Call> {
+        self.0.get().copied()
+    }
+}
+
+/// What handles ask for.
+pub(super) enum Request {
+    Command {
+        command: MakeCommand,
+        fd: Option<OwnedFd>,
+        progress: Option<watch::Sender<u64>>,
+        reply: oneshot::Sender<Result<Done, RunnerError>>,
+        ticket: Ticket,
+    },
+    Cancel(Ticket),
+    Kill(String),
+    Stop {
+        grace: Duration,
+        done: oneshot::Sender<()>,
+    },
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Command { .. } => "Command",
+            Self::Cancel(_) => "Cancel",
+            Self::Kill(_) => "Kill",
+            Self::Stop { .. } => "Stop",
+        })
+    }
+}
+
+/// Cancels a copy whose caller went away, unless it was answered before.
+pub(super) struct Unwanted {
+    pub(super) requests: mpsc::Sender<Request>,
+    pub(super) ticket: Option<Ticket>,
+}
+
+impl Drop for Unwanted {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            // a full queue means that the copy runs to its end: it is then resident and can be evicted as any other
+            let _ = self.requests.try_send(Request::Cancel(ticket));
+        }
+    }
+}
