@@ -136,11 +136,39 @@ fn churn(device: &mut dyn Device) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*, sample::Index};
+
     use super::*;
 
     #[test]
     fn cpu_contract() {
         check(&mut crate::CpuDevice::new(16 << 20)).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_of_steps_keeps_the_ledger_true(steps in vec((any::<bool>(), 0_u64..3 << 20, any::<Index>()), 1..60)) {
+            let mut device = crate::CpuDevice::new(8 << 20);
+            let mut live: Vec<(SlabId, u64)> = Vec::new();
+            for (take, bytes, which) in steps {
+                if take {
+                    match device.allocate(bytes) {
+                        Ok(slab) => live.push((slab, device.slab_bytes(slab).unwrap())),
+                        Err(DeviceError::OutOfMemory { needed_bytes, available_bytes, .. }) => {
+                            prop_assert!(needed_bytes > available_bytes);
+                        }
+                        Err(error) => panic!("{error}"),
+                    }
+                } else if !live.is_empty() {
+                    let (slab, bytes) = live.swap_remove(which.index(live.len()));
+                    prop_assert_eq!(device.free(slab).unwrap(), bytes);
+                }
+                let memory = device.memory().unwrap();
+                let sum: u64 = live.iter().map(|(_, bytes)| bytes).sum();
+                prop_assert_eq!((memory.used_bytes, memory.system_bytes), (sum, sum));
+                prop_assert!(sum <= memory.capacity_bytes);
+            }
+        }
     }
 
     #[test]

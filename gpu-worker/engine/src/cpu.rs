@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, os::fd::OwnedFd};
 
 use rustix::{
     fs::{FallocateFlags, MemfdFlags, fallocate, fstat, ftruncate, memfd_create},
-    io::{Errno, pread, pwrite},
+    io::{Errno, pread, pwrite, retry_on_intr},
 };
 
 use crate::device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceHealth, DeviceMemory, SlabId, check_range};
@@ -124,7 +124,10 @@ impl Device for CpuDevice {
         check_range(offset, data.len(), slab.bytes)?;
         let (mut offset, mut rest) = (offset, data);
         while !rest.is_empty() {
-            let written = pwrite(&slab.file, rest, offset).map_err(system("writing to a slab"))?;
+            let written = retry_on_intr(|| pwrite(&slab.file, rest, offset)).map_err(system("writing to a slab"))?;
+            if written == 0 {
+                return Err(system("writing to a slab")(Errno::IO));
+            }
             offset += written as u64;
             rest = rest.get(written..).unwrap_or_default();
         }
@@ -136,7 +139,8 @@ impl Device for CpuDevice {
         check_range(offset, out.len(), slab.bytes)?;
         let mut done = 0;
         while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            let read = pread(&slab.file, rest, offset + done as u64).map_err(system("reading a slab"))?;
+            let read = retry_on_intr(|| pread(&slab.file, &mut *rest, offset + done as u64))
+                .map_err(system("reading a slab"))?;
             if read == 0 {
                 return Err(system("reading a slab")(Errno::IO));
             }

@@ -3,6 +3,7 @@
 //! A device is owned by one thread of one runner process. It hands out slabs, one per component; a slab is written in
 //! chunks, read back for verification, and given back as a whole. Nothing here knows models or jobs.
 
+#[cfg(any(test, feature = "contract"))]
 pub mod contract;
 mod cpu;
 mod cuda;

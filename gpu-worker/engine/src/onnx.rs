@@ -16,6 +16,9 @@ pub struct OnnxCapability {
     /// The library that was tried.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
+    /// The library's own words about its build (branch, commit), once it is loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
     /// Why it is not available.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -26,6 +29,8 @@ pub fn capability(path: Option<&Path>) -> OnnxCapability {
     let answer = |reason: Option<String>| OnnxCapability {
         available: reason.is_none(),
         path: path.map(Path::to_path_buf),
+        // asking a library that is not loaded panics
+        build: reason.is_none().then(|| ort::info().to_owned()),
         reason,
     };
     let Some(file) = path else {

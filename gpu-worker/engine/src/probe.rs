@@ -29,7 +29,10 @@ pub fn probe() -> CudaReport {
     if !cuda::driver_present() {
         return none("the CUDA driver library is not on this machine".to_owned());
     }
-    match cuda::count() {
+    // a driver older than the bindings lacks symbols, and the bindings panic at the first use of one
+    let counted = std::panic::catch_unwind(cuda::count);
+    let Ok(counted) = counted else { return none("the CUDA driver library is too old for this build".to_owned()) };
+    match counted {
         Ok(0) => none("the driver shows no device".to_owned()),
         Ok(count) => {
             let devices = (0..count).map(|ordinal| DeviceCandidate { name: format!("cuda:{ordinal}") }).collect();
