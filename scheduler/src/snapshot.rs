@@ -39,7 +39,8 @@ pub(crate) async fn load(db: &mut Session, drains: &mut Drains) -> Result<Snapsh
         snapshot.hosts.insert(row.name, host);
     }
     for row in farm::list_roots(&mut *db).await? {
-        if let Some(host) = snapshot.hosts.get_mut(&row.host).filter(|_| row.state == "ready") {
+        // a missing root too: a scan is how its return is found out, and says so when it is still away
+        if let Some(host) = snapshot.hosts.get_mut(&row.host) {
             host.roots.insert(row.name);
         }
     }

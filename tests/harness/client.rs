@@ -159,16 +159,12 @@ impl Api {
     /// # Panics
     /// When it does not end in time or ends otherwise.
     pub async fn job_ended(&self, id: JobId, state: JobState, patience: Duration) -> JobDetail {
-        let job = wait_for(&format!("job {id} to end"), patience, || async {
-            let job = self.job(id).await;
-            if job.job.state.is_terminal() { Ok(job) } else { Err(text_of(&job)) }
-        })
-        .await;
+        let job = self.job_is(id, "ends", patience, |job| job.job.state.is_terminal()).await;
         assert_eq!(job.job.state, state, "{}", text_of(&job));
         job
     }
 
-    /// Waits until a look at a job says yes.
+    /// Waits until a look at a job says yes. An API that says 503 meanwhile is asked again, as it tells clients to do.
     ///
     /// # Panics
     /// When it does not in time.
@@ -180,7 +176,12 @@ impl Api {
         look: impl Fn(&JobDetail) -> bool,
     ) -> JobDetail {
         wait_for(&format!("job {id}: {what}"), patience, || async {
-            let job = self.job(id).await;
+            let answer = self.ask(&job_path(id)).await;
+            if answer.status == 503 {
+                return Err(answer.text);
+            }
+            assert_eq!(answer.status, 200, "{answer:?}");
+            let job: JobDetail = answer.json();
             if look(&job) { Ok(job) } else { Err(text_of(&job)) }
         })
         .await

@@ -116,7 +116,7 @@ impl FarmBuilder {
     /// When something does not start.
     pub async fn start(self) -> Farm {
         let settings = self.settings;
-        let server = if settings.own_postgres { Arc::new(Server::start().await) } else { Server::shared().await };
+        let server = if settings.own_postgres { Arc::new(Server::own().await) } else { Server::shared().await };
         let database_url = server.database().await;
         let folder = tempfile::Builder::new().prefix("modelyard-farm-").tempdir().expect("a temporary folder");
         let redis = Redis::ensure(folder.path(), Options::TEST).unwrap_or_else(|error| panic!("{error}"));

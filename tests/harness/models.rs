@@ -142,6 +142,8 @@ fn vae(prefix: &str, bytes: u64) -> Vec<Tensor> {
         named("encoder.conv_out.weight", &[8, 16, 3, 3]),
         named("decoder.conv_in.weight", &[16, 4, 3, 3]),
         named("decoder.conv_out.weight", &[3, 16, 3, 3]),
+        named("encoder.mid.block_1.conv1.weight", &[16, 16, 3, 3]),
+        named("decoder.mid.block_1.conv1.weight", &[16, 16, 3, 3]),
         named("quant_conv.weight", &[8, 8, 1, 1]),
         named("post_quant_conv.weight", &[4, 4, 1, 1]),
         named("decoder.norm_out.weight", &[16]),

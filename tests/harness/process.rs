@@ -52,8 +52,9 @@ impl Process {
         clock: &Clock,
         log: &Path,
     ) -> Self {
-        let output = fs::OpenOptions::new().create(true).append(true).open(log).expect("a log file can be opened");
-        let errors = output.try_clone().expect("a file handle can be copied");
+        let open =
+            |path: &Path| fs::OpenOptions::new().create(true).append(true).open(path).expect("a log can be opened");
+        let (errors, output) = (open(log), open(&output_beside(log)));
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(program).args(arguments);
         command.env_clear().env("RUST_BACKTRACE", "1").envs(environment.iter().map(|(key, value)| (key, value)));
@@ -73,9 +74,14 @@ impl Process {
         self.child.id()
     }
 
-    /// All that it wrote.
+    /// What it wrote to its standard error, where daemons log.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// What it wrote to its standard output.
+    pub fn output(&self) -> String {
+        fs::read_to_string(output_beside(&self.log)).unwrap_or_default()
     }
 
     /// Its exit status, once it has ended.
@@ -129,6 +135,10 @@ impl Process {
     pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
+}
+
+fn output_beside(log: &Path) -> PathBuf {
+    log.with_extension("out")
 }
 
 /// SIGKILL to a process that may have ended already.

@@ -31,15 +31,19 @@ impl Server {
         if let Some(server) = shared.upgrade() {
             return server;
         }
-        let server = Arc::new(Self::start().await);
+        let server = Arc::new(Self::start(Options::TEST).await);
         *shared = Arc::downgrade(&server);
         server
     }
 
-    /// A server of one's own.
-    pub(crate) async fn start() -> Self {
+    /// A server of one's own, which keeps what it committed also when it is killed.
+    pub(crate) async fn own() -> Self {
+        Self::start(Options { durable: true, ..Options::TEST }).await
+    }
+
+    async fn start(options: Options) -> Self {
         let folder = tempfile::Builder::new().prefix("modelyard-test-").tempdir().expect("a temporary folder");
-        let postgres = Postgres::ensure(folder.path(), Options::TEST).unwrap_or_else(|error| panic!("{error}"));
+        let postgres = Postgres::ensure(folder.path(), options).unwrap_or_else(|error| panic!("{error}"));
         let server = Self { postgres: Mutex::new(postgres), made: AtomicU32::new(0), _folder: folder };
         server.run(&format!("create database {TEMPLATE}")).await;
         let stores = shared::config::Stores {

@@ -7,16 +7,38 @@ use serde_json::Value;
 
 use crate::support::small_model;
 
-/// Runs `modelyard` to its end: exit code, stdout and stderr together.
-async fn modelyard(folder: &Path, arguments: &[&str], patience: Duration) -> (Option<i32>, String) {
-    let log = folder.join("modelyard.log");
-    // each run has its own words
-    let _ = std::fs::remove_file(&log);
+/// What a run of `modelyard` ended with.
+struct Ran {
+    code: Option<i32>,
+    output: String,
+    notes: String,
+}
+
+impl Ran {
+    /// Output and notes, when this is the exit code.
+    #[track_caller]
+    fn with(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{}{}", self.output, self.notes);
+        self.output + &self.notes
+    }
+
+    /// The output as JSON, when it ended well.
+    #[track_caller]
+    fn json(self) -> Value {
+        assert_eq!(self.code, Some(0), "{}{}", self.output, self.notes);
+        serde_json::from_str(&self.output).unwrap_or_else(|error| panic!("{error}: {}", self.output))
+    }
+}
+
+/// Runs `modelyard` to its end, without a terminal.
+async fn modelyard(folder: &Path, arguments: &[&str], patience: Duration) -> Ran {
+    let own = tempfile::tempdir_in(folder).expect("a folder");
     let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
     let environment = [("HOME", folder.display().to_string()), ("NO_COLOR", "1".to_owned())];
+    let log = own.path().join("log");
     let mut process = Process::start("modelyard", &binary("modelyard"), &arguments, &environment, &Clock::True, &log);
     let status = process.ended(patience).await;
-    (status.code(), process.log())
+    Ran { code: status.code(), output: process.output(), notes: process.log() }
 }
 
 #[tokio::test]
@@ -47,8 +69,7 @@ async fn the_main_job_through_the_command() {
         ("unload small", ""),
         ("cache clear", ""),
     ] {
-        let (code, said) = run(words).await;
-        assert_eq!(code, Some(0), "{words}: {said}");
+        let said = run(words).await.with(0);
         assert!(said.contains(says), "{words}: {said}");
     }
     for (words, code, says) in [
@@ -58,16 +79,11 @@ async fn the_main_job_through_the_command() {
         ("jobs show 01JD9Z8M3V6Q2X4K7T5R1W0YBC", 3, ""),
         ("load", 2, ""),
     ] {
-        let (found, said) = run(words).await;
-        assert_eq!(found, Some(code), "{words}: {said}");
+        let said = run(words).await.with(code);
         assert!(said.contains(says), "{words}: {said}");
     }
-    let (code, said) = modelyard(&folder, &["--api", "http://127.0.0.1:9", "models", "ls"], SHORT).await;
-    assert_eq!(code, Some(7), "{said}");
-    let (code, said) = run("--json models ls").await;
-    assert_eq!(code, Some(0), "{said}");
-    let page: Value = serde_json::from_str(&said).expect("JSON alone");
-    assert!(page.to_string().contains("small"));
+    modelyard(&folder, &["--api", "http://127.0.0.1:9", "models", "ls"], SHORT).await.with(7);
+    assert!(run("--json models ls").await.json().to_string().contains("small"));
 }
 
 /// One command makes a farm, runs the main job and ends it, without a terminal, and leaves nothing running.
@@ -79,10 +95,7 @@ async fn up_once_makes_a_farm_runs_the_main_job_and_ends_it() {
     let common = ["--state", state, "--listen", "127.0.0.1:0", "--ram-budget", "256MiB", "--cpu-memory", "256MiB"];
     let up = |more: &[&'static str]| [&["--json", "up"], &common[..], more].concat();
 
-    let (code, said) = modelyard(folder.path(), &up(&["--once"]), LONG).await;
-    assert_eq!(code, Some(0), "{said}");
-    let begin = said.find('{').expect("JSON");
-    let report: Value = serde_json::from_str(said[begin..].trim()).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let report = modelyard(folder.path(), &up(&["--once"]), LONG).await.json();
     assert_eq!(report["main_job"]["load"]["state"], "succeeded", "{report}");
     assert_eq!(report["main_job"]["unload"]["state"], "succeeded", "{report}");
     assert!(report["main_job"]["models"].as_array().is_some_and(|models| models.len() >= 3), "{report}");
@@ -90,33 +103,26 @@ async fn up_once_makes_a_farm_runs_the_main_job_and_ends_it() {
     nothing_runs(state);
 
     // kept, asked for, used again, ended
-    let (code, said) = modelyard(folder.path(), &up(&[]), LONG).await;
-    assert_eq!(code, Some(0), "{said}");
-    let (code, said) = modelyard(folder.path(), &["up", "--state", state, "--status"], SHORT).await;
-    assert_eq!(code, Some(0), "{said}");
+    modelyard(folder.path(), &up(&[]), LONG).await.with(0);
+    let said = modelyard(folder.path(), &["up", "--state", state, "--status"], SHORT).await.with(0);
     for name in ["postgres", "redis", "api", "scheduler", "agent"] {
         assert!(said.contains(name), "{name}: {said}");
     }
     let before = pids_of(state);
-    let (code, said) = modelyard(folder.path(), &up(&["--no-job"]), LONG).await;
-    assert_eq!(code, Some(0), "{said}");
+    modelyard(folder.path(), &up(&["--no-job"]), LONG).await.with(0);
     assert_eq!(pids_of(state), before, "a second `up` reuses what runs");
-    let (code, said) = modelyard(folder.path(), &["down", "--state", state], LONG).await;
-    assert_eq!(code, Some(0), "{said}");
+    modelyard(folder.path(), &["down", "--state", state], LONG).await.with(0);
     nothing_runs(state);
 
-    let (code, _) = modelyard(folder.path(), &["up", "--state", state, "--status"], SHORT).await;
-    assert_eq!(code, Some(1));
-    let (code, said) = modelyard(folder.path(), &["up", "--state", state, "--purge"], LONG).await;
-    assert_eq!(code, Some(0), "{said}");
+    modelyard(folder.path(), &["up", "--state", state, "--status"], SHORT).await.with(1);
+    modelyard(folder.path(), &["up", "--state", state, "--purge"], LONG).await.with(0);
     assert!(!Path::new(state).exists());
     // a folder that is not ours is not deleted
     let foreign = folder.path().join("foreign");
     std::fs::create_dir(&foreign).expect("a folder");
     std::fs::write(foreign.join("letter"), "dear").expect("a write");
-    let (code, _) =
-        modelyard(folder.path(), &["up", "--state", foreign.to_str().expect("text"), "--purge"], SHORT).await;
-    assert_ne!(code, Some(0));
+    let refused = modelyard(folder.path(), &["up", "--state", foreign.to_str().expect("text"), "--purge"], SHORT).await;
+    assert_ne!(refused.code, Some(0), "{}", refused.output);
     assert!(foreign.join("letter").exists());
 }
 
@@ -150,7 +156,7 @@ async fn deploy_run_checks_its_arguments() {
             let log = folder.path().join("log");
             let mut process = Process::start("deploy/run", &script, &[argument.to_owned()], &[], &Clock::True, &log);
             let status = process.ended(SHORT).await;
-            (status.code(), process.log())
+            (status.code(), process.output() + &process.log())
         }
     };
     let (code, said) = run("--help").await;

@@ -77,7 +77,9 @@ async fn a_database_that_hangs_is_noticed_and_survived() {
     answer.problem(503);
     pids.iter().for_each(|pid| harness::signal(*pid, Signal::CONT));
     farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
-    assert_eq!(farm.ledger.outcomes(job.id).await, ["lost", "succeeded"]);
+    // whoever is first, the leader or the worker that finds a job of its own that it does not run any more
+    let outcomes = farm.ledger.outcomes(job.id).await;
+    assert!(matches!(outcomes[0].as_str(), "lost" | "handed_back") && outcomes[1..] == ["succeeded"], "{outcomes:?}");
     farm.assert_ledger_is_clean().await;
 }
 

@@ -31,7 +31,7 @@ pub struct Host {
     pub draining: bool,
     /// Labels.
     pub labels: BTreeSet<String>,
-    /// Names of its readable roots.
+    /// Names of its roots, readable or not: a scan finds out.
     pub roots: BTreeSet<String>,
     /// The host lane's slots and queue.
     pub queue: Queue,

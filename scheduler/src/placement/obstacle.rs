@@ -96,7 +96,7 @@ impl std::fmt::Display for Obstacle {
             Self::HostDown => f.write_str("has no live agent"),
             Self::DeviceNotReady { reason } => write!(f, "is not ready: {reason}"),
             Self::ModelAbsent => f.write_str("has the model neither on disk nor in RAM"),
-            Self::RootAbsent => f.write_str("has no such readable root"),
+            Self::RootAbsent => f.write_str("has no such root"),
             Self::LabelsMissing { labels } => write!(f, "lacks the labels `{}`", labels.join("`, `")),
             Self::OverRamBudget { needs_bytes, budget_bytes } => {
                 write!(f, "has a RAM budget of {}; {} are needed", size(budget_bytes), size(needs_bytes))

@@ -98,6 +98,10 @@ pub type Transaction = sqlx::Transaction<'static, sqlx::Postgres>;
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
 fn options(url: &str, name: &str) -> Result<PgConnectOptions, DbError> {
+    // the driver would take any scheme for its own
+    if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(DbError::BadUrl(sqlx::Error::Configuration("the URL's scheme is not `postgres`".into())));
+    }
     let options = PgConnectOptions::from_str(url).map_err(DbError::BadUrl)?;
     Ok(options.application_name(name).log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1)))
 }

@@ -49,7 +49,10 @@ const PLACES: [Place; 4] = [
 ];
 
 /// Files that may hold `unsafe`, with the reason.
-const UNSAFE: [(&str, &str); 1] = [("gpu-worker/residency/src/arena/map.rs", "maps sealed memory files")];
+const UNSAFE: [(&str, &str); 2] = [
+    ("gpu-worker/residency/src/arena/map.rs", "maps sealed memory files"),
+    ("gpu-worker/engine/src/cuda.rs", "calls of the CUDA driver"),
+];
 
 /// Crates are named where they belong, in manifests and in code.
 pub(crate) fn crates(sources: &[Source], members: &[Member]) -> Vec<Finding> {

@@ -190,7 +190,7 @@ pub async fn active_for_models(db: impl PgExecutor<'_>, models: &[ModelId]) -> R
 }
 
 /// Devices that a load of this model has been placed on and not left: it is under way there, or it succeeded within
-/// `recently` by the database's clock. What a residency report may not show yet.
+/// `recently` by the database's clock and no unload has succeeded after it. What a residency report may not show yet.
 ///
 /// # Errors
 /// Database errors.
@@ -200,8 +200,10 @@ pub async fn loads_underway_or_recent(
     recently: std::time::Duration,
 ) -> Result<Vec<String>, DbError> {
     Ok(sqlx::query_scalar(
-        "select distinct device from jobs where model_id = $1 and kind = 'load' and device is not null
+        "select distinct device from jobs l where model_id = $1 and kind = 'load' and device is not null
            and (state in ('placed', 'running') or (state = 'succeeded' and finished_at > now() - make_interval(secs => $2)))
+           and not exists (select 1 from jobs u where u.model_id = $1 and u.kind = 'unload' and u.device = l.device
+               and u.state = 'succeeded' and u.finished_at > l.finished_at)
          order by device",
     )
     .bind(model)

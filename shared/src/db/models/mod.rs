@@ -1,0 +1,127 @@
+//! The catalogue: models, their locations and components.
+
+mod list;
+mod read;
+mod scan;
+
+pub use list::{ModelFilter, ModelSort, list};
+pub use read::{
+    OwnedComponent, component, components_of, count, find, hosts_with, locations_of, names, owners_of, register_digest,
+};
+pub use scan::{FoundComponent, FoundModel, ScanCounts, record_scan, root_missing};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sqlx::FromRow;
+
+use super::DbError;
+use crate::ids::{ComponentId, ModelId};
+
+/// A file of a model as a scan saw it: the identity that a load compares before and after reading.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct FileIdentity {
+    /// Path below the model's own path; empty for a single file.
+    pub rel_path: String,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Modification time in nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Inode number.
+    pub inode: u64,
+    /// Device number of the file system.
+    pub dev: u64,
+}
+
+/// A model row.
+#[derive(Debug, Clone, FromRow)]
+pub struct ModelRow {
+    /// Id.
+    pub id: ModelId,
+    /// Unique name.
+    pub name: String,
+    /// Type.
+    #[sqlx(rename = "type")]
+    pub model_type: String,
+    /// Base.
+    pub base: String,
+    /// Format.
+    pub format: String,
+    /// Dtype of the weights.
+    pub variant: Option<String>,
+    /// Prediction type.
+    pub prediction: Option<String>,
+    /// Root name.
+    pub root: String,
+    /// Path below the root.
+    pub rel_path: String,
+    /// Bytes on disk.
+    pub size_bytes: i64,
+    /// Content digest.
+    pub digest: Option<String>,
+    /// `available`, `missing`, `unreadable`.
+    pub state: String,
+    /// Why it is unknown or not available.
+    pub reason: Option<String>,
+    /// Detection evidence.
+    pub evidence: Value,
+    /// Metadata found in the file.
+    pub metadata: Value,
+    /// Row version, for ETags.
+    pub version: i64,
+    /// First seen.
+    pub created_at: DateTime<Utc>,
+    /// Last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// A component row.
+#[derive(Debug, Clone, FromRow)]
+pub struct ComponentRow {
+    /// Id.
+    pub id: ComponentId,
+    /// The model it is in.
+    pub model_id: ModelId,
+    /// Kind.
+    pub kind: String,
+    /// Bytes of its tensors.
+    pub bytes: i64,
+    /// Parameters.
+    pub param_count: i64,
+    /// Tensors.
+    pub tensor_count: i32,
+    /// Dtype, or `mixed`.
+    pub dtype: String,
+    /// Digest of its tensors, once known.
+    pub digest: Option<String>,
+}
+
+/// Where a model is on disk.
+#[derive(Debug, Clone, FromRow)]
+pub struct LocationRow {
+    /// The model.
+    pub model_id: ModelId,
+    /// Host.
+    pub host: String,
+    /// Root name.
+    pub root: String,
+    /// Path below the root.
+    pub rel_path: String,
+    /// Folder of the root on that host.
+    pub root_path: String,
+    /// `[FileIdentity]`.
+    pub files: Value,
+    /// When a scan last saw it.
+    pub seen_at: DateTime<Utc>,
+}
+
+impl LocationRow {
+    /// The files, decoded.
+    ///
+    /// # Errors
+    /// [`DbError::BadRow`].
+    pub fn identities(&self) -> Result<Vec<FileIdentity>, DbError> {
+        serde_json::from_value(self.files.clone())
+            .map_err(|error| DbError::BadRow(format!("files of model {}: {error}", self.model_id)))
+    }
+}

@@ -1,0 +1,128 @@
+//! Single models, and what belongs to given ones.
+
+use sqlx::{FromRow, PgExecutor};
+
+use super::{ComponentRow, LocationRow, ModelRow};
+use crate::{
+    db::DbError,
+    ids::{ComponentId, ModelId},
+};
+
+/// Models in the catalogue.
+///
+/// # Errors
+/// Database errors.
+pub async fn count(db: impl PgExecutor<'_>) -> Result<i64, DbError> {
+    Ok(sqlx::query_scalar("select count(*) from models").fetch_one(db).await?)
+}
+
+/// A model by id or unique name.
+///
+/// # Errors
+/// Database errors.
+pub async fn find(db: impl PgExecutor<'_>, id_or_name: &str) -> Result<Option<ModelRow>, DbError> {
+    Ok(sqlx::query_as("select * from models where id = $1 or name = $1 order by (id = $1) desc limit 1")
+        .bind(id_or_name)
+        .fetch_optional(db)
+        .await?)
+}
+
+/// All model names, for "did you mean".
+///
+/// # Errors
+/// Database errors.
+pub async fn names(db: impl PgExecutor<'_>) -> Result<Vec<String>, DbError> {
+    Ok(sqlx::query_scalar("select name from models order by name limit 10000").fetch_all(db).await?)
+}
+
+/// Components of models, by model and kind.
+///
+/// # Errors
+/// Database errors.
+pub async fn components_of(db: impl PgExecutor<'_>, models: &[ModelId]) -> Result<Vec<ComponentRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select id, model_id, kind, bytes, param_count, tensor_count, dtype, digest from components where model_id = any($1) order by model_id, kind",
+    )
+    .bind(models)
+    .fetch_all(db)
+    .await?)
+}
+
+/// One component.
+///
+/// # Errors
+/// Database errors.
+pub async fn component(db: impl PgExecutor<'_>, id: ComponentId) -> Result<Option<ComponentRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select id, model_id, kind, bytes, param_count, tensor_count, dtype, digest from components where id = $1",
+    )
+    .bind(id)
+    .fetch_optional(db)
+    .await?)
+}
+
+/// A component with the model that it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct OwnedComponent {
+    /// Component.
+    pub id: ComponentId,
+    /// Its kind.
+    pub kind: String,
+    /// The model it is in.
+    pub model_id: ModelId,
+    /// The model's name.
+    pub model_name: String,
+}
+
+/// The owners of components; components that left the catalogue are left out.
+///
+/// # Errors
+/// Database errors.
+pub async fn owners_of(db: impl PgExecutor<'_>, components: &[ComponentId]) -> Result<Vec<OwnedComponent>, DbError> {
+    Ok(sqlx::query_as(
+        "select c.id, c.kind, c.model_id, m.name as model_name from components c join models m on m.id = c.model_id
+         where c.id = any($1) order by m.name, c.kind",
+    )
+    .bind(components)
+    .fetch_all(db)
+    .await?)
+}
+
+/// Locations of models on hosts.
+///
+/// # Errors
+/// Database errors.
+pub async fn locations_of(db: impl PgExecutor<'_>, models: &[ModelId]) -> Result<Vec<LocationRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select l.model_id, l.host, l.root, l.rel_path, r.path as root_path, l.files, l.seen_at
+         from model_locations l join roots r on r.host = l.host and r.name = l.root
+         where l.model_id = any($1) order by l.model_id, l.host",
+    )
+    .bind(models)
+    .fetch_all(db)
+    .await?)
+}
+
+/// Which hosts have which models on disk, for the placement.
+///
+/// # Errors
+/// Database errors.
+pub async fn hosts_with(db: impl PgExecutor<'_>, models: &[ModelId]) -> Result<Vec<(ModelId, String)>, DbError> {
+    Ok(sqlx::query_as("select model_id, host from model_locations where model_id = any($1)")
+        .bind(models)
+        .fetch_all(db)
+        .await?)
+}
+
+/// Records the digest that a load computed. False when another digest is registered already.
+///
+/// # Errors
+/// Database errors.
+pub async fn register_digest(db: impl PgExecutor<'_>, component: ComponentId, digest: &str) -> Result<bool, DbError> {
+    let changed = sqlx::query("update components set digest = $2 where id = $1 and (digest is null or digest = $2)")
+        .bind(component)
+        .bind(digest)
+        .execute(db)
+        .await?;
+    Ok(changed.rows_affected() == 1)
+}
