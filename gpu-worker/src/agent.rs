@@ -145,7 +145,7 @@ fn assemble(
     let device_names: Vec<&str> = chosen.iter().map(|device| device.name.as_str()).collect();
     let metrics = Metrics::register(&registry, &device_names)?;
     let tier = RamTier::new(TierConfig {
-        budget_bytes: config.ram_budget.map_or(available / 2, |size| size.0),
+        budget_bytes: config.ram_budget.map_or(available / 5 * 2, |size| size.0),
         headroom_bytes: 0,
         policy: Policy::Lru,
     });

@@ -32,7 +32,7 @@ pub struct AgentConfig {
     #[arg(long = "root", value_parser = parse_root)]
     pub roots: Vec<Root>,
 
-    /// Bytes of RAM for resident components; half of the available memory when absent.
+    /// Bytes of RAM for resident components; two fifths of the available memory when absent.
     #[arg(long)]
     pub ram_budget: Option<ByteSize>,
 
@@ -40,7 +40,7 @@ pub struct AgentConfig {
     #[arg(long = "device", default_value = "auto")]
     pub devices: Vec<String>,
 
-    /// Bytes of the bounded arena that is the memory of `cpu:0`; a quarter of the available memory when absent.
+    /// Bytes of the bounded arena that is the memory of `cpu:0`; two fifths of the available memory when absent.
     #[arg(long)]
     pub cpu_memory: Option<ByteSize>,
 

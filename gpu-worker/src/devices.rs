@@ -29,7 +29,7 @@ pub struct Chosen {
 /// A sentence that names the option, when a device does not exist or is no device name.
 pub fn choose(config: &AgentConfig, cuda: &[String]) -> Result<Vec<Chosen>, String> {
     let available = memory::available_bytes().map_err(|error| format!("cannot read the available memory: {error}"))?;
-    let cpu_memory = config.cpu_memory.map_or(available / 4, |size| size.0);
+    let cpu_memory = config.cpu_memory.map_or(available / 5 * 2, |size| size.0);
     let mut chosen: Vec<Chosen> = Vec::new();
     for name in config.devices.iter().flat_map(|name| expand(name, cuda)) {
         if name != "cpu:0" && !cuda.contains(&name) {

@@ -115,11 +115,11 @@ pub struct UpArgs {
     #[arg(long = "device", value_name = "DEVICE")]
     pub(super) devices: Vec<String>,
 
-    /// RAM for resident components, e.g. `24GiB`; half of the available memory when absent.
+    /// RAM for resident components, e.g. `24GiB`; two fifths of the available memory when absent.
     #[arg(long, value_name = "SIZE")]
     pub(super) ram_budget: Option<ByteSize>,
 
-    /// Memory of the device `cpu:0`; a quarter of the available memory when absent.
+    /// Memory of the device `cpu:0`; two fifths of the available memory when absent.
     #[arg(long, value_name = "SIZE")]
     pub(super) cpu_memory: Option<ByteSize>,
 
