@@ -91,7 +91,7 @@ pub fn run(command: DevCommand, json: bool) -> anyhow::Result<()> {
     report(&made, json)
 }
 
-/// Makes the small library that `up` shows when it is given none: some 30 MB in `dir`. What is there
+/// Makes the small library that `up` shows when it is given none: some 60 MB in `dir`. What is there
 /// already stays.
 ///
 /// # Errors

@@ -118,7 +118,7 @@ const fn pick(scale: Scale, real: u64, tiny: u64) -> u64 {
 
 /// SD 1.5: eight heads on every level.
 pub(super) fn unet_sd15(scale: Scale) -> UnetSize {
-    let channels = channels(scale, &[320, 640, 1280, 1280], &[32, 64, 64, 64]);
+    let channels = channels(scale, &[320, 640, 1280, 1280], &[32, 64, 96, 96]);
     let (heads, context) = (vec![8; channels.len()], clip_l(scale).width);
     let sample = pick(scale, 64, 8);
     let (depth, mid_depth) = (vec![1, 1, 1, 0], 1);
@@ -134,7 +134,7 @@ pub(super) fn unet_sd21(scale: Scale) -> UnetSize {
 
 /// SDXL base.
 pub(super) fn unet_sdxl(scale: Scale) -> UnetSize {
-    let channels = channels(scale, &[320, 640, 1280], &[32, 64, 64]);
+    let channels = channels(scale, &[320, 640, 1280], &[32, 64, 96]);
     let deepest = pick(scale, 10, 2);
     let (depth, heads) = (vec![0, pick(scale, 2, 1), deepest], heads(scale, &channels));
     let context = clip_l(scale).width + clip_g(scale).width;
@@ -144,7 +144,7 @@ pub(super) fn unet_sdxl(scale: Scale) -> UnetSize {
 
 /// SDXL refiner.
 pub(super) fn unet_refiner(scale: Scale) -> UnetSize {
-    let channels = channels(scale, &[384, 768, 1536, 1536], &[32, 64, 64, 64]);
+    let channels = channels(scale, &[384, 768, 1536, 1536], &[32, 64, 96, 96]);
     let deep = pick(scale, 4, 2);
     let (heads, context) = (heads(scale, &channels), clip_g(scale).width);
     let (added, sample, depth) = (added(scale, 5), pick(scale, 128, 16), vec![0, deep, deep, 0]);
@@ -159,7 +159,7 @@ const fn added(scale: Scale, numbers: u64) -> Option<(u64, u64)> {
 
 /// The VAE of SD 1.x and 2.x.
 pub(super) fn vae_sd(scale: Scale) -> VaeSize {
-    let channels = channels(scale, &[128, 256, 512, 512], &[32, 32, 64, 64]);
+    let channels = channels(scale, &[128, 256, 512, 512], &[32, 64, 96, 96]);
     let sample = pick(scale, 512, 64);
     VaeSize { channels, latent: 4, quant: true, scaling: 0.18215, shift: None, sample, force_upcast: true }
 }

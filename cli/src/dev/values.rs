@@ -50,9 +50,8 @@ impl Fill {
     }
 }
 
-/// log2 of the number of different normal numbers.
-const QUANTILE_BITS: u32 = 12;
-const QUANTILES: usize = 1 << QUANTILE_BITS;
+/// Number of different normal numbers; a power of two.
+const QUANTILES: usize = 4096;
 /// exp(−h²/2) of the step h = 1/1024 below, to f64's last digit.
 const FIRST_RATIO: f64 = 0.999_999_523_162_955_6;
 /// √(π/2): half the area below exp(−x²/2).
@@ -138,34 +137,33 @@ fn word(key: u64, number: u64) -> u64 {
 }
 
 fn lane(word: u64, lane: u64) -> usize {
-    let bits = (word >> (lane * 16)) & 0xffff;
-    usize::try_from(bits >> (16 - QUANTILE_BITS)).unwrap_or_default()
+    #[expect(clippy::cast_possible_truncation, reason = "masked to the number of quantiles")]
+    let lane = (word >> (lane * 16)) as usize & (QUANTILES - 1);
+    lane
 }
 
 /// Fills `out` with entries of `WIDTH` bytes, four to a word; the ends may lie inside a word.
 fn run<const WIDTH: usize>(key: u64, first: u64, table: &[u8], out: &mut [u8]) {
-    let entries: Vec<[u8; WIDTH]> = table.chunks_exact(WIDTH).filter_map(|entry| entry.try_into().ok()).collect();
-    let entry = |index: usize| entries.get(index & (QUANTILES - 1)).copied().unwrap_or([0; WIDTH]);
+    let Ok(entries) = <&[[u8; WIDTH]; QUANTILES]>::try_from(table.as_chunks::<WIDTH>().0) else { return };
     let elements = u64::try_from(out.len() / WIDTH).unwrap_or_default();
     let head = ((LANES - first % LANES) % LANES).min(elements);
     let (front, rest) = out.split_at_mut(usize::try_from(head).unwrap_or_default() * WIDTH);
-    let mut at = first;
-    for slot in front.as_chunks_mut::<WIDTH>().0 {
-        *slot = entry(random(key, at));
-        at += 1;
-    }
+    singles(key, first, entries, front);
+    let mut number = (first + head) / LANES;
     let mut groups = rest.chunks_exact_mut(WIDTH * 4);
     for group in groups.by_ref() {
-        let mut bits = word(key, at / LANES);
-        for slot in group.as_chunks_mut::<WIDTH>().0 {
-            *slot = entry(lane(bits, 0));
-            bits >>= 16;
-        }
-        at += LANES;
+        let bits = word(key, number);
+        // every lane is below the number of quantiles
+        let four = [entries[lane(bits, 0)], entries[lane(bits, 1)], entries[lane(bits, 2)], entries[lane(bits, 3)]];
+        group.copy_from_slice(four.as_flattened());
+        number += 1;
     }
-    for slot in groups.into_remainder().as_chunks_mut::<WIDTH>().0 {
-        *slot = entry(random(key, at));
-        at += 1;
+    singles(key, number * LANES, entries, groups.into_remainder());
+}
+
+fn singles<const WIDTH: usize>(key: u64, first: u64, entries: &[[u8; WIDTH]; QUANTILES], out: &mut [u8]) {
+    for (at, slot) in (first..).zip(out.as_chunks_mut::<WIDTH>().0) {
+        *slot = entries[random(key, at)];
     }
 }
 

@@ -7,7 +7,10 @@ use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     thread,
 };
 
@@ -98,6 +101,7 @@ impl Writer<'_> {
             data_bytes: file.data_bytes(),
             header_bytes,
             out: &out,
+            turn: Mutex::new(()),
         };
         job.run()?;
         Ok(out.sync_all()?)
@@ -128,6 +132,7 @@ struct Job<'j> {
     data_bytes: u64,
     header_bytes: u64,
     out: &'j File,
+    turn: Mutex<()>,
 }
 
 impl Job<'_> {
@@ -160,10 +165,17 @@ impl Job<'_> {
             let bytes = CHUNK_BYTES.min(self.data_bytes - begin);
             let chunk = buffer.get_mut(..usize::try_from(bytes)?).context("a chunk is longer than its buffer")?;
             self.generate(begin, chunk)?;
-            self.out.write_all_at(chunk, self.header_bytes + begin)?;
+            self.put(chunk, self.header_bytes + begin)?;
             (self.writer.progress)(bytes);
         }
         Ok(())
+    }
+
+    /// One write at a time: the system would serialise them anyway, its waiters spinning on the file's
+    /// lock instead of making the next chunk.
+    fn put(&self, chunk: &[u8], at: u64) -> std::io::Result<()> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.out.write_all_at(chunk, at)
     }
 
     /// Makes the data from `begin` on.
