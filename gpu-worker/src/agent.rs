@@ -153,6 +153,7 @@ fn assemble(
         devices: devices::start(&host, &chosen, &program, &config.logging.filter, tasks),
         host,
         me: Incarnation::generate(),
+        teller: db::tell::Teller::start(pool.clone(), tasks),
         pool,
         live,
         tier,
@@ -305,9 +306,17 @@ async fn drain(config: &AgentConfig, agent: &Agent, standing: &Standing) {
     if tokio::time::timeout(config.drain_grace, agent.running.idle()).await.is_err() {
         let left = agent.running.stop_all(StopReason::HandBack);
         tracing::warn!(left, "the grace is over; handing jobs back");
-        let _ = tokio::time::timeout(HAND_BACK_GRACE, agent.running.idle()).await;
+        if tokio::time::timeout(HAND_BACK_GRACE, agent.running.idle()).await.is_err() {
+            // as long as something runs, nobody else may start it: the lease has to run out by itself
+            tracing::error!(left = agent.running.leases().len(), "jobs did not stop; the lease is left to expire");
+            return;
+        }
     }
-    if let Err(error) = farm::release_lease(&agent.pool, agent.me).await {
+    let released = async {
+        lease::hand_back_rest(agent, config.lease).await?;
+        farm::release_lease(&agent.pool, agent.me).await
+    };
+    if let Err(error) = released.await {
         tracing::warn!(error = %chain(&error), "the lease was not given up; it will expire");
     }
     if let Err(error) = agent.live.withdraw(&agent.host).await {

@@ -31,6 +31,9 @@ pub enum Effects {
 /// # Errors
 /// Database errors; the caller may try again.
 pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &Effects) -> Result<Settlement, DbError> {
+    if matches!(effects, Effects::None) {
+        return jobs::report(&agent.pool, &agent.teller, lease, report, rules::jitter()).await;
+    }
     let mut tx = agent.pool.begin().await?;
     if jobs::hold(&mut tx, lease).await?.is_none() {
         return Ok(Settlement::Stale);

@@ -7,7 +7,7 @@ use std::{
 
 use apalis::prelude::{Data, WorkerBuilder, WorkerBuilderExt};
 use shared::{
-    db::listen::Hints,
+    db::listen::{self, Hints},
     job::backend::{ClaimLane, Claimed, JobBackend},
 };
 
@@ -39,11 +39,13 @@ fn spawn_worker(agent: &Arc<Agent>, standing: &Standing, hints: &Hints, name: St
     let hints = hints.clone();
     agent.tasks.spawn("worker", async move {
         let (running, lease) = (work.agent.running.clone(), work.standing.clone());
+        let teller = work.agent.teller.clone();
         let on_claim = Arc::new(move |claimed: &Claimed, asked: Instant| {
             let covered = lease.covers_since(asked);
             if covered {
                 running.begin(claimed);
             }
+            teller.tell(listen::JOB, claimed.id.to_string());
             covered
         });
         let mut restarts = 0_u32;

@@ -3,8 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use residency::RamTier;
-use shared::db::Pool;
-use shared::{ids::Incarnation, shutdown::Tasks, status::LiveStatus};
+use shared::{
+    db::{Pool, tell::Teller},
+    ids::Incarnation,
+    shutdown::Tasks,
+    status::LiveStatus,
+};
 use tokio::sync::Notify;
 
 use crate::{config::Root, metrics::Metrics, runner::Runner, running::Running, throttle::Throttle};
@@ -29,6 +33,8 @@ pub struct Agent {
     pub me: Incarnation,
     /// Connections for everything but heartbeats and hints.
     pub pool: Pool,
+    /// Sends hints of starts and ends.
+    pub teller: Teller,
     /// The live view, for readers that must see what a job did as soon as it has succeeded.
     pub live: LiveStatus,
     /// Host RAM.

@@ -9,6 +9,7 @@ pub mod listen;
 pub mod models;
 pub mod residency;
 pub mod schedules;
+pub mod tell;
 
 use std::{str::FromStr, time::Duration};
 
@@ -39,6 +40,9 @@ pub enum DbError {
     /// The schema is not the one of this build.
     #[error("the database schema is not the one of this build; run `modelyard migrate`")]
     Schema(#[source] Box<sqlx::migrate::MigrateError>),
+    /// Postgres ended the transaction in favour of another one; the same again may go through.
+    #[error("another transaction was in the way")]
+    Contended(#[source] sqlx::Error),
     /// A row holds something that this build cannot read.
     #[error("a stored row cannot be read: {0}")]
     BadRow(String),
@@ -58,6 +62,8 @@ impl From<sqlx::Error> for DbError {
     fn from(error: sqlx::Error) -> Self {
         match sqlstate(&error).as_deref() {
             Some("25006") => Self::ReadOnly(error),
+            // a deadlock or a serialization failure says nothing about the statement
+            Some("40001" | "40P01") => Self::Contended(error),
             Some(code) if code.starts_with("57P") || code.starts_with("08") || code == "53300" => {
                 Self::Unavailable(error)
             }
@@ -83,7 +89,7 @@ impl Classify for DbError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::BadUrl(_) => ErrorCode::InvalidArgument,
-            Self::Unavailable(_) | Self::ReadOnly(_) | Self::Schema(_) => ErrorCode::Unavailable,
+            Self::Unavailable(_) | Self::ReadOnly(_) | Self::Contended(_) | Self::Schema(_) => ErrorCode::Unavailable,
             Self::BadRow(_) | Self::Statement(_) => ErrorCode::Internal,
         }
     }

@@ -20,4 +20,4 @@ for line in sys.stdin:
     for tensor in tensors.values():
         touched += int(tensor.reshape(-1).view(torch.uint8)[::PAGE].sum(dtype=torch.int64))
     print(json.dumps({"returned": returned, "touched": time.perf_counter() - began}), flush=True)
-    del tensors
+    del tensors, tensor

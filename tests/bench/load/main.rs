@@ -117,17 +117,18 @@ fn main() -> anyhow::Result<()> {
     model::write(&path, args.bytes)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let mut subject = Subject { path, runtime, digest: None };
-    let mut python = args.python.as_deref().map(python::Python::start).transpose()?;
-    let (mut loads, mut cold) = (Series::default(), "");
+    let (mut loads, mut cold, mut peer) = (Series::default(), "", None);
     for _ in 0..args.passes {
+        // a process of its own for each pass: pages that one still maps cannot be dropped, and the next load would be warm
+        let mut python = args.python.as_deref().map(python::Python::start).transpose()?;
         cold = load_pass(&mut subject, python.as_mut(), &mut loads)?;
+        peer = python.map(|python| python.versions.clone());
     }
     let mut digests = Series::default();
     for _ in 0..args.passes {
         digest_pass(&mut subject, &mut digests)?;
     }
     let file_bytes = std::fs::metadata(&subject.path)?.len();
-    let peer = python.map(|python| python.versions.clone());
     let report =
         Report { machine, file_bytes, cold, peer, load: loads.rows(file_bytes), digest: digests.rows(file_bytes) };
     if args.json {

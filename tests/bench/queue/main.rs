@@ -94,6 +94,13 @@ impl System {
         }
     }
 
+    /// Gives its connections back before the server ends.
+    async fn close(self) {
+        if let Self::Ours(system) = self {
+            system.close().await;
+        }
+    }
+
     /// Empty tables, then this past.
     async fn prepare(&self, history: i64) -> anyhow::Result<()> {
         match self {
@@ -142,6 +149,9 @@ async fn run(args: &Args) -> anyhow::Result<Report> {
     for finished in [0, args.history] {
         report.rows.extend(measure(args, &server, &systems, finished).await?);
     }
+    for system in systems {
+        system.close().await;
+    }
     report.relate(YARDSTICK);
     Ok(report)
 }
@@ -176,7 +186,7 @@ struct Width {
 async fn measure(args: &Args, server: &Server, systems: &[System], finished: i64) -> anyhow::Result<Vec<Row>> {
     let mut subjects = Vec::new();
     for system in systems {
-        subjects.push(subject(args, system, finished).await?);
+        subjects.push(subject(args, server, system, finished).await?);
     }
     for _ in 0..args.passes {
         for position in 0..args.concurrency.len() {
@@ -184,7 +194,6 @@ async fn measure(args: &Args, server: &Server, systems: &[System], finished: i64
                 if finished == 0 {
                     subject.system.prepare(0).await?;
                 }
-                server.settle().await?;
                 if let Some(width) = subject.widths.get_mut(position) {
                     let seconds = subject.system.drain(width.jobs, width.concurrency).await?;
                     width.jobs_per_second.push(width.jobs as f64 / seconds);
@@ -207,8 +216,10 @@ async fn measure(args: &Args, server: &Server, systems: &[System], finished: i64
 }
 
 /// Gives a system its past and finds out how many jobs make a pass of the aimed length.
-async fn subject<'a>(args: &Args, system: &'a System, finished: i64) -> anyhow::Result<Subject<'a>> {
+async fn subject<'a>(args: &Args, server: &Server, system: &'a System, finished: i64) -> anyhow::Result<Subject<'a>> {
     system.prepare(finished).await?;
+    // what was written so far goes to disk now and not during a pass
+    server.settle().await?;
     let mut widths = Vec::new();
     for concurrency in &args.concurrency {
         let per_second = PROBE as f64 / system.drain(PROBE, *concurrency).await?;

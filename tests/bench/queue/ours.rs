@@ -55,6 +55,11 @@ impl Ours {
         Ok(Self { stores, pool, scheduler, ready_file: dir.join("scheduler-ready.json") })
     }
 
+    /// Gives its connections back.
+    pub(crate) async fn close(self) {
+        self.pool.close().await;
+    }
+
     /// Finished jobs of ten days, as the product holds them.
     ///
     /// # Errors

@@ -41,7 +41,7 @@ impl Server {
         Ok(self.postgres.url_of(name))
     }
 
-    /// Writes everything back, so that no pass pays for what came before it.
+    /// Writes everything back, so that no pass pays for what was prepared before it.
     ///
     /// # Errors
     /// Database errors.

@@ -48,19 +48,19 @@ pub struct Claimed {
     pub waited_ms: f64,
 }
 
+// No hint in here: it would make claims commit one after the other (see `db::tell`); whoever claims tells afterwards.
+// The best job is a subquery and not a join: it is then looked up by its key, whatever the statistics say.
 // Literal limits keep the planner on the partial indexes. The lease check makes a claim by a process that
 // already lost its lease impossible.
 macro_rules! claim_sql {
     ($filter:literal) => {
         concat!(
-            "with best as (
-                select id from jobs where state = 'placed' and ",
-            $filter,
-            " order by priority desc, id limit 1 for update skip locked
-            ), taken as (
+            "with taken as (
                 update jobs j set state = 'running', incarnation = $3, attempt = j.attempt + 1, crash_count = j.crash_count + 1,
                     claimed_at = now(), started_at = coalesce(j.started_at, now()), lost_at = null, error = null
-                from best where j.id = best.id
+                where j.id = (select id from jobs where state = 'placed' and ",
+            $filter,
+            " order by priority desc, id limit 1 for update skip locked)
                     and exists (select 1 from host_leases l where l.incarnation = $3 and l.lease_until > now())
                 returning j.*
             ), opened as (
@@ -69,12 +69,10 @@ macro_rules! claim_sql {
             ), logged as (
                 insert into job_events (job_id, type, data)
                 select id, 'started', jsonb_build_object('attempt', attempt, 'host', host, 'device', device, 'fence', fence) from taken
-            ), hinted as (
-                select pg_notify('modelyard_job', id) from taken
             )
             select id, kind, args, args_version, fence, attempt, device, traceparent,
                    extract(epoch from now() - created_at)::float8 * 1000 as waited_ms
-            from taken left join hinted on true"
+            from taken"
         )
     };
 }

@@ -2,18 +2,26 @@
 
 use sqlx::PgConnection;
 
-use super::event;
 use crate::{
-    db::{DbError, farm::notify, listen},
+    db::DbError,
     ids::JobId,
     job::{Enqueued, JobSpec, Lane, NewJob, Target},
 };
 
+// One trip: the row, its event and the hints, or nothing when the key is taken.
 const INSERT: &str = "
-    insert into jobs (id, kind, args, args_version, state, priority, lane, pin_host, pin_device, need_labels, needs, model_id,
-                      unique_key, max_attempts, parent, retry_of, traceparent, started_at)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, case when $5 = 'running' then now() end)
-    on conflict (unique_key) where unique_key is not null and state in ('pending', 'placed', 'running') do nothing";
+    with added as (
+        insert into jobs (id, kind, args, args_version, state, priority, lane, pin_host, pin_device, need_labels, needs, model_id,
+                          unique_key, max_attempts, parent, retry_of, traceparent, started_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, case when $5 = 'running' then now() end)
+        on conflict (unique_key) where unique_key is not null and state in ('pending', 'placed', 'running') do nothing
+        returning id
+    ), logged as (
+        insert into job_events (job_id, type, data) select id, 'enqueued', $18 from added
+    ), hinted as (
+        select pg_notify('modelyard_schedule', ''), pg_notify('modelyard_job', id) from added
+    )
+    select count(*) from hinted";
 
 /// Inserts in the caller's transaction. A job with children starts out `running`: its children are its work.
 ///
@@ -26,8 +34,6 @@ pub async fn insert(tx: &mut PgConnection, job: &NewJob, lane: Lane) -> Result<E
     // the active job may end between our insert and our look; then the next insert succeeds
     for _ in 0..3 {
         if try_insert(tx, id, job, lane, key.as_deref()).await? {
-            event(tx, id, "enqueued", serde_json::json!({ "kind": job.spec.kind(), "target": job.target })).await?;
-            notify(tx, listen::SCHEDULE, "").await?;
             return Ok(Enqueued { id, created: true });
         }
         let active: Option<JobId> = sqlx::query_scalar(
@@ -57,7 +63,8 @@ async fn try_insert(
     };
     let args = job.spec.args().map_err(|error| DbError::BadRow(error.to_string()))?;
     let needs = serde_json::to_value(&job.needs).map_err(|error| DbError::BadRow(error.to_string()))?;
-    let inserted = sqlx::query(INSERT)
+    let event = serde_json::json!({ "kind": job.spec.kind(), "target": job.target });
+    let inserted: i64 = sqlx::query_scalar(INSERT)
         .bind(id)
         .bind(job.spec.kind().as_str())
         .bind(args)
@@ -75,7 +82,8 @@ async fn try_insert(
         .bind(job.parent)
         .bind(job.retry_of)
         .bind(&job.traceparent)
-        .execute(tx)
+        .bind(event)
+        .fetch_one(tx)
         .await?;
-    Ok(inserted.rows_affected() == 1)
+    Ok(inserted == 1)
 }

@@ -11,6 +11,7 @@ mod place_many;
 mod progress;
 mod read;
 mod reap;
+mod report;
 mod settle;
 
 pub use archive::{archive, prune_events};
@@ -26,6 +27,7 @@ pub use read::{
     load_by_place, loads_underway_or_recent,
 };
 pub use reap::{Reaped, reap};
+pub use report::report;
 pub use settle::{Settlement, hold, settle, settle_parent};
 
 use sqlx::PgConnection;
