@@ -155,6 +155,9 @@ impl Output {
             table.enforce_styling();
         }
         table.set_header(header.iter().map(|name| Cell::new(name).add_attribute(Attribute::Bold)));
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
         table
     }
 
@@ -173,11 +176,10 @@ impl Output {
     }
 }
 
-/// The table's text without the blanks that borderless tables have at both ends of a line.
+/// The table's text without blanks at the ends of lines.
 fn plain(table: &Table) -> String {
     let text = table.to_string();
-    let lines: Vec<&str> = text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect();
-    lines.join("\n")
+    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

@@ -119,6 +119,7 @@ async fn up_and_work(
 async fn ensure_stores(args: &UpArgs, state: &State, output: Output) -> Result<PrivateStores, CliError> {
     let options = Options { durable: true, detached: !args.once };
     let dir = state.dir().to_path_buf();
+    output.note("starting the stores (the first time makes the database, which takes some seconds)");
     let (own_postgres, own_redis) = (args.database_url.is_none(), args.redis_url.is_none());
     let stores = tokio::task::spawn_blocking(move || -> Result<PrivateStores, StoresError> {
         let postgres = if own_postgres { Some(Postgres::ensure(&dir, options)?) } else { None };
