@@ -30,8 +30,10 @@ pub struct Standing {
     pub good_until: watch::Sender<Instant>,
     /// When the lease last was found to have ended without a renewal.
     pub lapsed: watch::Sender<Option<Instant>>,
-    /// True when the operator or a stop asked this host to drain.
+    /// True once this process is on its way out; never false again.
     pub draining: watch::Sender<bool>,
+    /// True while the operator wants this host drained, as the database last said.
+    pub drain_asked: watch::Sender<bool>,
     /// Says why this process must end, once it must.
     pub evicted: watch::Sender<Option<String>>,
 }
@@ -44,6 +46,7 @@ impl Standing {
             good_until: watch::Sender::new(registered + timing.self_fence_after()),
             lapsed: watch::Sender::new(None),
             draining: watch::Sender::new(false),
+            drain_asked: watch::Sender::new(false),
             evicted: watch::Sender::new(None),
         }
     }
@@ -53,9 +56,10 @@ impl Standing {
         Instant::now() < *self.good_until.borrow()
     }
 
-    /// True while the lease is good and was so all the time since `asked`: what was claimed then is still ours.
+    /// True while the lease is good and was so all the time since `asked`, and this process is not on its way out: what
+    /// was claimed then is still ours and will be waited for.
     pub fn covers_since(&self, asked: Instant) -> bool {
-        self.is_good() && self.lapsed.borrow().is_none_or(|lapsed| lapsed < asked)
+        !*self.draining.borrow() && self.is_good() && self.lapsed.borrow().is_none_or(|lapsed| lapsed < asked)
     }
 
     /// Takes note of a renewal that began at `began`. One that comes after the end does not undo the lapse.
@@ -74,8 +78,13 @@ impl Standing {
         }
     }
 
+    /// True while no new work is taken, for whichever reason.
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow() || *self.drain_asked.borrow()
+    }
+
     fn set_admission(&self, metrics: &crate::metrics::Metrics) {
-        let open = self.is_good() && !*self.draining.borrow();
+        let open = self.is_good() && !self.is_draining();
         metrics.admitting.set(i64::from(open));
         self.admission.send_if_modified(|admission| std::mem::replace(admission, open) != open);
     }
@@ -130,11 +139,11 @@ fn obey(agent: &Arc<Agent>, standing: &Standing, answer: farm::Heartbeat) {
         } else {
             "the lease of this agent is gone from the database".to_owned()
         };
+        // what is claimed from now on would only die with this process
+        standing.draining.send_replace(true);
         standing.evicted.send_replace(Some(why));
     }
-    if answer.draining {
-        standing.draining.send_replace(true);
-    }
+    standing.drain_asked.send_replace(answer.draining);
     for id in answer.cancels {
         agent.running.stop(id, StopReason::Cancelled);
     }
@@ -148,8 +157,27 @@ fn obey(agent: &Arc<Agent>, standing: &Standing, answer: farm::Heartbeat) {
     }
 }
 
+/// Gives back whatever the database still believes is here, although nothing runs any more: claims that were under way
+/// when the drain began.
+///
+/// # Errors
+/// Database errors; those jobs are taken back when the lease ends.
+pub async fn hand_back_rest(agent: &Agent, timing: LeaseTiming) -> Result<(), DbError> {
+    let mut db = agent.pool.acquire().await?;
+    let answer = farm::heartbeat(&mut db, &agent.host, agent.me, &[], timing.ttl, Duration::ZERO).await?;
+    drop(db);
+    for (id, fence) in answer.strays {
+        hand_back(agent, id, fence).await;
+    }
+    Ok(())
+}
+
 /// Gives back a job that the database believes is here but is not: its claim never arrived.
 async fn hand_back(agent: &Agent, id: JobId, fence: i64) {
+    if agent.running.get(id, fence).is_some() {
+        // it arrived in the meantime
+        return;
+    }
     let lease = jobs::JobLease { id, fence, incarnation: agent.me };
     let settled = async {
         let mut tx = agent.pool.begin().await?;
@@ -198,5 +226,17 @@ mod tests {
         assert!(standing.is_good());
         assert!(!standing.covers_since(asked), "a claim from before the renewal may be somebody else's by now");
         assert!(standing.covers_since(Instant::now()));
+    }
+
+    #[test]
+    fn an_operator_may_take_a_drain_back_but_a_stop_stays() {
+        let standing = Standing::new(Instant::now(), LeaseTiming { ttl: Duration::from_secs(15) });
+        standing.drain_asked.send_replace(true);
+        assert!(standing.is_draining());
+        standing.drain_asked.send_replace(false);
+        assert!(!standing.is_draining());
+        standing.draining.send_replace(true);
+        standing.drain_asked.send_replace(false);
+        assert!(standing.is_draining());
     }
 }

@@ -1,6 +1,10 @@
 //! What this host says about itself: one picture of tier and devices feeds Redis, the gauges and the residency rows.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use shared::{
@@ -27,7 +31,7 @@ pub async fn publish(agent: Arc<Agent>, standing: Standing) {
     let mut tier_changes = agent.tier.changes();
     let mut recorded: Option<Recorded> = None;
     loop {
-        let snapshot = snapshot(&agent, *standing.draining.borrow());
+        let snapshot = snapshot(&agent, standing.is_draining());
         gauges(&agent, &snapshot);
         match agent.live.publish(&snapshot).await {
             Ok(()) => agent.metrics.redis_up.set(1),
@@ -36,10 +40,11 @@ pub async fn publish(agent: Arc<Agent>, standing: Standing) {
                 tracing::debug!(error = %chain(&error), "status was not published");
             }
         }
-        let now = Recorded::of(&agent, &snapshot);
+        let now = Recorded::of(&agent, &snapshot, *standing.lapsed.borrow());
         if recorded.as_ref() != Some(&now) {
             match record(&agent, &now).await {
-                Ok(()) => recorded = Some(now),
+                Ok(true) => recorded = Some(now),
+                Ok(false) => recorded = None,
                 Err(error) => tracing::warn!(error = %chain(&error), "residency was not recorded; trying again"),
             }
         }
@@ -67,26 +72,31 @@ pub async fn publish_now(agent: &Agent) {
 struct Recorded {
     rows: Vec<ResidencyRow>,
     devices: Vec<(String, String, Option<String>, i64, i64)>,
+    /// Rows of an ended lease are removed by the leader: after a lapse all is told again.
+    lapsed: Option<Instant>,
 }
 
 impl Recorded {
-    fn of(agent: &Agent, snapshot: &HostSnapshot) -> Self {
+    fn of(agent: &Agent, snapshot: &HostSnapshot, lapsed: Option<Instant>) -> Self {
         let device = |device: &DeviceSnapshot| {
             let (total, used) = (signed(device.memory_total_bytes), signed(device.memory_used_bytes));
             (device.id.clone(), device.state.clone(), device.reason.clone(), total, used)
         };
-        Self { rows: rows_of(agent, snapshot), devices: snapshot.devices.iter().map(device).collect() }
+        Self { rows: rows_of(agent, snapshot), devices: snapshot.devices.iter().map(device).collect(), lapsed }
     }
 }
 
-async fn record(agent: &Agent, now: &Recorded) -> Result<(), DbError> {
+/// False when nothing was written, because this agent has no lease now.
+async fn record(agent: &Agent, now: &Recorded) -> Result<bool, DbError> {
     let mut tx = agent.pool.begin().await?;
-    rows::replace(&mut tx, &agent.host, agent.me, &now.rows).await?;
+    if !rows::replace(&mut tx, &agent.host, agent.me, &now.rows).await? {
+        return Ok(false);
+    }
     for (id, state, reason, total, used) in &now.devices {
         farm::set_device(&mut *tx, id, state, reason.as_deref(), *total, *used).await?;
     }
     tx.commit().await?;
-    Ok(())
+    Ok(true)
 }
 
 /// The residency rows of this moment, for transactions that end a load or unload.

@@ -47,11 +47,12 @@ pub(super) async fn run(agent: &Arc<Agent>, args: LoadArgs, attempt: &Attempt) -
         inspection: &inspection,
         landed: Arc::default(),
         copied: AtomicU64::new(0),
+        spared: AtomicU64::new(0),
         placed: Mutex::default(),
     };
     // every byte is moved twice: into RAM, then to the device
     attempt.progress.enter("reading", wanted.bytes() * 2);
-    let moved = watched(attempt, load.all(), || load.landed.bytes() + load.copied.load(Ordering::Acquire)).await;
+    let moved = watched(attempt, load.all(), || load.done_bytes()).await;
     let loaded = match moved {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -95,8 +96,11 @@ struct Load<'a> {
     wanted: &'a Wanted,
     inspection: &'a Inspection,
     landed: Arc<Landed>,
+    /// Bytes that went to the device; set by the one copy that is under way.
     copied: AtomicU64,
-    /// What this attempt put on the device.
+    /// Moves that were not needed: the bytes were there already.
+    spared: AtomicU64,
+    /// What this attempt puts on the device.
     placed: Mutex<Vec<ComponentId>>,
 }
 
@@ -124,6 +128,10 @@ enum Arrived {
 }
 
 impl Load<'_> {
+    fn done_bytes(&self) -> u64 {
+        self.landed.bytes() + self.copied.load(Ordering::Acquire) + self.spared.load(Ordering::Acquire)
+    }
+
     async fn all(&self) -> Result<Vec<Loaded>, WorkError> {
         let mut loaded = Vec::new();
         let mut rows = self.wanted.components.iter();
@@ -159,7 +167,7 @@ impl Load<'_> {
         let request = model::request(self.agent, self.attempt, row, self.inspection, &self.landed)?;
         let (lease, cached) = model::acquire(self.agent, self.attempt, request).await?;
         if cached {
-            self.copied.fetch_add(unsigned(row.bytes), Ordering::AcqRel);
+            self.spared.fetch_add(unsigned(row.bytes), Ordering::AcqRel);
         }
         Ok(Arrived::InRam(lease, cached))
     }
@@ -174,7 +182,7 @@ impl Load<'_> {
     }
 
     fn landed_elsewhere(&self, row: &ComponentRow) {
-        self.copied.fetch_add(2 * unsigned(row.bytes), Ordering::AcqRel);
+        self.spared.fetch_add(2 * unsigned(row.bytes), Ordering::AcqRel);
     }
 
     async fn place(&self, row: &ComponentRow, arrived: Arrived) -> Result<Loaded, WorkError> {
@@ -190,6 +198,7 @@ impl Load<'_> {
 
     /// Copies to the device; when it has no room, the least recently used of its other components go first.
     async fn copy(&self, row: &ComponentRow, lease: &Lease) -> Result<DeviceLoaded, WorkError> {
+        self.note_placed(row.id);
         loop {
             let before = self.copied.load(Ordering::Acquire);
             let progress = |bytes| self.copied.store(before + bytes, Ordering::Release);
@@ -197,15 +206,22 @@ impl Load<'_> {
             match self.device.runner.load(load, progress, &self.attempt.cancel).await {
                 Ok(loaded) => {
                     self.copied.store(before + unsigned(row.bytes), Ordering::Release);
-                    if !loaded.already {
-                        self.placed.lock().unwrap_or_else(PoisonError::into_inner).push(row.id);
-                    }
                     self.agent.metrics.copied_bytes.inc_by(if loaded.already { 0 } else { loaded.bytes });
                     return Ok(loaded);
                 }
                 Err(full @ RunnerError::OutOfMemory { .. }) => self.make_room(full).await?,
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// Noted before the copy: one that is dropped when another component fails may have finished all the same.
+    /// What the device held before is not this attempt's to take away.
+    fn note_placed(&self, component: ComponentId) {
+        let status = self.device.runner.status();
+        let held = status.borrow().resident.iter().any(|resident| resident.component == component);
+        if !held {
+            self.placed.lock().unwrap_or_else(PoisonError::into_inner).push(component);
         }
     }
 

@@ -44,9 +44,15 @@ pub(super) async fn run(agent: &Arc<Agent>, args: ScanArgs, attempt: &Attempt) -
 }
 
 fn chosen(agent: &Agent, name: Option<String>) -> Result<Vec<Root>, WorkError> {
-    let Some(name) = name else { return Ok(agent.roots.clone()) };
+    let Some(name) = name else { return Ok(in_order(agent.roots.clone())) };
     let root = agent.roots.iter().find(|root| root.name == name).cloned();
     root.map(|root| vec![root]).ok_or(WorkError::NoRoot { host: agent.host.clone(), root: name })
+}
+
+/// One order on every host: the commit locks one root after the other.
+fn in_order(mut roots: Vec<Root>) -> Vec<Root> {
+    roots.sort_by(|a, b| a.name.cmp(&b.name));
+    roots
 }
 
 /// A failed job commits no effects, but that the roots are gone must be seen in the catalogue.

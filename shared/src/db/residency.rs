@@ -31,7 +31,8 @@ pub struct ResidencyRow {
     pub since: DateTime<Utc>,
 }
 
-/// Replaces what a host reports, in the caller's transaction; a report by an agent without a lease is refused (false).
+/// Replaces what a host reports, in the caller's transaction; a report by an agent that has no lease or a
+/// successor is refused (false).
 ///
 /// # Errors
 /// Database errors.
@@ -41,11 +42,13 @@ pub async fn replace(
     me: Incarnation,
     rows: &[ResidencyRow],
 ) -> Result<bool, DbError> {
-    let lease: Option<String> =
-        sqlx::query_scalar("select host from host_leases where incarnation = $1 and lease_until > now() for share")
-            .bind(me)
-            .fetch_optional(&mut *tx)
-            .await?;
+    let lease: Option<String> = sqlx::query_scalar(
+        "select l.host from host_leases l join hosts h on h.name = l.host and h.incarnation = l.incarnation
+             where l.incarnation = $1 and l.lease_until > now() for share of l",
+    )
+    .bind(me)
+    .fetch_optional(&mut *tx)
+    .await?;
     if lease.is_none() {
         return Ok(false);
     }

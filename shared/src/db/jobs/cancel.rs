@@ -26,6 +26,8 @@ pub enum CancelOutcome {
 /// # Errors
 /// Database errors.
 pub async fn cancel(tx: &mut PgConnection, id: JobId) -> Result<Option<CancelOutcome>, DbError> {
+    // a child that ends locks itself, then its parent: children first here, too
+    sqlx::query("select 1 from jobs where parent = $1 order by id for update").bind(id).execute(&mut *tx).await?;
     let row: Option<(String, String)> = sqlx::query_as("select state, lane from jobs where id = $1 for update")
         .bind(id)
         .fetch_optional(&mut *tx)

@@ -37,8 +37,11 @@ pub async fn events_after(
 ) -> Result<Vec<EventRow>, DbError> {
     let query = match job {
         Some(job) => sqlx::query_as(
-            "select seq, job_id, at, type, data from job_events
-             where seq > $1 and (job_id = $3 or job_id in (select id from jobs where parent = $3)) order by seq limit $2",
+            // each job's own newest part, by its index: a replay must not read the events of all other jobs
+            "select e.seq, e.job_id, e.at, e.type, e.data
+             from (select $3 as id union all select id from jobs where parent = $3) wanted
+             cross join lateral (select * from job_events where job_id = wanted.id and seq > $1 order by seq limit $2) e
+             order by e.seq limit $2",
         )
         .bind(seq)
         .bind(limit)

@@ -200,10 +200,16 @@ pub async fn loads_underway_or_recent(
     recently: std::time::Duration,
 ) -> Result<Vec<String>, DbError> {
     Ok(sqlx::query_scalar(
-        "select distinct device from jobs l where model_id = $1 and kind = 'load' and device is not null
-           and (state in ('placed', 'running') or (state = 'succeeded' and finished_at > now() - make_interval(secs => $2)))
-           and not exists (select 1 from jobs u where u.model_id = $1 and u.kind = 'unload' and u.device = l.device
-               and u.state = 'succeeded' and u.finished_at > l.finished_at)
+        // one branch for each partial index; every finished row looked at is a recent one
+        "select distinct device from (
+             select device, null::timestamptz as finished_at from jobs where model_id = $1 and kind = 'load'
+                 and device is not null and state in ('pending', 'placed', 'running') and state <> 'pending'
+             union all
+             select device, finished_at from jobs where finished_at > now() - make_interval(secs => $2)
+                 and model_id = $1 and kind = 'load' and device is not null and state = 'succeeded'
+         ) l where not exists (select 1 from jobs u where u.finished_at > now() - make_interval(secs => $2)
+               and u.finished_at > l.finished_at and u.model_id = $1 and u.kind = 'unload' and u.device = l.device
+               and u.state = 'succeeded')
          order by device",
     )
     .bind(model)

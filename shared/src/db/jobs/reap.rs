@@ -15,7 +15,7 @@ use crate::{
 pub struct Reaped {
     /// Running jobs whose worker's lease had expired, with their next state.
     pub lost: Vec<(JobId, JobState)>,
-    /// Placed jobs given back because their host has no live agent.
+    /// Placed jobs given back because their host has no live agent, or their device no runner: nobody would claim them.
     pub unplaced: Vec<JobId>,
 }
 
@@ -53,7 +53,9 @@ pub async fn reap(tx: &mut PgConnection, (role, term): (&str, i64), jitter: f64)
              update jobs j set state = 'pending', host = null, device = null, placed_at = null
              where ((j.state = 'placed' and j.lane = 'device') or (j.state = 'placed' and j.lane = 'host')) and not exists (
                  select 1 from hosts h join host_leases l on l.incarnation = h.incarnation
-                 where h.name = j.host and l.lease_until > now() and not h.draining)
+                 where h.name = j.host and l.lease_until > now() and not h.draining
+                     and (j.lane = 'host' or exists (
+                         select 1 from devices d where d.id = j.device and d.state <> 'lost')))
              returning id
          ), logged as (
              insert into job_events (job_id, type) select id, 'unplaced' from back
