@@ -68,7 +68,10 @@ fn out_of_memory(device: &mut dyn Device) -> Result<(), String> {
             Ok(_) => return Err("more was allocated than the device has".to_owned()),
         }
     }
-    ensure(settled(device)? == before, "a refused allocation changed the ledger")
+    ensure(settled(device)? == before, "a refused allocation changed the ledger")?;
+    let unwanted = device.allocate_while(before.capacity_bytes / 2, &mut || false);
+    ensure(matches!(unwanted, Err(DeviceError::Interrupted)), "an unwanted allocation was made")?;
+    ensure(settled(device)? == before, "an interrupted allocation changed the ledger")
 }
 
 fn ranges(device: &mut dyn Device) -> Result<(), String> {

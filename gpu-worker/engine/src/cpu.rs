@@ -12,6 +12,8 @@ use crate::device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceHealth, Devic
 
 /// Memory comes in pages.
 const PAGE: u64 = 4096;
+/// Bytes promised between two looks at whether they are still wanted: the system takes some 20 ms for them.
+const STEP: usize = 64 << 20;
 
 /// The CPU as a device.
 #[derive(Debug)]
@@ -71,12 +73,18 @@ fn system(what: &'static str) -> impl Fn(Errno) -> DeviceError {
 }
 
 /// A memory file whose pages are promised by the system now, not at the first touch.
-fn memory_file(bytes: u64) -> Result<OwnedFd, Errno> {
+/// None when they are not wanted any more.
+fn memory_file(bytes: u64, go_on: &mut dyn FnMut() -> bool) -> Result<Option<OwnedFd>, Errno> {
     let file = memfd_create("modelyard-device", MemfdFlags::CLOEXEC)?;
     ftruncate(&file, bytes)?;
-    // pages reserved this way are not zeroed before the first whole-page write
-    fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
-    Ok(file)
+    for begin in (0..bytes).step_by(STEP) {
+        if !go_on() {
+            return Ok(None);
+        }
+        // pages reserved this way are not zeroed before the first whole-page write
+        fallocate(&file, FallocateFlags::empty(), begin, (STEP as u64).min(bytes - begin))?;
+    }
+    Ok(Some(file))
 }
 
 impl Device for CpuDevice {
@@ -97,13 +105,14 @@ impl Device for CpuDevice {
         DeviceHealth::default()
     }
 
-    fn allocate(&mut self, bytes: u64) -> Result<SlabId, DeviceError> {
+    fn allocate_while(&mut self, bytes: u64, go_on: &mut dyn FnMut() -> bool) -> Result<SlabId, DeviceError> {
         let Some(rounded) = bytes.max(1).checked_next_multiple_of(PAGE) else { return Err(self.out_of_memory(bytes)) };
         if rounded > self.available() {
             return Err(self.out_of_memory(rounded));
         }
-        let file = match memory_file(rounded) {
-            Ok(file) => file,
+        let file = match memory_file(rounded, go_on) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Err(DeviceError::Interrupted),
             // the system has less than the budget promised
             Err(Errno::NOMEM | Errno::NOSPC) => return Err(self.out_of_memory(rounded)),
             Err(error) => return Err(system("allocating a slab")(error)),

@@ -205,7 +205,11 @@ impl Device for CudaDevice {
         self.nvml.as_ref().map(Nvml::health).unwrap_or_default()
     }
 
-    fn allocate(&mut self, bytes: u64) -> Result<SlabId, DeviceError> {
+    fn allocate_while(&mut self, bytes: u64, go_on: &mut dyn FnMut() -> bool) -> Result<SlabId, DeviceError> {
+        // the driver allocates in one quick call
+        if !go_on() {
+            return Err(DeviceError::Interrupted);
+        }
         self.bind()?;
         let rounded = bytes.max(1).checked_next_multiple_of(ALIGN);
         let fits = |bytes: &u64| *bytes <= self.facts.capacity_bytes.saturating_sub(self.used_bytes);

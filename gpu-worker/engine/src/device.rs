@@ -63,6 +63,9 @@ pub enum DeviceError {
         /// Bytes in all.
         capacity_bytes: u64,
     },
+    /// The caller wanted no more of it; the device is as before.
+    #[error("the allocation was interrupted")]
+    Interrupted,
     /// The slab was freed or never existed.
     #[error("slab {0:?} is not live")]
     NoSlab(SlabId),
@@ -129,7 +132,15 @@ pub trait Device: Send {
     ///
     /// # Errors
     /// [`DeviceError::OutOfMemory`] with the numbers; the device is as before.
-    fn allocate(&mut self, bytes: u64) -> Result<SlabId, DeviceError>;
+    fn allocate(&mut self, bytes: u64) -> Result<SlabId, DeviceError> {
+        self.allocate_while(bytes, &mut || true)
+    }
+
+    /// As [`Device::allocate`], asking `go_on` every few milliseconds where the system is slow to promise memory.
+    ///
+    /// # Errors
+    /// As [`Device::allocate`], and [`DeviceError::Interrupted`] once `go_on` says no.
+    fn allocate_while(&mut self, bytes: u64, go_on: &mut dyn FnMut() -> bool) -> Result<SlabId, DeviceError>;
 
     /// Bytes that a slab really takes.
     ///

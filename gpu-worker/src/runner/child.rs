@@ -25,7 +25,7 @@ use shared::{
 use super::{
     channel,
     copies::{Copies, CopyError, Incoming},
-    protocol::{Call, Command, Done, EXIT_STICKY, Event, Failure},
+    protocol::{Call, Command, Done, EXIT_STICKY, Event, Failure, Step},
 };
 use crate::memory;
 
@@ -238,7 +238,7 @@ impl Child {
 }
 
 /// Tells the agent how far a call is, until the agent is gone: then the next answer ends the process.
-fn tell(socket: &mut UnixStream, call: Call) -> impl FnMut(u64) {
+fn tell(socket: &mut UnixStream, call: Call) -> impl FnMut(Step) {
     let mut gone = false;
-    move |bytes| gone = gone || channel::send_event(socket, &Event::Progress { call, bytes }).is_err()
+    move |step| gone = gone || channel::send_event(socket, &Event::Progress { call, step }).is_err()
 }

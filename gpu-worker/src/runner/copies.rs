@@ -12,7 +12,7 @@ use shared::ids::ComponentId;
 
 use super::{
     DeviceResident, DeviceTensor,
-    protocol::{Done, Failure},
+    protocol::{Done, Failure, Step},
 };
 
 /// Bytes copied between two looks at the cancel flag.
@@ -49,6 +49,7 @@ impl From<DeviceError> for CopyError {
                     would_free_bytes: 0,
                 })
             }
+            DeviceError::Interrupted => Self::Failed(Failure::Cancelled),
             DeviceError::Sticky { .. } => Self::Sticky(error.to_string()),
             other => Self::Failed(Failure::Device { message: shared::error::chain(&other) }),
         }
@@ -88,7 +89,7 @@ impl Copies {
     pub(super) fn load(
         &mut self,
         incoming: Incoming,
-        mut progress: impl FnMut(u64),
+        mut progress: impl FnMut(Step),
         cancelled: impl Fn() -> bool,
     ) -> Result<Done, CopyError> {
         let began = Instant::now();
@@ -99,9 +100,15 @@ impl Copies {
             return Ok(Done::Loaded { bytes: copy.shown.bytes, seconds: 0.0, already: true });
         }
         let source = open(&incoming)?;
-        let slab = self.room(&incoming)?;
+        // each step of the allocation is a sign of life, too
+        let mut wanted = || {
+            progress(Step::Copied(0));
+            !cancelled()
+        };
+        let slab = self.room(&incoming, &mut wanted)?;
         if let Err(error) = self.fill(slab, &source, &mut progress, &cancelled) {
-            // a failed copy leaves nothing; an error of this free is told by the next status
+            // giving gigabytes back takes a moment, which is not the copy going on
+            progress(Step::Stopping);
             let freed = self.device.free(slab);
             return Err(freed.err().map_or(error, CopyError::from));
         }
@@ -123,15 +130,15 @@ impl Copies {
     }
 
     /// A slab beside the old content if both fit; otherwise the old content goes first.
-    fn room(&mut self, incoming: &Incoming) -> Result<SlabId, CopyError> {
+    fn room(&mut self, incoming: &Incoming, wanted: &mut dyn FnMut() -> bool) -> Result<SlabId, CopyError> {
         let old_bytes = self.copies.get(&incoming.component).map(|copy| copy.shown.bytes);
-        let allocated = match (self.device.allocate(incoming.bytes), old_bytes) {
+        let allocated = match (self.device.allocate_while(incoming.bytes, wanted), old_bytes) {
             // the old content goes only when that makes the new one fit
             (Err(DeviceError::OutOfMemory { needed_bytes, available_bytes, .. }), Some(old_bytes))
                 if needed_bytes <= available_bytes.saturating_add(old_bytes) =>
             {
                 self.unload(incoming.component)?;
-                self.device.allocate(incoming.bytes)
+                self.device.allocate_while(incoming.bytes, wanted)
             }
             (allocated, _) => allocated,
         };
@@ -157,7 +164,7 @@ impl Copies {
         &mut self,
         slab: SlabId,
         source: &[u8],
-        progress: &mut impl FnMut(u64),
+        progress: &mut impl FnMut(Step),
         cancelled: &impl Fn() -> bool,
     ) -> Result<(), CopyError> {
         let mut done = 0;
@@ -167,7 +174,7 @@ impl Copies {
             }
             self.device.write(slab, done, chunk)?;
             done += chunk.len() as u64;
-            progress(done);
+            progress(Step::Copied(done));
         }
         Ok(self.device.synchronize()?)
     }
@@ -180,7 +187,7 @@ impl Copies {
     }
 
     /// Reads a component back from the device and hashes it; `alive` hears of each chunk.
-    pub(super) fn digest(&mut self, component: ComponentId, mut alive: impl FnMut(u64)) -> Result<Done, CopyError> {
+    pub(super) fn digest(&mut self, component: ComponentId, mut alive: impl FnMut(Step)) -> Result<Done, CopyError> {
         let copy = self.copies.get(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
         let mut buffer = vec![0; CHUNK];
         let mut digests = Vec::with_capacity(copy.tensors.len());
@@ -195,7 +202,7 @@ impl Copies {
                 hasher.update(piece);
                 done += length as u64;
                 hashed += length as u64;
-                alive(hashed);
+                alive(Step::Copied(hashed));
             }
             digests.push(Digest::from_bytes(*hasher.finalize().as_bytes()));
         }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     DeviceTensor, RunnerConfig, RunnerError, RunnerState, RunnerStatus,
-    protocol::{Command, Done},
+    protocol::{Command, Done, Step},
     request::{MakeCommand, Request, Ticket, Unwanted},
     supervisor,
 };
@@ -87,7 +87,7 @@ impl Runner {
     ) -> Result<DeviceLoaded, RunnerError> {
         let DeviceLoad { component, digest, tensors, source, offset, bytes } = load;
         let command = Box::new(move |call| Command::Load { call, component, digest, tensors, offset, bytes });
-        let (report, mut reported) = watch::channel(0);
+        let (report, mut reported) = watch::channel(Step::Copied(0));
         let sent = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(self.cancelled()),
@@ -99,25 +99,42 @@ impl Runner {
         loop {
             tokio::select! {
                 biased;
-                Ok(()) = reported.changed() => progress(*reported.borrow_and_update()),
+                Ok(()) = reported.changed() => if let Step::Copied(bytes) = *reported.borrow_and_update() {
+                    progress(bytes);
+                },
                 answer = &mut answer => {
                     unwanted.ticket = None;
                     return self.loaded(answer);
                 }
                 () = cancel.cancelled() => {
                     unwanted.ticket = None;
-                    return self.abort(sent.ticket, answer.as_mut()).await;
+                    return self.abort(sent.ticket, reported, answer.as_mut()).await;
                 }
             }
         }
     }
 
     /// Asks the copy to stop and kills the process that does not.
-    async fn abort(&self, ticket: Ticket, mut answer: Pin<&mut Answer>) -> Result<DeviceLoaded, RunnerError> {
+    async fn abort(
+        &self,
+        ticket: Ticket,
+        mut reported: watch::Receiver<Step>,
+        mut answer: Pin<&mut Answer>,
+    ) -> Result<DeviceLoaded, RunnerError> {
         // a supervisor that is gone answers through `answer`
         let _ = self.requests.send(Request::Cancel(ticket)).await;
-        if let Ok(answer) = timeout(CANCEL_GRACE, answer.as_mut()).await {
-            return self.loaded(answer);
+        let stopping = async {
+            tokio::select! {
+                biased;
+                answer = answer.as_mut() => Some(answer),
+                // the copy has ended; only its memory is still on its way back
+                Ok(_) = reported.wait_for(|step| *step == Step::Stopping) => None,
+            }
+        };
+        match timeout(CANCEL_GRACE, stopping).await {
+            Ok(Some(answer)) => return self.loaded(answer),
+            Ok(None) => return self.loaded(answer.await),
+            Err(_) => {}
         }
         let why = format!("a cancelled copy did not stop within {} s", CANCEL_GRACE.as_secs());
         let _ = self.requests.send(Request::Kill(why)).await;
@@ -179,7 +196,7 @@ impl Runner {
         &self,
         command: MakeCommand,
         fd: Option<OwnedFd>,
-        progress: Option<watch::Sender<u64>>,
+        progress: Option<watch::Sender<Step>>,
     ) -> Result<Sent, RunnerError> {
         self.ready().await?;
         let (reply, answer) = oneshot::channel();

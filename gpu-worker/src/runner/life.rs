@@ -13,7 +13,7 @@ use super::{
     RunnerConfig, RunnerError, RunnerState, RunnerStatus,
     channel::{Commands, Events},
     process,
-    protocol::{Call, Command, Done, Event},
+    protocol::{Call, Command, Done, Event, Step},
     request::{MakeCommand, Request, Ticket},
     supervisor::{down, update},
 };
@@ -38,7 +38,7 @@ pub(super) enum Ended {
 /// A command that waits for its answer.
 pub(super) struct Pending {
     reply: oneshot::Sender<Result<Done, RunnerError>>,
-    progress: Option<watch::Sender<u64>>,
+    progress: Option<watch::Sender<Step>>,
 }
 
 /// One process.
@@ -158,9 +158,9 @@ impl<'a> Life<'a> {
                 status.rss_bytes = rss_bytes;
                 status.resident = resident;
             }),
-            Event::Progress { call, bytes } => {
+            Event::Progress { call, step } => {
                 if let Some(progress) = self.pending.get(&call).and_then(|pending| pending.progress.as_ref()) {
-                    progress.send_replace(bytes);
+                    progress.send_replace(step);
                 }
             }
             Event::Done { call, done } => self.answer(call, Ok(done)),

@@ -61,12 +61,22 @@ pub(super) enum Event {
     Hello { facts: DeviceFacts },
     /// How it stands; also before each answer that changed something, and once a second as a sign of life.
     Status { memory: DeviceMemory, health: DeviceHealth, rss_bytes: u64, resident: Vec<DeviceResident> },
-    /// Bytes copied so far.
-    Progress { call: Call, bytes: u64 },
+    /// The command goes on.
+    Progress { call: Call, step: Step },
     /// The command is done.
     Done { call: Call, done: Done },
     /// The command was not carried out.
     Failed { call: Call, failure: Failure },
+}
+
+/// How far a command is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Step {
+    /// Bytes copied (or hashed) so far.
+    Copied(u64),
+    /// It copies no more and gives its memory back.
+    Stopping,
 }
 
 /// Results of commands.

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     RunnerError,
-    protocol::{Call, Command, Done},
+    protocol::{Call, Command, Done, Step},
 };
 
 /// Makes a command once its number is known.
@@ -37,7 +37,7 @@ pub(super) enum Request {
     Command {
         command: MakeCommand,
         fd: Option<OwnedFd>,
-        progress: Option<watch::Sender<u64>>,
+        progress: Option<watch::Sender<Step>>,
         reply: oneshot::Sender<Result<Done, RunnerError>>,
         ticket: Ticket,
     },
