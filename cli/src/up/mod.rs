@@ -86,7 +86,7 @@ async fn bring_up(args: UpArgs, place: PathBuf, global: &Global, output: Output)
         // the first failure is the one to report
         return outcome.and_then(|code| stopped.map(|_| code));
     }
-    if outcome.is_err() {
+    if outcome.is_err() && report::anything_runs(&state)? {
         let (program, dir) = (options::program(), state.dir().display());
         output.note(format!("what runs keeps running; `{program} down --state {dir}` stops it"));
     }

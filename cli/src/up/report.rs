@@ -71,10 +71,7 @@ pub(super) fn status(place: &Path, output: Output) -> Result<u8, CliError> {
         }
         return Ok(1);
     };
-    let mut lines = stores(&state)?;
-    for name in ["api", "scheduler", "agent"] {
-        lines.push(daemon(&state, name)?);
-    }
+    let lines = lines(&state)?;
     output.list(&lines, &["PROCESS", "STATE", "PID", "ADDRESS", "OPERATIONS"], "", |line| {
         vec![
             line.name.to_owned(),
@@ -85,6 +82,19 @@ pub(super) fn status(place: &Path, output: Output) -> Result<u8, CliError> {
         ]
     })?;
     Ok(u8::from(lines.iter().any(|line| line.state != "running")))
+}
+
+/// True while any process of the farm runs.
+pub(super) fn anything_runs(state: &State) -> Result<bool, CliError> {
+    Ok(lines(state)?.iter().any(|line| line.pid.is_some()))
+}
+
+fn lines(state: &State) -> Result<Vec<Line>, CliError> {
+    let mut lines = stores(state)?;
+    for name in ["api", "scheduler", "agent"] {
+        lines.push(daemon(state, name)?);
+    }
+    Ok(lines)
 }
 
 fn stores(state: &State) -> Result<Vec<Line>, CliError> {
