@@ -145,6 +145,10 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = self.inner.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if self.inner.status == StatusCode::PAYLOAD_TOO_LARGE {
+            // the rest of the body is never read, so the connection ends: the client must not send its next request on it
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         if self.inner.status == StatusCode::UNAUTHORIZED {
             let scheme = HeaderValue::from_static("Bearer realm=\"modelyard\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
@@ -167,6 +171,13 @@ pub(crate) fn render(problem: &Problem) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_body_ends_the_connection() {
+        let response = ApiError::of_status(StatusCode::PAYLOAD_TOO_LARGE).into_response();
+        assert_eq!(response.headers()[header::CONNECTION], "close");
+        assert!(!ApiError::of_status(StatusCode::NOT_FOUND).into_response().headers().contains_key(header::CONNECTION));
+    }
 
     #[test]
     fn an_unreachable_database_is_503_with_retry_after_and_no_insides() {
