@@ -52,7 +52,7 @@ async fn g3_single_effect() {
     // before: a lock on the row holds the commit back until the worker is dead
     let mut lock = farm.ledger.pool().begin().await.expect("a transaction");
     let job = load(&farm, "small").await;
-    farm.api.job_is(job.id, "runs", SHORT, |seen| seen.job.state == JobState::Running).await;
+    farm.api.job_is(job.id, "was claimed", SHORT, |seen| !seen.attempts.is_empty()).await;
     sqlx::query("select 1 from jobs where id = $1 for update").bind(job.id).execute(&mut *lock).await.expect("a lock");
     wait_for("the commit to wait", SHORT, || async {
         let waiting = farm
