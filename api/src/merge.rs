@@ -12,6 +12,7 @@ use shared::{
     db::{
         Session,
         farm::{self, DeviceRow, HostRow},
+        models,
         residency::{self, ResidencyRow},
     },
     ids::ComponentId,
@@ -143,8 +144,20 @@ impl View {
         let redis_gone = snapshots.as_ref().err().cloned();
         let hosts = with_snapshots(rows, snapshots);
         let needs_rows = hosts.iter().any(|host| host.row.alive && host.live.is_none());
-        let reported = if needs_rows { residency::list(conn).await? } else { Vec::new() };
-        Ok(Self::of(hosts, devices, &reported, redis_gone))
+        let reported = if needs_rows { residency::list(&mut *conn).await? } else { Vec::new() };
+        let mut view = Self::of(hosts, devices, &reported, redis_gone);
+        view.follow_merges(conn).await?;
+        Ok(view)
+    }
+
+    /// Agents hold bytes under the id that they loaded them under; the component may have been merged into another since.
+    async fn follow_merges(&mut self, conn: &mut Session) -> Result<(), ApiError> {
+        let ids: Vec<ComponentId> = self.held.iter().map(|held| held.component).collect();
+        let merged: HashMap<ComponentId, ComponentId> = models::merged(conn, &ids).await?.into_iter().collect();
+        for held in &mut self.held {
+            held.component = merged.get(&held.component).copied().unwrap_or(held.component);
+        }
+        Ok(())
     }
 
     /// Joins the parts.

@@ -16,9 +16,9 @@ use crate::{
     problem::ApiError,
 };
 
-/// Which model each component belongs to.
+/// The models that each component is in, by name.
 #[derive(Debug, Default)]
-pub(crate) struct Owners(HashMap<ComponentId, OwnedComponent>);
+pub(crate) struct Owners(HashMap<ComponentId, Vec<OwnedComponent>>);
 
 impl Owners {
     /// Looks up the owners of all that these hold.
@@ -28,22 +28,27 @@ impl Owners {
     pub(crate) async fn of<'h>(conn: &mut Session, held: impl Iterator<Item = &'h Held>) -> Result<Self, ApiError> {
         let ids: BTreeSet<ComponentId> = held.map(|held| held.component).collect();
         let rows = models::owners_of(conn, &ids.into_iter().collect::<Vec<_>>()).await?;
-        Ok(Self(rows.into_iter().map(|row| (row.id, row)).collect()))
+        let mut owners: HashMap<ComponentId, Vec<OwnedComponent>> = HashMap::new();
+        for row in rows {
+            owners.entry(row.id).or_default().push(row);
+        }
+        Ok(Self(owners))
     }
 
     /// The models, by name.
     pub(crate) fn models(&self) -> Vec<(ModelId, String)> {
-        let names: BTreeSet<_> = self.0.values().map(|row| (row.model_name.clone(), row.model_id)).collect();
+        let names: BTreeSet<_> = self.0.values().flatten().map(|row| (row.model_name.clone(), row.model_id)).collect();
         names.into_iter().map(|(name, id)| (id, name)).collect()
     }
 
-    /// These as the wire shows them; what left the catalogue is left out.
+    /// These as the wire shows them, each with the first model that it is in; what left the catalogue is left out.
     pub(crate) fn resident<'h>(&self, held: impl Iterator<Item = &'h Held>) -> Vec<ResidentComponent> {
-        held.filter_map(|held| self.0.get(&held.component).map(|owner| resident(held, owner))).collect()
+        held.filter_map(|held| self.0.get(&held.component)?.first().map(|owner| resident(held, owner))).collect()
     }
 
-    fn of_model(&self, model: ModelId, held: &Held) -> bool {
-        self.0.get(&held.component).is_some_and(|owner| owner.model_id == model)
+    /// The part that a held component plays in a model.
+    fn in_model(&self, model: ModelId, held: &Held) -> Option<&OwnedComponent> {
+        self.0.get(&held.component)?.iter().find(|owner| owner.model_id == model)
     }
 
     /// One model's residency among `held`.
@@ -54,7 +59,8 @@ impl Owners {
         held: impl Iterator<Item = &'h Held>,
         view: &View,
     ) -> ModelStatus {
-        let resident = self.resident(held.filter(|held| self.of_model(model, held)));
+        let resident: Vec<_> =
+            held.filter_map(|held| self.in_model(model, held).map(|owner| resident(held, owner))).collect();
         let absent = components
             .iter()
             .filter(|component| component.model_id == model)

@@ -159,6 +159,7 @@ fn assemble(
         tier,
         roots: config.roots.clone(),
         throttle: config.read_limit.map(|limit| Arc::new(Throttle::new(limit.0))),
+        aliases: Default::default(),
         running: Running::default(),
         metrics,
         changed: tokio::sync::Notify::new(),

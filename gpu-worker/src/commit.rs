@@ -5,7 +5,7 @@ use shared::{
     db::{
         DbError,
         jobs::{self, JobLease, Settlement},
-        models::{self, FoundModel},
+        models::{self, FoundModel, Registered},
         residency,
     },
     error::{ErrorBody, ErrorCode},
@@ -38,16 +38,29 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
     if jobs::hold(&mut tx, lease).await?.is_none() {
         return Ok(Settlement::Stale);
     }
-    let report = apply(agent, &mut tx, report, effects).await?;
+    let mut merged = Vec::new();
+    let report = apply(agent, &mut tx, report, effects, &mut merged).await?;
     let settlement = jobs::settle(&mut tx, lease, &report, rules::jitter()).await?;
     if settlement == Settlement::Stale {
         return Ok(settlement);
     }
     tx.commit().await?;
+    for (held, now) in merged {
+        agent.aliases.learn(held, now);
+    }
     Ok(settlement)
 }
 
-async fn apply(agent: &Agent, tx: &mut Session, report: &Report, effects: &Effects) -> Result<Report, DbError> {
+/// Components that turned out to be others: the id they are held under, and the one they have now.
+type Merged = Vec<(ComponentId, ComponentId)>;
+
+async fn apply(
+    agent: &Agent,
+    tx: &mut Session,
+    report: &Report,
+    effects: &Effects,
+    merged: &mut Merged,
+) -> Result<Report, DbError> {
     match effects {
         Effects::None => Ok(report.clone()),
         Effects::Scanned(roots) => {
@@ -59,8 +72,10 @@ async fn apply(agent: &Agent, tx: &mut Session, report: &Report, effects: &Effec
         }
         Effects::Resident(digests) => {
             for (component, digest) in digests {
-                if !models::register_digest(&mut *tx, *component, digest).await? {
-                    return Ok(mismatch(*component, digest));
+                match models::register_digest(tx, *component, digest).await? {
+                    Registered::Own | Registered::Gone => {}
+                    Registered::Merged(now) => merged.push((*component, now)),
+                    Registered::Mismatch => return Ok(mismatch(*component, digest)),
                 }
             }
             residency::replace(tx, &agent.host, agent.me, &publisher::residency_rows(agent)).await?;

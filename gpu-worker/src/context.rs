@@ -11,7 +11,7 @@ use shared::{
 };
 use tokio::sync::Notify;
 
-use crate::{config::Root, metrics::Metrics, runner::Runner, running::Running, throttle::Throttle};
+use crate::{aliases::Aliases, config::Root, metrics::Metrics, runner::Runner, running::Running, throttle::Throttle};
 
 /// A device of this host with its runner.
 #[derive(Debug, Clone)]
@@ -45,6 +45,8 @@ pub struct Agent {
     pub roots: Vec<Root>,
     /// Limit of disk reads, if any.
     pub throttle: Option<Arc<Throttle>>,
+    /// Ids that components were loaded under before they were merged.
+    pub aliases: Aliases,
     /// What runs now.
     pub running: Running,
     /// Metrics.

@@ -5,6 +5,7 @@
 //! resident, and [`runner`] is the process that owns a device.
 
 pub mod agent;
+pub mod aliases;
 pub mod attempt;
 pub mod catalogue;
 pub mod commit;

@@ -170,7 +170,7 @@ pub(crate) async fn get_one_model(
     let view = View::read(&state, &mut conn).await?;
     let detail = ModelDetail {
         prediction: row.prediction.clone(),
-        digest: row.digest.clone(),
+        digest: row.content_digest.clone(),
         root: row.root.clone(),
         rel_path: row.rel_path.clone(),
         evidence: row.evidence.clone(),

@@ -24,11 +24,11 @@ pub(super) async fn run(agent: &Arc<Agent>, args: CacheRemoveArgs, attempt: &Att
 /// Takes components out of RAM; those that are not there are fine, those in use make it fail after the others went.
 pub(super) async fn evict(agent: &Agent, components: &[ComponentId]) -> Result<serde_json::Value, WorkError> {
     let (mut evicted, mut freed, mut in_use) = (Vec::new(), 0, Vec::new());
-    for component in components {
-        match agent.tier.evict(&component.to_string()).await {
+    for held in components.iter().flat_map(|component| agent.aliases.held(*component)) {
+        match agent.tier.evict(&held.to_string()).await {
             Ok(bytes) => {
                 freed += bytes.0;
-                evicted.push(*component);
+                evicted.push(agent.aliases.now(held));
             }
             Err(ResidencyError::NotResident { .. }) => {}
             Err(

@@ -176,7 +176,7 @@ impl Load<'_> {
     fn on_device(&self, row: &ComponentRow) -> Option<(DeviceLoaded, String)> {
         let status = self.device.runner.status();
         let status = status.borrow();
-        let resident = status.resident.iter().find(|resident| resident.component == row.id)?;
+        let resident = status.resident.iter().find(|resident| self.agent.aliases.now(resident.component) == row.id)?;
         (row.digest.as_ref() == Some(&resident.digest))
             .then(|| (DeviceLoaded { bytes: resident.bytes, seconds: 0.0, already: true }, resident.digest.clone()))
     }
@@ -243,7 +243,8 @@ impl Load<'_> {
         let victim = {
             let status = self.device.runner.status();
             let status = status.borrow();
-            let others = status.resident.iter().filter(|resident| !keep.contains(&resident.component));
+            let aliases = &self.agent.aliases;
+            let others = status.resident.iter().filter(|resident| !keep.contains(&aliases.now(resident.component)));
             others.min_by_key(|resident| (resident.last_used, resident.component)).map(|resident| resident.component)
         };
         let Some(victim) = victim else { return Err(full.into()) };

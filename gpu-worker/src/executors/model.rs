@@ -12,7 +12,7 @@ use model_formats::Inspection;
 use residency::{Lease, LoadRequest};
 use shared::{
     db::models::{self, ComponentRow, ModelRow},
-    ids::ModelId,
+    ids::{ComponentId, ModelId},
 };
 
 use crate::{catalogue, context::Agent, error::WorkError, running::Attempt};
@@ -82,6 +82,7 @@ pub(super) fn request(
         what: format!("its component `{}` is not there any more", row.kind),
     };
     let mut request = catalogue::load_request(row, inspection).ok_or_else(missing)?;
+    request.key = key(agent, row.id);
     let (throttle, cancel, landed) = (agent.throttle.clone(), attempt.cancel.clone(), landed.clone());
     let mine = AtomicU64::new(0);
     request.io.on_chunk = Some(Arc::new(move |bytes_so_far| {
@@ -93,6 +94,14 @@ pub(super) fn request(
         }
     }));
     Ok(request)
+}
+
+/// The key of the RAM tier: the id that the component is held under, its own when it is not there.
+fn key(agent: &Agent, component: ComponentId) -> Arc<str> {
+    let mut held = agent.aliases.held(component).into_iter().map(|id| Arc::<str>::from(id.to_string()));
+    let own = held.next().unwrap_or_default();
+    let there = |key: &Arc<str>| agent.tier.progress(key).is_some() || agent.tier.lease(key).is_ok();
+    if there(&own) { own } else { held.find(there).unwrap_or(own) }
 }
 
 /// Bytes that have arrived in RAM for one job, over all its components.

@@ -17,14 +17,16 @@ pub(super) async fn run(agent: &Arc<Agent>, args: UnloadArgs, attempt: &Attempt)
             return Err(WorkError::Cancelled);
         }
         attempt.progress.detail(&row.kind);
-        match device.runner.unload(row.id).await {
-            Ok(bytes) => {
-                freed_bytes += bytes;
-                unloaded.push(serde_json::json!({ "id": row.id, "kind": row.kind, "bytes": bytes }));
+        for held in agent.aliases.held(row.id) {
+            match device.runner.unload(held).await {
+                Ok(bytes) => {
+                    freed_bytes += bytes;
+                    unloaded.push(serde_json::json!({ "id": row.id, "kind": row.kind, "bytes": bytes }));
+                }
+                // unloading what is not there has the effect that was asked for
+                Err(RunnerError::NotResident { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
-            // unloading what is not there has the effect that was asked for
-            Err(RunnerError::NotResident { .. }) => {}
-            Err(error) => return Err(error.into()),
         }
     }
     let mut result = serde_json::json!({

@@ -54,10 +54,10 @@ pub async fn replace(
     }
     sqlx::query("delete from residency where host = $1").bind(host).execute(&mut *tx).await?;
     for row in rows {
-        // a component that a rescan dropped from the catalogue is not reported any more
+        // a component that left the catalogue is not reported any more; a merged one counts as the row it was merged into
         sqlx::query(
             "insert into residency (host, device, component_id, tier, state, bytes, leases, protected, incarnation, since)
-             select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 where exists (select 1 from components where id = $3)
+             select $1, $2, coalesce(merged_into, id), $4, $5, $6, $7, $8, $9, $10 from components where id = $3
              on conflict do nothing",
         )
         .bind(host)
@@ -95,7 +95,7 @@ pub async fn list(db: impl PgExecutor<'_>) -> Result<Vec<ResidencyRow>, DbError>
 /// Database errors.
 pub async fn of_model(db: impl PgExecutor<'_>, model: ModelId) -> Result<Vec<ResidencyRow>, DbError> {
     Ok(sqlx::query_as(
-        "select r.* from residency r join components c on c.id = r.component_id
+        "select r.* from residency r join model_components c on c.component_id = r.component_id
          join host_leases l on l.incarnation = r.incarnation and l.lease_until > now()
          where c.model_id = $1 order by c.kind, r.host, r.device",
     )

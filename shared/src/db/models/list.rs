@@ -61,7 +61,7 @@ macro_rules! list_sql {
                and ($3::text[] is null or format = any($3)) and ($4::text[] is null or state = any($4))
                and ($5::text is null or exists (select 1 from model_locations l where l.model_id = m.id and l.host = $5))
                and ($6::text is null or position(lower($6) in lower(name)) > 0)
-               and ($10::text is null or exists (select 1 from residency r join components c on c.id = r.component_id
+               and ($10::text is null or exists (select 1 from residency r join model_components c on c.component_id = r.component_id
                     join host_leases h on h.incarnation = r.incarnation and h.lease_until > now()
                     where c.model_id = m.id and r.tier = $10 and r.state = 'ready'))
                and ($7::text is null or (",

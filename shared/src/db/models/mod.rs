@@ -1,13 +1,13 @@
 //! The catalogue: models, their locations and components.
 
+mod components;
 mod list;
 mod read;
 mod scan;
 
+pub use components::{Registered, merged, register_digest};
 pub use list::{ModelFilter, ModelSort, list};
-pub use read::{
-    OwnedComponent, component, components_of, count, find, hosts_with, locations_of, names, owners_of, register_digest,
-};
+pub use read::{OwnedComponent, component, components_of, count, find, hosts_with, locations_of, names, owners_of};
 pub use scan::{FoundComponent, FoundModel, ScanCounts, record_scan, root_missing};
 
 use chrono::{DateTime, Utc};
@@ -57,8 +57,14 @@ pub struct ModelRow {
     pub rel_path: String,
     /// Bytes on disk.
     pub size_bytes: i64,
-    /// Content digest.
-    pub digest: Option<String>,
+    /// BLAKE3 of the content, once computed: of the file, or of all files by name.
+    pub content_digest: Option<String>,
+    /// SHA-256 of the file in hex, once computed.
+    pub sha256: Option<String>,
+    /// SHA-256 in hex of what follows a safetensors header, once computed.
+    pub payload_sha256: Option<String>,
+    /// What the operator says against the detection: `type`, `base`, `prediction`, `config` by component.
+    pub overrides: Value,
     /// `available`, `missing`, `unreadable`.
     pub state: String,
     /// Why it is unknown or not available.
@@ -75,14 +81,14 @@ pub struct ModelRow {
     pub updated_at: DateTime<Utc>,
 }
 
-/// A component row.
+/// A component as a part of one model. Models with equal components share the id.
 #[derive(Debug, Clone, FromRow)]
 pub struct ComponentRow {
     /// Id.
     pub id: ComponentId,
-    /// The model it is in.
+    /// The model.
     pub model_id: ModelId,
-    /// Kind.
+    /// The part that it plays in this model.
     pub kind: String,
     /// Bytes of its tensors.
     pub bytes: i64,

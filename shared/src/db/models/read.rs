@@ -41,27 +41,30 @@ pub async fn names(db: impl PgExecutor<'_>) -> Result<Vec<String>, DbError> {
 /// Database errors.
 pub async fn components_of(db: impl PgExecutor<'_>, models: &[ModelId]) -> Result<Vec<ComponentRow>, DbError> {
     Ok(sqlx::query_as(
-        "select id, model_id, kind, bytes, param_count, tensor_count, dtype, digest from components where model_id = any($1) order by model_id, kind",
+        "select c.id, p.model_id, p.kind, c.bytes, c.param_count, c.tensor_count, c.dtype, c.digest
+         from model_components p join components c on c.id = p.component_id where p.model_id = any($1) order by p.model_id, p.kind",
     )
     .bind(models)
     .fetch_all(db)
     .await?)
 }
 
-/// One component.
+/// One component, as a part of the first model that has it. The id of a row that was merged into another finds that one.
 ///
 /// # Errors
 /// Database errors.
 pub async fn component(db: impl PgExecutor<'_>, id: ComponentId) -> Result<Option<ComponentRow>, DbError> {
     Ok(sqlx::query_as(
-        "select id, model_id, kind, bytes, param_count, tensor_count, dtype, digest from components where id = $1",
+        "select c.id, p.model_id, p.kind, c.bytes, c.param_count, c.tensor_count, c.dtype, c.digest
+         from components c join model_components p on p.component_id = c.id join models m on m.id = p.model_id
+         where c.id = (select coalesce(merged_into, id) from components where id = $1) order by m.name, p.kind limit 1",
     )
     .bind(id)
     .fetch_optional(db)
     .await?)
 }
 
-/// A component with the model that it belongs to.
+/// A component with a model that it is in; one row for each such model.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct OwnedComponent {
     /// Component.
@@ -80,8 +83,9 @@ pub struct OwnedComponent {
 /// Database errors.
 pub async fn owners_of(db: impl PgExecutor<'_>, components: &[ComponentId]) -> Result<Vec<OwnedComponent>, DbError> {
     Ok(sqlx::query_as(
-        "select c.id, c.kind, c.model_id, m.name as model_name from components c join models m on m.id = c.model_id
-         where c.id = any($1) order by m.name, c.kind",
+        "select p.component_id as id, p.kind, p.model_id, m.name as model_name
+         from model_components p join models m on m.id = p.model_id
+         where p.component_id = any($1) order by m.name, p.kind",
     )
     .bind(components)
     .fetch_all(db)
@@ -112,17 +116,4 @@ pub async fn hosts_with(db: impl PgExecutor<'_>, models: &[ModelId]) -> Result<V
         .bind(models)
         .fetch_all(db)
         .await?)
-}
-
-/// Records the digest that a load computed. False when another digest is registered already.
-///
-/// # Errors
-/// Database errors.
-pub async fn register_digest(db: impl PgExecutor<'_>, component: ComponentId, digest: &str) -> Result<bool, DbError> {
-    let changed = sqlx::query("update components set digest = $2 where id = $1 and (digest is null or digest = $2)")
-        .bind(component)
-        .bind(digest)
-        .execute(db)
-        .await?;
-    Ok(changed.rows_affected() == 1)
 }

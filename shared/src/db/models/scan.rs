@@ -4,11 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{PgConnection, PgExecutor};
 
-use super::FileIdentity;
-use crate::{
-    db::DbError,
-    ids::{ComponentId, ModelId},
-};
+use super::{FileIdentity, components};
+use crate::{db::DbError, ids::ModelId};
 
 /// A model as found on a host.
 #[derive(Debug, Clone)]
@@ -93,11 +90,12 @@ pub async fn record_scan(
             (false, true) => counts.changed += 1,
             (false, false) => counts.unchanged += 1,
         }
-        if fresh || changed {
-            replace_components(tx, id, &model.components).await?;
+        let moved = upsert_location(tx, id, host, root, model).await?;
+        if fresh || moved || (changed && !same_parts(tx, id, &model.components).await?) {
+            components::renew(tx, id, &model.components).await?;
         }
-        upsert_location(tx, id, host, root, model).await?;
     }
+    components::sweep(tx).await?;
     let paths: Vec<&str> = found.iter().map(|model| model.rel_path.as_str()).collect();
     counts.removed =
         sqlx::query("delete from model_locations where host = $1 and root = $2 and not rel_path = any($3)")
@@ -168,7 +166,7 @@ async fn upsert_model(tx: &mut PgConnection, root: &str, model: &FoundModel) -> 
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
          on conflict (root, rel_path) do update set type = excluded.type, base = excluded.base, format = excluded.format,
              variant = excluded.variant, prediction = excluded.prediction, size_bytes = excluded.size_bytes, state = 'available',
-             reason = excluded.reason, evidence = excluded.evidence, metadata = excluded.metadata, digest = null,
+             reason = excluded.reason, evidence = excluded.evidence, metadata = excluded.metadata,
              version = models.version + 1, updated_at = now()",
     )
     .bind(id)
@@ -208,47 +206,17 @@ async fn free_name(tx: &mut PgConnection, wanted: &str) -> Result<String, DbErro
     }
 }
 
-async fn replace_components(
-    tx: &mut PgConnection,
-    model: ModelId,
-    components: &[FoundComponent],
-) -> Result<(), DbError> {
-    let kinds: Vec<&str> = components.iter().map(|component| component.kind.as_str()).collect();
-    sqlx::query("delete from components where model_id = $1 and not kind = any($2)")
-        .bind(model)
-        .bind(&kinds)
-        .execute(&mut *tx)
-        .await?;
-    for component in components {
-        sqlx::query(
-            "insert into components as c (id, model_id, kind, bytes, param_count, tensor_count, dtype) values ($1, $2, $3, $4, $5, $6, $7)
-             on conflict (model_id, kind) do update set bytes = excluded.bytes, param_count = excluded.param_count,
-                 tensor_count = excluded.tensor_count, dtype = excluded.dtype, digest = null, updated_at = now()",
-        )
-        .bind(ComponentId::generate())
-        .bind(model)
-        .bind(&component.kind)
-        .bind(component.bytes)
-        .bind(component.param_count)
-        .bind(component.tensor_count)
-        .bind(&component.dtype)
-        .execute(&mut *tx)
-        .await?;
-    }
-    Ok(())
-}
-
 async fn upsert_location(
     tx: &mut PgConnection,
     id: ModelId,
     host: &str,
     root: &str,
     model: &FoundModel,
-) -> Result<(), DbError> {
+) -> Result<bool, DbError> {
     let files = serde_json::to_value(&model.files).map_err(|error| DbError::BadRow(error.to_string()))?;
-    // other bytes on disk: the digests of an earlier load no longer say anything
-    sqlx::query(
-        "update components set digest = null where model_id = $1 and digest is not null and exists (
+    // other bytes on disk: hashes and components of before say nothing of them
+    let moved = sqlx::query(
+        "update models set content_digest = null, sha256 = null, payload_sha256 = null where id = $1 and exists (
              select 1 from model_locations l where l.model_id = $1 and l.host = $2 and l.files is distinct from $3)",
     )
     .bind(id)
@@ -267,5 +235,22 @@ async fn upsert_location(
     .bind(files)
     .execute(tx)
     .await?;
-    Ok(())
+    Ok(moved.rows_affected() > 0)
+}
+
+/// Whether the model has exactly these parts already: metadata may change while the tensors do not.
+async fn same_parts(tx: &mut PgConnection, model: ModelId, found: &[FoundComponent]) -> Result<bool, DbError> {
+    let known: Vec<(String, i64, i64, i32, String)> = sqlx::query_as(
+        "select p.kind, c.bytes, c.param_count, c.tensor_count, c.dtype
+         from model_components p join components c on c.id = p.component_id where p.model_id = $1 order by p.kind",
+    )
+    .bind(model)
+    .fetch_all(tx)
+    .await?;
+    let mut wanted: Vec<_> = found
+        .iter()
+        .map(|part| (part.kind.clone(), part.bytes, part.param_count, part.tensor_count, part.dtype.clone()))
+        .collect();
+    wanted.sort();
+    Ok(known == wanted)
 }

@@ -1,0 +1,60 @@
+//! Components that were merged into another after this agent had loaded them: the bytes stay under the id that they were
+//! loaded under, and whoever asks for the component by its present id must find them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{PoisonError, RwLock},
+};
+
+use shared::ids::ComponentId;
+
+/// Ids that bytes are held under, with the component that they are now. Lives as long as the process that holds the bytes.
+#[derive(Debug, Default)]
+pub struct Aliases(RwLock<BTreeMap<ComponentId, ComponentId>>);
+
+impl Aliases {
+    /// `held` is the component `now`.
+    pub fn learn(&self, held: ComponentId, now: ComponentId) {
+        let mut aliases = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for target in aliases.values_mut().filter(|target| **target == held) {
+            *target = now;
+        }
+        if held != now {
+            aliases.insert(held, now);
+        }
+    }
+
+    /// The component that bytes held under `held` are.
+    pub fn now(&self, held: ComponentId) -> ComponentId {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&held).copied().unwrap_or(held)
+    }
+
+    /// All ids that bytes of `component` may be held under, its own first.
+    pub fn held(&self, component: ComponentId) -> Vec<ComponentId> {
+        let aliases = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let others = aliases.iter().filter(|(_, now)| **now == component).map(|(held, _)| *held);
+        std::iter::once(component).chain(others).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_merge_of_a_merge_is_followed_in_both_directions() {
+        let [a, b, c] = std::array::from_fn(|_| ComponentId::generate());
+        let aliases = Aliases::default();
+        aliases.learn(a, b);
+        aliases.learn(b, c);
+        assert_eq!((aliases.now(a), aliases.now(b), aliases.now(c)), (c, c, c));
+        let mut held = aliases.held(c);
+        assert_eq!(held.remove(0), c);
+        held.sort();
+        assert_eq!(held, {
+            let mut both = [a, b];
+            both.sort();
+            both.to_vec()
+        });
+    }
+}

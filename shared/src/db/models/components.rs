@@ -1,0 +1,144 @@
+//! Component rows: one for each content. A row without a digest is provisional: when its tensors turn out to be those of
+//! another row, it is merged into that one.
+
+use sqlx::{PgConnection, PgExecutor};
+
+use super::FoundComponent;
+use crate::{
+    db::DbError,
+    ids::{ComponentId, ModelId},
+};
+
+/// What became of a digest that a load computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registered {
+    /// It is the component's digest now, or was already.
+    Own,
+    /// The tensors are those of this older row; every model that had the component has that one now.
+    Merged(ComponentId),
+    /// Another digest is registered for the component (G7).
+    Mismatch,
+    /// The component left the catalogue in the meantime.
+    Gone,
+}
+
+/// Registers the digest that a read of a component's tensors computed, in the caller's transaction.
+///
+/// # Errors
+/// Database errors.
+pub async fn register_digest(
+    tx: &mut PgConnection,
+    component: ComponentId,
+    digest: &str,
+) -> Result<Registered, DbError> {
+    // two loads of equal content under two rows: the second sees the first one's row
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('digest/' || $1, 0))")
+        .bind(digest)
+        .execute(&mut *tx)
+        .await?;
+    let row: Option<(Option<String>, Option<ComponentId>)> =
+        sqlx::query_as("select digest, merged_into from components where id = $1 for update")
+            .bind(component)
+            .fetch_optional(&mut *tx)
+            .await?;
+    match row {
+        None => Ok(Registered::Gone),
+        Some((Some(known), _)) => Ok(if known == digest { Registered::Own } else { Registered::Mismatch }),
+        Some((None, Some(survivor))) => compare(tx, survivor, digest).await,
+        Some((None, None)) => adopt(tx, component, digest).await,
+    }
+}
+
+/// The row was merged before this load ended: the survivor's digest decides.
+async fn compare(tx: &mut PgConnection, survivor: ComponentId, digest: &str) -> Result<Registered, DbError> {
+    let same: Option<bool> = sqlx::query_scalar("select digest = $2 from components where id = $1")
+        .bind(survivor)
+        .bind(digest)
+        .fetch_optional(tx)
+        .await?
+        .flatten();
+    Ok(if same == Some(true) { Registered::Merged(survivor) } else { Registered::Mismatch })
+}
+
+async fn adopt(tx: &mut PgConnection, component: ComponentId, digest: &str) -> Result<Registered, DbError> {
+    let survivor: Option<ComponentId> =
+        sqlx::query_scalar("select id from components where digest = $1").bind(digest).fetch_optional(&mut *tx).await?;
+    let Some(survivor) = survivor else {
+        sqlx::query("update components set digest = $2, updated_at = now() where id = $1")
+            .bind(component)
+            .bind(digest)
+            .execute(tx)
+            .await?;
+        return Ok(Registered::Own);
+    };
+    sqlx::query("update model_components set component_id = $2 where component_id = $1")
+        .bind(component)
+        .bind(survivor)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query("update components set merged_into = $2, updated_at = now() where id = $1 or merged_into = $1")
+        .bind(component)
+        .bind(survivor)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query(
+        "insert into residency select host, device, $2, tier, state, bytes, leases, protected, incarnation, since
+         from residency where component_id = $1 on conflict do nothing",
+    )
+    .bind(component)
+    .bind(survivor)
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query("delete from residency where component_id = $1").bind(component).execute(tx).await?;
+    Ok(Registered::Merged(survivor))
+}
+
+/// Of these, the ones that were merged into another, with that other.
+///
+/// # Errors
+/// Database errors.
+pub async fn merged(
+    db: impl PgExecutor<'_>,
+    components: &[ComponentId],
+) -> Result<Vec<(ComponentId, ComponentId)>, DbError> {
+    Ok(sqlx::query_as("select id, merged_into from components where id = any($1) and merged_into is not null")
+        .bind(components)
+        .fetch_all(db)
+        .await?)
+}
+
+/// Gives a model new parts: its file changed, so what is known of the old ones says nothing of these.
+pub(super) async fn renew(tx: &mut PgConnection, model: ModelId, components: &[FoundComponent]) -> Result<(), DbError> {
+    sqlx::query("delete from model_components where model_id = $1").bind(model).execute(&mut *tx).await?;
+    for component in components {
+        sqlx::query(
+            "with fresh as (
+                 insert into components (id, kind, bytes, param_count, tensor_count, dtype) values ($1, $3, $4, $5, $6, $7) returning id)
+             insert into model_components (model_id, kind, component_id) select $2, $3, id from fresh",
+        )
+        .bind(ComponentId::generate())
+        .bind(model)
+        .bind(&component.kind)
+        .bind(component.bytes)
+        .bind(component.param_count)
+        .bind(component.tensor_count)
+        .bind(&component.dtype)
+        .execute(&mut *tx)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Removes rows that no model has and no agent reports. A merged row stays for a day: an agent may still hold bytes under it.
+pub(super) async fn sweep(tx: &mut PgConnection) -> Result<(), DbError> {
+    sqlx::query(
+        "delete from components c
+         where not exists (select 1 from model_components p where p.component_id = c.id)
+           and not exists (select 1 from residency r where r.component_id = c.id)
+           and not exists (select 1 from components m where m.merged_into = c.id)
+           and (merged_into is null or updated_at < now() - interval '1 day')",
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
