@@ -99,7 +99,7 @@ pub enum FormatError {
     NotRegular { path: PathBuf, what: &'static str },
     #[error("{}: {doing} failed", path.display())]
     Io { path: PathBuf, doing: &'static str, source: io::Error },
-    #[error("{}: changed while its header was read", path.display())]
+    #[error("{}: changed while it was read", path.display())]
     Changed { path: PathBuf },
     #[error("{}: named as safetensors but is {}", path.display(), found.description())]
     WrongFormat { path: PathBuf, found: Format },

@@ -11,6 +11,7 @@ mod diffusers;
 mod discover;
 mod dtype;
 mod error;
+pub mod hash;
 mod inspect;
 mod inspection;
 mod keys;
@@ -19,6 +20,7 @@ pub mod safetensors;
 #[cfg(test)]
 mod testing;
 mod text;
+pub mod validate;
 mod vocab;
 
 pub use discover::{Candidate, CandidateKind, Discovery, discover};

@@ -47,6 +47,24 @@ impl Probe {
             .map_err(|source| FormatError::io(&self.facts.path, "reading its header", source))
     }
 
+    /// Fills `buffer` from `offset` of the data.
+    pub(crate) fn read_data(&self, buffer: &mut [u8], offset: u64) -> Result<(), FormatError> {
+        self.file.read_exact_at(buffer, offset).map_err(|source| match source.kind() {
+            std::io::ErrorKind::UnexpectedEof => FormatError::Changed { path: self.facts.path.clone() },
+            _ => FormatError::io(&self.facts.path, "reading its data", source),
+        })
+    }
+
+    /// Fails if this is not the file that was seen before.
+    pub(crate) fn must_be(&self, seen: &FileFacts) -> Result<(), FormatError> {
+        let facts = |facts: &FileFacts| (facts.size, facts.mtime_ns, facts.inode, facts.dev);
+        if facts(&self.facts) == facts(seen) {
+            Ok(())
+        } else {
+            Err(FormatError::Changed { path: self.facts.path.clone() })
+        }
+    }
+
     /// The first bytes of the file, at most [`SNIFF_BYTES`].
     pub(crate) fn head(&self) -> Result<Vec<u8>, FormatError> {
         let wanted = usize::try_from(self.facts.size).unwrap_or(SNIFF_BYTES).min(SNIFF_BYTES);

@@ -1,0 +1,157 @@
+//! Planted damage is found by name.
+
+use std::{ops::ControlFlow, os::unix::fs::FileExt, path::Path};
+
+use serde_json::json;
+
+use super::*;
+use crate::{
+    inspection::Inspection,
+    testing::{document, model_in, raw},
+};
+
+const GO: fn(u64) -> ControlFlow<()> = |_| ControlFlow::Continue(());
+
+fn vae(path: &Path) -> Inspection {
+    let tensors: [(&str, &[u64]); 8] = [
+        ("encoder.conv_in.weight", &[16, 3, 3, 3]),
+        ("encoder.conv_out.weight", &[8, 16, 3, 3]),
+        ("decoder.conv_in.weight", &[16, 4, 3, 3]),
+        ("decoder.conv_out.weight", &[3, 16, 3, 3]),
+        ("decoder.conv_out.bias", &[3]),
+        ("quant_conv.weight", &[8, 8, 1, 1]),
+        ("post_quant_conv.weight", &[4, 4, 1, 1]),
+        ("decoder.mid.block_1.conv1.weight", &[16, 16, 3, 3]),
+    ];
+    model_in(path, "F32", &tensors, &[]);
+    let (inspection, findings) = structure(path).unwrap();
+    assert_eq!(verdict(&findings), Verdict::Ok, "{findings:?}");
+    let inspection = inspection.unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    for tensor in inspection.components.iter().flat_map(|part| &part.tensors) {
+        let values = (0..tensor.elements()).map(|n| (n as f32).sin() + 0.01);
+        let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+        file.write_all_at(&bytes, tensor.begin).unwrap();
+    }
+    structure(path).unwrap().0.unwrap()
+}
+
+/// Overwrites elements of one tensor, from the first.
+fn plant(inspection: &Inspection, name: &str, values: impl Fn(usize) -> f32, count: u64) {
+    let tensor =
+        inspection.components.iter().flat_map(|part| &part.tensors).find(|tensor| tensor.name == name).unwrap();
+    let bytes: Vec<u8> = (0..count.min(tensor.elements())).flat_map(|n| values(n as usize).to_le_bytes()).collect();
+    let file = std::fs::OpenOptions::new().write(true).open(&inspection.files[tensor.file].path).unwrap();
+    file.write_all_at(&bytes, tensor.begin).unwrap();
+}
+
+fn found(path: &Path) -> Vec<(String, String)> {
+    let inspection = structure(path).unwrap().0.unwrap();
+    let checked = weights(&inspection, &mut { GO }).unwrap().unwrap();
+    checked.findings.into_iter().filter_map(|finding| Some((finding.tensor?, finding.code))).collect()
+}
+
+#[test]
+fn every_kind_of_bad_number_is_found_at_its_tensor() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("v.safetensors");
+    let inspection = vae(&path);
+    assert_eq!(found(&path), []);
+    plant(&inspection, "decoder.conv_in.weight", |_| f32::NAN, 1);
+    plant(&inspection, "encoder.conv_in.weight", |_| f32::INFINITY, 2);
+    plant(&inspection, "quant_conv.weight", |_| 0.0, u64::MAX);
+    plant(&inspection, "post_quant_conv.weight", |_| 0.5, u64::MAX);
+    plant(&inspection, "encoder.conv_out.weight", |_| 1e-40, u64::MAX);
+    plant(&inspection, "decoder.conv_out.weight", |_| 70_000.0, 1);
+    plant(&inspection, "decoder.conv_out.bias", |_| 0.0, u64::MAX);
+    let mut all = found(&path);
+    all.sort();
+    let expected = [
+        ("decoder.conv_in.weight", "nan"),
+        ("decoder.conv_out.weight", "fp16_overflow"),
+        ("encoder.conv_in.weight", "infinite"),
+        ("encoder.conv_out.weight", "constant"),
+        ("encoder.conv_out.weight", "subnormal"),
+        ("post_quant_conv.weight", "constant"),
+        ("quant_conv.weight", "all_zero"),
+    ];
+    assert_eq!(all, expected.map(|(tensor, code)| (tensor.to_owned(), code.to_owned())));
+}
+
+#[test]
+fn reading_stops_when_asked_and_at_a_changed_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("v.safetensors");
+    let inspection = vae(&path);
+    assert_eq!(weights(&inspection, &mut |_| ControlFlow::Break(())).unwrap(), None);
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(100).unwrap();
+    assert!(matches!(weights(&inspection, &mut { GO }), Err(crate::FormatError::Changed { .. })));
+}
+
+fn codes(path: &Path) -> (Verdict, Vec<String>) {
+    let (_, findings) = structure(path).unwrap();
+    (verdict(&findings), findings.into_iter().map(|finding| finding.code).collect())
+}
+
+#[test]
+fn damaged_files_are_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("v.safetensors");
+    vae(&path);
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+    assert_eq!(codes(&path), (Verdict::Invalid, vec!["corrupt_file".to_owned()]));
+    raw(&path, br#"{"other.a":{"dtype":"F16","shape":[2,2,1,1,1],"data_offsets":[0,8]}}"#, 8);
+    assert_eq!(codes(&path), (Verdict::Degraded, vec!["not_recognised".to_owned()]));
+    let fifo = folder.path().join("f.safetensors");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    assert_eq!(codes(&fifo), (Verdict::Unsafe, vec!["unsafe_file".to_owned()]));
+    assert!(structure(&folder.path().join("gone.safetensors")).is_err());
+}
+
+/// A small SD1-like folder whose parts fit.
+fn pipeline(folder: &Path) {
+    let index = json!({
+        "_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"], "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+    });
+    document(&folder.join("model_index.json"), &index);
+    document(
+        &folder.join("unet/config.json"),
+        &json!({"cross_attention_dim": 768, "in_channels": 4, "out_channels": 4}),
+    );
+    document(&folder.join("vae/config.json"), &json!({"latent_channels": 4}));
+    document(&folder.join("text_encoder/config.json"), &json!({"hidden_size": 768, "vocab_size": 10}));
+    document(&folder.join("tokenizer/vocab.json"), &json!({"a": 0, "b": 9}));
+    let unet: [(&str, &[u64]); 3] = [
+        ("conv_in.weight", &[8, 4, 3, 3]),
+        ("conv_out.weight", &[4, 8, 3, 3]),
+        ("down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight", &[8, 768]),
+    ];
+    model_in(&folder.join("unet/diffusion_pytorch_model.safetensors"), "F16", &unet, &[]);
+    let vae: [(&str, &[u64]); 2] =
+        [("decoder.conv_in.weight", &[8, 4, 3, 3]), ("encoder.conv_in.weight", &[8, 3, 3, 3])];
+    model_in(&folder.join("vae/diffusion_pytorch_model.safetensors"), "F16", &vae, &[]);
+    let encoder: [(&str, &[u64]); 1] = [("text_model.embeddings.token_embedding.weight", &[10, 768])];
+    model_in(&folder.join("text_encoder/model.safetensors"), "F16", &encoder, &[]);
+}
+
+#[test]
+fn the_links_of_a_folder_are_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipe");
+    pipeline(&path);
+    assert_eq!(codes(&path), (Verdict::Ok, vec![]));
+    document(&path.join("tokenizer/vocab.json"), &json!({"a": 0, "b": 10}));
+    assert_eq!(codes(&path), (Verdict::Invalid, vec!["vocabulary_mismatch".to_owned()]));
+    pipeline(&path);
+    document(&path.join("unet/config.json"), &json!({"cross_attention_dim": 1024, "in_channels": 9}));
+    let mut all = codes(&path).1;
+    all.sort();
+    assert_eq!(all, ["conditioning_mismatch", "config_mismatch"]);
+    pipeline(&path);
+    std::fs::remove_file(path.join("vae/diffusion_pytorch_model.safetensors")).unwrap();
+    let (verdict, codes) = codes(&path);
+    assert_eq!(verdict, Verdict::Invalid, "{codes:?}");
+}
