@@ -85,7 +85,8 @@ const fn bare_kind(model_type: ModelType) -> Option<ComponentKind> {
         ModelType::Embedding => ComponentKind::Embedding,
         ModelType::Upscaler => ComponentKind::Upscaler,
         ModelType::MotionModule => ComponentKind::MotionModule,
-        ModelType::Checkpoint | ModelType::Unknown => return None,
+        ModelType::Onnx => ComponentKind::Onnx,
+        ModelType::Checkpoint | ModelType::Tokenizer | ModelType::Unknown => return None,
     })
 }
 

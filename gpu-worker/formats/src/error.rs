@@ -133,6 +133,10 @@ pub enum FormatError {
     Shards { path: PathBuf, problem: ShardProblem },
     #[error("{}: {why}", path.display())]
     NoWeights { path: PathBuf, why: String },
+    #[error("{}: not a readable {format} file: {problem} (at byte {at})", path.display())]
+    Structure { path: PathBuf, format: Format, at: u64, problem: &'static str },
+    #[error("{}: more than {limit} {what}", path.display())]
+    TooMany { path: PathBuf, what: &'static str, limit: u64 },
 }
 
 /// How an index and its shards disagree.
@@ -171,6 +175,8 @@ impl FormatError {
             | Self::TrailingBytes { .. }
             | Self::Document { .. }
             | Self::DocumentTooLarge { .. }
+            | Self::Structure { .. }
+            | Self::TooMany { .. }
             | Self::Shards { .. } => ErrorKind::Corrupt,
         }
     }

@@ -6,15 +6,18 @@
 //! runtime, no database and no policy.
 
 mod components;
+mod cursor;
 mod detect;
 mod diffusers;
 mod discover;
 mod dtype;
 mod error;
+pub mod gguf;
 pub mod hash;
 mod inspect;
 mod inspection;
 mod keys;
+pub mod onnx;
 mod probe;
 pub mod safetensors;
 #[cfg(test)]

@@ -61,6 +61,10 @@ vocabulary! {
         Upscaler "upscaler",
         /// AnimateDiff motion module.
         MotionModule "motion_module",
+        /// A tokenizer on its own.
+        Tokenizer "tokenizer",
+        /// An ONNX graph with its weights.
+        Onnx "onnx",
         /// Not recognised or not read; the reason says why.
         Unknown "unknown",
     }
@@ -160,5 +164,9 @@ vocabulary! {
         MotionModule "motion_module",
         /// ONNX graph.
         Onnx "onnx",
+        /// The encoding half of a VAE, as its own graph.
+        VaeEncoder "vae_encoder",
+        /// The decoding half of a VAE, as its own graph.
+        VaeDecoder "vae_decoder",
     }
 }

@@ -1,0 +1,155 @@
+//! ONNX models written field by field: sound ones, names that try to leave the folder, and damage.
+
+use std::{
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+use tempfile::TempDir;
+
+use super::{inspect, read};
+use crate::{ErrorKind, ModelType};
+
+fn varint(mut value: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while value >= 0x80 {
+        bytes.push(u8::try_from(value & 0x7f).unwrap() | 0x80);
+        value >>= 7;
+    }
+    bytes.push(u8::try_from(value).unwrap());
+    bytes
+}
+
+fn number(field: u64, value: u64) -> Vec<u8> {
+    [varint(field << 3), varint(value)].concat()
+}
+
+fn bytes(field: u64, value: impl AsRef<[u8]>) -> Vec<u8> {
+    let value = value.as_ref();
+    [varint(field << 3 | 2), varint(value.len() as u64), value.to_vec()].concat()
+}
+
+fn entry(key: &str, value: &str) -> Vec<u8> {
+    [bytes(1, key), bytes(2, value)].concat()
+}
+
+fn port(name: &str) -> Vec<u8> {
+    let dims = [bytes(1, number(1, 2)), bytes(1, bytes(2, "width"))].concat();
+    let tensor = [number(1, 10), bytes(2, dims)].concat();
+    [bytes(1, name), bytes(2, bytes(1, tensor))].concat()
+}
+
+fn weight(place: &[u8]) -> Vec<u8> {
+    [number(1, 2), number(1, 3), number(2, 1), bytes(8, "w"), place.to_vec()].concat()
+}
+
+fn external(location: &str, offset: &str, length: &str) -> Vec<u8> {
+    let note = |key, value| bytes(13, entry(key, value));
+    weight(&[note("location", location), note("offset", offset), note("length", length), number(14, 1)].concat())
+}
+
+fn model(dir: &Path, weight: &[u8]) -> PathBuf {
+    let inner = bytes(1, bytes(4, "Add"));
+    let branch = bytes(5, bytes(6, inner));
+    let nodes = [bytes(1, bytes(4, "Conv")), bytes(1, [bytes(4, "If"), branch].concat())].concat();
+    let ports = [bytes(11, port("sample")), bytes(11, port("timestep")), bytes(11, port("w"))].concat();
+    let graph = [nodes, bytes(2, "main"), bytes(5, weight), ports, bytes(12, port("out_sample"))].concat();
+    let opset = [bytes(1, ""), number(2, 17)].concat();
+    let whole = [number(1, 8), bytes(2, "exporter"), bytes(3, "2.1"), bytes(7, graph), bytes(8, opset)].concat();
+    let path = dir.join("model.onnx");
+    std::fs::write(&path, whole).unwrap();
+    path
+}
+
+#[test]
+fn a_graph_says_what_it_takes_gives_and_holds() {
+    let dir = TempDir::new().unwrap();
+    let path = model(dir.path(), &weight(&bytes(9, [7u8; 24])));
+    let onnx = read(&path, "", "").unwrap();
+    assert_eq!(
+        (onnx.graph.ir_version, onnx.graph.opsets["ai.onnx"], onnx.graph.producer.as_str()),
+        (8, 17, "exporter 2.1")
+    );
+    assert_eq!((onnx.graph.nodes, onnx.graph.operators["ai.onnx.Add"]), (3, 1));
+    let names: Vec<&str> = onnx.graph.inputs.iter().map(|port| port.name.as_str()).collect();
+    assert_eq!(names, ["sample", "timestep"]);
+    assert_eq!(onnx.graph.inputs[0].shape, ["2", "width"]);
+    let tensor = &onnx.tensors[0];
+    let content = std::fs::read(&path).unwrap();
+    let range = usize::try_from(tensor.begin).unwrap()..usize::try_from(tensor.end).unwrap();
+    assert_eq!((tensor.shape.as_slice(), &content[range]), (&[2, 3][..], &[7u8; 24][..]));
+    let found = inspect(&path).unwrap();
+    assert_eq!((found.model_type, found.components[0].bytes), (ModelType::Onnx, 24));
+    assert_eq!(found.metadata["facts"]["part"], "unet");
+}
+
+#[test]
+fn listed_numbers_are_counted_not_ranged() {
+    let dir = TempDir::new().unwrap();
+    let onnx = read(&model(dir.path(), &weight(&bytes(4, [0u8; 24]))), "", "").unwrap();
+    assert_eq!((onnx.tensors.len(), onnx.without_range), (0, 1));
+}
+
+#[test]
+fn weights_beside_the_model_are_ranges_of_plain_files() {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("w.data"), [0u8; 40]).unwrap();
+    let onnx = read(&model(dir.path(), &external("w.data", "16", "24")), "unet/model.onnx", "unet/").unwrap();
+    assert_eq!((onnx.tensors[0].begin, onnx.tensors[0].end, onnx.files[1].rel_path.as_str()), (16, 40, "unet/w.data"));
+    let refused = |weight: &[u8]| read(&model(dir.path(), weight), "", "").unwrap_err();
+    assert!(refused(&external("w.data", "17", "24")).to_string().contains("ends at 41"));
+    assert!(refused(&external("w.data", "0", "23")).to_string().contains("needs 24 bytes"));
+    assert!(refused(&external("w.data", "18446744073709551615", "24")).to_string().contains("overflow"));
+    assert_eq!(refused(&external("gone.data", "0", "24")).kind(), ErrorKind::Missing);
+}
+
+#[test]
+fn names_that_leave_the_folder_are_refused() {
+    let (dir, outside) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    std::fs::write(outside.path().join("secret"), [0u8; 64]).unwrap();
+    symlink(outside.path().join("secret"), dir.path().join("link.data")).unwrap();
+    let absolute = outside.path().join("secret").display().to_string();
+    for name in ["../secret", "..", "", "/etc/passwd", "a/../../b", "a\\b", ".hidden", "link.data", absolute.as_str()] {
+        let error = read(&model(dir.path(), &external(name, "0", "24")), "", "").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsafe, "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_cache_may_link_the_model_and_its_weights_into_one_folder() {
+    let dir = TempDir::new().unwrap();
+    let (blobs, snapshot) = (dir.path().join("blobs"), dir.path().join("snapshot"));
+    std::fs::create_dir_all(&blobs).unwrap();
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::rename(model(dir.path(), &external("w.data", "0", "24")), blobs.join("aa")).unwrap();
+    std::fs::write(blobs.join("bb"), [0u8; 24]).unwrap();
+    symlink("../blobs/aa", snapshot.join("model.onnx")).unwrap();
+    symlink("../blobs/bb", snapshot.join("w.data")).unwrap();
+    assert_eq!(read(&snapshot.join("model.onnx"), "", "").unwrap().tensors.len(), 1);
+}
+
+#[test]
+fn damage_is_an_error_and_never_a_panic() {
+    let dir = TempDir::new().unwrap();
+    let path = model(dir.path(), &weight(&bytes(9, [7u8; 24])));
+    let whole = std::fs::read(&path).unwrap();
+    for length in 0..whole.len() {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        // a cut between two fields of the outer message leaves a model without its operator sets
+        if let Ok(onnx) = read(&path, "", "") {
+            assert!(onnx.graph.opsets.is_empty(), "{length}");
+        }
+    }
+    for at in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[at] = 0xff;
+        std::fs::write(&path, &damaged).unwrap();
+        drop(read(&path, "", ""));
+    }
+    let mut deep = Vec::new();
+    for _ in 0..40 {
+        deep = bytes(1, bytes(5, bytes(6, deep)));
+    }
+    std::fs::write(&path, [number(1, 8), bytes(7, deep)].concat()).unwrap();
+    assert!(read(&path, "", "").unwrap_err().to_string().contains("nested too deeply"));
+}
