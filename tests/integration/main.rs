@@ -18,6 +18,7 @@ mod periodic;
 mod poison;
 mod redis_loss;
 mod retries;
+mod shared_components;
 mod startup;
 mod store_loss;
 mod support;

@@ -1,0 +1,45 @@
+//! Equal components are one: two files with the same tensors share a component row, its residency and its bytes.
+
+use harness::{Farm, ModelFile, SHORT, mebibytes};
+use serde_json::json;
+use shared::{
+    job::JobState,
+    wire::{JobDetail, ModelStatus},
+};
+
+use crate::support::{device_is, load, loaded};
+
+fn from(job: &JobDetail) -> String {
+    job.job.result.as_ref().unwrap()["components"][0]["from"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn files_with_equal_tensors_become_one_component_once_both_were_read() {
+    let farm = Farm::start().await;
+    ModelFile::vae(mebibytes(2)).write(&farm.library(), "first.safetensors");
+    ModelFile::vae(mebibytes(2)).write(&farm.library(), "second.safetensors");
+    ModelFile::vae(mebibytes(2)).seed(9).write(&farm.library(), "other.safetensors");
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let component = async |name: &str| farm.model(name).await.components[0].id;
+    assert_ne!(component("first").await, component("second").await, "nothing is claimed before the bytes were read");
+
+    for name in ["first", "other", "second"] {
+        assert_eq!(from(&loaded(&farm, name).await), "disk");
+    }
+    let first = component("first").await;
+    assert_eq!(component("second").await, first);
+    assert_ne!(component("other").await, first);
+    // what was loaded under the id of before is found under the one of now
+    for name in ["first", "second"] {
+        assert_eq!(from(&loaded(&farm, name).await), "device");
+        let status: ModelStatus = farm.api.get(&format!("/v1/models/{name}/status")).await;
+        assert!(status.absent.is_empty() && status.resident.iter().all(|there| there.component == first), "{status:?}");
+    }
+
+    let unload = farm.api.submit("/v1/models/second/unload", json!({ "from_ram": true })).await;
+    farm.api.job_ended(unload.id, JobState::Succeeded, SHORT).await;
+    device_is(&farm, "a/cpu:0", "only the other one", |view| view.resident.len() == 1).await;
+    let again = load(&farm, "first").await;
+    assert_eq!(from(&farm.api.job_ended(again.id, JobState::Succeeded, SHORT).await), "disk");
+    farm.assert_ledger_is_clean().await;
+}
