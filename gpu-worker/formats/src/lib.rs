@@ -5,6 +5,7 @@
 //! mapping), every number is checked before it is used, and nothing is executed. The crate knows no
 //! runtime, no database and no policy.
 
+mod canonical;
 mod components;
 mod cursor;
 mod detect;
@@ -17,15 +18,18 @@ pub mod hash;
 mod inspect;
 mod inspection;
 mod keys;
+pub mod metadata;
 pub mod onnx;
 mod probe;
 pub mod safetensors;
+pub mod sidecar;
 #[cfg(test)]
 mod testing;
 mod text;
 pub mod validate;
 mod vocab;
 
+pub use canonical::{Canonical, CanonicalTensor, Order, Piece, canonicalise};
 pub use discover::{Candidate, CandidateKind, Discovery, discover};
 pub use dtype::Dtype;
 pub use error::{ErrorKind, FormatError, ShardProblem, TensorProblem};
