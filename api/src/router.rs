@@ -7,7 +7,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     context::{one_device_form, panicked, surround},
-    routes::{cache, devices, events, hosts, jobs, meta, models, status, vram},
+    routes::{cache, components, devices, events, hosts, jobs, meta, models, status, validations, vram},
     state::AppState,
 };
 
@@ -19,6 +19,11 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(models::get_one_model))
         .routes(routes!(models::load_model))
         .routes(routes!(models::unload_model))
+        .routes(routes!(validations::validate_model))
+        .routes(routes!(validations::list_validations))
+        .routes(routes!(validations::get_one_validation))
+        .routes(routes!(components::list_components))
+        .routes(routes!(components::get_one_component))
         // status
         .routes(routes!(status::farm_status))
         .routes(routes!(status::models_status))

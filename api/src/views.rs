@@ -7,13 +7,14 @@ use shared::{
         farm::{DeviceRow, RootRow},
         jobs::{AttemptRow, EventRow, JobRow, ProgressRow},
         models::{ComponentRow, LocationRow, ModelRow},
+        validations::ValidationRow,
     },
     error::ErrorBody,
     ids::ComponentId,
     job::JobState,
     wire::{
-        AttemptView, ComponentView, DeviceView, EventView, HostView, JobView, LocationView, ModelSummary, Progress,
-        Residency, RootView,
+        AttemptView, ComponentView, DeviceView, EventView, Hashes, HostView, JobView, LocationView, ModelSummary,
+        Progress, Residency, RootView, ValidationSummary,
     },
 };
 
@@ -93,6 +94,39 @@ pub(crate) fn event(row: EventRow) -> EventView {
 
 fn error_body(stored: Option<serde_json::Value>) -> Option<ErrorBody> {
     stored.and_then(|value| serde_json::from_value(value).ok())
+}
+
+/// A model's hashes, once they are computed.
+pub(crate) fn hashes(row: &ModelRow, autov1: Option<String>) -> Option<Hashes> {
+    let sha256 = row.sha256.clone();
+    Some(Hashes {
+        blake3: row.content_digest.clone()?,
+        autov2: sha256.as_deref().map(|sha256| sha256.chars().take(10).collect()),
+        sha256,
+        autov1,
+        payload_sha256: row.payload_sha256.clone(),
+    })
+}
+
+/// A validation, without its findings.
+pub(crate) fn validation(row: &ValidationRow) -> ValidationSummary {
+    let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
+    ValidationSummary {
+        id: row.id,
+        model: row.model_id,
+        job: row.job_id,
+        host: row.host.clone(),
+        level: row.level.clone(),
+        verdict: row.verdict.clone(),
+        stale: row.stale,
+        errors: unsigned(row.errors),
+        warnings: unsigned(row.warnings),
+        infos: unsigned(row.infos),
+        tensors: unsigned(row.tensors),
+        bytes: unsigned(row.bytes),
+        seconds: row.seconds,
+        created_at: row.created_at,
+    }
 }
 
 /// A model in a list.

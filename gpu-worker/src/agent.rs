@@ -20,7 +20,7 @@ use shared::{
 };
 
 use crate::{
-    config::{AgentConfig, Root},
+    config::{AgentConfig, HashLimit, Root},
     consumer,
     context::Agent,
     devices, lease,
@@ -159,6 +159,8 @@ fn assemble(
         tier,
         roots: config.roots.clone(),
         throttle: config.read_limit.map(|limit| Arc::new(Throttle::new(limit.0))),
+        hash_throttle: config.hash_limit.rate().map(|limit| Arc::new(Throttle::new(limit.0))),
+        hashes_after_scan: config.hash_limit != HashLimit::Off,
         aliases: Default::default(),
         running: Running::default(),
         metrics,

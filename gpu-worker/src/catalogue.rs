@@ -50,7 +50,8 @@ pub fn unreadable(rel_path: &str, path: &Path, reason: String) -> FoundModel {
     }
 }
 
-fn identity(file: &FileFacts) -> FileIdentity {
+/// A file as the catalogue stores it.
+pub fn identity(file: &FileFacts) -> FileIdentity {
     FileIdentity {
         rel_path: file.rel_path.clone(),
         size_bytes: file.size,

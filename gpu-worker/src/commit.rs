@@ -4,13 +4,18 @@ use shared::db::Session;
 use shared::{
     db::{
         DbError,
+        hashes::{self, FileHashRow, ModelHashes},
         jobs::{self, JobLease, Settlement},
-        models::{self, FoundModel, Registered},
+        models::{self, FileIdentity, FoundModel, Registered},
         residency,
+        validations::{self, NewValidation},
     },
     error::{ErrorBody, ErrorCode},
     ids::ComponentId,
-    job::rules::{self, Report},
+    job::{
+        HashArgs, JobSpec, NewJob, Target, enqueue,
+        rules::{self, Report},
+    },
 };
 
 use crate::{context::Agent, publisher};
@@ -24,7 +29,25 @@ pub enum Effects {
     Scanned(Vec<(String, Result<Vec<FoundModel>, String>)>),
     /// Residency of this host, and digests that loads computed.
     Resident(Vec<(ComponentId, String)>),
+    /// Hashes of files and models.
+    Hashed(Hashed),
+    /// A report about a model, and hashes that were computed for it.
+    Validated(Box<NewValidation>, Vec<(FileIdentity, FileHashRow)>),
 }
+
+/// What a hash job computed.
+#[derive(Debug, Default)]
+pub struct Hashed {
+    /// Files that were read.
+    pub files: Vec<(FileIdentity, FileHashRow)>,
+    /// Models all of whose files are hashed.
+    pub models: Vec<ModelHashes>,
+    /// What a following job has to do.
+    pub again: Option<HashArgs>,
+}
+
+/// Priority of hashing that nobody asked for: everything else goes first.
+const BACKGROUND: i32 = -100;
 
 /// Commits a report and its effects, or nothing.
 ///
@@ -39,11 +62,12 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
         return Ok(Settlement::Stale);
     }
     let mut merged = Vec::new();
-    let report = apply(agent, &mut tx, report, effects, &mut merged).await?;
+    let report = apply(agent, &mut tx, lease, report, effects, &mut merged).await?;
     let settlement = jobs::settle(&mut tx, lease, &report, rules::jitter()).await?;
     if settlement == Settlement::Stale {
         return Ok(settlement);
     }
+    follow_up(agent, &mut tx, effects).await?;
     tx.commit().await?;
     for (held, now) in merged {
         agent.aliases.learn(held, now);
@@ -57,6 +81,7 @@ type Merged = Vec<(ComponentId, ComponentId)>;
 async fn apply(
     agent: &Agent,
     tx: &mut Session,
+    lease: JobLease,
     report: &Report,
     effects: &Effects,
     merged: &mut Merged,
@@ -81,7 +106,51 @@ async fn apply(
             residency::replace(tx, &agent.host, agent.me, &publisher::residency_rows(agent)).await?;
             Ok(report.clone())
         }
+        Effects::Hashed(hashed) => {
+            record_hashes(agent, tx, &hashed.files).await?;
+            for model in &hashed.models {
+                // other files by now: the next scan leads to hashing again
+                hashes::record_model(tx, &agent.host, model).await?;
+            }
+            Ok(report.clone())
+        }
+        Effects::Validated(validation, files) => {
+            record_hashes(agent, tx, files).await?;
+            let recorded = validations::record(tx, lease.id, validation).await?;
+            Ok(if recorded { report.clone() } else { gone(validation) })
+        }
     }
+}
+
+async fn record_hashes(agent: &Agent, tx: &mut Session, files: &[(FileIdentity, FileHashRow)]) -> Result<(), DbError> {
+    for (file, hashes) in files {
+        hashes::record_file(tx, &agent.host, file, hashes).await?;
+    }
+    Ok(())
+}
+
+/// Hashing that follows: after a scan that left something to hash, and after a slice of it. Comes after the settle, so
+/// that a job never joins itself.
+async fn follow_up(agent: &Agent, tx: &mut Session, effects: &Effects) -> Result<(), DbError> {
+    let args = match effects {
+        Effects::Hashed(Hashed { again: Some(args), .. }) => args.clone(),
+        Effects::Scanned(_) if agent.hashes_after_scan => {
+            if hashes::unhashed(&mut *tx, &agent.host, None, None, 1).await?.is_empty() {
+                return Ok(());
+            }
+            HashArgs::default()
+        }
+        _ => return Ok(()),
+    };
+    let mut job = NewJob::new(JobSpec::Hash(args), Target::Host(agent.host.clone()));
+    job.priority = BACKGROUND;
+    enqueue(tx, job).await?;
+    Ok(())
+}
+
+fn gone(validation: &NewValidation) -> Report {
+    let message = format!("model {} left the catalogue while it was validated", validation.model);
+    Report::Failed { error: ErrorBody::new(ErrorCode::NotFound, message) }
 }
 
 async fn record_root(

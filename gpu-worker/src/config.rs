@@ -56,6 +56,10 @@ pub struct AgentConfig {
     #[arg(long)]
     pub read_limit: Option<ByteSize>,
 
+    /// Most bytes per second that hashing reads: a size, `none` for no limit, `0` for no hashing after scans.
+    #[arg(long, default_value = "200MiB")]
+    pub hash_limit: HashLimit,
+
     /// How long a stop waits for running jobs before it hands them back.
     #[arg(long, default_value = "60", value_parser = parse_seconds)]
     pub drain_grace: Duration,
@@ -75,6 +79,39 @@ pub struct AgentConfig {
     /// Written once the agent serves: process id and addresses as JSON.
     #[arg(long)]
     pub ready_file: Option<PathBuf>,
+}
+
+/// How much of the disk hashing may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HashLimit {
+    /// Scans are not followed by hashing; a `hash` job that somebody asks for has no limit.
+    Off,
+    /// Hashing as fast as it goes.
+    Unlimited,
+    /// At most so many bytes per second.
+    PerSecond(ByteSize),
+}
+
+impl HashLimit {
+    /// Bytes per second, where limited.
+    pub fn rate(self) -> Option<ByteSize> {
+        match self {
+            Self::PerSecond(size) => Some(size),
+            Self::Off | Self::Unlimited => None,
+        }
+    }
+}
+
+impl std::str::FromStr for HashLimit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self::Unlimited),
+            "0" => Ok(Self::Off),
+            size => size.parse().map(Self::PerSecond).map_err(|error| format!("{error}, or `none`, or `0`")),
+        }
+    }
 }
 
 /// A named folder of models.
@@ -116,6 +153,14 @@ impl AgentConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hashing_is_limited_unlimited_or_off() {
+        assert_eq!("none".parse(), Ok(HashLimit::Unlimited));
+        assert_eq!("0".parse(), Ok(HashLimit::Off));
+        assert_eq!("200MiB".parse::<HashLimit>().unwrap().rate(), Some(ByteSize(200 << 20)));
+        assert!("much".parse::<HashLimit>().unwrap_err().contains("`none`"));
+    }
 
     #[test]
     fn a_root_needs_a_plain_name_and_an_absolute_path() {

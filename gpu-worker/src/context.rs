@@ -45,6 +45,10 @@ pub struct Agent {
     pub roots: Vec<Root>,
     /// Limit of disk reads, if any.
     pub throttle: Option<Arc<Throttle>>,
+    /// Limit of reads for hashing, if any; counts beside the one above.
+    pub hash_throttle: Option<Arc<Throttle>>,
+    /// Whether a scan is followed by hashing.
+    pub hashes_after_scan: bool,
     /// Ids that components were loaded under before they were merged.
     pub aliases: Aliases,
     /// What runs now.

@@ -98,6 +98,7 @@ pub(crate) fn pending_job(row: &PendingRow) -> Result<PendingJob, String> {
     let needs: Needs = serde_json::from_value(row.needs.clone()).map_err(|error| error.to_string())?;
     let root = match spec {
         JobSpec::Scan(args) => args.root,
+        JobSpec::Hash(args) => args.root,
         _ => None,
     };
     Ok(PendingJob {

@@ -101,6 +101,11 @@ ulid_id!(
     "component"
 );
 ulid_id!(
+    /// One look for what is wrong with a model.
+    ValidationId,
+    "validation"
+);
+ulid_id!(
     /// One start of one process; never reused, never the host's or pod's name.
     Incarnation,
     "incarnation"

@@ -2,17 +2,19 @@
 //! The decisions are pure functions over a [`View`] and a [`Subject`]; only the look-ups touch Postgres.
 
 mod cache;
+mod hash;
 mod load;
 mod places;
 mod retry;
 mod scan;
 mod subject;
 mod unload;
+mod validate;
 
 use shared::{
     db::Session,
     ids::{ComponentId, JobId},
-    job::{JobSpec, NewJob, Target, enqueue::Needs},
+    job::{JobSpec, NewJob, Target, ValidateLevel, enqueue::Needs},
 };
 
 pub(crate) use places::{get_device, get_host};
@@ -36,6 +38,10 @@ pub(crate) enum Wanted {
     CacheRemove { what: Cached, target: Target },
     /// Look at the disks.
     Scan { root: Option<String>, target: Target },
+    /// Hash what has no hashes yet.
+    Hash { model: Option<String>, root: Option<String>, target: Target },
+    /// Look for what is wrong with a model.
+    Validate { model: String, level: ValidateLevel, target: Target },
     /// Do again what an ended job was asked to do.
     Again(JobId),
 }
@@ -148,6 +154,13 @@ async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decisi
         }
         Wanted::CacheRemove { what, target } => cache::decide_remove(conn, view, what, target).await,
         Wanted::Scan { root, target } => scan::decide(conn, view, root.as_deref(), target).await,
+        Wanted::Hash { model, root, target } => {
+            hash::decide(conn, view, model.as_deref(), root.as_deref(), target).await
+        }
+        Wanted::Validate { model, level, target } => {
+            let subject = Subject::read(conn, model, None).await?;
+            validate::decide(view, &subject, *level, target)
+        }
         Wanted::Again(id) => Err(ApiError::conflict(format!("job {id} repeats another retry"))),
     }
 }

@@ -69,6 +69,10 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
         JobSpec::CacheAdd(args) => {
             Wanted::CacheAdd { model: args.model.to_string(), components: args.components, target }
         }
+        JobSpec::Hash(args) => {
+            Wanted::Hash { model: args.model.map(|model| model.to_string()), root: args.root, target }
+        }
+        JobSpec::Validate(args) => Wanted::Validate { model: args.model.to_string(), level: args.level, target },
         JobSpec::CacheRemove(args) => {
             let what = match (args.model, args.component) {
                 (Some(model), _) => Cached::Model(model.to_string()),

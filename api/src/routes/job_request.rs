@@ -5,7 +5,7 @@ use serde_json::Value;
 use shared::{
     config::nearest,
     ids::ComponentId,
-    job::{JobKind, ScanArgs},
+    job::{JobKind, ScanArgs, ValidateLevel},
     wire::JobRequest,
 };
 
@@ -45,6 +45,25 @@ struct RemoveArgs {
     component: Option<ComponentId>,
 }
 
+/// As [`shared::job::HashArgs`], with the model by id or name.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HashArgs {
+    #[serde(default)]
+    model: Option<String>,
+    #[serde(default)]
+    root: Option<String>,
+}
+
+/// As [`shared::job::ValidateArgs`], with the model by id or name.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ValidateArgs {
+    model: String,
+    #[serde(default)]
+    level: ValidateLevel,
+}
+
 /// The order that a request describes.
 ///
 /// # Errors
@@ -69,6 +88,14 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
         JobKind::Unload => {
             let UnloadArgs { model, components, from_ram } = parse_value("args", args)?;
             Wanted::Unload { model, components, from_ram, target: Some(target) }
+        }
+        JobKind::Hash => {
+            let HashArgs { model, root } = parse_value("args", args)?;
+            Wanted::Hash { model, root, target }
+        }
+        JobKind::Validate => {
+            let ValidateArgs { model, level } = parse_value("args", args)?;
+            Wanted::Validate { model, level, target }
         }
         JobKind::CacheRemove => Wanted::CacheRemove { what: what(parse_value("args", args)?)?, target },
     };

@@ -1,6 +1,7 @@
 //! The handlers, one family per file, and what lists have in common.
 
 pub(crate) mod cache;
+pub(crate) mod components;
 pub(crate) mod devices;
 pub(crate) mod events;
 pub(crate) mod hosts;
@@ -9,6 +10,7 @@ pub(crate) mod jobs;
 pub(crate) mod meta;
 pub(crate) mod models;
 pub(crate) mod status;
+pub(crate) mod validations;
 pub(crate) mod vram;
 
 use std::str::FromStr;

@@ -9,7 +9,10 @@ use axum::{
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use shared::{
-    db::models::{self, ComponentRow, ModelFilter, ModelRow, ModelSort},
+    db::{
+        hashes,
+        models::{self, ComponentRow, ModelFilter, ModelRow, ModelSort},
+    },
     ids::{ComponentId, ModelId},
     wire::{JobView, LoadRequest, ModelDetail, ModelSummary, Page, UnloadRequest},
 };
@@ -167,10 +170,15 @@ pub(crate) async fn get_one_model(
     let row = get_model(&mut conn, &model).await?;
     let components = models::components_of(&mut *conn, &[row.id]).await?;
     let locations = models::locations_of(&mut *conn, &[row.id]).await?;
+    let autov1 = match row.sha256.as_deref() {
+        Some(sha256) => hashes::autov1(&mut *conn, sha256).await?,
+        None => None,
+    };
     let view = View::read(&state, &mut conn).await?;
     let detail = ModelDetail {
         prediction: row.prediction.clone(),
         digest: row.content_digest.clone(),
+        hashes: views::hashes(&row, autov1),
         root: row.root.clone(),
         rel_path: row.rel_path.clone(),
         evidence: row.evidence.clone(),

@@ -2,10 +2,12 @@
 
 mod cache_add;
 mod cache_remove;
+mod hash;
 mod load;
 mod model;
 mod scan;
 mod unload;
+mod validate;
 
 use std::sync::Arc;
 
@@ -33,5 +35,7 @@ pub async fn execute(agent: &Arc<Agent>, spec: JobSpec, attempt: &Attempt) -> Re
         JobSpec::Unload(args) => unload::run(agent, args, attempt).await,
         JobSpec::CacheAdd(args) => cache_add::run(agent, args, attempt).await,
         JobSpec::CacheRemove(args) => cache_remove::run(agent, args, attempt).await,
+        JobSpec::Hash(args) => hash::run(agent, args, attempt).await,
+        JobSpec::Validate(args) => validate::run(agent, args, attempt).await,
     }
 }

@@ -2,6 +2,7 @@
 //! compare-and-set and say who lost. Order and time come from the database.
 
 pub mod farm;
+pub mod hashes;
 pub mod idempotency;
 pub mod jobs;
 pub mod leader;
@@ -10,6 +11,7 @@ pub mod models;
 pub mod residency;
 pub mod schedules;
 pub mod tell;
+pub mod validations;
 
 use std::{str::FromStr, time::Duration};
 

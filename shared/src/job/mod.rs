@@ -17,6 +17,9 @@ pub mod state;
 pub mod target;
 
 pub use enqueue::{Enqueued, NewJob, enqueue};
-pub use spec::{CacheAddArgs, CacheRemoveArgs, JobKind, JobSpec, Lane, LoadArgs, ScanArgs, UnloadArgs};
+pub use spec::{
+    CacheAddArgs, CacheRemoveArgs, HashArgs, JobKind, JobSpec, Lane, LoadArgs, ScanArgs, UnloadArgs, ValidateArgs,
+    ValidateLevel,
+};
 pub use state::JobState;
 pub use target::Target;

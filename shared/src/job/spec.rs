@@ -41,11 +41,16 @@ pub enum JobKind {
     CacheAdd,
     /// Free RAM.
     CacheRemove,
+    /// Hash the files of models that have no hashes yet.
+    Hash,
+    /// Look for what is wrong with a model.
+    Validate,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [Self::Scan, Self::Load, Self::Unload, Self::CacheAdd, Self::CacheRemove];
+    pub const ALL: [Self; 7] =
+        [Self::Scan, Self::Load, Self::Unload, Self::CacheAdd, Self::CacheRemove, Self::Hash, Self::Validate];
 
     /// The stable name.
     pub fn as_str(self) -> &'static str {
@@ -55,6 +60,8 @@ impl JobKind {
             Self::Unload => "unload",
             Self::CacheAdd => "cache_add",
             Self::CacheRemove => "cache_remove",
+            Self::Hash => "hash",
+            Self::Validate => "validate",
         }
     }
 
@@ -62,7 +69,7 @@ impl JobKind {
     pub fn lane(self) -> Lane {
         match self {
             Self::Load | Self::Unload => Lane::Device,
-            Self::Scan | Self::CacheAdd | Self::CacheRemove => Lane::Host,
+            Self::Scan | Self::CacheAdd | Self::CacheRemove | Self::Hash | Self::Validate => Lane::Host,
         }
     }
 }
@@ -138,6 +145,69 @@ pub struct CacheRemoveArgs {
     pub component: Option<ComponentId>,
 }
 
+/// Arguments of `hash`: one model, the models of one root, or (neither given) all models of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HashArgs {
+    /// Only this model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelId>,
+    /// Only models below the root of this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
+}
+
+/// How far a `validate` goes. `structure` is part of every level, `architecture` is part of `weights`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ValidateLevel {
+    /// Headers, bounds, shards, the parts of a folder and how they fit together. Reads no weights.
+    Structure,
+    /// Also the tensors against those of the architecture: missing, unexpected, of another shape. Reads no weights.
+    Architecture,
+    /// The structure, and the files' hashes against the recorded ones.
+    Hash,
+    /// The architecture, and every number: NaN, infinite, all zero, constant, subnormal, too large for 16 bits.
+    #[default]
+    Weights,
+}
+
+impl ValidateLevel {
+    /// All levels.
+    pub const ALL: [Self; 4] = [Self::Structure, Self::Architecture, Self::Hash, Self::Weights];
+
+    /// The stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Structure => "structure",
+            Self::Architecture => "architecture",
+            Self::Hash => "hash",
+            Self::Weights => "weights",
+        }
+    }
+}
+
+impl std::str::FromStr for ValidateLevel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = || Self::ALL.map(Self::as_str).join(", ");
+        let found = Self::ALL.into_iter().find(|level| level.as_str() == text);
+        found.ok_or_else(|| format!("`{text}` is not a level: {}", names()))
+    }
+}
+
+/// Arguments of `validate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ValidateArgs {
+    /// The model.
+    pub model: ModelId,
+    /// How far to go.
+    #[serde(default)]
+    pub level: ValidateLevel,
+}
+
 /// A kind together with its arguments.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "kind", content = "args", rename_all = "snake_case")]
@@ -152,6 +222,10 @@ pub enum JobSpec {
     CacheAdd(CacheAddArgs),
     /// See [`JobKind::CacheRemove`].
     CacheRemove(CacheRemoveArgs),
+    /// See [`JobKind::Hash`].
+    Hash(HashArgs),
+    /// See [`JobKind::Validate`].
+    Validate(ValidateArgs),
 }
 
 /// Arguments in the database that this build cannot read: fails that job, never the queue.
@@ -179,6 +253,8 @@ impl JobSpec {
             Self::Unload(_) => JobKind::Unload,
             Self::CacheAdd(_) => JobKind::CacheAdd,
             Self::CacheRemove(_) => JobKind::CacheRemove,
+            Self::Hash(_) => JobKind::Hash,
+            Self::Validate(_) => JobKind::Validate,
         }
     }
 
@@ -193,6 +269,8 @@ impl JobSpec {
             Self::Unload(args) => serde_json::to_value(args),
             Self::CacheAdd(args) => serde_json::to_value(args),
             Self::CacheRemove(args) => serde_json::to_value(args),
+            Self::Hash(args) => serde_json::to_value(args),
+            Self::Validate(args) => serde_json::to_value(args),
         }
     }
 
@@ -215,6 +293,8 @@ impl JobSpec {
             Self::Unload(args) => Some(args.model),
             Self::CacheAdd(args) => Some(args.model),
             Self::CacheRemove(args) => args.model,
+            Self::Hash(args) => args.model,
+            Self::Validate(args) => Some(args.model),
             Self::Scan(_) => None,
         }
     }
@@ -236,6 +316,11 @@ impl JobSpec {
                 (None, Some(component)) => format!("cache_remove/{component}/{target}"),
                 (None, None) => format!("cache_remove/*/{target}"),
             },
+            Self::Hash(args) => match (&args.model, &args.root) {
+                (Some(model), _) => format!("hash/{model}/{target}"),
+                (None, root) => format!("hash/root/{}/{target}", root.as_deref().unwrap_or("*")),
+            },
+            Self::Validate(args) => format!("validate/{}/{}/{target}", args.model, args.level.as_str()),
         })
     }
 }

@@ -1,19 +1,23 @@
 //! The REST contract: what the API sends and accepts, and what the command line reads.
 
 mod cache;
+mod components;
 mod farm;
 mod jobs;
 mod models;
 mod problem;
+mod validations;
 
 pub use cache::{CacheHost, CacheView, CachedComponent, CachedCopy};
+pub use components::{PartOf, SharedComponent};
 pub use farm::{DeviceModels, DeviceView, FarmStatus, HostView, ModelStatus, ResidentComponent, RootView, Staleness};
 pub use jobs::{
     AttemptView, CacheRequest, EventView, JobDetail, JobRequest, JobView, LoadRequest, MultiLoadRequest, Progress,
     UnloadRequest,
 };
-pub use models::{ComponentView, LocationView, ModelDetail, ModelSummary, Residency};
+pub use models::{ComponentView, Hashes, LocationView, ModelDetail, ModelSummary, Residency};
 pub use problem::{FieldError, Problem};
+pub use validations::{FindingView, ValidateRequest, ValidationReport, ValidationSummary};
 
 use serde::{Deserialize, Serialize};
 

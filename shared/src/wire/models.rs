@@ -58,6 +58,9 @@ pub struct ModelDetail {
     /// Content digest, once computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// Hashes, once computed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hashes: Option<Hashes>,
     /// Root name.
     pub root: String,
     /// Path below the root.
@@ -74,6 +77,25 @@ pub struct ModelDetail {
     pub locations: Vec<LocationView>,
     /// Row version; also the ETag.
     pub version: i64,
+}
+
+/// Hashes of a model in lower-case hex. A model of several files has only the first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Hashes {
+    /// BLAKE3 of the file, or of the names and BLAKE3s of all files.
+    pub blake3: String,
+    /// SHA-256 of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// The first ten digits of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autov2: Option<String>,
+    /// The short hash of old tools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autov1: Option<String>,
+    /// SHA-256 of what follows a safetensors header (AutoV3, `modelspec.hash_sha256`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_sha256: Option<String>,
 }
 
 /// A component of a model.

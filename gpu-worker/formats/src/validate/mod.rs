@@ -4,6 +4,7 @@
 //! tensor of the components. A damaged or refused file is an answer here, not an error: errors are what keeps the
 //! checks from being made at all.
 
+mod architecture;
 mod links;
 mod stats;
 mod structure;
@@ -11,6 +12,7 @@ mod weights;
 
 use serde::{Deserialize, Serialize};
 
+pub use architecture::architecture;
 pub use structure::structure;
 pub use weights::{Checked, weights};
 

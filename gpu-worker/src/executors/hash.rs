@@ -1,0 +1,203 @@
+//! `hash`: the hashes of models that have none yet, in the background and in slices, so that other work of the host comes
+//! in between and what is done is kept.
+
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use model_formats::{
+    FileFacts,
+    hash::{FileHashes, content_digest, hash_file},
+};
+use shared::{
+    db::{
+        hashes::{self, FileHashRow, ModelHashes, Unhashed},
+        models::FileIdentity,
+    },
+    job::HashArgs,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Done,
+    load::watched,
+    model::{blocking, unsigned},
+};
+use crate::{
+    commit::{Effects, Hashed},
+    context::Agent,
+    error::WorkError,
+    running::Attempt,
+    throttle::Throttle,
+};
+
+/// After so long no further model is begun; a following job goes on.
+const SLICE: Duration = Duration::from_secs(30);
+/// Most models that one job looks up.
+const BATCH: i64 = 20_000;
+/// Most failures that a result lists.
+const FAILURES: usize = 50;
+
+pub(super) async fn run(agent: &Arc<Agent>, args: HashArgs, attempt: &Attempt) -> Result<Done, WorkError> {
+    let started = Instant::now();
+    attempt.progress.enter("locating", 0);
+    let models = hashes::unhashed(&agent.pool, &agent.host, args.model, args.root.as_deref(), BATCH).await?;
+    attempt.progress.enter("hashing", models.iter().map(|model| unsigned(model.size_bytes)).sum());
+    let mut slice = Slice { agent, attempt, read: Arc::default(), hashed: Hashed::default(), failed: Vec::new() };
+    let (mut passed, mut left) = (0, models.len());
+    for model in &models {
+        if started.elapsed() >= SLICE {
+            break;
+        }
+        left -= 1;
+        attempt.progress.detail(&model.name);
+        slice.model(model, passed).await?;
+        passed += unsigned(model.size_bytes);
+        attempt.progress.set(passed);
+    }
+    let goes_on = left > 0 && !slice.hashed.models.is_empty();
+    slice.hashed.again = goes_on.then_some(args);
+    slice.failed.truncate(FAILURES);
+    let result = serde_json::json!({
+        "host": agent.host, "models": slice.hashed.models.len(), "left": left,
+        "bytes": slice.read.load(Ordering::Relaxed), "failed": slice.failed, "seconds": started.elapsed().as_secs_f64(),
+    });
+    Ok(Done { result, effects: Effects::Hashed(slice.hashed) })
+}
+
+/// What one job does.
+struct Slice<'a> {
+    agent: &'a Arc<Agent>,
+    attempt: &'a Attempt,
+    /// Bytes read.
+    read: Arc<AtomicU64>,
+    hashed: Hashed,
+    failed: Vec<serde_json::Value>,
+}
+
+impl Slice<'_> {
+    /// Hashes one model. A file that cannot be read or changed meanwhile is noted; it is tried again after the next scan.
+    async fn model(&mut self, model: &Unhashed, passed: u64) -> Result<(), WorkError> {
+        let path = Path::new(&model.root_path).join(&model.rel_path);
+        match self.files(model, &path, passed).await {
+            Ok(hashes) => {
+                self.hashed.models.extend(of_model(model, &hashes));
+                Ok(())
+            }
+            Err(WorkError::Format { source, .. }) => {
+                let reason = shared::error::chain(&source);
+                tracing::warn!(model = model.name, reason, "not hashed");
+                self.failed.push(serde_json::json!({ "model": model.name, "reason": reason }));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn files(
+        &mut self,
+        model: &Unhashed,
+        path: &Path,
+        passed: u64,
+    ) -> Result<Vec<(FileIdentity, FileHashRow)>, WorkError> {
+        let bad_row = |error: serde_json::Error| shared::db::DbError::BadRow(error.to_string());
+        let files: Vec<FileIdentity> = serde_json::from_value(model.files.clone()).map_err(bad_row)?;
+        let mut hashes = Vec::new();
+        let before = self.read.load(Ordering::Relaxed);
+        for file in files {
+            let known = hashes::of_file(&self.agent.pool, &self.agent.host, &file).await?;
+            let row = match known {
+                Some(row) => row,
+                None => {
+                    let facts = facts(path, &file);
+                    let work = hash_one(self.attempt, facts, self.read.clone(), background(self.agent));
+                    let read = self.read.clone();
+                    let done = || passed + read.load(Ordering::Relaxed).saturating_sub(before);
+                    let row = watched(self.attempt, work, done).await?;
+                    self.hashed.files.push((file.clone(), row.clone()));
+                    row
+                }
+            };
+            hashes.push((file, row));
+        }
+        Ok(hashes)
+    }
+}
+
+fn of_model(model: &Unhashed, hashes: &[(FileIdentity, FileHashRow)]) -> Option<ModelHashes> {
+    let names: Vec<_> = hashes.iter().map(|(file, row)| (file.rel_path.as_str(), row.blake3.as_str())).collect();
+    let content_digest = content_digest(&names)?;
+    let only = match hashes {
+        [(_, only)] => Some(only),
+        _ => None,
+    };
+    Some(ModelHashes {
+        model: model.id,
+        files: model.files.clone(),
+        content_digest,
+        sha256: only.map(|row| row.sha256.clone()),
+        payload_sha256: only.and_then(|row| row.payload_sha256.clone()),
+    })
+}
+
+/// A file of a model as the catalogue knows it: below a folder, or beside the file that stands for the model.
+pub(super) fn facts(model: &Path, file: &FileIdentity) -> FileFacts {
+    let path: PathBuf = match file.rel_path.as_str() {
+        "" => model.to_owned(),
+        below if model.is_dir() => model.join(below),
+        beside => model.with_file_name(beside),
+    };
+    FileFacts {
+        path,
+        rel_path: file.rel_path.clone(),
+        size: file.size_bytes,
+        mtime_ns: file.mtime_ns,
+        inode: file.inode,
+        dev: file.dev,
+    }
+}
+
+/// The limits of reading in the background.
+fn background(agent: &Agent) -> Vec<Arc<Throttle>> {
+    agent.throttle.iter().chain(&agent.hash_throttle).cloned().collect()
+}
+
+/// Hashes one file on a thread that may block.
+pub(super) async fn hash_one(
+    attempt: &Attempt,
+    file: FileFacts,
+    read: Arc<AtomicU64>,
+    limits: Vec<Arc<Throttle>>,
+) -> Result<FileHashRow, WorkError> {
+    let path = file.path.display().to_string();
+    let mut pace = pace(limits, attempt.cancel.clone(), read);
+    let hashed = blocking("hashing a file", move || hash_file(&file, &mut pace)).await?;
+    let hashed = hashed.map_err(|source| WorkError::Format { path, source })?;
+    hashed.map(row).ok_or(WorkError::Cancelled)
+}
+
+/// Counts what is read, waits for the limits, stops when the attempt does.
+pub(super) fn pace(
+    limits: Vec<Arc<Throttle>>,
+    cancel: CancellationToken,
+    read: Arc<AtomicU64>,
+) -> impl FnMut(u64) -> ControlFlow<()> + Send + 'static {
+    move |bytes| {
+        read.fetch_add(bytes, Ordering::Relaxed);
+        for limit in &limits {
+            limit.pay(bytes, || cancel.is_cancelled());
+        }
+        if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+fn row(hashes: FileHashes) -> FileHashRow {
+    let FileHashes { blake3, sha256, payload_sha256, autov1 } = hashes;
+    FileHashRow { blake3, sha256, payload_sha256, autov1 }
+}

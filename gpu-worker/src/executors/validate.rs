@@ -1,0 +1,206 @@
+//! `validate`: what is wrong with a model's files on this host. A bad model is a finding; a file that cannot be read now
+//! fails the job.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use model_formats::{
+    Inspection,
+    validate::{self, Finding, Severity},
+};
+use serde_json::json;
+use shared::{
+    db::{
+        DbError,
+        hashes::{self, FileHashRow},
+        models::{self, FileIdentity, LocationRow, ModelRow},
+        validations::NewValidation,
+    },
+    ids::ValidationId,
+    job::{ValidateArgs, ValidateLevel},
+};
+
+use super::{
+    Done,
+    hash::{facts, hash_one, pace},
+    load::watched,
+    model::blocking,
+};
+use crate::{catalogue, commit::Effects, context::Agent, error::WorkError, running::Attempt};
+
+/// Findings that a report keeps.
+const FINDINGS: usize = 1000;
+
+pub(super) async fn run(agent: &Arc<Agent>, args: ValidateArgs, attempt: &Attempt) -> Result<Done, WorkError> {
+    let started = Instant::now();
+    attempt.progress.enter("locating", 0);
+    let (model, here) = subject(agent, &args).await?;
+    let path = Path::new(&here.root_path).join(&here.rel_path);
+    attempt.progress.enter("reading headers", 0);
+    let (inspection, findings) = {
+        let path = path.clone();
+        blocking("reading headers", move || validate::structure(&path)).await?
+    }
+    .map_err(|source| WorkError::Format { path: path.display().to_string(), source })?;
+    let mut check = Check { agent, attempt, path, findings, tensors: 0, read: Arc::default(), hashed: Vec::new() };
+    let mut files = here.identities()?;
+    if let Some(inspection) = inspection {
+        files = inspection.files.iter().map(catalogue::identity).collect();
+        check.deeper(args.level, inspection, &files).await?;
+    }
+    let Check { findings, tensors, read, hashed, .. } = check;
+    let report = report(agent, &args, findings, (tensors, read.load(Ordering::Relaxed)), &files, started)?;
+    let [errors, warnings, infos] = report.counts;
+    let result = json!({
+        "model": model.name, "host": agent.host, "level": report.level, "verdict": report.verdict,
+        "validation": report.id, "errors": errors, "warnings": warnings, "infos": infos,
+        "tensors": report.tensors, "bytes": report.bytes, "seconds": report.seconds,
+    });
+    Ok(Done { result, effects: Effects::Validated(Box::new(report), hashed) })
+}
+
+async fn subject(agent: &Agent, args: &ValidateArgs) -> Result<(ModelRow, LocationRow), WorkError> {
+    let found = models::find(&agent.pool, &args.model.to_string()).await?;
+    let model = found.filter(|model| model.id == args.model).ok_or(WorkError::NoModel(args.model))?;
+    let locations = models::locations_of(&agent.pool, &[model.id]).await?;
+    let here = locations.into_iter().find(|location| location.host == agent.host);
+    let here = here.ok_or_else(|| WorkError::NotHere { model: model.name.clone(), host: agent.host.clone() })?;
+    Ok((model, here))
+}
+
+/// A validation under way.
+struct Check<'a> {
+    agent: &'a Arc<Agent>,
+    attempt: &'a Attempt,
+    path: PathBuf,
+    findings: Vec<Finding>,
+    tensors: u64,
+    read: Arc<AtomicU64>,
+    /// Files that had no recorded hashes.
+    hashed: Vec<(FileIdentity, FileHashRow)>,
+}
+
+impl Check<'_> {
+    async fn deeper(
+        &mut self,
+        level: ValidateLevel,
+        inspection: Inspection,
+        files: &[FileIdentity],
+    ) -> Result<(), WorkError> {
+        match level {
+            ValidateLevel::Structure => Ok(()),
+            ValidateLevel::Hash => self.hashes(&inspection, files).await,
+            ValidateLevel::Architecture => {
+                self.findings.extend(validate::architecture(&inspection));
+                Ok(())
+            }
+            ValidateLevel::Weights => {
+                self.findings.extend(validate::architecture(&inspection));
+                self.weights(inspection).await
+            }
+        }
+    }
+
+    async fn weights(&mut self, inspection: Inspection) -> Result<(), WorkError> {
+        let total = inspection.components.iter().map(|component| component.bytes).sum();
+        self.attempt.progress.enter("reading", total);
+        let limits = self.agent.throttle.iter().cloned().collect();
+        let mut pace = pace(limits, self.attempt.cancel.clone(), self.read.clone());
+        let work = blocking("reading weights", move || validate::weights(&inspection, &mut pace));
+        let checked = watched(self.attempt, work, || self.read.load(Ordering::Relaxed)).await?;
+        let path = || self.path.display().to_string();
+        let checked = checked.map_err(|source| WorkError::Format { path: path(), source })?;
+        let checked = checked.ok_or(WorkError::Cancelled)?;
+        self.tensors = checked.tensors;
+        self.findings.extend(checked.findings);
+        Ok(())
+    }
+
+    /// Recomputes the hashes of all files and compares them with what was recorded of the same files.
+    async fn hashes(&mut self, inspection: &Inspection, files: &[FileIdentity]) -> Result<(), WorkError> {
+        self.attempt.progress.enter("hashing", files.iter().map(|file| file.size_bytes).sum());
+        for file in files {
+            self.attempt.progress.detail(&file.rel_path);
+            let recorded = hashes::of_file(&self.agent.pool, &self.agent.host, file).await?;
+            let limits = self.agent.throttle.iter().cloned().collect();
+            let work = hash_one(self.attempt, facts(&self.path, file), self.read.clone(), limits);
+            let now = watched(self.attempt, work, || self.read.load(Ordering::Relaxed)).await?;
+            self.findings.extend(claimed(inspection, files, &now));
+            match recorded {
+                Some(recorded) => self.findings.extend(difference(file, &recorded, &now)),
+                None => {
+                    let message = format!("{} had no recorded hashes; they are recorded now", shown(file));
+                    self.findings.push(Finding::new(Severity::Info, "hash_recorded", message));
+                    self.hashed.push((file.clone(), now));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn shown(file: &FileIdentity) -> String {
+    if file.rel_path.is_empty() { "the file".to_owned() } else { format!("`{}`", file.rel_path) }
+}
+
+/// The same inode, size and time with other bytes.
+fn difference(file: &FileIdentity, recorded: &FileHashRow, now: &FileHashRow) -> Option<Finding> {
+    (recorded != now).then(|| {
+        let message = format!("{} has other bytes than when it was hashed, at the same size and time", shown(file));
+        Finding::new(Severity::Error, "hash_mismatch", message).but(&recorded.sha256, &now.sha256)
+    })
+}
+
+/// What the file's own metadata says its payload's SHA-256 is, of a model that is one file.
+fn claimed(inspection: &Inspection, files: &[FileIdentity], now: &FileHashRow) -> Option<Finding> {
+    let payload = now.payload_sha256.as_deref().filter(|_| files.len() == 1)?;
+    let keys = ["modelspec.hash_sha256", "sshs_model_hash"];
+    let claim = keys.iter().find_map(|key| inspection.metadata.get(*key)?.as_str());
+    let claim =
+        claim.map(|claim| claim.trim_start_matches("0x").to_ascii_lowercase()).filter(|claim| claim.len() == 64)?;
+    (claim != payload).then(|| {
+        let message = "the metadata names another hash of the tensors: they were changed after it was written";
+        Finding::new(Severity::Warning, "metadata_hash_mismatch", message).but(claim, payload)
+    })
+}
+
+fn report(
+    agent: &Agent,
+    args: &ValidateArgs,
+    mut findings: Vec<Finding>,
+    (tensors, bytes): (u64, u64),
+    files: &[FileIdentity],
+    started: Instant,
+) -> Result<NewValidation, WorkError> {
+    let verdict = validate::verdict(&findings).as_str();
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+    let counts = [Severity::Error, Severity::Warning, Severity::Info].map(count).map(signed);
+    let omitted = signed(findings.len().saturating_sub(FINDINGS));
+    findings.truncate(FINDINGS);
+    let encoded = |error: serde_json::Error| WorkError::Db(DbError::BadRow(error.to_string()));
+    Ok(NewValidation {
+        id: ValidationId::generate(),
+        model: args.model,
+        host: agent.host.clone(),
+        level: args.level.as_str(),
+        verdict,
+        counts,
+        findings: serde_json::to_value(findings).map_err(encoded)?,
+        omitted,
+        tensors: i64::try_from(tensors).unwrap_or(i64::MAX),
+        bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
+        seconds: started.elapsed().as_secs_f64(),
+        files: serde_json::to_value(files).map_err(encoded)?,
+    })
+}
+
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

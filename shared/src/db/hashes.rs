@@ -1,0 +1,158 @@
+//! Hashes of files by identity, and of the models that they make up.
+
+use serde_json::Value;
+use sqlx::{FromRow, PgConnection, PgExecutor};
+
+use super::{DbError, models::FileIdentity};
+use crate::ids::ModelId;
+
+/// Hashes of one file in hex.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct FileHashRow {
+    /// BLAKE3.
+    pub blake3: String,
+    /// SHA-256.
+    pub sha256: String,
+    /// SHA-256 of what follows a safetensors header.
+    pub payload_sha256: Option<String>,
+    /// The short hash of old tools.
+    pub autov1: String,
+}
+
+/// A model on a host that has no hashes yet.
+#[derive(Debug, Clone, FromRow)]
+pub struct Unhashed {
+    /// The model.
+    pub id: ModelId,
+    /// Its name.
+    pub name: String,
+    /// Folder of the root.
+    pub root_path: String,
+    /// Path below the root.
+    pub rel_path: String,
+    /// `[FileIdentity]`, as the scan stored it.
+    pub files: Value,
+    /// Bytes on disk.
+    pub size_bytes: i64,
+}
+
+/// Models on a host without hashes, small ones first; narrowed to one model or one root.
+///
+/// # Errors
+/// Database errors.
+pub async fn unhashed(
+    db: impl PgExecutor<'_>,
+    host: &str,
+    model: Option<ModelId>,
+    root: Option<&str>,
+    limit: i64,
+) -> Result<Vec<Unhashed>, DbError> {
+    Ok(sqlx::query_as(
+        "select m.id, m.name, r.path as root_path, l.rel_path, l.files, m.size_bytes
+         from models m join model_locations l on l.model_id = m.id join roots r on r.host = l.host and r.name = l.root
+         where l.host = $1 and m.content_digest is null and jsonb_array_length(l.files) > 0
+           and ($2::text is null or m.id = $2) and ($3::text is null or l.root = $3)
+         order by m.size_bytes, m.id limit $4",
+    )
+    .bind(host)
+    .bind(model)
+    .bind(root)
+    .bind(limit)
+    .fetch_all(db)
+    .await?)
+}
+
+/// The recorded hashes of a file that is still the one that was hashed.
+///
+/// # Errors
+/// Database errors.
+pub async fn of_file(db: impl PgExecutor<'_>, host: &str, file: &FileIdentity) -> Result<Option<FileHashRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select blake3, sha256, payload_sha256, autov1 from file_hashes
+         where host = $1 and dev = $2 and inode = $3 and size_bytes = $4 and mtime_ns = $5",
+    )
+    .bind(host)
+    .bind(file.dev.cast_signed())
+    .bind(file.inode.cast_signed())
+    .bind(file.size_bytes.cast_signed())
+    .bind(file.mtime_ns)
+    .fetch_optional(db)
+    .await?)
+}
+
+/// Records the hashes of a file, in place of those of an earlier file with its inode.
+///
+/// # Errors
+/// Database errors.
+pub async fn record_file(
+    tx: &mut PgConnection,
+    host: &str,
+    file: &FileIdentity,
+    hashes: &FileHashRow,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "insert into file_hashes (host, dev, inode, size_bytes, mtime_ns, blake3, sha256, payload_sha256, autov1)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         on conflict (host, dev, inode) do update set size_bytes = excluded.size_bytes, mtime_ns = excluded.mtime_ns,
+             blake3 = excluded.blake3, sha256 = excluded.sha256, payload_sha256 = excluded.payload_sha256,
+             autov1 = excluded.autov1, hashed_at = now()",
+    )
+    .bind(host)
+    .bind(file.dev.cast_signed())
+    .bind(file.inode.cast_signed())
+    .bind(file.size_bytes.cast_signed())
+    .bind(file.mtime_ns)
+    .bind(&hashes.blake3)
+    .bind(&hashes.sha256)
+    .bind(&hashes.payload_sha256)
+    .bind(&hashes.autov1)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// What all files of a model say of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelHashes {
+    /// The model.
+    pub model: ModelId,
+    /// The files that were hashed, exactly as they are stored with the location.
+    pub files: Value,
+    /// BLAKE3 of the content.
+    pub content_digest: String,
+    /// SHA-256, of a model that is one file.
+    pub sha256: Option<String>,
+    /// SHA-256 of what follows its header.
+    pub payload_sha256: Option<String>,
+}
+
+/// Records a model's hashes; false when the host reports other files by now.
+///
+/// # Errors
+/// Database errors.
+pub async fn record_model(tx: &mut PgConnection, host: &str, hashes: &ModelHashes) -> Result<bool, DbError> {
+    let recorded = sqlx::query(
+        "update models set content_digest = $4, sha256 = $5, payload_sha256 = $6, updated_at = now()
+         where id = $1 and exists (select 1 from model_locations l where l.model_id = $1 and l.host = $2 and l.files = $3)",
+    )
+    .bind(hashes.model)
+    .bind(host)
+    .bind(&hashes.files)
+    .bind(&hashes.content_digest)
+    .bind(&hashes.sha256)
+    .bind(&hashes.payload_sha256)
+    .execute(tx)
+    .await?;
+    Ok(recorded.rows_affected() == 1)
+}
+
+/// The short hash of old tools, of any file with this SHA-256.
+///
+/// # Errors
+/// Database errors.
+pub async fn autov1(db: impl PgExecutor<'_>, sha256: &str) -> Result<Option<String>, DbError> {
+    Ok(sqlx::query_scalar("select autov1 from file_hashes where sha256 = $1 limit 1")
+        .bind(sha256)
+        .fetch_optional(db)
+        .await?)
+}

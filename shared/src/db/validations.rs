@@ -1,0 +1,150 @@
+//! What validations found, with history.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::{FromRow, PgConnection, PgExecutor};
+
+use super::DbError;
+use crate::ids::{JobId, ModelId, ValidationId};
+
+/// Reports kept of one model.
+const KEPT: i64 = 50;
+
+/// A report to be stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewValidation {
+    /// Id.
+    pub id: ValidationId,
+    /// The model.
+    pub model: ModelId,
+    /// The host whose files were looked at.
+    pub host: String,
+    /// How far it went.
+    pub level: &'static str,
+    /// `ok`, `degraded`, `invalid`, `unsafe`.
+    pub verdict: &'static str,
+    /// Findings of each severity: errors, warnings, infos.
+    pub counts: [i64; 3],
+    /// `[FindingView]`, bounded.
+    pub findings: Value,
+    /// Findings left out of it.
+    pub omitted: i64,
+    /// Tensors whose numbers were looked at.
+    pub tensors: i64,
+    /// Bytes read.
+    pub bytes: i64,
+    /// How long it took.
+    pub seconds: f64,
+    /// `[FileIdentity]` of what was looked at, as stored with the location.
+    pub files: Value,
+}
+
+/// A stored report.
+#[derive(Debug, Clone, FromRow)]
+pub struct ValidationRow {
+    /// Id.
+    pub id: ValidationId,
+    /// The model.
+    pub model_id: ModelId,
+    /// The job that made it.
+    pub job_id: JobId,
+    /// The host whose files were looked at.
+    pub host: String,
+    /// How far it went.
+    pub level: String,
+    /// `ok`, `degraded`, `invalid`, `unsafe`.
+    pub verdict: String,
+    /// Errors.
+    pub errors: i64,
+    /// Warnings.
+    pub warnings: i64,
+    /// Information.
+    pub infos: i64,
+    /// `[FindingView]`; empty in lists.
+    pub findings: Value,
+    /// Findings left out.
+    pub omitted: i64,
+    /// Tensors whose numbers were looked at.
+    pub tensors: i64,
+    /// Bytes read.
+    pub bytes: i64,
+    /// How long it took.
+    pub seconds: f64,
+    /// The host reports other files by now, or none.
+    pub stale: bool,
+    /// When it ended.
+    pub created_at: DateTime<Utc>,
+}
+
+/// Stores a report in the caller's (fenced) transaction and drops the oldest beyond what is kept. A model that left the
+/// catalogue meanwhile has none (false).
+///
+/// # Errors
+/// Database errors.
+pub async fn record(tx: &mut PgConnection, job: JobId, new: &NewValidation) -> Result<bool, DbError> {
+    let [errors, warnings, infos] = new.counts;
+    let stored = sqlx::query(
+        "insert into validations (id, model_id, job_id, host, level, verdict, errors, warnings, infos, findings, omitted,
+                                  tensors, bytes, seconds, files)
+         select $1, m.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15 from models m where m.id = $2",
+    )
+    .bind(new.id)
+    .bind(new.model)
+    .bind(job)
+    .bind(&new.host)
+    .bind(new.level)
+    .bind(new.verdict)
+    .bind(errors)
+    .bind(warnings)
+    .bind(infos)
+    .bind(&new.findings)
+    .bind(new.omitted)
+    .bind(new.tensors)
+    .bind(new.bytes)
+    .bind(new.seconds)
+    .bind(&new.files)
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query(
+        "delete from validations where model_id = $1
+           and id not in (select id from validations where model_id = $1 order by created_at desc, id desc limit $2)",
+    )
+    .bind(new.model)
+    .bind(KEPT)
+    .execute(tx)
+    .await?;
+    Ok(stored.rows_affected() == 1)
+}
+
+/// A model's reports, the newest first, without their findings.
+///
+/// # Errors
+/// Database errors.
+pub async fn of_model(db: impl PgExecutor<'_>, model: ModelId) -> Result<Vec<ValidationRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select v.id, v.model_id, v.job_id, v.host, v.level, v.verdict, v.errors, v.warnings, v.infos, '[]'::jsonb as findings,
+                v.omitted, v.tensors, v.bytes, v.seconds, l.files is distinct from v.files as stale, v.created_at
+         from validations v left join model_locations l on l.model_id = v.model_id and l.host = v.host
+         where v.model_id = $1 order by v.created_at desc, v.id desc",
+    )
+    .bind(model)
+    .fetch_all(db)
+    .await?)
+}
+
+/// One report of a model.
+///
+/// # Errors
+/// Database errors.
+pub async fn find(db: impl PgExecutor<'_>, model: ModelId, id: ValidationId) -> Result<Option<ValidationRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select v.id, v.model_id, v.job_id, v.host, v.level, v.verdict, v.errors, v.warnings, v.infos, v.findings,
+                v.omitted, v.tensors, v.bytes, v.seconds, l.files is distinct from v.files as stale, v.created_at
+         from validations v left join model_locations l on l.model_id = v.model_id and l.host = v.host
+         where v.model_id = $1 and v.id = $2",
+    )
+    .bind(model)
+    .bind(id)
+    .fetch_optional(db)
+    .await?)
+}
