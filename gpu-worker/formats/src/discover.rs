@@ -1,5 +1,7 @@
 //! Finding the models below a root: one candidate per model, and a reason for what is passed over.
 
+mod attach;
+
 use std::{
     collections::BTreeSet,
     fs::FileType,
@@ -11,7 +13,10 @@ use crate::{
     error::FormatError,
     inspect::extension,
     probe::file_type_name,
+    sidecar::Sidecar,
+    tokenizer,
 };
+pub use attach::cached_repository;
 
 /// Deepest folder that is entered below the root.
 const MAX_DEPTH: usize = 32;
@@ -27,6 +32,10 @@ pub enum CandidateKind {
     SingleFile,
     /// A folder with `model_index.json`.
     DiffusersFolder,
+    /// A folder with `config.json` and the weights of one component.
+    ComponentFolder,
+    /// A folder with a tokenizer and no weights.
+    TokenizerFolder,
 }
 
 /// A path that [`crate::inspect`] should look at.
@@ -38,6 +47,8 @@ pub struct Candidate {
     pub rel_path: String,
     /// File or folder.
     pub kind: CandidateKind,
+    /// The files that accompany it.
+    pub sidecars: Vec<Sidecar>,
 }
 
 /// The outcome of a walk, sorted by path.
@@ -47,22 +58,39 @@ pub struct Discovery {
     pub candidates: Vec<Candidate>,
     /// Passed over: path below the root, and why.
     pub skipped: Vec<(String, String)>,
+    /// True when the walk was told to stop: the lists are incomplete.
+    pub stopped: bool,
 }
 
-/// Walks `root`. Opens no file; follows links only inside the root; enters no hidden folder.
+/// [`discover_within`] with no other root and no end but its own.
+///
+/// # Errors
+/// As [`discover_within`].
+pub fn discover(root: &Path) -> Result<Discovery, FormatError> {
+    discover_within(root, &[], &|| false)
+}
+
+/// Walks `root`. Opens no file; enters no hidden folder; follows links that lead into the root or into
+/// one of `others` (the host's other roots). `stop` is asked at every folder.
 ///
 /// # Errors
 /// [`FormatError`] when the root itself is missing, unreadable or not a folder.
-pub fn discover(root: &Path) -> Result<Discovery, FormatError> {
+pub fn discover_within(root: &Path, others: &[PathBuf], stop: &dyn Fn() -> bool) -> Result<Discovery, FormatError> {
     let root = root.canonicalize().map_err(|source| FormatError::io(root, "resolving it", source))?;
     let meta = std::fs::metadata(&root).map_err(|source| FormatError::io(&root, "reading its status", source))?;
     if !meta.is_dir() {
         return Err(FormatError::NotRegular { path: root, what: "a file where a folder is wanted" });
     }
     std::fs::read_dir(&root).map_err(|source| FormatError::io(&root, "listing it", source))?;
-    let mut walk = Walk { root: &root, found: Discovery::default(), entered: BTreeSet::new() };
+    // a root that is not there cannot be led into
+    let others = others.iter().filter_map(|other| other.canonicalize().ok()).collect();
+    let mut walk = Walk { root: &root, others, found: Discovery::default(), entered: BTreeSet::new() };
     let mut pending = vec![(String::new(), 0usize)];
     while let Some((folder, depth)) = pending.pop() {
+        if stop() {
+            walk.found.stopped = true;
+            break;
+        }
         pending.extend(walk.folder(&folder).into_iter().map(|below| (below, depth.saturating_add(1))).filter(
             |(below, depth)| {
                 let near = *depth <= MAX_DEPTH;
@@ -81,6 +109,8 @@ pub fn discover(root: &Path) -> Result<Discovery, FormatError> {
 
 struct Walk<'r> {
     root: &'r Path,
+    /// The host's other roots, resolved.
+    others: Vec<PathBuf>,
     found: Discovery,
     /// Folders already entered, resolved: ends loops of links.
     entered: BTreeSet<PathBuf>,
@@ -104,7 +134,35 @@ impl Walk<'_> {
             self.pipeline(rel, path);
             return Vec::new();
         }
-        names.iter().filter_map(|name| self.entry(rel, name, &names)).collect()
+        let whole = self.whole_folder(rel, &path, &names);
+        names
+            .iter()
+            .filter(|name| !(whole && attach::is_component_weight(name)))
+            .filter_map(|name| self.entry(rel, name, &names))
+            .collect()
+    }
+
+    /// Lists a folder that is one component or one tokenizer; true when its weights are accounted for.
+    fn whole_folder(&mut self, rel: &str, path: &Path, names: &[String]) -> bool {
+        let is_component = attach::is_component(names);
+        let plain: Vec<&str> = names.iter().map(String::as_str).collect();
+        let kind = match (is_component, tokenizer::is_tokenizer(&plain)) {
+            (true, _) => CandidateKind::ComponentFolder,
+            (false, true) => CandidateKind::TokenizerFolder,
+            (false, false) => return false,
+        };
+        if let Some(outside) = self.escape(path, 1) {
+            self.skip(rel, format!("a folder with a link that leaves the roots: {outside}"));
+            return is_component;
+        }
+        let path = path.to_owned();
+        self.found.candidates.push(Candidate { path, rel_path: rel.to_owned(), kind, sidecars: Vec::new() });
+        is_component
+    }
+
+    /// Whether a resolved path lies in one of the host's roots.
+    fn allowed(&self, target: &Path) -> bool {
+        target.starts_with(self.root) || self.others.iter().any(|other| target.starts_with(other))
     }
 
     /// Handles one entry; a folder to enter is returned.
@@ -135,11 +193,14 @@ impl Walk<'_> {
                 return None;
             }
         };
-        let Ok(inside) = target.strip_prefix(self.root) else {
+        if !self.allowed(&target) {
             self.skip(rel, "a link that leaves the root");
             return None;
-        };
+        }
         let kind = std::fs::metadata(&target).ok()?.file_type();
+        let Ok(inside) = target.strip_prefix(self.root) else {
+            return Some(kind);
+        };
         // what the walk finds under its own name is not listed twice
         let hidden = inside.components().any(|part| part.as_os_str().to_string_lossy().starts_with('.'));
         if !hidden && (kind.is_dir() || is_model_name(&target)) {
@@ -162,7 +223,9 @@ impl Walk<'_> {
         } else if is_companion(name, siblings) {
             self.skip(&rel, "the VAE that accompanies the checkpoint of the same name");
         } else {
-            self.found.candidates.push(Candidate { path, rel_path: rel, kind: CandidateKind::SingleFile });
+            let folder = path.parent().unwrap_or(self.root);
+            let sidecars = attach::sidecars(folder, name, siblings);
+            self.found.candidates.push(Candidate { path, rel_path: rel, kind: CandidateKind::SingleFile, sidecars });
         }
     }
 
@@ -172,14 +235,15 @@ impl Walk<'_> {
             self.skip(rel, format!("a diffusers folder with a link that leaves the root: {outside}"));
             return;
         }
-        self.found.candidates.push(Candidate { path, rel_path: rel.to_owned(), kind: CandidateKind::DiffusersFolder });
+        let kind = CandidateKind::DiffusersFolder;
+        self.found.candidates.push(Candidate { path, rel_path: rel.to_owned(), kind, sidecars: Vec::new() });
     }
 
     /// The first entry, down to the components' files, that resolves outside the root.
     fn escape(&self, folder: &Path, levels: usize) -> Option<String> {
         let entries = std::fs::read_dir(folder).ok()?;
         for path in entries.flatten().map(|entry| entry.path()) {
-            let outside = path.canonicalize().is_ok_and(|target| !target.starts_with(self.root));
+            let outside = path.canonicalize().is_ok_and(|target| !self.allowed(&target));
             if outside {
                 return Some(path.strip_prefix(self.root).unwrap_or(&path).display().to_string());
             }

@@ -26,11 +26,12 @@ pub mod sidecar;
 #[cfg(test)]
 mod testing;
 mod text;
+pub mod tokenizer;
 pub mod validate;
 mod vocab;
 
 pub use canonical::{Canonical, CanonicalTensor, Order, Piece, canonicalise};
-pub use discover::{Candidate, CandidateKind, Discovery, discover};
+pub use discover::{Candidate, CandidateKind, Discovery, cached_repository, discover, discover_within};
 pub use dtype::Dtype;
 pub use error::{ErrorKind, FormatError, ShardProblem, TensorProblem};
 pub use inspect::inspect;

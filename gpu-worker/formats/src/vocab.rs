@@ -105,6 +105,10 @@ vocabulary! {
         Gguf "gguf",
         /// ONNX.
         Onnx "onnx",
+        /// A folder of tokenizer files.
+        Tokenizer "tokenizer",
+        /// A diffusers or transformers folder of one component.
+        Component "component",
         /// A git-LFS pointer instead of the file.
         LfsPointer "lfs_pointer",
         /// A web page saved under the model's name.
@@ -124,6 +128,8 @@ impl Format {
             Self::TorchZip => "a zip archive (PyTorch checkpoint)",
             Self::Gguf => "a GGUF file",
             Self::Onnx => "an ONNX file",
+            Self::Tokenizer => "a tokenizer folder",
+            Self::Component => "a folder of one component",
             Self::LfsPointer => "a git-LFS pointer: the real file was never downloaded",
             Self::Html => "an HTML page: the download failed",
             Self::Unknown => "of an unknown format",

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::Verdict;
-use crate::vocab::{Base, ModelType};
+use crate::{
+    metadata::claim,
+    vocab::{Base, ModelType},
+};
 
 /// Metadata keys that name a family, best first.
 const FAMILY_KEYS: &[&str] = &["modelspec.architecture", "ss_base_model_version"];
@@ -14,7 +17,7 @@ const FAMILY_KEYS: &[&str] = &["modelspec.architecture", "ss_base_model_version"
 pub(super) fn refine(verdict: &mut Verdict, metadata: &BTreeMap<String, String>) {
     let told = FAMILY_KEYS.iter().find_map(|key| {
         let value = metadata.get(*key)?;
-        Some((*key, value.as_str(), family(value)?))
+        Some((*key, value.as_str(), claim::base(value)?))
     });
     if let Some((key, value, base)) = told {
         refine_base(verdict, key, value, base);
@@ -50,7 +53,7 @@ fn refine_prediction(verdict: &mut Verdict, value: &str) {
     if !matches!(verdict.model_type, ModelType::Checkpoint | ModelType::Unet) {
         return;
     }
-    let Some(prediction) = prediction(value) else {
+    let Some(prediction) = claim::prediction(value) else {
         return;
     };
     let marked = verdict.evidence.iter().any(|evidence| evidence.rule == "prediction.marker");
@@ -61,14 +64,6 @@ fn refine_prediction(verdict: &mut Verdict, value: &str) {
     verdict.prediction = Some(prediction.to_owned());
 }
 
-fn prediction(value: &str) -> Option<&'static str> {
-    match value.to_ascii_lowercase().as_str() {
-        "v" | "v_prediction" | "v-prediction" => Some("v_prediction"),
-        "epsilon" | "eps" => Some("epsilon"),
-        _ => None,
-    }
-}
-
 /// The prediction type a diffusers scheduler config sets.
 pub(crate) fn from_scheduler(config: &Value) -> Option<String> {
     let class = config.get("_class_name").and_then(Value::as_str).unwrap_or_default();
@@ -76,25 +71,4 @@ pub(crate) fn from_scheduler(config: &Value) -> Option<String> {
         return Some("flow".to_owned());
     }
     config.get("prediction_type").and_then(Value::as_str).map(str::to_owned)
-}
-
-/// The family a metadata value names.
-fn family(value: &str) -> Option<Base> {
-    let value = value.to_ascii_lowercase();
-    // the first prefix that fits: the refiner before SDXL, SDXL before the others
-    let known = [
-        ("stable-diffusion-xl-v1-refiner", Base::SdxlRefiner),
-        ("stable-diffusion-xl", Base::Sdxl),
-        ("sdxl_base", Base::Sdxl),
-        ("stable-diffusion-v1", Base::Sd15),
-        ("sd_v1", Base::Sd15),
-        ("stable-diffusion-v2", Base::Sd21),
-        ("sd_v2", Base::Sd21),
-        ("stable-diffusion-v3", Base::Sd3),
-        ("stable-diffusion-3", Base::Sd3),
-        ("sd3", Base::Sd3),
-        ("flux-1", Base::Flux),
-        ("flux1", Base::Flux),
-    ];
-    known.into_iter().find(|(prefix, _)| value.starts_with(prefix)).map(|(_, base)| base)
 }

@@ -19,7 +19,8 @@ pub(super) fn decide(inspection: &mut Inspection, folder: &mut Folder<'_>, index
     let Some(family) = family else {
         inspection.base = by_class.unwrap_or(Base::Unknown);
         inspection.evidence.push(Evidence::new("diffusers.base_by_class", INDEX_NAME, inspection.base.as_str()));
-        if part.is_some() {
+        let is_graph = folder.graphs.contains_key("unet") || folder.graphs.contains_key("transformer");
+        if part.is_some() && !is_graph {
             folder.problems.push("the denoiser's tensors are of no architecture known here".to_owned());
         }
         return;

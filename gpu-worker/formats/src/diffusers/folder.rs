@@ -10,11 +10,14 @@ use crate::{
     error::{ErrorKind, FormatError},
     inspect::CONFIG_LIMIT_BYTES,
     inspection::{Component, Evidence, FileFacts},
+    onnx,
     probe::{read_json, stat},
     text::shown,
     vocab::ComponentKind,
 };
 
+/// The file of a component that is an ONNX graph.
+const GRAPH: &str = "model.onnx";
 /// Most files of a tokenizer folder that count as the model's.
 const TOKENIZER_FILES: usize = 64;
 
@@ -27,6 +30,8 @@ pub(super) struct Folder<'p> {
     pub(super) files: Vec<FileFacts>,
     pub(super) components: Vec<Component>,
     pub(super) configs: Map<String, Value>,
+    /// What the ONNX graphs say, by component.
+    pub(super) graphs: Map<String, Value>,
     pub(super) facts: Map<String, Value>,
     pub(super) evidence: Vec<Evidence>,
     pub(super) tokenizers: Vec<String>,
@@ -46,6 +51,7 @@ impl<'p> Folder<'p> {
             files: vec![index],
             components: Vec::new(),
             configs: Map::new(),
+            graphs: Map::new(),
             facts: Map::new(),
             evidence: Vec::new(),
             tokenizers: Vec::new(),
@@ -91,7 +97,9 @@ impl<'p> Folder<'p> {
             self.not_loaded.push(name.to_owned());
             return Ok(());
         };
-        self.config(name, "config.json")?;
+        if !self.path.join(name).join(GRAPH).is_file() || self.path.join(name).join("config.json").is_file() {
+            self.config(name, "config.json")?;
+        }
         self.weights(name, kind)
     }
 
@@ -110,6 +118,10 @@ impl<'p> Folder<'p> {
 
     fn weights(&mut self, name: &str, kind: ComponentKind) -> Result<(), FormatError> {
         let (folder, below) = (self.path.join(name), format!("{name}/"));
+        let graph = folder.join(GRAPH);
+        if weights::find(&folder).is_err() && graph.is_file() {
+            return self.graph(name, kind, &graph);
+        }
         let read = weights::find(&folder).and_then(|choices| {
             let choice = choices.first().ok_or_else(|| FormatError::Missing { path: folder.clone() })?;
             Ok((weights::read(&folder, &below, choice)?, choices))
@@ -128,6 +140,28 @@ impl<'p> Folder<'p> {
             tensor.file = tensor.file.saturating_add(offset);
         }
         self.files.extend(set.files);
+        self.components.push(component(kind, tensors));
+        Ok(())
+    }
+
+    /// A component that is an ONNX graph; its weights are those that are ranges of bytes.
+    fn graph(&mut self, name: &str, kind: ComponentKind, path: &Path) -> Result<(), FormatError> {
+        let onnx = match onnx::read(path, &format!("{name}/{GRAPH}"), &format!("{name}/")) {
+            Ok(onnx) => onnx,
+            Err(error) => {
+                self.missing.push(name.to_owned());
+                return self.problem(name, error);
+            }
+        };
+        self.evidence.push(Evidence::new("diffusers.onnx", format!("{name}/{GRAPH}"), onnx.graph.nodes));
+        let graph = serde_json::to_value(&onnx.graph).unwrap_or_default();
+        self.graphs.insert(name.to_owned(), graph);
+        let offset = self.files.len();
+        let mut tensors = onnx.tensors;
+        for tensor in &mut tensors {
+            tensor.file = tensor.file.saturating_add(offset);
+        }
+        self.files.extend(onnx.files);
         self.components.push(component(kind, tensors));
         Ok(())
     }
@@ -179,6 +213,8 @@ fn kind(name: &str) -> Option<ComponentKind> {
         "unet" => ComponentKind::Unet,
         "transformer" => ComponentKind::Transformer,
         "vae" => ComponentKind::Vae,
+        "vae_encoder" => ComponentKind::VaeEncoder,
+        "vae_decoder" => ComponentKind::VaeDecoder,
         "text_encoder" => ComponentKind::TextEncoder,
         "text_encoder_2" => ComponentKind::TextEncoder2,
         "text_encoder_3" => ComponentKind::TextEncoder3,

@@ -3,6 +3,7 @@
 mod family;
 mod folder;
 pub(crate) mod index;
+mod single;
 mod weights;
 
 use std::path::Path;
@@ -28,6 +29,7 @@ pub(crate) fn inspect(path: &Path) -> Result<Inspection, FormatError> {
     let index_path = path.join(INDEX_NAME);
     let (document, facts) = match read_json(&index_path, INDEX_NAME, "pipeline index", CONFIG_LIMIT_BYTES) {
         Ok(read) => read,
+        Err(error) if error.kind() == ErrorKind::Missing => return no_pipeline(path),
         Err(error) => return without_index(path, &index_path, error),
     };
     let mut inspection = unknown(path, Format::Diffusers, Vec::new());
@@ -50,19 +52,28 @@ pub(crate) fn inspect(path: &Path) -> Result<Inspection, FormatError> {
     Ok(inspection)
 }
 
-/// No index at all, or one that cannot be used.
+/// A folder without an index: one component, a tokenizer, or no model.
+fn no_pipeline(path: &Path) -> Result<Inspection, FormatError> {
+    if let Some(component) = single::inspect(path)? {
+        return Ok(component);
+    }
+    let names = weights::names(path)?;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    if crate::tokenizer::is_tokenizer(&names) {
+        return crate::tokenizer::inspect(path);
+    }
+    let mut inspection = unknown(path, Format::Unknown, Vec::new());
+    inspection.reason = Some(format!("a folder without {INDEX_NAME} is not a model"));
+    Ok(inspection)
+}
+
+/// An index that cannot be used.
 fn without_index(path: &Path, index_path: &Path, error: FormatError) -> Result<Inspection, FormatError> {
-    let mut inspection = match error.kind() {
-        ErrorKind::Missing => unknown(path, Format::Unknown, Vec::new()),
-        ErrorKind::Unreadable => return Err(error),
-        ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::Unsafe => {
-            unknown(path, Format::Diffusers, stat(index_path, INDEX_NAME).into_iter().collect())
-        }
-    };
-    inspection.reason = Some(match error.kind() {
-        ErrorKind::Missing => format!("a folder without {INDEX_NAME} is not a model"),
-        _ => error.full_text(),
-    });
+    if matches!(error.kind(), ErrorKind::Missing | ErrorKind::Unreadable) {
+        return Err(error);
+    }
+    let mut inspection = unknown(path, Format::Diffusers, stat(index_path, INDEX_NAME).into_iter().collect());
+    inspection.reason = Some(error.full_text());
     Ok(inspection)
 }
 
@@ -93,6 +104,9 @@ fn finish(inspection: &mut Inspection, folder: Folder<'_>) {
     facts.insert("missing_components".to_owned(), json!(folder.missing));
     facts.insert("not_loaded".to_owned(), json!(folder.not_loaded));
     facts.insert("tokenizers".to_owned(), json!(folder.tokenizers));
+    if !folder.graphs.is_empty() {
+        inspection.metadata.insert("onnx".to_owned(), crate::text::storable_json(Value::Object(folder.graphs)));
+    }
     inspection.metadata.insert("configs".to_owned(), crate::text::storable_json(Value::Object(folder.configs)));
     inspection.metadata.insert("facts".to_owned(), crate::text::storable_json(Value::Object(facts)));
     inspection.variant = variant(&folder.components);

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::symlink};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{CandidateKind, Discovery, discover};
+use super::{CandidateKind, Discovery, cached_repository, discover, discover_within};
 use crate::{
     ErrorKind,
     testing::{document, model},
@@ -110,4 +110,81 @@ fn the_root_may_itself_be_a_model_and_must_be_a_folder() {
     let missing = discover(&root.path().join("none")).unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::Missing);
     assert!(discover(&root.path().join("model_index.json")).is_err());
+}
+
+#[test]
+fn side_cars_belong_to_the_model_of_the_same_stem() {
+    let root = TempDir::new().unwrap();
+    let at = |name: &str| root.path().join(name);
+    for name in ["a.safetensors", "a.b.safetensors", "ab.ckpt"] {
+        model(&at(name), &[("a", &[1])]);
+    }
+    for name in ["a.json", "a.civitai.info", "a.preview.png", "a.vae.pt", "a.b.json", "ab.png", "other.json"] {
+        fs::write(at(name), b"{}").unwrap();
+    }
+    let found = discover(root.path()).unwrap();
+    let beside = |rel: &str| {
+        let candidate = found.candidates.iter().find(|candidate| candidate.rel_path == rel).unwrap();
+        let names = candidate.sidecars.iter().map(|sidecar| sidecar.path.file_name().unwrap().to_str().unwrap());
+        names.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(candidates(&found), ["a.b.safetensors", "a.safetensors", "ab.ckpt"]);
+    assert_eq!(beside("a.safetensors"), ["a.civitai.info", "a.json", "a.preview.png", "a.vae.pt"]);
+    assert_eq!(beside("a.b.safetensors"), ["a.b.json"]);
+    assert_eq!(beside("ab.ckpt"), ["ab.png"]);
+}
+
+#[test]
+fn a_component_folder_is_one_model_whatever_its_variants() {
+    let root = TempDir::new().unwrap();
+    let at = |name: &str| root.path().join(name);
+    document(&at("vae/config.json"), &json!({ "_class_name": "AutoencoderKL" }));
+    for name in ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors", "extra.safetensors"]
+    {
+        model(&at("vae").join(name), &[("a", &[1])]);
+    }
+    document(&at("words/vocab.json"), &json!({ "a": 0 }));
+    fs::write(at("words/merges.txt"), "a b").unwrap();
+    let found = discover(root.path()).unwrap();
+    assert_eq!(candidates(&found), ["vae", "vae/extra.safetensors", "words"]);
+    let kinds: Vec<CandidateKind> = found.candidates.iter().map(|candidate| candidate.kind).collect();
+    assert_eq!(kinds, [CandidateKind::ComponentFolder, CandidateKind::SingleFile, CandidateKind::TokenizerFolder]);
+}
+
+#[test]
+fn links_may_lead_into_another_root_of_the_host() {
+    let (root, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    fs::create_dir(other.path().join("deep")).unwrap();
+    model(&other.path().join("deep/m.safetensors"), &[("a", &[1])]);
+    symlink(other.path().join("deep"), root.path().join("linked")).unwrap();
+    symlink(other.path().join("deep/m.safetensors"), root.path().join("one.safetensors")).unwrap();
+    symlink(root.path(), other.path().join("deep/back")).unwrap();
+    assert!(candidates(&discover(root.path()).unwrap()).is_empty());
+    let found = discover_within(root.path(), &[other.path().to_owned()], &|| false).unwrap();
+    assert_eq!(candidates(&found), ["linked/m.safetensors", "one.safetensors"]);
+}
+
+#[test]
+fn a_walk_that_is_told_to_stop_says_so() {
+    let root = TempDir::new().unwrap();
+    model(&root.path().join("a.safetensors"), &[("a", &[1])]);
+    let found = discover_within(root.path(), &[], &|| true).unwrap();
+    assert!(found.stopped && found.candidates.is_empty());
+}
+
+#[test]
+fn a_snapshot_of_a_download_cache_is_one_model_named_by_its_repository() {
+    let root = TempDir::new().unwrap();
+    let repo = root.path().join("models--some-org--some-vae");
+    let snapshot = repo.join("snapshots/0123abcd");
+    fs::create_dir_all(repo.join("blobs")).unwrap();
+    fs::create_dir_all(&snapshot).unwrap();
+    model(&repo.join("blobs/aa"), &[("a", &[1])]);
+    fs::write(repo.join("blobs/bb"), b"{}").unwrap();
+    symlink("../../blobs/aa", snapshot.join("diffusion_pytorch_model.safetensors")).unwrap();
+    symlink("../../blobs/bb", snapshot.join("config.json")).unwrap();
+    let found = discover(root.path()).unwrap();
+    assert_eq!(candidates(&found), ["models--some-org--some-vae/snapshots/0123abcd"]);
+    assert_eq!(cached_repository(&found.candidates[0].path).as_deref(), Some("some-vae"));
+    assert_eq!(cached_repository(root.path()), None);
 }

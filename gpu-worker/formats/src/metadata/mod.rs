@@ -2,7 +2,7 @@
 //!
 //! Claims are kept apart from what the tensors show: where the two disagree, that is a stated fact.
 
-mod claim;
+pub(crate) mod claim;
 mod configs;
 mod embedded;
 mod extracted;

@@ -1,0 +1,159 @@
+//! A folder that is one component: its config, its weights in one of their variants, perhaps a tokenizer.
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde_json::{Map, Value, json};
+
+use super::weights;
+use crate::{
+    components::{split, variant},
+    detect::{Hints, Verdict, detect},
+    error::{ErrorKind, FormatError},
+    inspect::{CONFIG_LIMIT_BYTES, unknown},
+    inspection::{Evidence, FileFacts, Inspection, TensorFacts},
+    keys::Keys,
+    probe::read_json,
+    text::{storable, storable_json},
+    tokenizer,
+    vocab::{Format, ModelType},
+};
+
+/// The config of a component.
+const CONFIG: &str = "config.json";
+/// Longest metadata of the weights that is kept.
+const METADATA_BYTES: usize = 256 << 10;
+
+/// Inspects the folder; none when it has no `config.json`.
+pub(super) fn inspect(path: &Path) -> Result<Option<Inspection>, FormatError> {
+    let (config, facts) = match read_json(&path.join(CONFIG), CONFIG, "component config", CONFIG_LIMIT_BYTES) {
+        Ok(read) => read,
+        Err(error) => return without_config(path, error),
+    };
+    let class = class(&config).unwrap_or_default().to_owned();
+    let mut inspection = unknown(path, Format::Component, vec![facts]);
+    inspection.evidence.push(Evidence::new("component.class", CONFIG, class.as_str()));
+    match read_weights(path, &mut inspection) {
+        Ok((tensors, metadata)) => recognise(&mut inspection, tensors, &metadata, &config),
+        Err(error) if error.kind() == ErrorKind::Unreadable => return Err(error),
+        Err(error) => inspection.reason = Some(error.full_text()),
+    }
+    let told = by_class(&class);
+    if inspection.model_type == ModelType::Unknown && told != ModelType::Unknown {
+        inspection.model_type = told;
+        inspection.evidence.push(Evidence::new("component.type_by_class", CONFIG, told.as_str()));
+    } else if told != ModelType::Unknown && told != inspection.model_type {
+        inspection.evidence.push(Evidence::new("component.class_disagrees", CONFIG, told.as_str()));
+    }
+    inspection.metadata.insert("configs".to_owned(), storable_json(json!({ inspection.model_type.as_str(): config })));
+    tokenizer_of(path, &mut inspection)?;
+    inspection.size_bytes = inspection.files.iter().map(|file| file.size).fold(0, u64::saturating_add);
+    Ok(Some(inspection))
+}
+
+fn without_config(path: &Path, error: FormatError) -> Result<Option<Inspection>, FormatError> {
+    match error.kind() {
+        ErrorKind::Missing => Ok(None),
+        ErrorKind::Unreadable => Err(error),
+        ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::Unsafe => {
+            let mut inspection = unknown(path, Format::Component, Vec::new());
+            inspection.reason = Some(error.full_text());
+            Ok(Some(inspection))
+        }
+    }
+}
+
+type Weights = (Vec<TensorFacts>, BTreeMap<String, String>);
+
+/// Headers of the best variant; which others are there is noted.
+fn read_weights(path: &Path, inspection: &mut Inspection) -> Result<Weights, FormatError> {
+    let choices = weights::find(path)?;
+    let choice = choices.first().ok_or_else(|| FormatError::Missing { path: path.to_owned() })?;
+    let set = weights::read(path, "", choice)?;
+    let others: Vec<&str> = choices.iter().skip(1).map(|choice| choice.name.as_str()).collect();
+    inspection.evidence.push(Evidence::new("component.weights", &choice.name, "read"));
+    if !others.is_empty() {
+        inspection.evidence.push(Evidence::new("component.other_variants", CONFIG, others));
+    }
+    let offset = inspection.files.len();
+    inspection.files.extend(set.files);
+    let mut tensors = set.tensors;
+    for tensor in &mut tensors {
+        tensor.file = tensor.file.saturating_add(offset);
+    }
+    Ok((tensors, set.metadata))
+}
+
+fn recognise(
+    inspection: &mut Inspection,
+    tensors: Vec<TensorFacts>,
+    metadata: &BTreeMap<String, String>,
+    config: &Value,
+) {
+    let hints = Hints { metadata: Some(metadata), config: Some(config) };
+    let verdict: Verdict = detect(&Keys::new(&tensors), &hints);
+    let count = tensors.len();
+    let split = split(verdict.model_type, verdict.base, tensors);
+    let mut facts = verdict.facts;
+    facts.insert("tensors".to_owned(), json!(count));
+    facts.insert("ignored_tensors".to_owned(), json!(split.ignored_tensors));
+    facts.insert("ignored_bytes".to_owned(), json!(split.ignored_bytes));
+    inspection.metadata = kept(metadata);
+    inspection.metadata.insert("facts".to_owned(), storable_json(Value::Object(facts)));
+    inspection.model_type = verdict.model_type;
+    inspection.base = verdict.base;
+    inspection.prediction = verdict.prediction;
+    inspection.reason = verdict.reason;
+    inspection.evidence.extend(verdict.evidence);
+    inspection.variant = variant(&split.components);
+    inspection.components = split.components;
+}
+
+fn kept(metadata: &BTreeMap<String, String>) -> Map<String, Value> {
+    let mut total = 0usize;
+    let within = |(key, value): &(&String, &String)| {
+        total = total.saturating_add(key.len()).saturating_add(value.len());
+        total <= METADATA_BYTES
+    };
+    let entries = metadata.iter().take_while(within);
+    entries.map(|(key, value)| (storable(key), Value::String(storable(value)))).collect()
+}
+
+/// A text encoder's folder often holds its tokenizer too.
+fn tokenizer_of(path: &Path, inspection: &mut Inspection) -> Result<(), FormatError> {
+    let names = weights::names(path)?;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    if !tokenizer::is_tokenizer(&names) {
+        return Ok(());
+    }
+    let mut found = tokenizer::read(path, "")?;
+    let files: Vec<FileFacts> = std::mem::take(&mut found.files);
+    inspection.files.extend(files);
+    let value = serde_json::to_value(&found).unwrap_or_default();
+    inspection.metadata.insert("tokenizer".to_owned(), storable_json(value));
+    Ok(())
+}
+
+/// The class that a config names: of diffusers, or the first architecture of transformers.
+fn class(config: &Value) -> Option<&str> {
+    let architectures = config.get("architectures").and_then(Value::as_array);
+    let first = architectures.and_then(|list| list.first());
+    config.get("_class_name").or(first).and_then(Value::as_str)
+}
+
+/// The type that a class name means.
+fn by_class(class: &str) -> ModelType {
+    match class {
+        "UNet2DConditionModel" | "UNet2DModel" | "UNetMotionModel" => ModelType::Unet,
+        "AutoencoderKL" => ModelType::Vae,
+        "AutoencoderTiny" => ModelType::Taesd,
+        "MotionAdapter" => ModelType::MotionModule,
+        "T2IAdapter" | "MultiAdapter" => ModelType::T2iAdapter,
+        _ if class.contains("ControlNet") => ModelType::ControlNet,
+        _ if class.ends_with("Transformer2DModel") => ModelType::Transformer,
+        _ if class.starts_with("CLIPVisionModel") => ModelType::ImageEncoder,
+        _ if class.starts_with("CLIPTextModel") || class.starts_with("CLIPModel") || class == "T5EncoderModel" => {
+            ModelType::TextEncoder
+        }
+        _ => ModelType::Unknown,
+    }
+}
