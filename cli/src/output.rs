@@ -164,8 +164,10 @@ impl Output {
     fn cell(&self, text: String) -> Cell {
         let colour = match text.as_str() {
             "ready" | "succeeded" | "available" | "ok" => Some(Color::Green),
-            "running" | "loading" | "placed" | "draining" | "warn" => Some(Color::Yellow),
-            "failed" | "lost" | "quarantined" | "unreadable" | "missing" | "fail" => Some(Color::Red),
+            "running" | "loading" | "placed" | "draining" | "warn" | "degraded" | "warning" => Some(Color::Yellow),
+            "failed" | "lost" | "quarantined" | "unreadable" | "missing" | "fail" | "invalid" | "unsafe" | "error" => {
+                Some(Color::Red)
+            }
             _ => None,
         };
         let cell = Cell::new(text);

@@ -50,6 +50,8 @@ pub struct AgentSettings {
     pub cpu_memory: String,
     /// Disk reads per second.
     pub read_limit: Option<String>,
+    /// Reads for hashing per second; `0`: scans are not followed by hashing, so that stories see only their own jobs.
+    pub hash_limit: String,
     /// Grace of a drain.
     pub drain_grace: Duration,
     /// Labels.
@@ -69,6 +71,7 @@ impl AgentSettings {
             ram_budget: "512MiB".to_owned(),
             cpu_memory: "512MiB".to_owned(),
             read_limit: None,
+            hash_limit: "0".to_owned(),
             drain_grace: Duration::from_secs(30),
             labels: Vec::new(),
             database_url: None,
@@ -111,6 +114,13 @@ impl AgentSettings {
         self
     }
 
+    /// Hashing after scans, at most this much per second.
+    #[must_use]
+    pub fn hash_limit(mut self, size: &str) -> Self {
+        self.hash_limit = size.to_owned();
+        self
+    }
+
     /// With this grace for running jobs when it is told to stop.
     #[must_use]
     pub fn drain_grace(mut self, grace: Duration) -> Self {
@@ -148,6 +158,7 @@ impl AgentSettings {
         option("--device", "cpu:0".into());
         option("--ram-budget", self.ram_budget.clone());
         option("--cpu-memory", self.cpu_memory.clone());
+        option("--hash-limit", self.hash_limit.clone());
         option("--drain-grace", format!("{}ms", self.drain_grace.as_millis()));
         if let Some(limit) = &self.read_limit {
             option("--read-limit", limit.clone());

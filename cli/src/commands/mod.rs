@@ -2,6 +2,7 @@
 
 pub(crate) mod cache;
 pub(crate) mod completions;
+pub(crate) mod components;
 pub(crate) mod devices;
 pub(crate) mod hosts;
 pub(crate) mod jobs;
@@ -10,6 +11,7 @@ pub(crate) mod models;
 pub(crate) mod scan;
 pub(crate) mod status;
 mod text;
+pub(crate) mod validate;
 
 use shared::{error::ErrorCode, wire::JobView};
 

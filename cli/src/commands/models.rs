@@ -1,7 +1,7 @@
 //! `modelyard models`: the catalogue.
 
 use clap::{Args, Subcommand, ValueEnum};
-use shared::wire::{ModelDetail, ModelSummary};
+use shared::wire::{Hashes, ModelDetail, ModelSummary};
 
 use super::text::{age, bytes, dash, joined};
 use crate::{
@@ -21,6 +21,8 @@ pub enum ModelsCommand {
         /// Id or name.
         model: String,
     },
+    /// Look for what is wrong with a model; ends with 8 when it is invalid or unsafe.
+    Validate(super::validate::ValidateArgs),
 }
 
 /// Filters of `models ls`.
@@ -81,11 +83,13 @@ impl Tier {
     }
 }
 
-pub(crate) async fn run(command: ModelsCommand, client: &Client, output: Output) -> Result<(), CliError> {
+pub(crate) async fn run(command: ModelsCommand, client: &Client, output: Output) -> Result<u8, CliError> {
     match command {
+        ModelsCommand::Validate(args) => return super::validate::run(args, client, output).await,
         ModelsCommand::Ls(args) => list(args, client, output).await,
         ModelsCommand::Show { model } => show(&model, client, output).await,
     }
+    .map(|()| 0)
 }
 
 async fn list(args: ListArgs, client: &Client, output: Output) -> Result<(), CliError> {
@@ -127,6 +131,7 @@ async fn show(model: &str, client: &Client, output: Output) -> Result<(), CliErr
         return output.value(&detail);
     }
     let summary = &detail.summary;
+    let hash = |of: fn(&Hashes) -> Option<String>| detail.hashes.as_ref().and_then(of).unwrap_or_default();
     output.facts(&[
         ("name", summary.name.clone()),
         ("id", summary.id.to_string()),
@@ -138,7 +143,11 @@ async fn show(model: &str, client: &Client, output: Output) -> Result<(), CliErr
         ("size", bytes(summary.size_bytes)),
         ("state", summary.state.clone()),
         ("reason", summary.reason.clone().unwrap_or_default()),
-        ("digest", detail.digest.clone().unwrap_or_default()),
+        ("blake3", detail.digest.clone().unwrap_or_default()),
+        ("sha256", hash(|hashes| hashes.sha256.clone())),
+        ("autov2", hash(|hashes| hashes.autov2.clone())),
+        ("autov1", hash(|hashes| hashes.autov1.clone())),
+        ("payload sha256", hash(|hashes| hashes.payload_sha256.clone())),
         ("root", format!("{}: {}", detail.root, detail.rel_path)),
         ("in RAM", joined(&summary.residency.ram)),
         ("in VRAM", joined(&summary.residency.vram)),
