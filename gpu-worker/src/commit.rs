@@ -26,13 +26,22 @@ pub enum Effects {
     /// Nothing.
     None,
     /// The catalogue of these roots: what each holds, or why it cannot be read.
-    Scanned(Vec<(String, Result<Vec<FoundModel>, String>)>),
+    Scanned(Vec<(String, Result<ScannedRoot, String>)>),
     /// Residency of this host, and digests that loads computed.
     Resident(Vec<(ComponentId, String)>),
     /// Hashes of files and models.
     Hashed(Hashed),
     /// A report about a model, and hashes that were computed for it.
     Validated(Box<NewValidation>, Vec<(FileIdentity, FileHashRow)>),
+}
+
+/// What a scan of one root saw.
+#[derive(Debug, Default)]
+pub struct ScannedRoot {
+    /// Models whose headers were read.
+    pub models: Vec<FoundModel>,
+    /// Paths of models whose files are the ones that the catalogue knows.
+    pub unchanged: Vec<String>,
 }
 
 /// What a hash job computed.
@@ -157,11 +166,12 @@ async fn record_root(
     agent: &Agent,
     tx: &mut Session,
     root: &str,
-    found: &Result<Vec<FoundModel>, String>,
+    found: &Result<ScannedRoot, String>,
 ) -> Result<serde_json::Value, DbError> {
     match found {
         Ok(found) => {
-            let counts = models::record_scan(tx, &agent.host, root, found).await?;
+            let ScannedRoot { models, unchanged } = found;
+            let counts = models::record_changes(tx, &agent.host, root, models, unchanged).await?;
             serde_json::to_value(counts).map_err(|error| DbError::BadRow(error.to_string()))
         }
         Err(reason) => {

@@ -19,6 +19,8 @@ const PROBLEMS: usize = 32;
 /// What files say about a model. Absent fields were named by no source.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Extracted {
+    /// [`super::RULES_VERSION`] of the rules that recognised the model.
+    pub rules: u32,
     /// Title.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
@@ -222,6 +224,7 @@ impl Gathering {
         let texts = [claim, self.out.title.as_deref()];
         let found = texts.into_iter().flatten().find_map(distilled);
         self.out.distilled_claim = found;
+        self.out.rules = super::RULES_VERSION;
         self.out
     }
 }

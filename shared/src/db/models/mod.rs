@@ -1,14 +1,18 @@
 //! The catalogue: models, their locations and components.
 
+mod component_list;
 mod components;
+mod known;
 mod list;
 mod read;
 mod scan;
 
+pub use component_list::{ComponentFilter, SharedComponent, list_components, shared_component};
 pub use components::{Registered, merged, register_digest};
+pub use known::{KnownModel, known};
 pub use list::{ModelFilter, ModelSort, list};
 pub use read::{OwnedComponent, component, components_of, count, find, hosts_with, locations_of, names, owners_of};
-pub use scan::{FoundComponent, FoundModel, ScanCounts, record_scan, root_missing};
+pub use scan::{FoundComponent, FoundModel, ScanCounts, record_changes, record_scan, root_missing};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{PgConnection, PgExecutor};
 
-use super::{FileIdentity, components};
+use super::{FileIdentity, components, known};
 use crate::{db::DbError, ids::ModelId};
 
 /// A model as found on a host.
@@ -77,12 +77,28 @@ pub async fn record_scan(
     root: &str,
     found: &[FoundModel],
 ) -> Result<ScanCounts, DbError> {
-    let mut counts = ScanCounts::default();
+    record_changes(tx, host, root, found, &[]).await
+}
+
+/// [`record_scan`] of a scan that did not read again what is as before: the paths in `unchanged` stay as they are.
+///
+/// # Errors
+/// Database errors.
+pub async fn record_changes(
+    tx: &mut PgConnection,
+    host: &str,
+    root: &str,
+    found: &[FoundModel],
+    unchanged: &[String],
+) -> Result<ScanCounts, DbError> {
+    let mut counts = ScanCounts { unchanged: unchanged.len() as u64, ..ScanCounts::default() };
     // two hosts that scan the same library at the same time must not create a model twice
     sqlx::query("select pg_advisory_xact_lock(hashtextextended('scan/' || $1, 0))")
         .bind(root)
         .execute(&mut *tx)
         .await?;
+    known::seen_again(tx, host, root, unchanged).await?;
+    known::follow_renames(tx, host, root, found, unchanged).await?;
     for model in found {
         let (id, fresh, changed) = upsert_model(tx, root, model).await?;
         match (fresh, changed) {
@@ -96,15 +112,18 @@ pub async fn record_scan(
         }
     }
     components::sweep(tx).await?;
-    let paths: Vec<&str> = found.iter().map(|model| model.rel_path.as_str()).collect();
-    counts.removed =
-        sqlx::query("delete from model_locations where host = $1 and root = $2 and not rel_path = any($3)")
-            .bind(host)
-            .bind(root)
-            .bind(&paths)
-            .execute(&mut *tx)
-            .await?
-            .rows_affected();
+    let paths: Vec<&str> =
+        found.iter().map(|model| model.rel_path.as_str()).chain(unchanged.iter().map(String::as_str)).collect();
+    counts.removed = sqlx::query(
+        "delete from model_locations l where host = $1 and root = $2
+             and not exists (select 1 from unnest($3::text[]) as path where path = l.rel_path)",
+    )
+    .bind(host)
+    .bind(root)
+    .bind(&paths)
+    .execute(&mut *tx)
+    .await?
+    .rows_affected();
     sqlx::query(
         "update models set state = 'missing', reason = 'no host reports its files', version = version + 1, updated_at = now()
          where root = $1 and state <> 'missing' and not exists (select 1 from model_locations l where l.model_id = models.id)",
