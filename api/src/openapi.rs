@@ -38,6 +38,7 @@ fn tags() -> Value {
         { "name": "status", "description": "What is resident where" },
         { "name": "devices", "description": "Devices" },
         { "name": "hosts", "description": "Hosts" },
+        { "name": "components", "description": "Parts of models, equal ones as one" },
         { "name": "cache", "description": "The RAM tier" },
         { "name": "vram", "description": "The VRAM tier" },
         { "name": "jobs", "description": "Durable work" },

@@ -75,6 +75,9 @@ pub enum Command {
     /// Models of the catalogue.
     #[command(subcommand, visible_alias = "model")]
     Models(commands::models::ModelsCommand),
+    /// Components over all models.
+    #[command(subcommand, visible_alias = "component")]
+    Components(commands::components::ComponentsCommand),
     /// Load a model: disk to RAM to a device.
     Load(commands::load::LoadArgs),
     /// Free the device memory of a model.

@@ -1,4 +1,4 @@
-//! From files to catalogue rows and back: what a scan records, and what a load reads.
+//! From files to catalogue rows: what a scan records, and whether files are still as it saw them.
 
 use std::{
     path::{Path, PathBuf},
@@ -6,8 +6,7 @@ use std::{
 };
 
 use model_formats::{Component, FileFacts, Inspection};
-use residency::{FileIdentity as Identity, LoadRequest, SourceFile, TensorRange};
-use shared::db::models::{ComponentRow, FileIdentity, FoundComponent, FoundModel};
+use shared::db::models::{FileIdentity, FoundComponent, FoundModel};
 
 use crate::error::WorkError;
 
@@ -93,42 +92,6 @@ pub fn check_unchanged(seen: &[FileIdentity], inspection: &Inspection) -> Result
         return Err(WorkError::Changed { path: file.path.display().to_string(), what });
     }
     Ok(())
-}
-
-/// A component's load: its tensors as byte ranges of the files that were just inspected.
-pub fn load_request(row: &ComponentRow, inspection: &Inspection) -> Option<LoadRequest> {
-    let component = inspection.components.iter().find(|component| component.kind.as_str() == row.kind)?;
-    // only the files that hold tensors of this component are opened and compared
-    let mut used: Vec<usize> = component.tensors.iter().map(|tensor| tensor.file).collect();
-    used.sort_unstable();
-    used.dedup();
-    let sources = used.iter().map(|index| inspection.files.get(*index).map(source)).collect::<Option<Vec<_>>>()?;
-    let tensors = component
-        .tensors
-        .iter()
-        .map(|tensor| {
-            Some(TensorRange {
-                name: tensor.name.clone(),
-                dtype: tensor.dtype.as_str().to_owned(),
-                shape: tensor.shape.clone(),
-                file_index: used.binary_search(&tensor.file).ok()?,
-                begin: tensor.begin,
-                end: tensor.end,
-            })
-        })
-        .collect::<Option<Vec<_>>>()?;
-    Some(LoadRequest {
-        key: Arc::from(row.id.to_string()),
-        sources,
-        tensors,
-        expected_digest: row.digest.as_deref().and_then(|digest| digest.parse().ok()),
-        io: residency::IoOptions { follow_symlinks: true, ..residency::IoOptions::default() },
-    })
-}
-
-fn source(file: &FileFacts) -> SourceFile {
-    let expected = Identity { size: file.size, mtime_ns: file.mtime_ns, inode: file.inode, dev: file.dev };
-    SourceFile { path: PathBuf::from(&file.path), expected }
 }
 
 fn signed(value: u64) -> i64 {

@@ -16,6 +16,7 @@ pub mod devices;
 pub mod error;
 pub mod executors;
 pub mod lease;
+pub mod load_request;
 pub mod memory;
 pub mod metrics;
 pub mod progress;

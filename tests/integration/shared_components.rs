@@ -4,7 +4,7 @@ use harness::{Farm, ModelFile, SHORT, mebibytes};
 use serde_json::json;
 use shared::{
     job::JobState,
-    wire::{JobDetail, ModelStatus},
+    wire::{JobDetail, ModelStatus, Page, SharedComponent},
 };
 
 use crate::support::{device_is, load, loaded};
@@ -35,6 +35,19 @@ async fn files_with_equal_tensors_become_one_component_once_both_were_read() {
         let status: ModelStatus = farm.api.get(&format!("/v1/models/{name}/status")).await;
         assert!(status.absent.is_empty() && status.resident.iter().all(|there| there.component == first), "{status:?}");
     }
+
+    let duplicates: Vec<SharedComponent> = farm.api.list("/v1/components?type=vae&duplicates=true").await;
+    let [shared] = duplicates.as_slice() else { panic!("{duplicates:?}") };
+    let names: Vec<&str> = shared.models.iter().map(|model| model.name.as_str()).collect();
+    assert_eq!((shared.component.id, names.as_slice()), (first, ["first", "second"].as_slice()));
+    assert_eq!(shared.spare_bytes, shared.component.bytes);
+    assert!(shared.resident.iter().any(|there| there.device.as_deref() == Some("a/cpu:0")), "{shared:?}");
+    let page: Page<SharedComponent> = farm.api.get("/v1/components?limit=1").await;
+    let next = format!("/v1/components?limit=1&cursor={}", page.next_cursor.unwrap());
+    let rest: Page<SharedComponent> = farm.api.get(&next).await;
+    assert!(rest.next_cursor.is_none() && rest.items[0].component.id != page.items[0].component.id, "{rest:?}");
+    let one: SharedComponent = farm.api.get(&format!("/v1/components/{first}")).await;
+    assert_eq!(one.models.len(), 2);
 
     let unload = farm.api.submit("/v1/models/second/unload", json!({ "from_ram": true })).await;
     farm.api.job_ended(unload.id, JobState::Succeeded, SHORT).await;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    canonical,
     detect::DENOISER_PREFIX,
     dtype::Dtype,
     inspection::{Component, TensorFacts},
@@ -32,6 +33,20 @@ pub(crate) struct Split {
     pub(crate) ignored_bytes: u64,
 }
 
+impl Split {
+    /// Takes tensors that are no weights of their component out of it.
+    fn leave_out(&mut self, names: Vec<String>, tensors: &mut Vec<TensorFacts>) {
+        tensors.retain(|tensor| {
+            let keep = !names.contains(&tensor.name);
+            if !keep {
+                self.ignored_tensors = self.ignored_tensors.saturating_add(1);
+                self.ignored_bytes = self.ignored_bytes.saturating_add(tensor.bytes());
+            }
+            keep
+        });
+    }
+}
+
 /// Cuts `tensors` by what the model is. An unknown model has no components: nobody could use them.
 pub(crate) fn split(model_type: ModelType, base: Base, tensors: Vec<TensorFacts>) -> Split {
     let assign = |name: &str| match (bare_kind(model_type), model_type) {
@@ -53,6 +68,9 @@ pub(crate) fn split(model_type: ModelType, base: Base, tensors: Vec<TensorFacts>
         }
     }
     parts.sort_by_key(|(kind, _, _)| *kind);
+    for (kind, _, tensors) in &mut parts {
+        split.leave_out(canonical::ignored(*kind, base, tensors), tensors);
+    }
     split.components = parts.into_iter().map(|(kind, _, tensors)| component(kind, tensors)).collect();
     split
 }

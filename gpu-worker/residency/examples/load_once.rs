@@ -62,7 +62,14 @@ fn request(args: &Args) -> Result<LoadRequest, Box<dyn Error>> {
         }
         sources.push(SourceFile { path: path.clone(), expected });
     }
-    Ok(LoadRequest { key: "once".into(), sources, tensors, expected_digest: None, io: args.io.clone() })
+    Ok(LoadRequest {
+        key: "once".into(),
+        sources,
+        tensors,
+        gathered: Vec::new(),
+        expected_digest: None,
+        io: args.io.clone(),
+    })
 }
 
 #[tokio::main(flavor = "current_thread")]

@@ -25,9 +25,9 @@ pub struct PlacedTensor {
 /// A component's tensors placed, in the order in which the files hold them (so that reading is sequential).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    /// The tensors by ascending offset.
+    /// The tensors by ascending offset: the plain ones, then the gathered ones as the request has them.
     pub tensors: Vec<PlacedTensor>,
-    /// For each placed tensor its index in the request.
+    /// For each placed plain tensor its index in the request.
     pub order: Vec<usize>,
     /// Bytes of the extent that holds them, as the arena rounds.
     pub extent_bytes: u64,
@@ -43,18 +43,17 @@ impl Layout {
             let tensor = &request.tensors[*index];
             (tensor.file_index, tensor.begin, tensor.end, *index)
         });
-        let mut tensors = Vec::with_capacity(order.len());
+        let plain = order
+            .iter()
+            .filter_map(|index| request.tensors.get(*index))
+            .map(|tensor| (&tensor.name, &tensor.dtype, &tensor.shape, tensor.end.checked_sub(tensor.begin)));
+        let gathered = request.gathered.iter();
+        let gathered = gathered.map(|tensor| (&tensor.name, &tensor.dtype, &tensor.shape, tensor.checked_bytes()));
+        let mut tensors = Vec::with_capacity(order.len() + request.gathered.len());
         let (mut offset, mut tensor_bytes) = (0_u64, 0_u64);
-        for index in &order {
-            let tensor = &request.tensors[*index];
-            let len = tensor.end.checked_sub(tensor.begin)?;
-            tensors.push(PlacedTensor {
-                name: tensor.name.clone(),
-                dtype: tensor.dtype.clone(),
-                shape: tensor.shape.clone(),
-                offset,
-                len,
-            });
+        for (name, dtype, shape, len) in plain.chain(gathered) {
+            let len = len?;
+            tensors.push(PlacedTensor { name: name.clone(), dtype: dtype.clone(), shape: shape.clone(), offset, len });
             offset = offset.checked_add(len)?.checked_next_multiple_of(TENSOR_ALIGN)?;
             tensor_bytes = tensor_bytes.checked_add(len)?;
         }

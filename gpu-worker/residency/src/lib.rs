@@ -22,6 +22,7 @@ pub mod budget;
 pub mod digest;
 pub mod entry;
 pub mod error;
+mod gather;
 pub mod identity;
 pub mod layout;
 pub mod loader;
@@ -32,6 +33,7 @@ pub mod tier;
 
 pub use digest::Digest;
 pub use error::{ResidencyError, Shortage};
+pub use gather::{GatheredTensor, Part, PartOrder};
 pub use identity::{FileIdentity, SourceFile};
 pub use layout::PlacedTensor;
 pub use progress::{Phase, Progress, ProgressSnapshot};

@@ -5,6 +5,7 @@ use std::{collections::HashSet, fmt, sync::Arc};
 use crate::{
     digest::Digest,
     error::ResidencyError,
+    gather::GatheredTensor,
     identity::{FileIdentity, SourceFile},
 };
 
@@ -38,6 +39,8 @@ pub struct LoadRequest {
     pub sources: Vec<SourceFile>,
     /// The component's tensors; nothing else of the files is read (but alignment and small gaps).
     pub tensors: Vec<TensorRange>,
+    /// Tensors that are put together from several places or in another order; names are unique over both lists.
+    pub gathered: Vec<GatheredTensor>,
     /// The registered content digest, if known. What is read must have it.
     pub expected_digest: Option<Digest>,
     /// How to read.
@@ -125,7 +128,8 @@ impl fmt::Debug for IoOptions {
 impl LoadRequest {
     /// Bytes of all tensors, without padding.
     pub fn tensor_bytes(&self) -> u64 {
-        self.tensors.iter().fold(0, |sum: u64, t| sum.saturating_add(t.end.saturating_sub(t.begin)))
+        let plain = self.tensors.iter().fold(0, |sum: u64, t| sum.saturating_add(t.end.saturating_sub(t.begin)));
+        self.gathered.iter().fold(plain, |sum, t| sum.saturating_add(t.checked_bytes().unwrap_or(0)))
     }
 
     /// The identities alone, which with the key say which content is meant.
@@ -154,15 +158,34 @@ impl LoadRequest {
             if tensor.begin > tensor.end {
                 return Err(bad(format!("tensor `{}` ends before it begins", tensor.name)));
             }
-            if tensor.end > source.expected.size {
-                return Err(ResidencyError::OutOfBounds {
-                    path: source.path.clone(),
-                    tensor: tensor.name.clone(),
-                    end: tensor.end,
-                    file_bytes: source.expected.size,
-                });
+            within(source, &tensor.name, tensor.end)?;
+        }
+        for tensor in &self.gathered {
+            if !names.insert(tensor.name.as_str()) {
+                return Err(bad(format!("tensor `{}` appears twice", tensor.name)));
+            }
+            if tensor.checked_bytes().is_none() {
+                return Err(bad(format!("the parts of tensor `{}` do not add up to it", tensor.name)));
+            }
+            for part in &tensor.parts {
+                let Some(source) = self.sources.get(part.file_index) else {
+                    return Err(bad(format!("tensor `{}` names no source file", tensor.name)));
+                };
+                within(source, &tensor.name, part.end)?;
             }
         }
         Ok(())
     }
+}
+
+fn within(source: &SourceFile, tensor: &str, end: u64) -> Result<(), ResidencyError> {
+    if end <= source.expected.size {
+        return Ok(());
+    }
+    Err(ResidencyError::OutOfBounds {
+        path: source.path.clone(),
+        tensor: tensor.to_owned(),
+        end,
+        file_bytes: source.expected.size,
+    })
 }

@@ -15,7 +15,7 @@ use shared::{
     ids::{ComponentId, ModelId},
 };
 
-use crate::{catalogue, context::Agent, error::WorkError, running::Attempt};
+use crate::{catalogue, context::Agent, error::WorkError, load_request::load_request, running::Attempt};
 
 /// A model's rows, reduced to the components asked for.
 pub(super) struct Wanted {
@@ -81,7 +81,7 @@ pub(super) fn request(
         path: inspection.name.clone(),
         what: format!("its component `{}` is not there any more", row.kind),
     };
-    let mut request = catalogue::load_request(row, inspection).ok_or_else(missing)?;
+    let mut request = load_request(row, inspection).ok_or_else(missing)?;
     request.key = key(agent, row.id);
     let (throttle, cancel, landed) = (agent.throttle.clone(), attempt.cancel.clone(), landed.clone());
     let mine = AtomicU64::new(0);

@@ -53,6 +53,7 @@ impl Bench {
             key: Arc::from(ComponentId::generate().to_string()),
             sources: vec![SourceFile { expected: FileIdentity::of(&path).unwrap(), path }],
             tensors: vec![tensor("a", 0, bytes / 3), tensor("b", bytes / 3, bytes)],
+            gathered: Vec::new(),
             expected_digest: None,
             io: IoOptions::default(),
         };

@@ -95,6 +95,7 @@ pub(crate) fn request(path: &Path, io: IoOptions) -> anyhow::Result<LoadRequest>
         key: "bench".into(),
         sources: vec![SourceFile { path: path.to_owned(), expected }],
         tensors: entries.into_iter().map(tensor).collect(),
+        gathered: Vec::new(),
         expected_digest: None,
         io,
     })

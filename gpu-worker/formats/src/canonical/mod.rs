@@ -86,6 +86,17 @@ pub fn canonicalise(kind: ComponentKind, base: Base, tensors: &[TensorFacts]) ->
     canonical
 }
 
+/// The names that [`canonicalise`] would ignore; adapters have none.
+pub(crate) fn ignored(kind: ComponentKind, base: Base, tensors: &[TensorFacts]) -> Vec<String> {
+    use ComponentKind as K;
+    match kind {
+        K::Unet | K::Transformer | K::Vae | K::TextEncoder | K::TextEncoder2 | K::TextEncoder3 => {
+            canonicalise(kind, base, tensors).ignored
+        }
+        _ => Vec::new(),
+    }
+}
+
 fn is_free(parts: &[CanonicalTensor], taken: &BTreeSet<String>) -> bool {
     parts.iter().all(|part| !taken.contains(&part.name))
 }

@@ -6,6 +6,7 @@
 
 mod batch;
 mod file;
+mod gather;
 mod worker;
 
 use std::{
@@ -25,6 +26,7 @@ use crate::{
 };
 pub use file::ReadMode;
 use file::Source;
+use gather::Gathering;
 use worker::Shared;
 
 /// What a load read.
@@ -58,9 +60,12 @@ pub fn load(
         request.sources.iter().map(|s| Source::open(s, &request.io)).collect::<Result<_, _>>()?;
     let chunk = request.io.chunk();
     let batches = batch::plan(request, layout, chunk);
-    let counts: Vec<usize> = layout.tensors.iter().map(|t| batch::slices(t.len, chunk)).collect();
+    let (plain, gathered) = layout.tensors.split_at(layout.order.len());
+    let counts: Vec<usize> = plain.iter().map(|t| batch::slices(t.len, chunk)).collect();
     let shared = Shared::new(request, &sources, draft, batches, cancel, progress);
     let pieces = shared.run().map_err(|error| explain(error, &sources))?;
+    let gathering = Gathering { request, sources: &sources, draft, cancel, progress };
+    let whole = gathering.run(gathered).map_err(|error| explain(error, &sources))?;
     // The rounding at the end belongs to the component too: what the ledger says is what is allocated.
     let end = layout.tensors.last().map_or(0, |tensor| tensor.offset + tensor.len);
     draft
@@ -68,8 +73,8 @@ pub fn load(
         .map_err(|error| ResidencyError::Memory { bytes: draft.len(), source: Arc::new(error) })?;
     progress.enter(Phase::Verifying);
     sources.iter().try_for_each(Source::verify_unchanged)?;
-    let digest =
-        digest_of(layout, &counts, pieces).ok_or_else(|| ResidencyError::Aborted { key: request.key.clone() })?;
+    let digest = digest_of(layout, &counts, pieces, whole)
+        .ok_or_else(|| ResidencyError::Aborted { key: request.key.clone() })?;
     if let Some(expected) = request.expected_digest.filter(|expected| *expected != digest) {
         return Err(ResidencyError::DigestMismatch { key: request.key.clone(), expected, actual: digest });
     }
@@ -88,21 +93,19 @@ fn explain(error: ResidencyError, sources: &[Source]) -> ResidencyError {
 }
 
 /// Merges the slices; `None` if one is missing, which would be a bug in the batches.
-fn digest_of(layout: &Layout, counts: &[usize], pieces: Vec<worker::Piece>) -> Option<Digest> {
+fn digest_of(layout: &Layout, counts: &[usize], pieces: Vec<worker::Piece>, whole: Vec<Digest>) -> Option<Digest> {
     let mut values: Vec<Vec<Option<_>>> = counts.iter().map(|count| vec![None; *count]).collect();
     for piece in pieces {
         *values.get_mut(piece.tensor)?.get_mut(piece.slice)? = Some(piece.value);
     }
-    let mut facts = Vec::with_capacity(values.len());
-    for (tensor, slices) in layout.tensors.iter().zip(values) {
-        let slices: Vec<_> = slices.into_iter().collect::<Option<_>>()?;
-        facts.push(TensorFacts {
-            name: &tensor.name,
-            dtype: &tensor.dtype,
-            shape: &tensor.shape,
-            len: tensor.len,
-            digest: merge_slices(&slices)?,
-        });
+    let sliced = values.into_iter().map(|slices| merge_slices(&slices.into_iter().collect::<Option<Vec<_>>>()?));
+    let mut facts = Vec::with_capacity(layout.tensors.len());
+    for (tensor, digest) in layout.tensors.iter().zip(sliced.chain(whole.into_iter().map(Some))) {
+        let (name, dtype, shape) = (&tensor.name, &tensor.dtype, &tensor.shape);
+        facts.push(TensorFacts { name, dtype, shape, len: tensor.len, digest: digest? });
+    }
+    if facts.len() != layout.tensors.len() {
+        return None;
     }
     Some(component_digest(&facts))
 }

@@ -3,7 +3,8 @@
 use std::{fs, os::unix::fs::symlink, path::Path};
 
 use residency::{
-    Direct, FileIdentity, LoadRequest, ResidencyError, entry::State, identity::ChangedFact, loader::ReadMode,
+    Direct, FileIdentity, GatheredTensor, LoadRequest, Part, PartOrder, ResidencyError, TensorRange, entry::State,
+    identity::ChangedFact, loader::ReadMode,
 };
 
 use crate::support::{Gate, MIB, acquire, assert_empty, bytes, request, slow_io, source, tensor, tier, write};
@@ -258,4 +259,41 @@ fn identities_tell_what_differs() {
     assert_eq!(identity.difference(&identity), None);
     let grown = FileIdentity { size: 4, ..identity };
     assert_eq!(identity.difference(&grown), Some(ChangedFact::Size));
+}
+
+/// A fused and transposed file gives the same component as one that has the tensors as they are.
+#[tokio::test]
+async fn gathered_tensors_have_the_digest_of_plain_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plain, fused) = (folder.path().join("plain"), folder.path().join("fused"));
+    // a: 2×3 of u16, b: 4 bytes
+    let a: Vec<u8> = (0..12).collect();
+    let transposed = [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11];
+    fs::write(&plain, [&a[..], &[20, 21, 22, 23]].concat()).unwrap();
+    fs::write(&fused, [&[22, 23], &transposed[..], &[20, 21]].concat()).unwrap();
+
+    let tier = tier(1 << 20);
+    let mut straight = request("plain", &plain);
+    straight.tensors = vec![
+        TensorRange { shape: vec![2, 3], ..tensor("a", 0, 0, 12) },
+        TensorRange { shape: vec![2], ..tensor("b", 0, 12, 16) },
+    ];
+    let part = |begin, end, order| Part { file_index: 0, begin, end, order };
+    let gathered = |name: &str, shape: Vec<u64>, parts| GatheredTensor {
+        name: name.into(),
+        dtype: "F16".into(),
+        shape,
+        element_bytes: 2,
+        parts,
+    };
+    let mut other = request("fused", &fused);
+    other.tensors = Vec::new();
+    other.gathered = vec![
+        gathered("b", vec![2], vec![part(14, 16, PartOrder::RowMajor), part(0, 2, PartOrder::RowMajor)]),
+        gathered("a", vec![2, 3], vec![part(2, 14, PartOrder::Strided { shape: vec![2, 3], strides: vec![1, 2] })]),
+    ];
+    let straight = acquire(&tier, straight).await.unwrap();
+    let other = acquire(&tier, other).await.unwrap();
+    assert_eq!(straight.digest(), other.digest());
+    assert_eq!(other.tensor_bytes(), 16);
 }

@@ -57,6 +57,7 @@ pub(crate) fn request(key: &str, path: &Path) -> LoadRequest {
         key: key.into(),
         sources: vec![source],
         tensors: vec![tensor("weight", 0, 0, end)],
+        gathered: Vec::new(),
         expected_digest: None,
         io: IoOptions::default(),
     }
