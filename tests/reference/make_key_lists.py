@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Writes golden/*.txt: every tensor's name and shape of the releases, from diffusers and transformers.
+"""Writes golden/*.txt: every tensor's name and shape of the releases, from diffusers and transformers, and
+golden/configs.json, their configs as the libraries write them.
 
 The models are built from configs written here, on the meta device: no weights, no network. Run it again
 only to add a family or after checking a new version of the libraries; the lists are committed.
 """
 
 import argparse
+import json
 import pathlib
 
 import diffusers
@@ -51,6 +53,20 @@ VAE = dict(
     up_block_types=("UpDecoderBlock2D",) * 4,
     layers_per_block=2,
 )
+# a distilled SDXL: depth by layer on the way up, one resnet in the middle
+DISTILLED = SDXL | dict(
+    transformer_layers_per_block=[1, 2, 4],
+    reverse_transformer_layers_per_block=[[4, 4, 10], [2, 1, 1], 1],
+    mid_block_type="UNetMidBlock2D",
+)
+# uneven levels
+UNEVEN = SD15 | dict(
+    block_out_channels=(32, 64, 64, 96), layers_per_block=(1, 2, 3, 1), cross_attention_dim=(16, 24, 32, 40), in_channels=9
+)
+UNCLIP = SD21 | dict(class_embed_type="projection", projection_class_embeddings_input_dim=2048)
+MMDIT = dict(num_layers=24, num_attention_heads=24, caption_projection_dim=1536, pos_embed_max_size=192)
+MMDIT_LARGE = MMDIT | dict(num_layers=38, num_attention_heads=38, caption_projection_dim=2432, qk_norm="rms_norm")
+MMDIT_DUAL = MMDIT | dict(dual_attention_layers=tuple(range(13)), qk_norm="rms_norm", pos_embed_max_size=384)
 CONTROL = {key: value for key, value in SD15.items() if key not in ("sample_size", "up_block_types")}
 
 
@@ -75,6 +91,14 @@ def families():
         "unet-sd21": lambda: unet(**SD21),
         "unet-sdxl": lambda: unet(**SDXL),
         "unet-sdxl-refiner": lambda: unet(**REFINER),
+        "unet-distilled": lambda: unet(**DISTILLED),
+        "unet-uneven": lambda: unet(**UNEVEN),
+        "unet-unclip": lambda: unet(**UNCLIP),
+        "mmdit-sd3-medium": lambda: diffusers.SD3Transformer2DModel(**MMDIT),
+        "mmdit-sd35-medium": lambda: diffusers.SD3Transformer2DModel(**MMDIT_DUAL),
+        "mmdit-sd35-large": lambda: diffusers.SD3Transformer2DModel(**MMDIT_LARGE),
+        "flux-dev": lambda: diffusers.FluxTransformer2DModel(guidance_embeds=True),
+        "flux-schnell": lambda: diffusers.FluxTransformer2DModel(),
         "vae": lambda: diffusers.AutoencoderKL(**VAE),
         "vae16": lambda: diffusers.AutoencoderKL(
             **VAE, latent_channels=16, use_quant_conv=False, use_post_quant_conv=False
@@ -97,17 +121,28 @@ def lines(name, model):
         yield f"{key}\t{'x'.join(str(side) for side in tensor.shape)}\n"
 
 
+def config(model):
+    """As it would be written, without what says nothing about tensors."""
+    if isinstance(model, transformers.PreTrainedModel):
+        return model.config.to_dict() | {"architectures": [type(model).__name__]}
+    return json.loads(model.to_json_string())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "golden")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
+    configs = {}
     for name, build in families().items():
         with torch.device("meta"):
             model = build()
         text = "".join(sorted(lines(name, model)))
         (out / f"{name}.txt").write_text(f"# diffusers {diffusers.__version__}, transformers {transformers.__version__}\n{text}")
+        if not name.startswith("controlnet"):
+            configs[name] = config(model)
         print(name, text.count("\n"), "tensors", sum(p.numel() for p in model.parameters()), "weights")
+    (out / "configs.json").write_text(json.dumps(configs, indent=0, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

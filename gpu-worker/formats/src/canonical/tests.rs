@@ -28,7 +28,7 @@ fn laid_out<N: AsRef<str>>(list: &[(N, Vec<u64>)]) -> Vec<TensorFacts> {
 }
 
 fn tensor(name: &str, shape: &[u64], begin: u64, end: u64) -> TensorFacts {
-    TensorFacts { name: name.to_owned(), dtype: Dtype::F32, shape: shape.to_vec(), file: 0, begin, end }
+    TensorFacts { name: name.to_owned(), dtype: Dtype::F32, shape: shape.to_vec(), file: 0, begin, end, strides: None }
 }
 
 fn kind(name: &str) -> ComponentKind {
@@ -298,4 +298,24 @@ fn transposes_and_halves_have_the_right_bytes() {
     let swapped = canonical.get("norm_out.linear.bias").unwrap();
     let ranges: Vec<(u64, u64)> = swapped.pieces.iter().map(|piece| (piece.begin, piece.end)).collect();
     assert_eq!((ranges, swapped.shape.as_slice()), (vec![(1044, 1056), (1032, 1044)], [6].as_slice()));
+}
+
+/// A view as pickles have them: rows of four, of which three are used, every second column.
+#[test]
+fn strided_views_keep_their_strides() {
+    let strided = |name: &str, shape: &[u64], strides: &[u64], end: u64| TensorFacts {
+        strides: Some(strides.to_vec()),
+        ..tensor(name, shape, 1000, end)
+    };
+    let tensors = [
+        strided("text_projection", &[2, 3], &[8, 2], 1000 + 4 * 13),
+        strided("transformer.resblocks.0.attn.in_proj_weight", &[6, 2], &[1, 6], 1000 + 4 * 12),
+    ];
+    let canonical = canonicalise(ComponentKind::TextEncoder2, Base::Sdxl, &tensors);
+    let projection = canonical.get("text_projection.weight").unwrap();
+    assert_eq!(projection.pieces[0].order, Order::Strided { shape: vec![3, 2], strides: vec![2, 8] });
+    let keys = canonical.get("text_model.encoder.layers.0.self_attn.k_proj.weight").unwrap();
+    assert_eq!(keys.pieces[0].order, Order::Strided { shape: vec![2, 2], strides: vec![1, 6] });
+    assert_eq!((keys.pieces[0].begin, keys.pieces[0].end), (1008, 1008 + 4 * 8));
+    assert_eq!(walk(&keys.pieces[0], &tensors[1]), [2, 8, 3, 9]);
 }

@@ -74,7 +74,7 @@ impl View {
             begin: tensor.begin,
             end: tensor.end,
             shape: tensor.shape.clone(),
-            strides: None,
+            strides: tensor.strides.clone(),
             is_transposed: false,
         }
     }
