@@ -29,7 +29,17 @@ pub(super) fn checkpoint(keys: &Keys<'_>) -> Option<Verdict> {
         check_encoders(&mut verdict, keys);
     }
     predict(&mut verdict, keys);
+    ema(&mut verdict, keys);
     Some(verdict)
+}
+
+/// A copy of the denoiser with averaged weights, which training leaves behind.
+fn ema(verdict: &mut Verdict, keys: &Keys<'_>) {
+    let copies = keys.under("model_ema.").filter(|(_, tensor)| tensor.elements() > 1).count();
+    if copies > 0 {
+        verdict.saw("checkpoint.ema", "model_ema.", copies);
+    }
+    verdict.fact("ema", copies > 0);
 }
 
 /// EMA weights alone, or encoders and VAE bundled without a denoiser.

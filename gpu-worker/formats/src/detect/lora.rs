@@ -56,6 +56,7 @@ const ENDINGS: &[(&str, Part)] = &[
     (".a2.weight", Part::Of("glora")),
     (".b1.weight", Part::Of("glora")),
     (".b2.weight", Part::Of("glora")),
+    (".on_input", Part::Of("ia3")),
     (".diff", Part::Of("full")),
     (".diff_b", Part::Of("full")),
     (".w_norm", Part::Of("norm")),
@@ -106,9 +107,16 @@ fn describe(verdict: &mut Verdict, adapted: &[Adapted<'_>]) {
     let ranks: BTreeSet<u64> = adapted.iter().filter(|item| item.part == Part::Down).filter_map(rank).collect();
     verdict.saw("lora.flavours", "endings", json!(flavours));
     verdict.fact("flavours", json!(flavours));
+    verdict.fact("flavour", main_flavour(&flavours));
     verdict.fact("modules", modules.len());
     verdict.fact("rank_min", ranks.first().copied());
     verdict.fact("rank_max", ranks.last().copied());
+}
+
+/// The one name of a mix: what needs the most of whoever applies it.
+fn main_flavour(flavours: &BTreeSet<&'static str>) -> &'static str {
+    let order = ["dora", "glora", "oft", "ia3", "lokr", "loha", "locon", "full", "lora", "norm"];
+    order.into_iter().find(|name| flavours.contains(name)).unwrap_or("lora")
 }
 
 fn flavour(item: &Adapted<'_>) -> Option<&'static str> {

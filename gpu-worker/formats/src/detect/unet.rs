@@ -32,7 +32,17 @@ pub(super) fn family(scope: Scope<'_, '_>) -> Option<Family> {
     describe(&mut family, &structure);
     classify(&mut family, &structure);
     input_task(&mut family, &structure);
+    guidance(&mut family, scope);
     Some(family)
+}
+
+/// A network that takes the guidance scale as an input was distilled to few steps (LCM).
+fn guidance(family: &mut Family, scope: Scope<'_, '_>) {
+    let key = ["time_embedding.cond_proj.weight", "time_embed_cond_proj.weight"].into_iter().find(|key| scope.has(key));
+    if let Some(key) = key {
+        family.saw("unet.guidance_input", scope.full(key), scope.shape(key).unwrap_or_default().to_vec());
+        family.facts.insert("distilled".to_owned(), "lcm".into());
+    }
 }
 
 fn ldm(scope: Scope<'_, '_>) -> Option<Structure> {

@@ -49,4 +49,8 @@ fn flavours_are_told_apart() {
     assert_eq!(of(".lokr_w1", &[4, 4]), "lokr");
     assert_eq!(of(".dora_scale", &[8, 1]), "dora");
     assert_eq!(of(".oft_blocks", &[2, 4, 4]), "oft");
+    assert_eq!(of(".on_input", &[1]), "ia3");
+    let (up, scale) = (format!("{SD15}.lora_down.weight"), format!("{SD15}.dora_scale"));
+    let mixed = look(&[(up.as_str(), &[4, 768]), (scale.as_str(), &[8, 1])]);
+    assert_eq!(mixed.metadata["facts"]["flavour"], "dora");
 }

@@ -106,6 +106,17 @@ fn predictions_come_from_markers_then_metadata() {
 }
 
 #[test]
+fn an_ema_copy_and_a_guidance_input_are_noted() {
+    let plain = checkpoint("sd15", &[("cond_stage_model.transformer.text_model.final_layer_norm.weight", &[32])]);
+    assert_eq!(plain.metadata["facts"]["ema"], false);
+    let copied = checkpoint("sd15", &[("model_ema.diffusion_modelinput_blocks00weight", &[8, 4, 3, 3])]);
+    assert_eq!(copied.metadata["facts"]["ema"], true);
+    let mut unet = family_unet("", "sd15");
+    unet.push(("time_embed_cond_proj.weight".to_owned(), vec![8, 16]));
+    assert_eq!(look(&specs(&unet)).metadata["facts"]["distilled"], "lcm");
+}
+
+#[test]
 fn inpainting_is_a_task_of_the_same_family() {
     let mut unet = family_unet("model.diffusion_model.", "sd15");
     unet[0].1[1] = 9;
