@@ -45,10 +45,10 @@ async fn a_scan_is_followed_by_hashing_and_unchanged_files_are_left_alone() {
     assert_eq!(found.autov2.as_deref(), Some(&sha256(&bytes)[..10]));
     assert_eq!(found.autov1.as_deref(), Some(&sha256(&bytes[0x10_0000..0x11_0000])[..8]));
 
-    // another name for the same file: its hashes are known already, nothing is read
-    fs::rename(&path, farm.library().join("renamed.safetensors")).expect("a rename");
+    // another name of the same file: its hashes are known already, nothing is read
+    fs::hard_link(&path, farm.library().join("again.safetensors")).expect("a link");
     scan(&farm).await;
-    assert_eq!(hashes_of(&farm, "renamed").await, found);
+    assert_eq!(hashes_of(&farm, "again").await, found);
     let job: shared::ids::JobId =
         sqlx::query_scalar("select id from all_jobs where kind = 'hash' order by id desc limit 1")
             .fetch_one(farm.ledger.pool())
@@ -58,14 +58,14 @@ async fn a_scan_is_followed_by_hashing_and_unchanged_files_are_left_alone() {
     assert_eq!(done.job.result.expect("a result")["bytes"], 0);
 
     // other bytes under the name: the old hashes go with the scan, the new ones come
-    ModelFile::vae(mebibytes(3)).seed(5).write(&farm.library(), "renamed.safetensors");
+    ModelFile::vae(mebibytes(3)).seed(5).write(&farm.library(), "again.safetensors");
     scan(&farm).await;
     let new = wait_for("new hashes", LONG, || async {
-        let detail: ModelDetail = farm.api.get("/v1/models/renamed").await;
+        let detail: ModelDetail = farm.api.get("/v1/models/again").await;
         detail.hashes.filter(|hashes| *hashes != found).ok_or_else(|| "the old ones".to_owned())
     })
     .await;
-    assert_eq!(new.sha256, Some(sha256(&fs::read(farm.library().join("renamed.safetensors")).expect("a file"))));
+    assert_eq!(new.sha256, Some(sha256(&fs::read(farm.library().join("again.safetensors")).expect("a file"))));
     farm.assert_ledger_is_clean().await;
 }
 

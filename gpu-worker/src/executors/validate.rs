@@ -48,7 +48,9 @@ pub(super) async fn run(agent: &Arc<Agent>, args: ValidateArgs, attempt: &Attemp
         blocking("reading headers", move || validate::structure(&path)).await?
     }
     .map_err(|source| WorkError::Format { path: path.display().to_string(), source })?;
-    let mut check = Check { agent, attempt, path, findings, tensors: 0, read: Arc::default(), hashed: Vec::new() };
+    let configs = model.overrides.get("config").cloned();
+    let mut check =
+        Check { agent, attempt, path, configs, findings, tensors: 0, read: Arc::default(), hashed: Vec::new() };
     let mut files = here.identities()?;
     if let Some(inspection) = inspection {
         files = inspection.files.iter().map(catalogue::identity).collect();
@@ -79,6 +81,8 @@ struct Check<'a> {
     agent: &'a Arc<Agent>,
     attempt: &'a Attempt,
     path: PathBuf,
+    /// The operator's `config.json`s by component.
+    configs: Option<serde_json::Value>,
     findings: Vec<Finding>,
     tensors: u64,
     read: Arc<AtomicU64>,
@@ -97,11 +101,11 @@ impl Check<'_> {
             ValidateLevel::Structure => Ok(()),
             ValidateLevel::Hash => self.hashes(&inspection, files).await,
             ValidateLevel::Architecture => {
-                self.findings.extend(validate::architecture(&inspection));
+                self.findings.extend(validate::architecture(&inspection, self.configs.as_ref()));
                 Ok(())
             }
             ValidateLevel::Weights => {
-                self.findings.extend(validate::architecture(&inspection));
+                self.findings.extend(validate::architecture(&inspection, self.configs.as_ref()));
                 self.weights(inspection).await
             }
         }

@@ -155,3 +155,34 @@ fn the_links_of_a_folder_are_checked() {
     let (verdict, codes) = codes(&path);
     assert_eq!(verdict, Verdict::Invalid, "{codes:?}");
 }
+
+#[test]
+fn the_architecture_names_missing_wrong_and_unexpected_tensors() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pipe");
+    pipeline(&path);
+    let config = json!({
+        "_class_name": "AutoencoderKL", "in_channels": 3, "out_channels": 3, "latent_channels": 4, "layers_per_block": 1,
+        "block_out_channels": [8], "norm_num_groups": 8, "down_block_types": ["DownEncoderBlock2D"],
+        "up_block_types": ["UpDecoderBlock2D"],
+    });
+    let tensors: [(&str, &[u64]); 3] = [
+        ("decoder.conv_in.weight", &[8, 4, 3, 3]),
+        ("encoder.conv_in.weight", &[16, 3, 3, 3]),
+        ("encoder.conv_in.biass", &[8]),
+    ];
+    model_in(&path.join("vae/diffusion_pytorch_model.safetensors"), "F16", &tensors, &[]);
+    let inspection = structure(&path).unwrap().0.unwrap();
+    let findings = architecture(&inspection, Some(&json!({ "vae": config })));
+    let of = |code: &str| -> Vec<String> {
+        let these =
+            findings.iter().filter(|finding| finding.code == code && finding.component.as_deref() == Some("vae"));
+        these.filter_map(|finding| finding.tensor.clone()).collect()
+    };
+    assert_eq!(of("wrong_shape"), ["encoder.conv_in.weight"]);
+    assert_eq!(of("unexpected_tensor"), ["encoder.conv_in.biass"]);
+    assert!(of("missing_tensor").contains(&"encoder.conv_in.bias".to_owned()), "{findings:?}");
+    let unexpected = findings.iter().find(|finding| finding.code == "unexpected_tensor").unwrap();
+    assert!(unexpected.message.contains("`encoder.conv_in.bias` is missing"), "{unexpected:?}");
+    assert_eq!(verdict(&findings), Verdict::Invalid);
+}
