@@ -39,7 +39,8 @@ pub(super) struct Clip {
 
 impl Clip {
     /// Recognises the naming. SD2 uses the output before the last layer, so diffusers keeps neither that layer
-    /// nor the projection.
+    /// nor the projection. An encoder that the split of its model has already freed of both has no projection to go by
+    /// and keeps what it has: reading the canonical form of a canonical form changes nothing.
     pub(super) fn new(base: Base, names: &[&str], tensors: &[TensorFacts]) -> Self {
         let layer = |name: &&str| name.strip_prefix(OPEN_LAYERS)?.split('.').next()?.parse::<u64>().ok();
         let layers = names.iter().filter_map(layer).max().map(|last| last.saturating_add(1));
@@ -47,7 +48,7 @@ impl Clip {
         let is_h = width.is_some_and(|(tensor, _)| tensor.shape.get(1) == Some(&H_WIDTH));
         let used = |layers: u64| match (base, is_h) {
             (Base::Sd21, true) => layers.min(H_LAYERS),
-            (Base::Sd21, false) => layers.saturating_sub(1),
+            (Base::Sd21, false) if names.contains(&"text_projection") => layers.saturating_sub(1),
             _ => layers,
         };
         Self { open_layers: layers.map(used), has_projection: base != Base::Sd21 }

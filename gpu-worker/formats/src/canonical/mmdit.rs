@@ -49,11 +49,15 @@ pub(super) struct Original {
 
 impl Original {
     pub(super) fn new(names: &[&str]) -> Self {
-        let block = |name: &str| name.strip_prefix("joint_blocks.")?.split('.').next()?.parse::<u64>().ok();
-        let all: BTreeSet<u64> = names.iter().filter_map(|name| block(name)).collect();
-        let whole =
-            |number: &u64| names.contains(&format!("joint_blocks.{number}.context_block.attn.proj.weight").as_str());
-        Self { ending: all.into_iter().filter(|number| !whole(number)).collect() }
+        let parts = |name: &str| {
+            let (number, rest) = name.strip_prefix("joint_blocks.")?.split_once('.')?;
+            Some((number.parse::<u64>().ok()?, rest == "context_block.attn.proj.weight"))
+        };
+        let blocks: Vec<(u64, bool)> = names.iter().filter_map(|name| parts(name)).collect();
+        let whole: BTreeSet<u64> =
+            blocks.iter().filter(|(_, gives_text)| *gives_text).map(|(number, _)| *number).collect();
+        let ending = blocks.into_iter().map(|(number, _)| number).filter(|number| !whole.contains(number));
+        Self { ending: ending.collect() }
     }
 
     fn block(&self, number: u64, rest: &str) -> Option<Place> {
