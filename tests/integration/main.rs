@@ -18,6 +18,7 @@ mod memory;
 mod periodic;
 mod poison;
 mod redis_loss;
+mod rescan;
 mod retries;
 mod shared_components;
 mod startup;

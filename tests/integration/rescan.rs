@@ -1,0 +1,63 @@
+//! A second scan reads what changed only; a file that moved stays the same model.
+
+use std::fs;
+
+use harness::{Farm, ModelFile, SHORT, mebibytes};
+use serde_json::{Value, json};
+use shared::job::JobState;
+
+/// Scans host `a`; the job's result.
+async fn scan(farm: &Farm) -> Value {
+    let job = farm.api.submit("/v1/jobs", json!({ "kind": "scan", "target": "host:a" })).await;
+    farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await.job.result.unwrap()
+}
+
+fn counts(result: &Value) -> [u64; 5] {
+    let root = &result["roots"]["main"];
+    let number = |value: &Value| value.as_u64().unwrap();
+    [
+        number(&result["read"]),
+        number(&root["added"]),
+        number(&root["changed"]),
+        number(&root["unchanged"]),
+        number(&root["removed"]),
+    ]
+}
+
+#[tokio::test]
+async fn what_is_as_before_is_not_read_again_and_a_renamed_file_keeps_its_model() {
+    let farm = Farm::start().await;
+    for (name, seed) in [("one.safetensors", 1), ("two.safetensors", 2), ("three.safetensors", 3)] {
+        ModelFile::vae(mebibytes(1)).seed(seed).write(&farm.library(), name);
+    }
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    assert_eq!(counts(&scan(&farm).await), [0, 0, 0, 3, 0]);
+
+    // a side-car that appears is read with its model, and only with that
+    let note = json!({ "activation text": "a word", "sd version": "SD1" });
+    fs::write(farm.library().join("one.json"), note.to_string()).unwrap();
+    assert_eq!(counts(&scan(&farm).await), [1, 0, 1, 2, 0]);
+    let extracted = &farm.model("one").await.metadata["extracted"];
+    assert_eq!(
+        (&extracted["trigger_words"][0], &extracted["sources"]["trigger_words"]),
+        (&json!("a word"), &json!("notes"))
+    );
+    assert_eq!(counts(&scan(&farm).await), [0, 0, 0, 3, 0]);
+
+    // moved, and another of the same stem written in a folder
+    let before = farm.model("two").await;
+    fs::create_dir(farm.library().join("sub")).unwrap();
+    fs::rename(farm.library().join("two.safetensors"), farm.library().join("sub/renamed.safetensors")).unwrap();
+    ModelFile::vae(mebibytes(1)).seed(4).write(&farm.library(), "three.safetensors");
+    let result = scan(&farm).await;
+    assert_eq!(counts(&result)[..2], [2, 0], "{result}");
+    let after = farm.model("two").await;
+    assert_eq!((after.summary.id, after.rel_path.as_str()), (before.summary.id, "sub/renamed.safetensors"));
+    assert_eq!(after.summary.state, "available");
+    assert_eq!(after.components[0].id, before.components[0].id);
+
+    fs::remove_file(farm.library().join("one.safetensors")).unwrap();
+    assert_eq!(counts(&scan(&farm).await), [0, 0, 0, 2, 1]);
+    assert_eq!(farm.model("one").await.summary.state, "missing");
+    farm.assert_ledger_is_clean().await;
+}
