@@ -1,9 +1,6 @@
 //! From files to catalogue rows: what a scan records, and whether files are still as it saw them.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::Path;
 
 use model_formats::{Component, FileFacts, Inspection};
 use shared::db::models::{FileIdentity, FoundComponent, FoundModel};

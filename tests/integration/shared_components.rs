@@ -56,3 +56,27 @@ async fn files_with_equal_tensors_become_one_component_once_both_were_read() {
     assert_eq!(from(&farm.api.job_ended(again.id, JobState::Succeeded, SHORT).await), "disk");
     farm.assert_ledger_is_clean().await;
 }
+
+/// A checkpoint and a diffusers folder with the same weights hold the same components: names, fused projections and
+/// transposed matrices differ in the files, the canonical bytes do not.
+#[tokio::test]
+async fn a_single_file_and_a_folder_of_the_same_weights_share_every_component() {
+    let farm = Farm::start().await;
+    let made = std::process::Command::new(harness::binary("modelyard"))
+        .args(["dev", "make-models", "--arch", "sd15,sd21,sdxl,sdxl-refiner", "--layout", "both", "--out"])
+        .arg(farm.library())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    for name in ["sd15-tiny", "sd21-tiny", "sdxl-tiny", "sdxl-refiner-tiny"] {
+        let folder = format!("{name}-diffusers");
+        loaded(&farm, name).await;
+        loaded(&farm, &folder).await;
+        let parts = async |name: &str| {
+            let components = farm.model(name).await.components;
+            components.into_iter().map(|component| (component.kind, component.id)).collect::<Vec<_>>()
+        };
+        assert_eq!(parts(name).await, parts(&folder).await, "{name}");
+    }
+}
