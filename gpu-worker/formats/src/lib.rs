@@ -5,6 +5,7 @@
 //! mapping), every number is checked before it is used, and nothing is executed. The crate knows no
 //! runtime, no database and no policy.
 
+pub mod architecture;
 mod canonical;
 mod components;
 mod cursor;
