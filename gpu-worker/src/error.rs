@@ -159,7 +159,7 @@ fn format_code(error: &model_formats::FormatError) -> ErrorCode {
         ErrorKind::Unreadable => ErrorCode::Unavailable,
         ErrorKind::Corrupt => ErrorCode::Corrupt,
         ErrorKind::Unsupported => ErrorCode::Unsupported,
-        ErrorKind::Unsafe => ErrorCode::UnsafeFormat,
+        ErrorKind::Unsafe | ErrorKind::UnsafeFormat => ErrorCode::UnsafeFormat,
     }
 }
 

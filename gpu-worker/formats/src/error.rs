@@ -17,6 +17,8 @@ pub enum ErrorKind {
     Unsupported,
     /// Refused because following it could reach outside the model (devices, path tricks).
     Unsafe,
+    /// Refused because loading it as its own program does would run code from the file.
+    UnsafeFormat,
 }
 
 impl ErrorKind {
@@ -29,6 +31,7 @@ impl ErrorKind {
             Self::Corrupt => "corrupt",
             Self::Unsupported => "unsupported",
             Self::Unsafe => "unsafe",
+            Self::UnsafeFormat => "unsafe_format",
         }
     }
 }
@@ -137,6 +140,10 @@ pub enum FormatError {
     Structure { path: PathBuf, format: Format, at: u64, problem: &'static str },
     #[error("{}: more than {limit} {what}", path.display())]
     TooMany { path: PathBuf, what: &'static str, limit: u64 },
+    #[error("{}: unsafe_format: loading it would run code: {what} (at byte {at})", path.display())]
+    RunsCode { path: PathBuf, what: String, at: u64 },
+    #[error("{}: not read: {what}", path.display())]
+    NotHandled { path: PathBuf, what: String },
 }
 
 /// How an index and its shards disagree.
@@ -161,7 +168,8 @@ impl FormatError {
         match self {
             Self::Missing { .. } => ErrorKind::Missing,
             Self::Io { .. } | Self::Changed { .. } => ErrorKind::Unreadable,
-            Self::WrongFormat { .. } | Self::NoWeights { .. } => ErrorKind::Unsupported,
+            Self::WrongFormat { .. } | Self::NoWeights { .. } | Self::NotHandled { .. } => ErrorKind::Unsupported,
+            Self::RunsCode { .. } => ErrorKind::UnsafeFormat,
             Self::NotRegular { .. } | Self::UnsafeName { .. } => ErrorKind::Unsafe,
             Self::TooShort { .. }
             | Self::HeaderTooLarge { .. }

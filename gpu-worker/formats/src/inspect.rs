@@ -11,6 +11,7 @@ use crate::{
     error::{ErrorKind, FormatError},
     inspection::{Evidence, FileFacts, Inspection, TensorFacts},
     keys::Keys,
+    pickle,
     probe::{Probe, read_json, sniff},
     safetensors,
     text::storable,
@@ -43,6 +44,11 @@ pub fn inspect(path: &Path) -> Result<Inspection, FormatError> {
     let extension = extension(path);
     let format = sniff(&probe.head()?, &extension);
     let facts = probe.facts.clone();
+    let is_checkpoint = matches!(extension.as_str(), "ckpt" | "pt" | "pth");
+    if matches!(format, Format::TorchZip | Format::Pickle) || (format == Format::Unknown && is_checkpoint) {
+        let format = if format == Format::TorchZip { format } else { Format::Pickle };
+        return checkpoint(path, format, facts, pickle::read_open(probe));
+    }
     if format == Format::Safetensors || matches!(extension.as_str(), "safetensors" | "sft") {
         return single(path, format, facts, safetensors::read_open(probe));
     }
@@ -64,14 +70,33 @@ fn single(
     header: Result<safetensors::Header, FormatError>,
 ) -> Result<Inspection, FormatError> {
     match header {
-        Ok(header) => Ok(recognised(path, vec![header.file], header.tensors, &header.metadata)),
+        Ok(header) => Ok(recognised(path, Format::Safetensors, vec![header.file], header.tensors, &header.metadata)),
         Err(error) => refused(path, format, vec![facts], error),
     }
 }
 
+/// A PyTorch checkpoint: the same rules over its tensors, and what else was in it under `pickle`.
+fn checkpoint(
+    path: &Path,
+    format: Format,
+    facts: FileFacts,
+    read: Result<pickle::PickleFile, FormatError>,
+) -> Result<Inspection, FormatError> {
+    let found = match read {
+        Ok(found) => found,
+        Err(error) => return refused(path, format, vec![facts], error),
+    };
+    let mut inspection = recognised(path, found.format, found.files, found.tensors, &BTreeMap::new());
+    if !found.extra.nested.is_empty() {
+        inspection.evidence.push(Evidence::new("pickle.nested", "weights", found.extra.nested.join(".")));
+    }
+    inspection.metadata.insert("pickle".to_owned(), found.extra.to_json());
+    Ok(inspection)
+}
+
 fn sharded(path: &Path) -> Result<Inspection, FormatError> {
     match index::read(path, "", "") {
-        Ok(set) => Ok(recognised(path, set.files, set.tensors, &set.metadata)),
+        Ok(set) => Ok(recognised(path, Format::Safetensors, set.files, set.tensors, &set.metadata)),
         Err(error) => refused(path, Format::Safetensors, vec![crate::probe::stat(path, "")?], error),
     }
 }
@@ -81,7 +106,7 @@ fn refused(path: &Path, format: Format, files: Vec<FileFacts>, error: FormatErro
     let known = |format| if format == Format::Unknown { Format::Safetensors } else { format };
     match error.kind() {
         ErrorKind::Missing | ErrorKind::Unreadable => Err(error),
-        ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::Unsafe => {
+        ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::Unsafe | ErrorKind::UnsafeFormat => {
             let mut inspection = unknown(path, known(format), files);
             inspection.evidence.push(Evidence::new("file.refused", error.code(), inspection.format.as_str()));
             inspection.reason = Some(error.full_text());
@@ -92,6 +117,7 @@ fn refused(path: &Path, format: Format, files: Vec<FileFacts>, error: FormatErro
 
 fn recognised(
     path: &Path,
+    format: Format,
     files: Vec<FileFacts>,
     tensors: Vec<TensorFacts>,
     metadata: &BTreeMap<String, String>,
@@ -105,7 +131,7 @@ fn recognised(
     facts.insert("tensors".to_owned(), json!(tensor_count));
     facts.insert("ignored_tensors".to_owned(), json!(split.ignored_tensors));
     facts.insert("ignored_bytes".to_owned(), json!(split.ignored_bytes));
-    let mut inspection = unknown(path, Format::Safetensors, files);
+    let mut inspection = unknown(path, format, files);
     inspection.metadata = own_metadata(metadata, &mut facts);
     inspection.metadata.insert("facts".to_owned(), Value::Object(facts));
     inspection.model_type = verdict.model_type;

@@ -13,8 +13,8 @@ use crate::{
 fn other_formats_are_listed_with_a_reason_and_never_guessed() {
     let dir = TempDir::new().unwrap();
     let cases: [(&str, &[u8], Format, &str); 7] = [
-        ("a.ckpt", b"PK\x03\x04\x14\0\0\0", Format::TorchZip, "not read yet"),
-        ("b.pt", b"\x80\x02}q\0.", Format::Pickle, "not read yet"),
+        ("a.ckpt", b"PK\x03\x04\x14\0\0\0", Format::TorchZip, "no end record"),
+        ("b.pt", b"\x80\x02}q\0.", Format::Pickle, "no PyTorch checkpoint"),
         ("c.gguf", b"GGUF\x03\0\0\0", Format::Gguf, "not read yet"),
         ("d.onnx", b"\x08\x07\x12\x00", Format::Onnx, "not read yet"),
         ("e.bin", b"what is this", Format::Unknown, "unknown format"),
@@ -49,7 +49,7 @@ fn a_damaged_file_is_listed_with_its_error() {
     fs::write(&zip, b"PK\x03\x04\x14\0\0\0\0\0").unwrap();
     let found = inspect(&zip).unwrap();
     assert_eq!(found.format, Format::TorchZip);
-    assert!(found.reason.unwrap().contains("is a zip archive"));
+    assert!(found.reason.unwrap().contains("no end record"));
 }
 
 #[test]

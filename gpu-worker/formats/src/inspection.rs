@@ -41,15 +41,20 @@ pub struct TensorFacts {
     pub file: usize,
     /// First byte, as an absolute offset in the file.
     pub begin: u64,
-    /// One past the last byte, as an absolute offset in the file.
+    /// One past the last byte that belongs to it, as an absolute offset in the file.
     pub end: u64,
+    /// Elements from one index to the next in each dimension; none when row-major without gaps.
+    pub strides: Option<Vec<u64>>,
 }
 
 impl TensorFacts {
-    /// Bytes of data.
+    /// Bytes of data, of a tensor with strides those of its elements without gaps.
     #[must_use]
-    pub const fn bytes(&self) -> u64 {
-        self.end.saturating_sub(self.begin)
+    pub fn bytes(&self) -> u64 {
+        match self.strides {
+            Some(_) => self.elements().saturating_mul(self.dtype.bits()) / 8,
+            None => self.end.saturating_sub(self.begin),
+        }
     }
 
     /// Number of elements. Saturates, though the reader has already refused shapes that overflow.

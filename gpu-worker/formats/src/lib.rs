@@ -21,9 +21,11 @@ mod inspection;
 mod keys;
 pub mod metadata;
 pub mod onnx;
+pub mod pickle;
 mod probe;
 pub mod safetensors;
 pub mod sidecar;
+mod tensor_bytes;
 #[cfg(test)]
 mod testing;
 mod text;
@@ -37,4 +39,5 @@ pub use dtype::Dtype;
 pub use error::{ErrorKind, FormatError, ShardProblem, TensorProblem};
 pub use inspect::inspect;
 pub use inspection::{Component, Evidence, FileFacts, Inspection, TensorFacts};
+pub use tensor_bytes::read_tensor;
 pub use vocab::{Base, ComponentKind, Format, ModelType};

@@ -54,7 +54,7 @@ fn without_config(path: &Path, error: FormatError) -> Result<Option<Inspection>,
     match error.kind() {
         ErrorKind::Missing => Ok(None),
         ErrorKind::Unreadable => Err(error),
-        ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::Unsafe => {
+        ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::Unsafe | ErrorKind::UnsafeFormat => {
             let mut inspection = unknown(path, Format::Component, Vec::new());
             inspection.reason = Some(error.full_text());
             Ok(Some(inspection))

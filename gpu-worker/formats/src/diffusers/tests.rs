@@ -162,13 +162,13 @@ fn the_unsuffixed_variant_is_preferred_then_fp16() {
 }
 
 #[test]
-fn pickle_weights_are_a_missing_component_with_a_reason() {
+fn broken_pickle_weights_are_a_missing_component_with_a_reason() {
     let root = TempDir::new().unwrap();
     folder(root.path());
     fs::write(root.path().join("unet/diffusion_pytorch_model.bin"), b"PK\x03\x04").unwrap();
     let found = inspect(root.path()).unwrap();
     assert_eq!((found.model_type, found.base), (ModelType::Checkpoint, Base::Sdxl));
-    assert!(found.reason.unwrap().contains("only .bin weights"));
+    assert!(found.reason.unwrap().contains("no end record"));
 }
 
 #[test]

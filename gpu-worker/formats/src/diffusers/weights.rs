@@ -1,12 +1,14 @@
 //! Finding a component's weight file in its folder, and reading its header.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use super::index::{self, ShardSet};
-use crate::{error::FormatError, safetensors};
+use crate::{error::FormatError, pickle, safetensors};
 
 /// Base names of weight files: of diffusers, of transformers.
 const STEMS: &[&str] = &["diffusion_pytorch_model", "model"];
+/// The same for pickles, which transformers names otherwise.
+const PICKLE_STEMS: &[&str] = &["diffusion_pytorch_model", "pytorch_model"];
 
 /// A weight file (or index) that could be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,13 +16,17 @@ pub(super) struct Choice {
     pub(super) name: String,
     pub(super) variant: Option<String>,
     pub(super) sharded: bool,
+    /// A PyTorch pickle, which is only taken when there is nothing better.
+    pub(super) pickled: bool,
 }
 
-/// The choices in `folder`, best first: without variant, then fp16, then others; whole before sharded.
+/// The choices in `folder`, best first: safetensors before pickles, then without variant, fp16, others; whole before
+/// sharded.
 pub(super) fn find(folder: &Path) -> Result<Vec<Choice>, FormatError> {
     let names = names(folder)?;
     let mut choices: Vec<Choice> = names.iter().filter_map(|name| choice(name)).collect();
-    choices.sort_by_key(|choice| (rank(choice.variant.as_deref()), choice.sharded, choice.name.clone()));
+    choices
+        .sort_by_key(|choice| (choice.pickled, rank(choice.variant.as_deref()), choice.sharded, choice.name.clone()));
     if choices.is_empty() {
         return Err(FormatError::NoWeights { path: folder.to_owned(), why: absent(&names) });
     }
@@ -32,6 +38,10 @@ pub(super) fn read(folder: &Path, below: &str, choice: &Choice) -> Result<ShardS
     let (path, rel_path) = (folder.join(&choice.name), format!("{below}{}", choice.name));
     if choice.sharded {
         return index::read(&path, &rel_path, below);
+    }
+    if choice.pickled {
+        let found = pickle::read_below(&path, &rel_path)?;
+        return Ok(ShardSet { files: found.files, tensors: found.tensors, metadata: BTreeMap::new() });
     }
     let header = safetensors::read(&path, &rel_path)?;
     Ok(ShardSet { files: vec![header.file], tensors: header.tensors, metadata: header.metadata })
@@ -53,7 +63,7 @@ fn choice(name: &str) -> Option<Choice> {
     let (stem, variant, sharded) = match index::parse_name(name) {
         Some((stem, variant)) => (stem, variant, true),
         None => {
-            let whole = name.strip_suffix(".safetensors")?;
+            let whole = name.strip_suffix(".safetensors").or_else(|| name.strip_suffix(".bin"))?;
             match whole.split_once('.') {
                 Some((_, variant)) if variant.contains("-of-") => return None,
                 Some((stem, variant)) => (stem, Some(variant), false),
@@ -61,8 +71,9 @@ fn choice(name: &str) -> Option<Choice> {
             }
         }
     };
-    let known = STEMS.contains(&stem);
-    known.then(|| Choice { name: name.to_owned(), variant: variant.map(str::to_owned), sharded })
+    let pickled = name.ends_with(".bin");
+    let known = if pickled { PICKLE_STEMS } else { STEMS }.contains(&stem);
+    known.then(|| Choice { name: name.to_owned(), variant: variant.map(str::to_owned), sharded, pickled })
 }
 
 fn rank(variant: Option<&str>) -> u8 {
@@ -77,7 +88,7 @@ fn rank(variant: Option<&str>) -> u8 {
 fn absent(names: &[String]) -> String {
     let ends = |ending: &str| names.iter().any(|name| name.ends_with(ending));
     if ends(".bin") {
-        "only .bin weights (Python pickle), which this version does not read".to_owned()
+        "only .bin weights in shards or under an unknown name, which this version does not read".to_owned()
     } else if ends(".onnx") {
         "only ONNX weights, which this version does not read".to_owned()
     } else if ends(".safetensors") {
@@ -101,5 +112,8 @@ mod tests {
         assert_eq!(of("model.fp16-00001-of-00002.safetensors"), None);
         assert_eq!(of("model-00001-of-00002.safetensors"), None);
         assert_eq!(of("other.safetensors"), None);
+        assert_eq!(of("pytorch_model.fp16.bin"), Some((Some("fp16".to_owned()), false)));
+        assert_eq!(of("model.bin"), None);
+        assert_eq!(of("pytorch_model-00001-of-00002.bin"), None);
     }
 }

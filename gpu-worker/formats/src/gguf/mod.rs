@@ -86,6 +86,7 @@ fn facts(tensor: &GgufTensor) -> TensorFacts {
         file: 0,
         begin: tensor.begin,
         end: tensor.end,
+        strides: None,
     }
 }
 

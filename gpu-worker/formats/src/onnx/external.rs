@@ -55,6 +55,7 @@ pub(super) fn place(model: FileFacts, below: &str, weights: &[Initializer]) -> R
             file,
             begin,
             end,
+            strides: None,
         });
     }
     Ok(placed)

@@ -26,7 +26,15 @@ pub(super) fn tile(
         expected = tensor.end;
         // cannot overflow: end <= data_bytes, and data_begin + data_bytes is the file's size
         let (begin, end) = (data_begin.saturating_add(tensor.begin), data_begin.saturating_add(tensor.end));
-        tensors.push(TensorFacts { name: tensor.name, dtype: tensor.dtype, shape: tensor.shape, file: 0, begin, end });
+        tensors.push(TensorFacts {
+            name: tensor.name,
+            dtype: tensor.dtype,
+            shape: tensor.shape,
+            file: 0,
+            begin,
+            end,
+            strides: None,
+        });
     }
     if expected != data_bytes {
         return Err(FormatError::TrailingBytes { path: path.to_owned(), expected, found: data_bytes });
