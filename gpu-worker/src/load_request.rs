@@ -50,7 +50,10 @@ fn tensors(component: &Component, inspection: &Inspection, used: &[usize]) -> Op
     for tensor in component.tensors.iter().filter(|tensor| canonical.unmapped.contains(&tensor.name)) {
         let name =
             if canonical.get(&tensor.name).is_some() { format!("file:{}", tensor.name) } else { tensor.name.clone() };
-        plain.push(TensorRange { name, ..range(tensor, used)? });
+        match &tensor.strides {
+            None => plain.push(TensorRange { name, ..range(tensor, used)? }),
+            Some(strides) => gathered.push(strided(name, tensor, strides, used)?),
+        }
     }
     Some((plain, gathered))
 }
@@ -68,6 +71,19 @@ fn range(tensor: &TensorFacts, used: &[usize]) -> Option<TensorRange> {
         file_index: used.binary_search(&tensor.file).ok()?,
         begin: tensor.begin,
         end: tensor.end,
+    })
+}
+
+/// A tensor whose elements lie apart in the file, as PyTorch's views do.
+fn strided(name: String, tensor: &TensorFacts, strides: &[u64], used: &[usize]) -> Option<GatheredTensor> {
+    let order = PartOrder::Strided { shape: tensor.shape.clone(), strides: strides.to_vec() };
+    let file_index = used.binary_search(&tensor.file).ok()?;
+    Some(GatheredTensor {
+        name,
+        dtype: tensor.dtype.as_str().to_owned(),
+        shape: tensor.shape.clone(),
+        element_bytes: tensor.dtype.bits() / 8,
+        parts: vec![Part { file_index, begin: tensor.begin, end: tensor.end, order }],
     })
 }
 

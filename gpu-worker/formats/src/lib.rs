@@ -14,6 +14,8 @@ mod diffusers;
 mod discover;
 mod dtype;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gguf;
 pub mod hash;
 mod inspect;

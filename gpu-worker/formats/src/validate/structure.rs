@@ -43,7 +43,7 @@ pub fn structure(path: &Path) -> Result<(Option<Inspection>, Vec<Finding>), Form
 /// A file whose content was refused, by the class of the error.
 fn refusal(class: &str, text: String) -> Finding {
     let code = match class {
-        "unsafe" => UNSAFE_FILE,
+        "unsafe" | "unsafe_format" => UNSAFE_FILE,
         "unsupported" => "unsupported_format",
         _ => "corrupt_file",
     };

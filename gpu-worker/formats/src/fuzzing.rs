@@ -1,0 +1,194 @@
+//! What the fuzzers call: every parser over arbitrary bytes, with the promises that must hold whatever they are.
+//! Used by the targets of `tests/fuzz` and by the short seeded run in this crate's tests; not part of the interface.
+
+use std::{fs, path::Path};
+
+use crate::{gguf, inspect, inspection::TensorFacts, onnx, pickle, safetensors, tokenizer};
+
+/// A parser: the bytes are written below the folder and read from there.
+pub type Target = fn(&Path, &[u8]);
+
+/// All of them by name.
+pub const TARGETS: [(&str, Target); 9] = [
+    ("safetensors", safetensors_header),
+    ("index", sharded_index),
+    ("diffusers", diffusers_config),
+    ("pickle_zip", pickle_file),
+    ("pickle_legacy", pickle_file),
+    ("onnx", onnx_graph),
+    ("gguf", gguf_header),
+    ("tokenizer", tokenizer_folder),
+    ("inspect", inspect_any),
+];
+
+/// Writes the input; a full scratch disk is no finding.
+fn put(path: &Path, bytes: &[u8]) -> bool {
+    path.parent().is_none_or(|folder| fs::create_dir_all(folder).is_ok()) && fs::write(path, bytes).is_ok()
+}
+
+/// No tensor may lie outside of its file.
+fn inside(tensors: &[TensorFacts], bytes: &[u8]) {
+    let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    for tensor in tensors {
+        assert!(tensor.begin <= tensor.end && tensor.end <= size, "{} lies outside of the file", tensor.name);
+    }
+}
+
+/// The header of a safetensors file.
+pub fn safetensors_header(folder: &Path, bytes: &[u8]) {
+    let path = folder.join("x.safetensors");
+    if put(&path, bytes)
+        && let Ok(header) = safetensors::read(&path, "")
+    {
+        inside(&header.tensors, bytes);
+    }
+}
+
+/// The index of a sharded file.
+pub fn sharded_index(folder: &Path, bytes: &[u8]) {
+    let path = folder.join("model.safetensors.index.json");
+    if put(&path, bytes) {
+        let _ = inspect(&path);
+    }
+}
+
+/// The index of a diffusers folder and the config of a component.
+pub fn diffusers_config(folder: &Path, bytes: &[u8]) {
+    let folder = folder.join("pipeline");
+    if put(&folder.join("model_index.json"), bytes) && put(&folder.join("unet/config.json"), bytes) {
+        let _ = inspect(&folder);
+        let _ = inspect(&folder.join("unet"));
+    }
+}
+
+/// A checkpoint in either container.
+pub fn pickle_file(folder: &Path, bytes: &[u8]) {
+    let path = folder.join("x.pt");
+    if !put(&path, bytes) {
+        return;
+    }
+    let Ok(found) = pickle::read(&path) else { return };
+    inside(&found.tensors, bytes);
+    let Ok(file) = fs::File::open(&path) else { return };
+    let mut out = Vec::new();
+    for tensor in found.tensors.iter().take(64).filter(|tensor| tensor.bytes() <= 1 << 16) {
+        let read = crate::read_tensor(&file, tensor, &mut out);
+        assert!(read.is_ok(), "{} cannot be read: {read:?}", tensor.name);
+        assert_eq!(u64::try_from(out.len()).ok(), Some(tensor.bytes()), "{} has another length", tensor.name);
+    }
+}
+
+/// An ONNX graph.
+pub fn onnx_graph(folder: &Path, bytes: &[u8]) {
+    let path = folder.join("model.onnx");
+    if put(&path, bytes) {
+        let _ = onnx::read(&path, "", "");
+    }
+}
+
+/// A GGUF header.
+pub fn gguf_header(folder: &Path, bytes: &[u8]) {
+    let path = folder.join("x.gguf");
+    if put(&path, bytes) {
+        let _ = gguf::inspect(&path);
+    }
+}
+
+/// The files of a tokenizer.
+pub fn tokenizer_folder(folder: &Path, bytes: &[u8]) {
+    let folder = folder.join("tokenizer");
+    let names = ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json"];
+    if names.iter().all(|name| put(&folder.join(name), bytes)) {
+        let _ = tokenizer::read(&folder, "");
+    }
+}
+
+/// Whatever the first bytes say it is.
+pub fn inspect_any(folder: &Path, bytes: &[u8]) {
+    let path = folder.join("any.ckpt");
+    if put(&path, bytes) {
+        let _ = inspect(&path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::testing::model_in;
+
+    /// Damaged copies of every seed for every parser.
+    const ROUNDS: u64 = 6;
+
+    /// A small generator with a fixed seed: a failure is found again by running the test again.
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0
+        }
+
+        fn below(&mut self, limit: usize) -> usize {
+            usize::try_from(self.next() % u64::try_from(limit.max(1)).unwrap()).unwrap()
+        }
+    }
+
+    fn seeds(dir: &Path) -> Vec<Vec<u8>> {
+        let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/golden/pickles");
+        let mut files: Vec<PathBuf> = fs::read_dir(golden).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "pt"));
+        files.sort();
+        let mut seeds: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).unwrap()).collect();
+        let tensors: [(&str, &[u64]); 2] = [("a.weight", &[2, 3]), ("b", &[4])];
+        let path = model_in(&dir.join("seed.safetensors"), "F16", &tensors, &[("k", "v")]);
+        seeds.push(fs::read(path).unwrap());
+        seeds.push(br#"{"metadata":{},"weight_map":{"a":"model-00001-of-00001.safetensors"}}"#.to_vec());
+        seeds
+            .push(br#"{"_class_name":"StableDiffusionPipeline","unet":["diffusers","UNet2DConditionModel"]}"#.to_vec());
+        seeds.push(b"\x08\x07\x12\x01x\x3a\x10\x0a\x04\x22\x02Id\x2a\x06\x08\x01\x10\x01\x42\x00".to_vec());
+        let mut gguf = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0w\x01\0\0\0".to_vec();
+        gguf.extend([8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].repeat(4));
+        seeds.push(gguf);
+        seeds
+    }
+
+    /// A few bytes changed, removed, repeated or taken from elsewhere.
+    fn damage(seed: &[u8], random: &mut Random) -> Vec<u8> {
+        let mut bytes = seed.to_vec();
+        for _ in 0..=random.below(4) {
+            let (at, length) = (random.below(bytes.len()), random.below(9));
+            let end = (at + length).min(bytes.len());
+            match random.below(5) {
+                0 => bytes[at..end].fill(0xff),
+                1 => drop(bytes.drain(at..end)),
+                2 => bytes.extend_from_within(at..end),
+                3 if at < bytes.len() => bytes[at] = u8::try_from(random.below(256)).unwrap(),
+                _ => bytes.truncate(bytes.len().saturating_sub(length / 4)),
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn no_parser_panics_over_damaged_files() {
+        let dir = TempDir::new().unwrap();
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        for seed in seeds(dir.path()) {
+            for (_, target) in TARGETS {
+                target(dir.path(), &seed);
+            }
+            for _ in 0..ROUNDS {
+                let bytes = damage(&seed, &mut random);
+                for (_, target) in TARGETS {
+                    target(dir.path(), &bytes);
+                }
+            }
+        }
+    }
+}
