@@ -9,12 +9,12 @@ use shared::job::JobState;
 /// Scans host `a`; the job's result.
 async fn scan(farm: &Farm) -> Value {
     let job = farm.api.submit("/v1/jobs", json!({ "kind": "scan", "target": "host:a" })).await;
-    farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await.job.result.unwrap()
+    farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await.job.result.expect("a scan that succeeded has a result")
 }
 
 fn counts(result: &Value) -> [u64; 5] {
     let root = &result["roots"]["main"];
-    let number = |value: &Value| value.as_u64().unwrap();
+    let number = |value: &Value| value.as_u64().expect("a count");
     [
         number(&result["read"]),
         number(&root["added"]),

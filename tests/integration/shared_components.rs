@@ -10,7 +10,8 @@ use shared::{
 use crate::support::{device_is, load, loaded};
 
 fn from(job: &JobDetail) -> String {
-    job.job.result.as_ref().unwrap()["components"][0]["from"].as_str().unwrap().to_owned()
+    let result = job.job.result.as_ref().expect("a load that succeeded has a result");
+    result["components"][0]["from"].as_str().expect("every component says where it came from").to_owned()
 }
 
 #[tokio::test]
