@@ -9,9 +9,10 @@ use crate::{
     detect::{Hints, detect},
     diffusers::{self, index},
     error::{ErrorKind, FormatError},
+    gguf,
     inspection::{Evidence, FileFacts, Inspection, TensorFacts},
     keys::Keys,
-    pickle,
+    onnx, pickle,
     probe::{Probe, read_json, sniff},
     safetensors,
     text::storable,
@@ -51,6 +52,14 @@ pub fn inspect(path: &Path) -> Result<Inspection, FormatError> {
     }
     if format == Format::Safetensors || matches!(extension.as_str(), "safetensors" | "sft") {
         return single(path, format, facts, safetensors::read_open(probe));
+    }
+    let other = match format {
+        Format::Gguf => Some(gguf::inspect(path)),
+        Format::Onnx => Some(onnx::inspect(path)),
+        _ => None,
+    };
+    if let Some(read) = other {
+        return read.or_else(|error| refused(path, format, vec![facts], error));
     }
     let mut inspection = unknown(path, format, vec![facts]);
     inspection.reason = Some(not_read(format));

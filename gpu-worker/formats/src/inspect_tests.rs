@@ -15,8 +15,8 @@ fn other_formats_are_listed_with_a_reason_and_never_guessed() {
     let cases: [(&str, &[u8], Format, &str); 7] = [
         ("a.ckpt", b"PK\x03\x04\x14\0\0\0", Format::TorchZip, "no end record"),
         ("b.pt", b"\x80\x02}q\0.", Format::Pickle, "no PyTorch checkpoint"),
-        ("c.gguf", b"GGUF\x03\0\0\0", Format::Gguf, "not read yet"),
-        ("d.onnx", b"\x08\x07\x12\x00", Format::Onnx, "not read yet"),
+        ("c.gguf", b"GGUF\x03\0\0\0", Format::Gguf, "ends in the middle"),
+        ("d.onnx", b"\x08\x07\x12\x00", Format::Onnx, "no single graph"),
         ("e.bin", b"what is this", Format::Unknown, "unknown format"),
         ("f.ckpt", b"version https://git-lfs.github.com/spec/v1\n", Format::LfsPointer, "never downloaded"),
         ("g.bin", b"", Format::Unknown, "unknown format"),
@@ -26,7 +26,8 @@ fn other_formats_are_listed_with_a_reason_and_never_guessed() {
         fs::write(&path, content).unwrap();
         let found = inspect(&path).unwrap();
         assert_eq!((found.model_type, found.format), (ModelType::Unknown, format), "{name}");
-        assert!(found.reason.unwrap().contains(reason), "{name}");
+        let why = found.reason.unwrap();
+        assert!(why.contains(reason), "{name}: {why}");
         assert!(found.components.is_empty() && found.files.len() == 1);
     }
 }
