@@ -10,6 +10,7 @@ use crate::{
     error::FormatError,
     inspection::{Component, FileFacts, Inspection, TensorFacts},
     probe::Probe,
+    tensor_bytes::read_tensor,
 };
 
 /// Bytes of one read; a multiple of every element's size.
@@ -78,6 +79,12 @@ fn read(
 ) -> Result<Option<Stats>, FormatError> {
     let mut stats = Stats::default();
     let mut buffer = Vec::new();
+    if tensor.strides.is_some() {
+        // what lies between its elements belongs to other tensors, or to nobody
+        read_tensor(&probe.file, tensor, &mut buffer)?;
+        stats.add(tensor.dtype, &buffer);
+        return Ok(on_chunk(tensor.bytes()).is_continue().then_some(stats));
+    }
     let mut at = tensor.begin;
     while at < tensor.end {
         let size = tensor.end.saturating_sub(at).min(CHUNK_BYTES);
