@@ -5,6 +5,7 @@ mod accept;
 mod bad_files;
 mod bad_requests;
 mod cancel;
+mod checkpoints;
 mod clocks;
 mod command_line;
 mod drain;
