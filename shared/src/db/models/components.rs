@@ -36,8 +36,9 @@ pub async fn register_digest(
         .bind(digest)
         .execute(&mut *tx)
         .await?;
+    // not `for update`: the agent's own report of what is resident refers to the row at the same time
     let row: Option<(Option<String>, Option<ComponentId>)> =
-        sqlx::query_as("select digest, merged_into from components where id = $1 for update")
+        sqlx::query_as("select digest, merged_into from components where id = $1 for no key update")
             .bind(component)
             .fetch_optional(&mut *tx)
             .await?;
