@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::{
-    body::Bytes,
+    body::{Body, Bytes},
     extract::{FromRequest, FromRequestParts, MatchedPath, Request},
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
@@ -99,15 +99,23 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Command<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        let bytes = match tokio::time::timeout(BODY_PATIENCE, axum::body::to_bytes(body, BODY_LIMIT)).await {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(error)) => return Err(bad_read(&error)),
-            Err(_) => return Err(ApiError::of_status(StatusCode::REQUEST_TIMEOUT)),
-        };
+        let bytes = read_body(body).await?;
         let body = decode(&parts.headers, &bytes)?;
         let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
         let asked = idempotency::asked(&parts, route, &bytes)?;
         Ok(Self { body, asked })
+    }
+}
+
+/// The whole body, within the limits of size and time.
+///
+/// # Errors
+/// 400, 408 and 413 problems.
+pub(crate) async fn read_body(body: Body) -> Result<Bytes, ApiError> {
+    match tokio::time::timeout(BODY_PATIENCE, axum::body::to_bytes(body, BODY_LIMIT)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => Err(bad_read(&error)),
+        Err(_) => Err(ApiError::of_status(StatusCode::REQUEST_TIMEOUT)),
     }
 }
 

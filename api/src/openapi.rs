@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use shared::wire::Problem;
 use utoipa::{PartialSchema, ToSchema, openapi::OpenApi};
 
-const METHODS: [&str; 3] = ["get", "post", "delete"];
+const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// The finished document.
 pub(crate) fn document(generated: OpenApi) -> Value {
@@ -76,6 +76,9 @@ fn complete_operation(path: &str, method: &str, operation: &mut Map<String, Valu
     }
     if method != "get" {
         statuses.extend(["413", "415"]);
+    }
+    if matches!(method, "put" | "patch") {
+        statuses.push("412");
     }
     if accepts_job && !path.ends_with("/cancel") {
         statuses.extend(["409", "422", "507"]);
@@ -153,7 +156,8 @@ mod tests {
         let document = crate::openapi();
         let declared = document["paths"]["/v1/models"]["get"]["parameters"].as_array().unwrap();
         let names: Vec<_> = declared.iter().map(|parameter| parameter["name"].as_str().unwrap()).collect();
-        assert_eq!(names, ["type", "base", "format", "state", "host", "q", "tier", "sort", "limit", "cursor"]);
+        let wanted = "type base format state host q text dtype prediction component tags size_min size_max hash tier sort limit cursor";
+        assert_eq!(names, wanted.split(' ').collect::<Vec<_>>());
         assert!(declared.iter().all(|parameter| parameter["in"] == "query" && parameter["required"] == false));
     }
 

@@ -53,6 +53,14 @@ impl ApiError {
         error
     }
 
+    /// Several fields of the request are wrong.
+    pub(crate) fn fields(faults: Vec<FieldError>) -> Self {
+        let named: Vec<String> = faults.iter().map(|fault| format!("{}: {}", fault.pointer, fault.detail)).collect();
+        let mut error = Self::invalid(named.join("; "));
+        error.inner.errors = faults;
+        error
+    }
+
     /// What was named does not exist.
     pub(crate) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(ErrorCode::NotFound, detail)

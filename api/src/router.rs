@@ -7,7 +7,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     context::{one_device_form, panicked, surround},
-    routes::{cache, components, devices, events, hosts, jobs, meta, models, status, validations, vram},
+    routes::{
+        cache, components, devices, events, hosts, jobs, meta, metadata, models, search, status, validations, vram,
+    },
     state::AppState,
 };
 
@@ -15,8 +17,12 @@ use crate::{
 pub(crate) fn documented() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         // catalogue
-        .routes(routes!(models::list_models))
-        .routes(routes!(models::get_one_model))
+        .routes(routes!(search::list_models))
+        .routes(routes!(search::search_models))
+        .routes(routes!(models::get_one_model, models::override_model))
+        .routes(routes!(models::reidentify_model))
+        .routes(routes!(metadata::get_metadata, metadata::put_metadata, metadata::patch_metadata))
+        .routes(routes!(metadata::metadata_history))
         .routes(routes!(models::load_model))
         .routes(routes!(models::unload_model))
         .routes(routes!(validations::validate_model))

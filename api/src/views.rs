@@ -6,7 +6,7 @@ use shared::{
     db::{
         farm::{DeviceRow, RootRow},
         jobs::{AttemptRow, EventRow, JobRow, ProgressRow},
-        models::{ComponentRow, LocationRow, ModelRow},
+        models::{ComponentRow, ListedModel, LocationRow, ModelRow},
         validations::ValidationRow,
     },
     error::ErrorBody,
@@ -130,10 +130,11 @@ pub(crate) fn validation(row: &ValidationRow) -> ValidationSummary {
 }
 
 /// A model in a list.
-pub(crate) fn model(row: ModelRow, residency: Residency) -> ModelSummary {
+pub(crate) fn model(row: ListedModel, residency: Residency) -> ModelSummary {
     ModelSummary {
         id: row.id,
         name: row.name,
+        title: row.title,
         model_type: row.model_type,
         base: row.base,
         format: row.format,
@@ -141,6 +142,8 @@ pub(crate) fn model(row: ModelRow, residency: Residency) -> ModelSummary {
         size_bytes: unsigned(row.size_bytes),
         state: row.state,
         reason: row.reason,
+        tags: row.tags,
+        rank: row.rank,
         residency,
         created_at: row.created_at,
         updated_at: row.updated_at,

@@ -38,6 +38,8 @@ pub(crate) enum Wanted {
     CacheRemove { what: Cached, target: Target },
     /// Look at the disks.
     Scan { root: Option<String>, target: Target },
+    /// Read a model's files again.
+    Reidentify { model: String, target: Target },
     /// Hash what has no hashes yet.
     Hash { model: Option<String>, root: Option<String>, target: Target },
     /// Look for what is wrong with a model.
@@ -154,6 +156,10 @@ async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decisi
         }
         Wanted::CacheRemove { what, target } => cache::decide_remove(conn, view, what, target).await,
         Wanted::Scan { root, target } => scan::decide(conn, view, root.as_deref(), target).await,
+        Wanted::Reidentify { model, target } => {
+            let subject = Subject::read(conn, model, None).await?;
+            scan::decide_again(view, &subject, target)
+        }
         Wanted::Hash { model, root, target } => {
             hash::decide(conn, view, model.as_deref(), root.as_deref(), target).await
         }

@@ -58,7 +58,10 @@ fn target(row: &JobRow) -> Target {
 
 fn wanted(spec: JobSpec, target: Target) -> Wanted {
     match spec {
-        JobSpec::Scan(args) => Wanted::Scan { root: args.root, target },
+        JobSpec::Scan(args) => match args.model {
+            Some(model) => Wanted::Reidentify { model: model.to_string(), target },
+            None => Wanted::Scan { root: args.root, target },
+        },
         JobSpec::Load(args) => Wanted::Load { model: args.model.to_string(), components: args.components, target },
         JobSpec::Unload(args) => Wanted::Unload {
             model: args.model.to_string(),

@@ -5,7 +5,7 @@ use serde_json::Value;
 use shared::{
     config::nearest,
     ids::ComponentId,
-    job::{JobKind, ScanArgs, ValidateLevel},
+    job::{JobKind, ValidateLevel},
     wire::JobRequest,
 };
 
@@ -45,6 +45,16 @@ struct RemoveArgs {
     component: Option<ComponentId>,
 }
 
+/// As [`shared::job::ScanArgs`], with the model by id or name.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScanArgs {
+    #[serde(default)]
+    root: Option<String>,
+    #[serde(default)]
+    model: Option<String>,
+}
+
 /// As [`shared::job::HashArgs`], with the model by id or name.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,7 +86,14 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
     let args = if request.args.is_null() { Value::Object(serde_json::Map::new()) } else { request.args };
     let target = request.target;
     let wanted = match kind {
-        JobKind::Scan => Wanted::Scan { root: parse_value::<ScanArgs>("args", args)?.root, target },
+        JobKind::Scan => {
+            let ScanArgs { root, model } = parse_value("args", args)?;
+            match (model, root) {
+                (Some(_), Some(_)) => return Err(ApiError::field("/args", "name a root or a model, not both")),
+                (Some(model), None) => Wanted::Reidentify { model, target },
+                (None, root) => Wanted::Scan { root, target },
+            }
+        }
         JobKind::Load => {
             let ModelArgs { model, components } = parse_value("args", args)?;
             Wanted::Load { model, components, target }
@@ -129,6 +146,7 @@ mod tests {
     fn wrong_arguments_are_pointed_at() {
         assert_eq!(pointer(r#"{"kind":"lod"}"#), "/kind");
         assert_eq!(pointer(r#"{"kind":"load"}"#), "/args/model");
+        assert_eq!(pointer(r#"{"kind":"scan","args":{"model":"m","root":"r"}}"#), "/args");
         assert_eq!(pointer(r#"{"kind":"load","args":{"model":"m","component":"vae"}}"#), "/args/component");
         assert_eq!(pointer(r#"{"kind":"unload","args":{"model":"m","from_ram":"yes"}}"#), "/args/from_ram");
     }

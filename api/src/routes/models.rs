@@ -1,158 +1,31 @@
-//! The catalogue, and loading and unloading one model.
+//! One model: what is known of it, the operator's corrections, reading it again, loading and unloading it.
 
-use axum::{
-    Json,
-    extract::{OriginalUri, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
-};
-use serde::Deserialize;
-use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+use axum::{extract::State, http::HeaderMap, response::Response};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
 use shared::{
     db::{
-        hashes,
-        models::{self, ComponentRow, ModelFilter, ModelRow, ModelSort},
+        DbError, Session, hashes,
+        models::{self, ModelRow},
     },
-    ids::{ComponentId, ModelId},
-    wire::{JobView, LoadRequest, ModelDetail, ModelSummary, Page, UnloadRequest},
+    job::Target,
+    wire::{Detected, JobView, LoadRequest, ModelDetail, Overrides, UnloadRequest},
 };
 
-use super::{list_of, page_size, paged};
+use super::{metadata, search::ids_of};
 use crate::{
-    cursor::Position,
-    extract::{Command, NoParameters, Path, Query},
+    edit::Edit,
+    extract::{Command, NoBody, NoParameters, Path},
     merge::View,
     plan::{Order, Wanted, get_model},
     problem::ApiError,
+    rules,
     state::AppState,
     submit::submit,
-    views,
+    tag, views,
 };
-
-const STATES: [&str; 3] = ["available", "missing", "unreadable"];
-const TIERS: [&str; 2] = ["ram", "vram"];
-
-/// Which models, in which order.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct ModelsQuery {
-    /// Types, separated by commas: `checkpoint`, `vae`, `lora`, …
-    #[serde(rename = "type")]
-    model_type: Option<String>,
-    /// Bases, separated by commas: `sd15`, `sdxl`, …
-    base: Option<String>,
-    /// Formats, separated by commas: `safetensors`, `diffusers`, …
-    format: Option<String>,
-    /// States, separated by commas: `available`, `missing`, `unreadable`.
-    state: Option<String>,
-    /// On the disk of this host.
-    host: Option<String>,
-    /// Part of the name, any case.
-    q: Option<String>,
-    /// With a component ready in this tier: `ram` or `vram`.
-    tier: Option<String>,
-    /// `name`, `size` or `created`; `-` in front reverses.
-    sort: Option<String>,
-    /// Rows on a page, 1 to 1000; 100 when absent.
-    limit: Option<u32>,
-    /// `next_cursor` of the page before.
-    cursor: Option<String>,
-}
-
-impl ModelsQuery {
-    fn filter(&self) -> Result<ModelFilter, ApiError> {
-        let (sort, descending) = sort_of(self.sort.as_deref().unwrap_or("name"))?;
-        if let Some(tier) = &self.tier
-            && !TIERS.contains(&tier.as_str())
-        {
-            return Err(ApiError::field("tier", format!("`{tier}` is not one of ram, vram")));
-        }
-        Ok(ModelFilter {
-            types: list_of("type", self.model_type.as_deref(), &[])?,
-            bases: list_of("base", self.base.as_deref(), &[])?,
-            formats: list_of("format", self.format.as_deref(), &[])?,
-            states: list_of("state", self.state.as_deref(), &STATES)?,
-            host: self.host.clone(),
-            name_contains: self.q.clone(),
-            resident: self.tier.clone(),
-            sort,
-            descending,
-            after: None,
-        })
-    }
-}
-
-fn sort_of(text: &str) -> Result<(ModelSort, bool), ApiError> {
-    let (name, descending) = text.strip_prefix('-').map_or((text, false), |name| (name, true));
-    let sort = match name {
-        "name" => ModelSort::Name,
-        "size" => ModelSort::Size,
-        "created" => ModelSort::Created,
-        _ => {
-            return Err(ApiError::field(
-                "sort",
-                format!("`{text}` is not one of name, size, created, with or without `-`"),
-            ));
-        }
-    };
-    Ok((sort, descending))
-}
-
-/// One keyset page of models and the cursor of the next.
-pub(super) async fn page_of_models(
-    state: &AppState,
-    conn: &mut shared::db::Session,
-    mut filter: ModelFilter,
-    limit: usize,
-    cursor: Option<&str>,
-) -> Result<(Vec<ModelRow>, Option<String>), ApiError> {
-    let binding = format!("models {filter:?}");
-    if let Some(cursor) = cursor {
-        let Position { value, id } = state.cursors.read(&binding, cursor)?;
-        filter.after = Some((value, id.parse().map_err(ApiError::defect)?));
-    }
-    let more = i64::try_from(limit + 1).unwrap_or(i64::MAX);
-    let mut rows = models::list(conn, &filter, more).await?;
-    let next = rows.len() > limit;
-    rows.truncate(limit);
-    let next = match rows.last().filter(|_| next) {
-        Some(last) => {
-            let position = Position { value: filter.sort.value(last), id: last.id.to_string() };
-            Some(state.cursors.issue(&binding, position)?)
-        }
-        None => None,
-    };
-    Ok((rows, next))
-}
-
-/// Lists models
-///
-/// What the last scans found on disk, with where parts of each model are resident.
-#[utoipa::path(get, path = "/v1/models", operation_id = "listModels", tag = "models", params(ModelsQuery),
-    responses((status = 200, description = "One page", body = Page<ModelSummary>)))]
-pub(crate) async fn list_models(
-    State(state): State<AppState>,
-    OriginalUri(uri): OriginalUri,
-    Query(query): Query<ModelsQuery>,
-) -> Result<Response, ApiError> {
-    let filter = query.filter()?;
-    let limit = page_size(query.limit)?;
-    let mut conn = state.connection().await?;
-    let (rows, next) = page_of_models(&state, &mut conn, filter, limit, query.cursor.as_deref()).await?;
-    let ids: Vec<ModelId> = rows.iter().map(|row| row.id).collect();
-    let components = models::components_of(&mut *conn, &ids).await?;
-    let view = View::read(&state, &mut conn).await?;
-    let items = rows.into_iter().map(|row| {
-        let residency = views::residency(&view, &ids_of(&components, row.id));
-        views::model(row, residency)
-    });
-    Ok(paged(&uri, items.collect(), next))
-}
-
-fn ids_of(components: &[ComponentRow], model: ModelId) -> Vec<ComponentId> {
-    components.iter().filter(|row| row.model_id == model).map(|row| row.id).collect()
-}
 
 /// Shows a model
 ///
@@ -168,46 +41,138 @@ pub(crate) async fn get_one_model(
 ) -> Result<Response, ApiError> {
     let mut conn = state.connection().await?;
     let row = get_model(&mut conn, &model).await?;
+    let detail = detail(&state, &mut conn, row).await?;
+    Ok(tag::answer(&headers, detail.version, &detail))
+}
+
+async fn detail(state: &AppState, conn: &mut Session, row: ModelRow) -> Result<ModelDetail, ApiError> {
+    let listed = models::listed(&mut *conn, &row).await?;
     let components = models::components_of(&mut *conn, &[row.id]).await?;
     let locations = models::locations_of(&mut *conn, &[row.id]).await?;
+    let said = models::metadata(&mut *conn, row.id).await?;
     let autov1 = match row.sha256.as_deref() {
         Some(sha256) => hashes::autov1(&mut *conn, sha256).await?,
         None => None,
     };
-    let view = View::read(&state, &mut conn).await?;
-    let detail = ModelDetail {
-        prediction: row.prediction.clone(),
+    let view = View::read(state, conn).await?;
+    let residency = views::residency(&view, &ids_of(&components, row.id));
+    Ok(ModelDetail {
+        prediction: listed.prediction.clone(),
+        summary: views::model(listed, residency),
+        overrides: overrides_of(&row)?,
+        user: metadata::said(&said),
         digest: row.content_digest.clone(),
         hashes: views::hashes(&row, autov1),
-        root: row.root.clone(),
-        rel_path: row.rel_path.clone(),
-        evidence: row.evidence.clone(),
-        metadata: row.metadata.clone(),
+        detected: Detected { model_type: row.model_type, base: row.base, prediction: row.prediction },
+        root: row.root,
+        rel_path: row.rel_path,
+        evidence: row.evidence,
+        metadata: row.metadata,
         components: components.iter().map(views::component).collect(),
         locations: locations.into_iter().map(views::location).collect(),
         version: row.version,
-        summary: {
-            let residency = views::residency(&view, &ids_of(&components, row.id));
-            views::model(row, residency)
-        },
+    })
+}
+
+/// Corrects what was detected of a model
+///
+/// Type, base and prediction type take the place of what was detected, here and in lists. The configuration of a component, a
+/// diffusers `config.json`, is used for files whose widths or depths are no known family's; it replaces the one that was given
+/// before as a whole. Null clears, what is left out stays. With `If-Match` only if the model did not change since; only the
+/// version in the ETag counts, not where the model is resident.
+#[utoipa::path(patch, path = "/v1/models/{model}", operation_id = "overrideModel", tag = "models",
+    params(("model" = String, Path, description = "Id or name"),
+        ("If-Match" = Option<String>, Header, description = "ETag of the model as it was read")),
+    request_body = Overrides,
+    responses((status = 200, description = "The model as it is now", body = ModelDetail)))]
+pub(crate) async fn override_model(
+    State(state): State<AppState>,
+    Path(model): Path<String>,
+    _: NoParameters,
+    edit: Edit<Correction>,
+) -> Result<Response, ApiError> {
+    let mut tx = state.begin().await?;
+    let found = get_model(&mut tx, &model).await?;
+    let row = models::lock(&mut tx, found.id)
+        .await?
+        .ok_or_else(|| ApiError::not_found(format!("model `{model}` has just left the catalogue")))?;
+    tag::must_match_version(&edit.headers, row.version)?;
+    let before = overrides_of(&row)?;
+    let after = edit.body.applied(before.clone());
+    rules::overrides(&after)?;
+    let row = if after == before {
+        row
+    } else {
+        let stored = serde_json::to_value(&after).map_err(ApiError::defect)?;
+        models::set_overrides(&mut *tx, row.id, &stored).await?
     };
-    Ok(tagged(&headers, &detail))
+    tx.commit().await.map_err(DbError::from)?;
+    let mut conn = state.connection().await?;
+    let detail = detail(&state, &mut conn, row).await?;
+    Ok(tag::answer(&HeaderMap::new(), detail.version, &detail))
 }
 
-/// A strong validator must change whenever the answer does, so the version alone is not enough.
-fn tagged(headers: &HeaderMap, detail: &ModelDetail) -> Response {
-    let digest = Sha256::digest(serde_json::to_vec(detail).unwrap_or_default());
-    let print: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    let tag = format!("\"{}.{print}\"", detail.version);
-    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let unchanged = known.flat_map(|value| value.split(',')).any(|given| matches_tag(given.trim(), &tag));
-    let etag = [(header::ETAG, HeaderValue::from_str(&tag).unwrap_or(HeaderValue::from_static("\"\"")))];
-    if unchanged { (StatusCode::NOT_MODIFIED, etag).into_response() } else { (etag, Json(detail)).into_response() }
+/// A change of the corrections: a field is left alone, cleared or set.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Correction {
+    #[serde(rename = "type", default, deserialize_with = "given")]
+    model_type: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
+    base: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
+    prediction: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
+    config: Option<Option<Configs>>,
 }
 
-/// `If-None-Match` compares weakly (RFC 9110 §13.1.2).
-fn matches_tag(given: &str, tag: &str) -> bool {
-    given == "*" || given.strip_prefix("W/").unwrap_or(given) == tag
+/// Configurations by component; null clears one.
+type Configs = BTreeMap<String, Option<Map<String, Value>>>;
+
+/// Null is something that was said; only what is absent was not.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl Correction {
+    fn applied(self, mut to: Overrides) -> Overrides {
+        to.model_type = self.model_type.unwrap_or(to.model_type);
+        to.base = self.base.unwrap_or(to.base);
+        to.prediction = self.prediction.unwrap_or(to.prediction);
+        match self.config {
+            None => {}
+            Some(None) => to.config.clear(),
+            Some(Some(configs)) => {
+                for (component, config) in configs {
+                    match config {
+                        Some(config) => to.config.insert(component, config),
+                        None => to.config.remove(&component),
+                    };
+                }
+            }
+        }
+        to
+    }
+}
+
+fn overrides_of(row: &ModelRow) -> Result<Overrides, ApiError> {
+    serde_json::from_value(row.overrides.clone()).map_err(ApiError::defect)
+}
+
+/// Reads a model's files again
+///
+/// A scan of its root, on one host that has it, which reads this model's headers even if its files did not change: for files that
+/// were not recognised as what they are, after the rules or the side-cars are better.
+#[utoipa::path(post, path = "/v1/models/{model}/reidentify", operation_id = "reidentifyModel", tag = "models",
+    params(("model" = String, Path, description = "Id or name")),
+    responses((status = 202, description = "Accepted", body = JobView)))]
+pub(crate) async fn reidentify_model(
+    State(state): State<AppState>,
+    Path(model): Path<String>,
+    _: NoParameters,
+    Command { asked, body: _ }: Command<NoBody>,
+) -> Result<Response, ApiError> {
+    submit(&state, asked, Order::new(Wanted::Reidentify { model, target: Target::Any })).await
 }
 
 /// Loads a model onto a device
@@ -248,14 +213,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sort_keys_are_a_closed_set() {
-        assert_eq!(sort_of("-size").unwrap(), (ModelSort::Size, true));
-        assert!(sort_of("name; drop table models").is_err());
-    }
-
-    #[test]
-    fn tags_compare_weakly() {
-        assert!(matches_tag("W/\"1.ab\"", "\"1.ab\"") && matches_tag("*", "\"1.ab\""));
-        assert!(!matches_tag("\"2.ab\"", "\"1.ab\""));
+    fn null_clears_and_what_is_absent_stays() {
+        let before: Overrides = serde_json::from_value(serde_json::json!({
+            "type": "vae", "base": "sdxl", "config": { "vae": { "a": 1 }, "unet": { "b": 2 } }
+        }))
+        .unwrap();
+        let applied = |text: &str| serde_json::from_str::<Correction>(text).unwrap().applied(before.clone());
+        assert_eq!(applied("{}"), before);
+        let now = applied(r#"{"type":null,"base":"sd15","config":{"vae":null,"unet":{"c":null}}}"#);
+        assert_eq!((now.model_type.as_deref(), now.base.as_deref()), (None, Some("sd15")));
+        assert_eq!(serde_json::to_string(&now.config).unwrap(), r#"{"unet":{"c":null}}"#);
+        assert!(applied(r#"{"config":null}"#).config.is_empty());
+        assert!(serde_json::from_str::<Correction>(r#"{"name":"x"}"#).is_err());
     }
 }

@@ -7,15 +7,15 @@ use axum::{
 };
 use serde::Deserialize;
 use shared::{
-    db::{
-        jobs,
-        models::{self, ModelFilter},
-    },
+    db::{jobs, models},
     ids::ModelId,
     wire::{DeviceModels, FarmStatus, ModelStatus, Page},
 };
 
-use super::{models::page_of_models, page_size, paged};
+use super::{
+    page_size, paged,
+    search::{Question, page_of_models},
+};
 use crate::{
     extract::{NoParameters, Path, Query},
     merge::View,
@@ -70,8 +70,7 @@ pub(crate) async fn models_status(
 ) -> Result<Response, ApiError> {
     let limit = page_size(query.limit)?;
     let mut conn = state.connection().await?;
-    let filter = ModelFilter::default();
-    let (rows, next) = page_of_models(&state, &mut conn, filter, limit, query.cursor.as_deref()).await?;
+    let (rows, next) = page_of_models(&state, &mut conn, Question::default(), limit, query.cursor.as_deref()).await?;
     let view = View::read(&state, &mut conn).await?;
     let owners = Owners::of(&mut conn, view.held.iter()).await?;
     let ids: Vec<ModelId> = rows.iter().map(|row| row.id).collect();

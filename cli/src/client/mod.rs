@@ -16,6 +16,9 @@ use crate::error::CliError;
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+/// The header that says who makes a change, and what this command says.
+const ACTOR: &str = "modelyard-actor";
+const ACTOR_NAME: &str = "modelyard command";
 /// Largest page that the API gives.
 const PAGE: usize = 1000;
 
@@ -114,6 +117,37 @@ impl Client {
         self.send(Method::POST, path, Some(body)).await
     }
 
+    /// `GET` of something that will be changed: the answer with its ETag.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn get_tagged<T: DeserializeOwned>(&self, path: &str) -> Result<(T, String), CliError> {
+        let response = self.answered(self.request(Method::GET, path)).await?;
+        let tag = response.headers().get(header::ETAG).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let no_tag = || CliError::NotOurs { url: format!("{}{path}", self.base), what: "no ETag".to_owned() };
+        let tag = tag.ok_or_else(no_tag)?;
+        Ok((self.decoded(response, path).await?, tag))
+    }
+
+    /// `PATCH` with a JSON body.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn patch<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, CliError> {
+        let request = self.request(Method::PATCH, path).header(ACTOR, ACTOR_NAME).json(body);
+        self.decoded(self.answered(request).await?, path).await
+    }
+
+    /// `PUT` with a JSON body, only if nothing changed since the ETag that is given.
+    ///
+    /// # Errors
+    /// As [`Client::get`]; a problem with code `precondition` when something did.
+    pub async fn put<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B, tag: &str) -> Result<T, CliError> {
+        let request =
+            self.request(Method::PUT, path).header(ACTOR, ACTOR_NAME).header(header::IF_MATCH, tag).json(body);
+        self.decoded(self.answered(request).await?, path).await
+    }
+
     /// `DELETE`.
     ///
     /// # Errors
@@ -167,14 +201,19 @@ impl Client {
         path: &str,
         body: Option<&B>,
     ) -> Result<T, CliError> {
-        let mut request = self.request(method, path).timeout(ANSWER_PATIENCE);
+        let mut request = self.request(method, path);
         if let Some(body) = body {
             request = request.json(body);
         }
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
-        if !response.status().is_success() {
-            return Err(self.refusal(response).await);
-        }
+        self.decoded(self.answered(request).await?, path).await
+    }
+
+    async fn answered(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, CliError> {
+        let response = request.timeout(ANSWER_PATIENCE).send().await.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+    }
+
+    async fn decoded<T: DeserializeOwned>(&self, response: reqwest::Response, path: &str) -> Result<T, CliError> {
         let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
         serde_json::from_slice(&bytes)
             .map_err(|error| CliError::NotOurs { url: format!("{}{path}", self.base), what: error.to_string() })

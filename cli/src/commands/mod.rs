@@ -7,6 +7,7 @@ pub(crate) mod devices;
 pub(crate) mod hosts;
 pub(crate) mod jobs;
 pub(crate) mod load;
+pub(crate) mod meta;
 pub(crate) mod models;
 pub(crate) mod scan;
 pub(crate) mod status;

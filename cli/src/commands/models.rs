@@ -1,14 +1,27 @@
 //! `modelyard models`: the catalogue.
 
 use clap::{Args, Subcommand, ValueEnum};
-use shared::wire::{Hashes, ModelDetail, ModelSummary};
+use shared::{
+    bytes::ByteSize,
+    wire::{Hashes, JobView, ModelDetail, ModelSummary, Page, SearchRequest},
+};
 
-use super::text::{age, bytes, dash, joined};
+use super::{
+    meta, settle,
+    text::{age, bytes, dash, joined},
+};
 use crate::{
+    args::WaitArgs,
     client::{Client, segment},
     error::CliError,
     output::Output,
 };
+
+/// Largest page that the API gives.
+const PAGE: usize = 1000;
+
+/// Said instead of an empty table.
+const NONE: &str = "no models; `modelyard scan` looks for them";
 
 /// What to do with the catalogue.
 #[derive(Debug, Subcommand)]
@@ -16,53 +29,140 @@ pub enum ModelsCommand {
     /// List models.
     #[command(visible_alias = "list")]
     Ls(ListArgs),
+    /// Find models by words of their names, titles, tags, trigger words, descriptions and paths; the best first.
+    Search(SearchArgs),
     /// One model with its components and where it is.
     Show {
         /// Id or name.
         model: String,
     },
+    /// What people say of a model; files are never changed.
+    #[command(subcommand)]
+    Meta(meta::MetaCommand),
+    /// Correct what was detected of a model.
+    Override(meta::OverrideArgs),
+    /// Read a model's files again, even if they did not change.
+    Reidentify {
+        /// Id or name.
+        model: String,
+
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
     /// Look for what is wrong with a model; ends with 8 when it is invalid or unsafe.
     Validate(super::validate::ValidateArgs),
 }
 
-/// Filters of `models ls`.
+/// Options of `models ls`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// Only this type, e.g. `checkpoint`, `vae`, `lora`.
-    #[arg(long = "type", value_name = "TYPE")]
-    model_type: Option<String>,
+    #[command(flatten)]
+    filter: FilterArgs,
 
-    /// Only this base, e.g. `sd15`, `sdxl`.
-    #[arg(long)]
-    base: Option<String>,
+    /// Only names that contain this.
+    #[arg(value_name = "TEXT")]
+    contains: Option<String>,
 
-    /// Only this format, e.g. `safetensors`, `diffusers`.
-    #[arg(long)]
-    format: Option<String>,
+    /// Order: `name`, `size`, `created` or `updated`, with `-` in front for the other way.
+    #[arg(long, default_value = "name", allow_hyphen_values = true)]
+    sort: String,
+}
 
-    /// Only this state: `available`, `missing` or `unreadable`.
-    #[arg(long)]
-    state: Option<String>,
+/// Options of `models search`.
+#[derive(Debug, Args)]
+pub struct SearchArgs {
+    /// Words; each begins a word of the model, or is near to one.
+    #[arg(required = true, value_name = "TEXT")]
+    words: Vec<String>,
+
+    #[command(flatten)]
+    filter: FilterArgs,
+
+    /// Order: `rank` (the best first), `name`, `size`, `created` or `updated`, with `-` in front for the other way.
+    #[arg(long, default_value = "rank", allow_hyphen_values = true)]
+    sort: String,
+}
+
+/// Which models. Lists are separated by commas.
+#[derive(Debug, Args)]
+struct FilterArgs {
+    /// Only these types, e.g. `checkpoint`, `vae`, `lora`.
+    #[arg(long = "type", value_name = "TYPES", value_delimiter = ',')]
+    types: Vec<String>,
+
+    /// Only these bases, e.g. `sd15`, `sdxl`.
+    #[arg(long, value_name = "BASES", value_delimiter = ',')]
+    base: Vec<String>,
+
+    /// Only these formats, e.g. `safetensors`, `diffusers`.
+    #[arg(long, value_name = "FORMATS", value_delimiter = ',')]
+    format: Vec<String>,
+
+    /// Only these dtypes of the weights, e.g. `fp16`.
+    #[arg(long, value_name = "DTYPES", value_delimiter = ',')]
+    dtype: Vec<String>,
+
+    /// Only these prediction types, e.g. `v_prediction`.
+    #[arg(long, value_name = "TYPES", value_delimiter = ',')]
+    prediction: Vec<String>,
+
+    /// Only these states: `available`, `missing`, `unreadable`.
+    #[arg(long, value_name = "STATES", value_delimiter = ',')]
+    state: Vec<String>,
+
+    /// Only with a component of these kinds, e.g. `text_encoder_2`.
+    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
+    component: Vec<String>,
+
+    /// Only with all of these tags.
+    #[arg(long, value_name = "TAGS", value_delimiter = ',')]
+    tag: Vec<String>,
+
+    /// Only of this size on disk or more, e.g. `2GiB`.
+    #[arg(long, value_name = "SIZE")]
+    min_size: Option<ByteSize>,
+
+    /// Only of this size on disk or less.
+    #[arg(long, value_name = "SIZE")]
+    max_size: Option<ByteSize>,
+
+    /// Only with a hash that begins with this: SHA-256 (AutoV2), payload SHA-256 or BLAKE3; 8 digits at least.
+    #[arg(long, value_name = "HEX")]
+    hash: Option<String>,
 
     /// Only models on this host's disk.
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     host: Option<String>,
 
     /// Only models with something resident in this tier.
     #[arg(long, value_enum)]
     tier: Option<Tier>,
 
-    /// Only names that contain this.
-    #[arg(value_name = "TEXT")]
-    contains: Option<String>,
-
-    /// Order: `name`, `size` or `created`, with `-` in front for the other way.
-    #[arg(long, default_value = "name", allow_hyphen_values = true)]
-    sort: String,
-
     /// At most this many; all when absent.
     #[arg(long)]
     limit: Option<usize>,
+}
+
+impl FilterArgs {
+    fn request(self, sort: String) -> SearchRequest {
+        SearchRequest {
+            types: self.types,
+            bases: self.base,
+            formats: self.format,
+            dtypes: self.dtype,
+            predictions: self.prediction,
+            states: self.state,
+            components: self.component,
+            tags: self.tag,
+            size_min: self.min_size.map(|size| size.0),
+            size_max: self.max_size.map(|size| size.0),
+            hash: self.hash,
+            host: self.host,
+            tier: self.tier.map(Tier::text),
+            sort: Some(sort),
+            ..SearchRequest::default()
+        }
+    }
 }
 
 /// A tier of memory.
@@ -87,30 +187,58 @@ pub(crate) async fn run(command: ModelsCommand, client: &Client, output: Output)
     match command {
         ModelsCommand::Validate(args) => return super::validate::run(args, client, output).await,
         ModelsCommand::Ls(args) => list(args, client, output).await,
+        ModelsCommand::Search(args) => search(args, client, output).await,
         ModelsCommand::Show { model } => show(&model, client, output).await,
+        ModelsCommand::Meta(command) => meta::run(command, client, output).await,
+        ModelsCommand::Override(args) => meta::override_model(args, client, output).await,
+        ModelsCommand::Reidentify { model, wait } => {
+            let path = format!("/v1/models/{}/reidentify", segment(&model));
+            let job: JobView = client.post(&path, &serde_json::json!({})).await?;
+            settle(client, output, job, &format!("reidentify {model}"), wait).await
+        }
     }
     .map(|()| 0)
 }
 
 async fn list(args: ListArgs, client: &Client, output: Output) -> Result<(), CliError> {
-    let query = [
-        ("type", args.model_type),
-        ("base", args.base),
-        ("format", args.format),
-        ("state", args.state),
-        ("host", args.host),
-        ("tier", args.tier.map(Tier::text)),
-        ("q", args.contains),
-        ("sort", Some(args.sort)),
-    ];
-    let models: Vec<ModelSummary> = client.list("/v1/models", &query, args.limit).await?;
-    print(&models, output)
+    let limit = args.filter.limit;
+    let request = SearchRequest { name: args.contains, ..args.filter.request(args.sort) };
+    print(&found(request, limit, client).await?, output)
+}
+
+async fn search(args: SearchArgs, client: &Client, output: Output) -> Result<(), CliError> {
+    let limit = args.filter.limit;
+    let request = SearchRequest { text: Some(args.words.join(" ")), ..args.filter.request(args.sort) };
+    print_or(&found(request, limit, client).await?, "no model has these words", output)
+}
+
+/// All pages of a search, at most `limit` rows.
+async fn found(
+    mut request: SearchRequest,
+    limit: Option<usize>,
+    client: &Client,
+) -> Result<Vec<ModelSummary>, CliError> {
+    let mut rows = Vec::new();
+    loop {
+        let wanted = limit.map_or(PAGE, |limit| (limit - rows.len()).min(PAGE));
+        request.limit = Some(u32::try_from(wanted).unwrap_or(u32::MAX));
+        let page: Page<ModelSummary> = client.post("/v1/models/search", &request).await?;
+        rows.extend(page.items);
+        request.cursor = page.next_cursor;
+        if request.cursor.is_none() || limit.is_some_and(|limit| rows.len() >= limit) {
+            return Ok(rows);
+        }
+    }
 }
 
 /// Models as a table.
 pub(crate) fn print(models: &[ModelSummary], output: Output) -> Result<(), CliError> {
+    print_or(models, NONE, output)
+}
+
+fn print_or(models: &[ModelSummary], none: &str, output: Output) -> Result<(), CliError> {
     let header = ["NAME", "TYPE", "BASE", "FORMAT", "DTYPE", "SIZE", "STATE", "RAM", "VRAM"];
-    output.list(models, &header, "no models; `modelyard scan` looks for them", |model| {
+    output.list(models, &header, none, |model| {
         vec![
             model.name.clone(),
             model.model_type.clone(),
@@ -130,28 +258,8 @@ async fn show(model: &str, client: &Client, output: Output) -> Result<(), CliErr
     if output.json {
         return output.value(&detail);
     }
-    let summary = &detail.summary;
-    let hash = |of: fn(&Hashes) -> Option<String>| detail.hashes.as_ref().and_then(of).unwrap_or_default();
-    output.facts(&[
-        ("name", summary.name.clone()),
-        ("id", summary.id.to_string()),
-        ("type", summary.model_type.clone()),
-        ("base", summary.base.clone()),
-        ("format", summary.format.clone()),
-        ("dtype", summary.variant.clone().unwrap_or_default()),
-        ("prediction", detail.prediction.clone().unwrap_or_default()),
-        ("size", bytes(summary.size_bytes)),
-        ("state", summary.state.clone()),
-        ("reason", summary.reason.clone().unwrap_or_default()),
-        ("blake3", detail.digest.clone().unwrap_or_default()),
-        ("sha256", hash(|hashes| hashes.sha256.clone())),
-        ("autov2", hash(|hashes| hashes.autov2.clone())),
-        ("autov1", hash(|hashes| hashes.autov1.clone())),
-        ("payload sha256", hash(|hashes| hashes.payload_sha256.clone())),
-        ("root", format!("{}: {}", detail.root, detail.rel_path)),
-        ("in RAM", joined(&summary.residency.ram)),
-        ("in VRAM", joined(&summary.residency.vram)),
-    ])?;
+    facts(&detail, output)?;
+    meta::said(&detail.user, output)?;
     output.section(
         "components",
         &detail.components,
@@ -171,4 +279,50 @@ async fn show(model: &str, client: &Client, output: Output) -> Result<(), CliErr
     output.section("on disk", &detail.locations, &["HOST", "PATH", "SEEN"], "nowhere", |location| {
         vec![location.host.clone(), location.path.clone(), age(location.seen_at)]
     })
+}
+
+fn facts(detail: &ModelDetail, output: Output) -> Result<(), CliError> {
+    let summary = &detail.summary;
+    let hash = |of: fn(&Hashes) -> Option<String>| detail.hashes.as_ref().and_then(of).unwrap_or_default();
+    let detected = &detail.detected;
+    let prediction = detail.prediction.clone().unwrap_or_default();
+    output.facts(&[
+        ("name", summary.name.clone()),
+        ("id", summary.id.to_string()),
+        ("type", corrected(&summary.model_type, &detected.model_type)),
+        ("base", corrected(&summary.base, &detected.base)),
+        ("format", summary.format.clone()),
+        ("dtype", summary.variant.clone().unwrap_or_default()),
+        ("prediction", corrected(&prediction, detected.prediction.as_deref().unwrap_or("unknown"))),
+        ("configs", detail.overrides.config.keys().cloned().collect::<Vec<_>>().join(", ")),
+        ("size", bytes(summary.size_bytes)),
+        ("state", summary.state.clone()),
+        ("reason", summary.reason.clone().unwrap_or_default()),
+        ("tags", summary.tags.join(", ")),
+        ("blake3", detail.digest.clone().unwrap_or_default()),
+        ("sha256", hash(|hashes| hashes.sha256.clone())),
+        ("autov2", hash(|hashes| hashes.autov2.clone())),
+        ("autov1", hash(|hashes| hashes.autov1.clone())),
+        ("payload sha256", hash(|hashes| hashes.payload_sha256.clone())),
+        ("root", format!("{}: {}", detail.root, detail.rel_path)),
+        ("in RAM", joined(&summary.residency.ram)),
+        ("in VRAM", joined(&summary.residency.vram)),
+    ])
+}
+
+/// What holds, with what was detected where the operator says something else.
+fn corrected(holds: &str, detected: &str) -> String {
+    if holds.is_empty() || holds == detected { holds.to_owned() } else { format!("{holds} (detected: {detected})") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn corrections_are_shown_beside_what_was_detected() {
+        assert_eq!(corrected("sdxl", "sdxl"), "sdxl");
+        assert_eq!(corrected("sdxl", "unknown"), "sdxl (detected: unknown)");
+        assert_eq!(corrected("", "unknown"), "");
+    }
 }

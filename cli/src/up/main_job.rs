@@ -164,6 +164,9 @@ mod tests {
     fn model(name: &str, model_type: &str, size_bytes: u64, state: &str) -> ModelSummary {
         ModelSummary {
             id: ModelId::generate(),
+            title: None,
+            tags: Vec::new(),
+            rank: None,
             name: name.into(),
             model_type: model_type.into(),
             base: "sdxl".into(),

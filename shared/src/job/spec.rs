@@ -95,6 +95,9 @@ pub struct ScanArgs {
     /// Name of the root; all roots of the host when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<String>,
+    /// A model of that root whose files are read again even if they did not change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelId>,
 }
 
 /// Arguments of `load`.
@@ -295,7 +298,7 @@ impl JobSpec {
             Self::CacheRemove(args) => args.model,
             Self::Hash(args) => args.model,
             Self::Validate(args) => Some(args.model),
-            Self::Scan(_) => None,
+            Self::Scan(args) => args.model,
         }
     }
 
@@ -307,7 +310,10 @@ impl JobSpec {
             if kinds.is_empty() { "*".to_owned() } else { kinds.join(",") }
         };
         Some(match self {
-            Self::Scan(args) => format!("scan/{}/{target}", args.root.as_deref().unwrap_or("*")),
+            Self::Scan(args) => match (&args.model, &args.root) {
+                (Some(model), _) => format!("scan/{model}/{target}"),
+                (None, root) => format!("scan/{}/{target}", root.as_deref().unwrap_or("*")),
+            },
             Self::Load(args) => format!("load/{}/{}/{target}", args.model, of(&args.components)),
             Self::Unload(args) => format!("unload/{}/{}/{}/{target}", args.model, of(&args.components), args.from_ram),
             Self::CacheAdd(args) => format!("cache_add/{}/{}/{target}", args.model, of(&args.components)),

@@ -4,6 +4,7 @@ mod cache;
 mod components;
 mod farm;
 mod jobs;
+mod metadata;
 mod models;
 mod problem;
 mod validations;
@@ -15,6 +16,7 @@ pub use jobs::{
     AttemptView, CacheRequest, EventView, JobDetail, JobRequest, JobView, LoadRequest, MultiLoadRequest, Progress,
     UnloadRequest,
 };
+pub use metadata::{Detected, MetadataChange, MetadataView, Overrides, SearchRequest, UserMetadata};
 pub use models::{ComponentView, Hashes, LocationView, ModelDetail, ModelSummary, Residency};
 pub use problem::{FieldError, Problem};
 pub use validations::{FindingView, ValidateRequest, ValidationReport, ValidationSummary};

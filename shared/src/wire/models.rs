@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::{Detected, Overrides, UserMetadata};
 use crate::ids::{ComponentId, ModelId};
 
 /// A model in a list.
@@ -12,10 +13,13 @@ pub struct ModelSummary {
     pub id: ModelId,
     /// Unique name.
     pub name: String,
-    /// `checkpoint`, `vae`, `lora`, …, `unknown`.
+    /// Title of people, else of files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// `checkpoint`, `vae`, `lora`, …, `unknown`: as the operator says, else as detected.
     #[serde(rename = "type")]
     pub model_type: String,
-    /// `sd15`, `sdxl`, …, `unknown`.
+    /// `sd15`, `sdxl`, …, `unknown`: as the operator says, else as detected.
     pub base: String,
     /// `safetensors`, `diffusers`, ….
     pub format: String,
@@ -29,6 +33,12 @@ pub struct ModelSummary {
     /// Why it is unknown or not available.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Tags of people and files, in lower case.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// How well the text of a search fits; absent without a text, or where it is too common to rank.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<f64>,
     /// Where parts of it are resident.
     pub residency: Residency,
     /// First seen.
@@ -52,9 +62,15 @@ pub struct ModelDetail {
     /// As in lists.
     #[serde(flatten)]
     pub summary: ModelSummary,
-    /// Prediction type where knowable.
+    /// Prediction type where knowable: as the operator says, else as detected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prediction: Option<String>,
+    /// What the files say it is.
+    pub detected: Detected,
+    /// What the operator says against it.
+    pub overrides: Overrides,
+    /// What people say of it.
+    pub user: UserMetadata,
     /// Content digest, once computed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,

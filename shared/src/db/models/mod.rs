@@ -3,16 +3,20 @@
 mod component_list;
 mod components;
 mod known;
-mod list;
+mod metadata;
 mod read;
 mod scan;
+mod search;
+mod text;
 
 pub use component_list::{ComponentFilter, SharedComponent, list_components, shared_component};
 pub use components::{Registered, merged, register_digest};
 pub use known::{KnownModel, known};
-pub use list::{ModelFilter, ModelSort, list};
+pub use metadata::{MetadataChangeRow, MetadataRow, lock, metadata, metadata_history, set_metadata, set_overrides};
 pub use read::{OwnedComponent, component, components_of, count, find, hosts_with, locations_of, names, owners_of};
 pub use scan::{FoundComponent, FoundModel, ScanCounts, record_changes, record_scan, root_missing};
+pub use search::{ListedModel, ModelFilter, ModelSort, explain, list, listed};
+pub use text::{MOST_WORDS, RANKED_MOST, Reading, understand, words_of};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
