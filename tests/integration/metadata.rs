@@ -153,10 +153,14 @@ async fn a_model_is_read_again_by_a_scan_of_its_root() {
     let farm = Farm::start().await;
     small_model(&farm);
     let agent = farm.agent_with_library(farm.agent("a")).await;
+    let plain = farm.api.submit("/v1/jobs", json!({ "kind": "scan", "target": "host:a" })).await;
+    let plain = farm.api.job_ended(plain.id, shared::job::JobState::Succeeded, SHORT).await;
+    assert_eq!(plain.job.result.unwrap()["read"], 0, "an unchanged file is not read by a scan");
     let job = farm.api.submit("/v1/models/small/reidentify", json!({})).await;
     assert_eq!((job.kind.as_str(), job.target.as_str()), ("scan", "host:a"));
     assert_eq!((&job.args["root"], job.model), (&json!("main"), Some(farm.model("small").await.summary.id)));
-    farm.api.job_ended(job.id, shared::job::JobState::Succeeded, SHORT).await;
+    let ended = farm.api.job_ended(job.id, shared::job::JobState::Succeeded, SHORT).await;
+    assert_eq!(ended.job.result.unwrap()["read"], 1, "this one is");
     farm.api.post("/v1/models/smalll/reidentify", &json!({})).await.problem(404);
     let both = json!({ "kind": "scan", "args": { "model": "small", "root": "main" } });
     farm.api.post("/v1/jobs", &both).await.problem(400);

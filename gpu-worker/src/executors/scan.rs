@@ -17,6 +17,7 @@ use model_formats::{
 };
 use shared::{
     db::models::{self, FileIdentity, FoundModel, KnownModel},
+    ids::ModelId,
     job::ScanArgs,
 };
 use tokio_util::sync::CancellationToken;
@@ -42,7 +43,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: ScanArgs, attempt: &Attempt) -
     for root in roots {
         attempt.progress.enter("scanning", 0);
         attempt.progress.detail(&root.name);
-        let found = scan_root(agent, root.clone(), attempt).await?;
+        let found = scan_root(agent, root.clone(), args.model, attempt).await?;
         models += found.as_ref().map_or(0, |root| root.models.len() + root.unchanged.len());
         read += found.as_ref().map_or(0, |root| root.models.len());
         scanned.push((root.name, found));
@@ -81,7 +82,12 @@ async fn record_missing(agent: &Agent, scanned: &[(String, Result<ScannedRoot, S
     Ok(())
 }
 
-async fn scan_root(agent: &Agent, root: Root, attempt: &Attempt) -> Result<Result<ScannedRoot, String>, WorkError> {
+async fn scan_root(
+    agent: &Agent,
+    root: Root,
+    again: Option<ModelId>,
+    attempt: &Attempt,
+) -> Result<Result<ScannedRoot, String>, WorkError> {
     let discovery = {
         let (path, cancel) = (root.path.clone(), attempt.cancel.clone());
         let others: Vec<PathBuf> = agent.roots.iter().map(|other| other.path.clone()).collect();
@@ -98,7 +104,7 @@ async fn scan_root(agent: &Agent, root: Root, attempt: &Attempt) -> Result<Resul
     for (path, reason) in &discovery.skipped {
         tracing::debug!(root = root.name, path, reason, "skipped");
     }
-    let known = models::known(&agent.pool, &agent.host, &root.name).await?;
+    let known = models::known(&agent.pool, &agent.host, &root.name, again).await?;
     let candidates = Arc::new(discovery.candidates);
     attempt.progress.enter("scanning", candidates.len() as u64);
     attempt.progress.detail(&root.name);

@@ -19,18 +19,24 @@ pub struct KnownModel {
     pub rules: Option<i64>,
 }
 
-/// What a host's scan of a root recorded, by path below the root.
+/// What a host's scan of a root recorded, by path below the root. A model that is to be read `again` is left out.
 ///
 /// # Errors
 /// Database errors.
-pub async fn known(db: impl PgExecutor<'_>, host: &str, root: &str) -> Result<HashMap<String, KnownModel>, DbError> {
+pub async fn known(
+    db: impl PgExecutor<'_>,
+    host: &str,
+    root: &str,
+    again: Option<ModelId>,
+) -> Result<HashMap<String, KnownModel>, DbError> {
     let rows: Vec<(String, Value, Option<Value>, Option<i64>)> = sqlx::query_as(
         "select l.rel_path, l.files, m.metadata #> '{extracted,sidecars}', (m.metadata #>> '{extracted,rules}')::bigint
          from model_locations l join models m on m.id = l.model_id
-         where l.host = $1 and l.root = $2 and m.state = 'available'",
+         where l.host = $1 and l.root = $2 and m.state = 'available' and m.id is distinct from $3",
     )
     .bind(host)
     .bind(root)
+    .bind(again)
     .fetch_all(db)
     .await?;
     rows.into_iter()
