@@ -6,7 +6,9 @@ use std::{
     sync::{PoisonError, RwLock},
 };
 
-use shared::ids::ComponentId;
+use shared::{error::chain, ids::ComponentId};
+
+use crate::context::Agent;
 
 /// Ids that bytes are held under, with the component that they are now. Lives as long as the process that holds the bytes.
 #[derive(Debug, Default)]
@@ -34,6 +36,31 @@ impl Aliases {
         let aliases = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let others = aliases.iter().filter(|(_, now)| **now == component).map(|(held, _)| *held);
         std::iter::once(component).chain(others).collect()
+    }
+}
+
+/// Gives one of two copies back where the same bytes are held under both ids: in RAM and on each device. A copy in use
+/// stays; it is found under either id and evicted like any other.
+pub async fn fold(agent: &Agent, held: ComponentId, now: ComponentId) {
+    let (old, new) = (held.to_string(), now.to_string());
+    if agent.tier.lease(&new).is_ok() {
+        match agent.tier.evict(&old).await {
+            Ok(freed) => tracing::info!(component = %now, freed_bytes = freed.0, "gave a second copy in RAM back"),
+            Err(kept) => tracing::debug!(component = %now, reason = %chain(&kept), "kept a second copy in RAM"),
+        }
+    }
+    for device in agent.devices.values() {
+        let on_it = |id| device.runner.status().borrow().resident.iter().any(|resident| resident.component == id);
+        if on_it(held) && on_it(now) {
+            match device.runner.unload(held).await {
+                Ok(freed_bytes) => {
+                    tracing::info!(component = %now, freed_bytes, device = device.id, "gave a second copy on a device back");
+                }
+                Err(kept) => {
+                    tracing::debug!(component = %now, reason = %chain(&kept), "kept a second copy on a device")
+                }
+            }
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use shared::{
     },
 };
 
-use crate::{context::Agent, publisher};
+use crate::{aliases, context::Agent, publisher};
 
 /// What an attempt changes beside its job's row.
 #[derive(Debug)]
@@ -80,6 +80,7 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
     tx.commit().await?;
     for (held, now) in merged {
         agent.aliases.learn(held, now);
+        aliases::fold(agent, held, now).await;
     }
     Ok(settlement)
 }
@@ -105,6 +106,9 @@ async fn apply(
             Ok(with_result(report, "roots", counts.into()))
         }
         Effects::Resident(digests) => {
+            // in one order everywhere: two loads of the same components lock their rows one after the other
+            let mut digests: Vec<_> = digests.iter().collect();
+            digests.sort_unstable_by(|a, b| a.1.cmp(&b.1));
             for (component, digest) in digests {
                 match models::register_digest(tx, *component, digest).await? {
                     Registered::Own | Registered::Gone => {}
@@ -171,7 +175,7 @@ async fn record_root(
     match found {
         Ok(found) => {
             let ScannedRoot { models, unchanged } = found;
-            let counts = models::record_changes(tx, &agent.host, root, models, unchanged).await?;
+            let counts = models::record_scan(tx, &agent.host, root, models, unchanged).await?;
             serde_json::to_value(counts).map_err(|error| DbError::BadRow(error.to_string()))
         }
         Err(reason) => {

@@ -231,3 +231,21 @@ async fn the_command_searches_describes_and_corrects() {
     let listed: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
     assert!(code == Some(0) && listed["items"][0]["rank"].as_f64() > Some(0.0), "{text}");
 }
+
+#[tokio::test]
+async fn the_operators_config_is_what_a_validation_compares_with() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let errors = async || {
+        let job = farm.api.submit("/v1/models/small/validate", json!({ "level": "architecture" })).await;
+        let ended = farm.api.job_ended(job.id, shared::job::JobState::Succeeded, SHORT).await;
+        ended.job.result.unwrap()["errors"].as_u64().unwrap()
+    };
+    assert_eq!(errors().await, 0, "no table is known for its sizes");
+    let config =
+        json!({ "_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2 });
+    let answer = send(&farm, Method::PATCH, "/v1/models/small", &json!({ "config": { "vae": config } }), &[]).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(errors().await > 100, "the tensors of that architecture are not there");
+}

@@ -1,10 +1,10 @@
 //! Equal components are one: two files with the same tensors share a component row, its residency and its bytes.
 
-use harness::{Farm, ModelFile, SHORT, mebibytes};
+use harness::{Farm, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::json;
 use shared::{
     job::JobState,
-    wire::{JobDetail, ModelStatus, Page, SharedComponent},
+    wire::{CacheView, JobDetail, ModelStatus, Page, SharedComponent},
 };
 
 use crate::support::{device_is, load, loaded};
@@ -30,6 +30,15 @@ async fn files_with_equal_tensors_become_one_component_once_both_were_read() {
     let first = component("first").await;
     assert_eq!(component("second").await, first);
     assert_ne!(component("other").await, first);
+    // the second copy goes back as soon as it is known to be one
+    let each = farm.model("first").await.components[0].bytes;
+    device_is(&farm, "a/cpu:0", "two different components", |view| view.resident.len() == 2).await;
+    wait_for("one copy of each in RAM", SHORT, || async {
+        let cache: CacheView = farm.api.get("/v1/cache").await;
+        let held = cache.total.used_bytes;
+        if held < 3 * each { Ok(()) } else { Err(format!("{held} bytes for two components of {each}")) }
+    })
+    .await;
     // what was loaded under the id of before is found under the one of now
     for name in ["first", "second"] {
         assert_eq!(from(&loaded(&farm, name).await), "device");
@@ -80,4 +89,31 @@ async fn a_single_file_and_a_folder_of_the_same_weights_share_every_component() 
         };
         assert_eq!(parts(name).await, parts(&folder).await, "{name}");
     }
+}
+
+/// What a component is depends on what its model is recognised as; with other rules an old digest says nothing.
+#[tokio::test]
+async fn a_model_that_is_recognised_as_something_else_loses_its_digests() {
+    let farm = Farm::start().await;
+    ModelFile::vae(mebibytes(2)).write(&farm.library(), "small.safetensors");
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    loaded(&farm, "small").await;
+    let before = farm.model("small").await.components.remove(0);
+    assert!(before.digest.is_some());
+
+    // as an earlier release recorded it
+    sqlx::query("update models set base = 'flux', metadata = metadata #- '{extracted,rules}'")
+        .execute(farm.ledger.pool())
+        .await
+        .unwrap();
+    let scan = farm.api.submit("/v1/jobs", json!({ "kind": "scan", "target": "host:a" })).await;
+    farm.api.job_ended(scan.id, JobState::Succeeded, SHORT).await;
+    let after = farm.model("small").await.components.remove(0);
+    assert!(after.id != before.id && after.digest.is_none(), "{after:?}");
+    loaded(&farm, "small").await;
+    assert_eq!(
+        farm.model("small").await.components[0].id,
+        before.id,
+        "the same bytes in the same form are the same component"
+    );
 }

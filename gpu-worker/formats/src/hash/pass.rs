@@ -103,7 +103,7 @@ fn read(
         let mut bytes = vec![0; usize::try_from(left).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES)];
         probe.read_data(&mut bytes, offset)?;
         let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        // advice, as above: a library that is read once must not push out what is in use
+        // a hint, hence no error: a library that is read once must not push out what is in use
         let _ = fadvise(&probe.file, offset, std::num::NonZeroU64::new(size), Advice::DontNeed);
         let chunk = Arc::new(Chunk { offset, bytes });
         for (sender, _) in lanes.iter().flatten() {

@@ -14,7 +14,7 @@ pub use components::{Registered, merged, register_digest};
 pub use known::{KnownModel, known};
 pub use metadata::{MetadataChangeRow, MetadataRow, lock, metadata, metadata_history, set_metadata, set_overrides};
 pub use read::{OwnedComponent, component, components_of, count, find, hosts_with, locations_of, names, owners_of};
-pub use scan::{FoundComponent, FoundModel, ScanCounts, record_changes, record_scan, root_missing};
+pub use scan::{FoundComponent, FoundModel, ScanCounts, record_scan, root_missing};
 pub use search::{ListedModel, ModelFilter, ModelSort, explain, list, listed};
 pub use text::{MOST_WORDS, RANKED_MOST, Reading, understand, words_of};
 

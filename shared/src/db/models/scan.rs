@@ -67,24 +67,12 @@ pub struct ScanCounts {
 }
 
 /// Writes what a scan of one root on one host found, in the caller's (fenced) transaction: a picture of the whole root,
-/// so locations that were not found are removed; a model without any location becomes `missing`, never deleted.
+/// so locations that were not found are removed; a model without any location becomes `missing`, never deleted. What the
+/// scan did not read again, because it is as before, is in `unchanged` by its path.
 ///
 /// # Errors
 /// Database errors.
 pub async fn record_scan(
-    tx: &mut PgConnection,
-    host: &str,
-    root: &str,
-    found: &[FoundModel],
-) -> Result<ScanCounts, DbError> {
-    record_changes(tx, host, root, found, &[]).await
-}
-
-/// [`record_scan`] of a scan that did not read again what is as before: the paths in `unchanged` stay as they are.
-///
-/// # Errors
-/// Database errors.
-pub async fn record_changes(
     tx: &mut PgConnection,
     host: &str,
     root: &str,
@@ -100,14 +88,19 @@ pub async fn record_changes(
     known::seen_again(tx, host, root, unchanged).await?;
     known::follow_renames(tx, host, root, found, unchanged).await?;
     for model in found {
-        let (id, fresh, changed) = upsert_model(tx, root, model).await?;
-        match (fresh, changed) {
-            (true, _) => counts.added += 1,
-            (false, true) => counts.changed += 1,
-            (false, false) => counts.unchanged += 1,
+        let (id, news) = upsert_model(tx, root, model).await?;
+        match news {
+            News::Fresh => counts.added += 1,
+            News::Recognised | News::Changed => counts.changed += 1,
+            News::None => counts.unchanged += 1,
         }
         let moved = upsert_location(tx, id, host, root, model).await?;
-        if fresh || moved || (changed && !same_parts(tx, id, &model.components).await?) {
+        let other_parts = match news {
+            News::Fresh | News::Recognised => true,
+            News::Changed => !same_parts(tx, id, &model.components).await?,
+            News::None => false,
+        };
+        if moved || other_parts {
             components::renew(tx, id, &model.components).await?;
         }
     }
@@ -153,9 +146,22 @@ pub async fn root_missing(db: impl PgExecutor<'_>, host: &str, root: &str, reaso
     Ok(())
 }
 
-async fn upsert_model(tx: &mut PgConnection, root: &str, model: &FoundModel) -> Result<(ModelId, bool, bool), DbError> {
-    let existing: Option<(ModelId, bool)> = sqlx::query_as(
-        "select id, (type, base, format, variant, prediction, size_bytes, state, reason, evidence, metadata)
+/// What is new about a found model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    /// All of it.
+    Fresh,
+    /// It is recognised as something else: its tensors have another canonical form, whatever was known of the old one.
+    Recognised,
+    /// Other facts.
+    Changed,
+    /// Nothing.
+    None,
+}
+
+async fn upsert_model(tx: &mut PgConnection, root: &str, model: &FoundModel) -> Result<(ModelId, News), DbError> {
+    let existing: Option<(ModelId, bool, bool)> = sqlx::query_as(
+        "select id, (type, base) is distinct from ($3, $4), (type, base, format, variant, prediction, size_bytes, state, reason, evidence, metadata)
                  is distinct from ($3, $4, $5, $6, $7, $8, 'available', $9, $10, $11)
          from models where root = $1 and rel_path = $2",
     )
@@ -172,14 +178,13 @@ async fn upsert_model(tx: &mut PgConnection, root: &str, model: &FoundModel) -> 
     .bind(&model.metadata)
     .fetch_optional(&mut *tx)
     .await?;
-    let (id, fresh, changed) = match existing {
-        Some((id, changed)) => (id, false, changed),
-        None => (ModelId::generate(), true, true),
+    let (id, news) = match existing {
+        Some((id, true, _)) => (id, News::Recognised),
+        Some((id, false, true)) => (id, News::Changed),
+        Some((id, false, false)) => return Ok((id, News::None)),
+        None => (ModelId::generate(), News::Fresh),
     };
-    if !changed {
-        return Ok((id, false, false));
-    }
-    let name = if fresh { free_name(tx, &model.name).await? } else { String::new() };
+    let name = if news == News::Fresh { free_name(tx, &model.name).await? } else { String::new() };
     sqlx::query(
         "insert into models (id, name, type, base, format, variant, prediction, root, rel_path, size_bytes, reason, evidence, metadata)
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
@@ -203,7 +208,7 @@ async fn upsert_model(tx: &mut PgConnection, root: &str, model: &FoundModel) -> 
     .bind(&model.metadata)
     .execute(tx)
     .await?;
-    Ok((id, fresh, true))
+    Ok((id, news))
 }
 
 async fn free_name(tx: &mut PgConnection, wanted: &str) -> Result<String, DbError> {
