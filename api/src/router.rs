@@ -8,7 +8,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     context::{one_device_form, panicked, surround},
     routes::{
-        cache, components, devices, events, hosts, jobs, meta, metadata, models, search, status, validations, vram,
+        cache, components, devices, events, hosts, jobs, meta, metadata, models, search, status, tensors, validations,
+        vram,
     },
     state::AppState,
 };
@@ -21,6 +22,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(search::search_models))
         .routes(routes!(models::get_one_model, models::override_model))
         .routes(routes!(models::reidentify_model))
+        .routes(routes!(tensors::list_tensors))
         .routes(routes!(metadata::get_metadata, metadata::put_metadata, metadata::patch_metadata))
         .routes(routes!(metadata::metadata_history))
         .routes(routes!(models::load_model))

@@ -2,18 +2,19 @@
 
 use std::path::Path;
 
-use model_formats::{Component, FileFacts, Inspection};
-use shared::db::models::{FileIdentity, FoundComponent, FoundModel};
+use model_formats::{Component, Correction, FileFacts, Inspection};
+use shared::db::models::{FileIdentity, FoundComponent, FoundModel, ReadAs};
 
 use crate::error::WorkError;
 
 /// The rows of one inspected file or folder.
-pub fn found(rel_path: &str, inspection: &Inspection) -> FoundModel {
+pub fn found(rel_path: &str, inspection: &Inspection, read_as: ReadAs) -> FoundModel {
+    let (model_type, base) = inspection.detected();
     FoundModel {
         rel_path: rel_path.to_owned(),
         name: inspection.name.clone(),
-        model_type: inspection.model_type.as_str().to_owned(),
-        base: inspection.base.as_str().to_owned(),
+        model_type: model_type.as_str().to_owned(),
+        base: base.as_str().to_owned(),
         format: inspection.format.as_str().to_owned(),
         variant: inspection.variant.clone(),
         prediction: inspection.prediction.clone(),
@@ -22,12 +23,13 @@ pub fn found(rel_path: &str, inspection: &Inspection) -> FoundModel {
         evidence: serde_json::to_value(&inspection.evidence).unwrap_or_default(),
         metadata: serde_json::Value::Object(inspection.metadata.clone()),
         files: inspection.files.iter().map(identity).collect(),
+        read_as,
         components: inspection.components.iter().map(component).collect(),
     }
 }
 
 /// A row for something that could not be inspected at all: listed with its reason, never left out.
-pub fn unreadable(rel_path: &str, path: &Path, reason: String) -> FoundModel {
+pub fn unreadable(rel_path: &str, path: &Path, reason: String, read_as: ReadAs) -> FoundModel {
     let name = path.file_stem().map_or_else(|| rel_path.to_owned(), |stem| stem.to_string_lossy().into_owned());
     FoundModel {
         rel_path: rel_path.to_owned(),
@@ -42,8 +44,14 @@ pub fn unreadable(rel_path: &str, path: &Path, reason: String) -> FoundModel {
         evidence: serde_json::json!([]),
         metadata: serde_json::json!({}),
         files: Vec::new(),
+        read_as,
         components: Vec::new(),
     }
+}
+
+/// A recorded correction, for the readers.
+pub fn correction(read_as: &ReadAs) -> Correction {
+    Correction::named(read_as.model_type.as_deref(), read_as.base.as_deref())
 }
 
 /// A file as the catalogue stores it.

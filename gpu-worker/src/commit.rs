@@ -13,12 +13,12 @@ use shared::{
     error::{ErrorBody, ErrorCode},
     ids::ComponentId,
     job::{
-        HashArgs, JobSpec, NewJob, Target, enqueue,
+        HashArgs, JobSpec, NewJob, ScanArgs, Target, enqueue,
         rules::{self, Report},
     },
 };
 
-use crate::{aliases, context::Agent, publisher};
+use crate::{aliases, context::Agent, executors::HashedPart, publisher};
 
 /// What an attempt changes beside its job's row.
 #[derive(Debug)]
@@ -50,9 +50,18 @@ pub struct Hashed {
     /// Files that were read.
     pub files: Vec<(FileIdentity, FileHashRow)>,
     /// Models all of whose files are hashed.
-    pub models: Vec<ModelHashes>,
+    pub models: Vec<HashedModel>,
     /// What a following job has to do.
     pub again: Option<HashArgs>,
+}
+
+/// A model all of whose files were read.
+#[derive(Debug)]
+pub struct HashedModel {
+    /// The hashes of its files.
+    pub hashes: ModelHashes,
+    /// Its components.
+    pub parts: Vec<HashedPart>,
 }
 
 /// Priority of hashing that nobody asked for: everything else goes first.
@@ -106,26 +115,17 @@ async fn apply(
             Ok(with_result(report, "roots", counts.into()))
         }
         Effects::Resident(digests) => {
-            // in one order everywhere: two loads of the same components lock their rows one after the other
-            let mut digests: Vec<_> = digests.iter().collect();
-            digests.sort_unstable_by(|a, b| a.1.cmp(&b.1));
-            for (component, digest) in digests {
-                match models::register_digest(tx, *component, digest).await? {
-                    Registered::Own | Registered::Gone => {}
-                    Registered::Merged(now) => merged.push((*component, now)),
-                    Registered::Mismatch => return Ok(mismatch(*component, digest)),
-                }
+            let digests = digests.iter().map(|(component, digest)| (*component, digest.as_str()));
+            if let Some((component, digest)) = register(tx, digests.collect(), merged).await?.first() {
+                return Ok(mismatch(*component, digest));
             }
             residency::replace(tx, &agent.host, agent.me, &publisher::residency_rows(agent)).await?;
             Ok(report.clone())
         }
         Effects::Hashed(hashed) => {
             record_hashes(agent, tx, &hashed.files).await?;
-            for model in &hashed.models {
-                // other files by now: the next scan leads to hashing again
-                hashes::record_model(tx, &agent.host, model).await?;
-            }
-            Ok(report.clone())
+            let refused = record_models(agent, tx, &hashed.models, merged).await?;
+            Ok(if refused.is_empty() { report.clone() } else { with_result(report, "refused", refused.into()) })
         }
         Effects::Validated(validation, files) => {
             record_hashes(agent, tx, files).await?;
@@ -135,6 +135,51 @@ async fn apply(
     }
 }
 
+/// Registers digests that reads computed; those that contradict a registered one.
+async fn register<'d>(
+    tx: &mut Session,
+    mut digests: Vec<(ComponentId, &'d str)>,
+    merged: &mut Merged,
+) -> Result<Vec<(ComponentId, &'d str)>, DbError> {
+    // in one order everywhere: two jobs with the same components lock their rows one after the other
+    digests.sort_unstable_by(|a, b| a.1.cmp(b.1));
+    let mut refused = Vec::new();
+    for (component, digest) in digests {
+        match models::register_digest(tx, component, digest).await? {
+            Registered::Own | Registered::Gone => {}
+            Registered::Merged(now) => merged.push((component, now)),
+            Registered::Mismatch => refused.push((component, digest)),
+        }
+    }
+    Ok(refused)
+}
+
+/// Records hashed models with their parts; what was refused because other bytes were registered before (G7).
+async fn record_models(
+    agent: &Agent,
+    tx: &mut Session,
+    hashed: &[HashedModel],
+    merged: &mut Merged,
+) -> Result<Vec<serde_json::Value>, DbError> {
+    let mut digests = Vec::new();
+    for HashedModel { hashes, parts } in hashed {
+        // other files by now: the next scan leads to hashing again
+        if !hashes::record_model(tx, &agent.host, hashes).await? {
+            continue;
+        }
+        for part in parts {
+            models::set_tensors(tx, hashes.model, &part.kind, part.id, &part.tensors).await?;
+            digests.push((part.id, part.digest.as_str()));
+        }
+    }
+    let refused = register(tx, digests, merged).await?;
+    for (component, digest) in &refused {
+        tracing::error!(%component, digest, "a component's bytes are not those that were registered for it");
+    }
+    let shown = |(component, digest)| serde_json::json!({ "component": component, "digest": digest });
+    Ok(refused.into_iter().map(shown).collect())
+}
+
 async fn record_hashes(agent: &Agent, tx: &mut Session, files: &[(FileIdentity, FileHashRow)]) -> Result<(), DbError> {
     for (file, hashes) in files {
         hashes::record_file(tx, &agent.host, file, hashes).await?;
@@ -142,9 +187,15 @@ async fn record_hashes(agent: &Agent, tx: &mut Session, files: &[(FileIdentity, 
     Ok(())
 }
 
-/// Hashing that follows: after a scan that left something to hash, and after a slice of it. Comes after the settle, so
-/// that a job never joins itself.
+/// What follows: a scan of what an operator corrected while it was read, and hashing after a scan that left something to
+/// hash or after a slice of it. Comes after the settle, so that a job never joins itself.
 async fn follow_up(agent: &Agent, tx: &mut Session, effects: &Effects) -> Result<(), DbError> {
+    if let Effects::Scanned(_) = effects {
+        for root in models::misread(&mut *tx, &agent.host).await? {
+            let args = ScanArgs { root: Some(root), model: None };
+            enqueue(tx, NewJob::new(JobSpec::Scan(args), Target::Host(agent.host.clone()))).await?;
+        }
+    }
     let args = match effects {
         Effects::Hashed(Hashed { again: Some(args), .. }) => args.clone(),
         Effects::Scanned(_) if agent.hashes_after_scan => {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use model_formats::{CanonicalTensor, Component, FileFacts, Inspection, Order, Piece, TensorFacts};
 use residency::{FileIdentity, GatheredTensor, LoadRequest, Part, PartOrder, SourceFile, TensorRange};
-use shared::db::models::ComponentRow;
+use shared::db::models::{ComponentRow, TensorRow};
 
 /// A component's load; none when the inspection has no such part.
 pub fn load_request(row: &ComponentRow, inspection: &Inspection) -> Option<LoadRequest> {
@@ -106,6 +106,32 @@ fn gather(tensor: &CanonicalTensor, pieces: &[Piece], used: &[usize]) -> Option<
         element_bytes: tensor.dtype.bits() / 8,
         parts: pieces.iter().map(part).collect::<Option<_>>()?,
     })
+}
+
+/// The tensors of a component as its files have them, each with the canonical tensors that are made of it.
+pub fn tensor_rows(kind: &str, inspection: &Inspection) -> Vec<TensorRow> {
+    let Some(component) = inspection.components.iter().find(|component| component.kind.as_str() == kind) else {
+        return Vec::new();
+    };
+    let canonical = model_formats::canonicalise(component.kind, inspection.base, &component.tensors);
+    let mut names: Vec<Vec<String>> = vec![Vec::new(); component.tensors.len()];
+    for tensor in &canonical.tensors {
+        for piece in &tensor.pieces {
+            if let Some(names) = names.get_mut(piece.tensor) {
+                names.push(tensor.name.clone());
+            }
+        }
+    }
+    let row = |(tensor, canonical): (&TensorFacts, Vec<String>)| TensorRow {
+        name: tensor.name.clone(),
+        canonical,
+        dtype: tensor.dtype.as_str().to_owned(),
+        shape: tensor.shape.clone(),
+        file: inspection.files.get(tensor.file).map(|file| file.rel_path.clone()).unwrap_or_default(),
+        begin: tensor.begin,
+        end: tensor.end,
+    };
+    component.tensors.iter().zip(names).map(row).collect()
 }
 
 fn source(file: &FileFacts) -> SourceFile {

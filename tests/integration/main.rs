@@ -8,6 +8,7 @@ mod cancel;
 mod checkpoints;
 mod clocks;
 mod command_line;
+mod corrections;
 mod drain;
 mod events;
 mod fencing;

@@ -243,8 +243,10 @@ async fn the_operators_config_is_what_a_validation_compares_with() {
         ended.job.result.unwrap()["errors"].as_u64().unwrap()
     };
     assert_eq!(errors().await, 0, "no table is known for its sizes");
-    let config =
-        json!({ "_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2 });
+    let config = json!({
+        "_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2,
+        "down_block_types": vec!["DownEncoderBlock2D"; 4], "up_block_types": vec!["UpDecoderBlock2D"; 4],
+    });
     let answer = send(&farm, Method::PATCH, "/v1/models/small", &json!({ "config": { "vae": config } }), &[]).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(errors().await > 100, "the tensors of that architecture are not there");

@@ -144,6 +144,7 @@ pub(super) mod tests {
             sha256: None,
             payload_sha256: None,
             overrides: serde_json::json!({}),
+            read_as: models::ReadAs::default().into(),
             state: "available".into(),
             reason: None,
             evidence: serde_json::json!([]),

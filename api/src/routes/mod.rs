@@ -12,6 +12,7 @@ pub(crate) mod metadata;
 pub(crate) mod models;
 pub(crate) mod search;
 pub(crate) mod status;
+pub(crate) mod tensors;
 pub(crate) mod validations;
 pub(crate) mod vram;
 

@@ -10,7 +10,7 @@ use shared::{
         DbError, Session, hashes,
         models::{self, ModelRow},
     },
-    job::Target,
+    job::{JobSpec, NewJob, ScanArgs, Target, enqueue::enqueue},
     wire::{Detected, JobView, LoadRequest, ModelDetail, Overrides, UnloadRequest},
 };
 
@@ -54,12 +54,14 @@ async fn detail(state: &AppState, conn: &mut Session, row: ModelRow) -> Result<M
         Some(sha256) => hashes::autov1(&mut *conn, sha256).await?,
         None => None,
     };
+    let overrides = overrides_of(&row)?;
     let view = View::read(state, conn).await?;
     let residency = views::residency(&view, &ids_of(&components, row.id));
     Ok(ModelDetail {
         prediction: listed.prediction.clone(),
         summary: views::model(listed, residency),
-        overrides: overrides_of(&row)?,
+        correction_pending: is_pending(&row, &overrides),
+        overrides,
         user: metadata::said(&said),
         digest: row.content_digest.clone(),
         hashes: views::hashes(&row, autov1),
@@ -76,7 +78,9 @@ async fn detail(state: &AppState, conn: &mut Session, row: ModelRow) -> Result<M
 
 /// Corrects what was detected of a model
 ///
-/// Type, base and prediction type take the place of what was detected, here and in lists. The configuration of a component, a
+/// Type, base and prediction type take the place of what was detected, here and in lists. Another type or base also means other
+/// components or another canonical form of them: the model is read again by a scan that this request enqueues, and is used as
+/// before until `correction_pending` is false. The configuration of a component, a
 /// diffusers `config.json`, is used for files whose widths or depths are no known family's; it replaces the one that was given
 /// before as a whole. Null clears, what is left out stays. With `If-Match` only if the model did not change since; only the
 /// version in the ETag counts, not where the model is resident.
@@ -104,12 +108,34 @@ pub(crate) async fn override_model(
         row
     } else {
         let stored = serde_json::to_value(&after).map_err(ApiError::defect)?;
-        models::set_overrides(&mut *tx, row.id, &stored).await?
+        let row = models::set_overrides(&mut *tx, row.id, &stored).await?;
+        if is_pending(&row, &after) {
+            read_again(&state, &mut tx, &row).await?;
+        }
+        row
     };
     tx.commit().await.map_err(DbError::from)?;
     let mut conn = state.connection().await?;
     let detail = detail(&state, &mut conn, row).await?;
     Ok(tag::answer(&HeaderMap::new(), detail.version, &detail))
+}
+
+/// Whether the model has yet to be read as the operator says it is.
+fn is_pending(row: &ModelRow, said: &Overrides) -> bool {
+    (&said.model_type, &said.base) != (&row.read_as.model_type, &row.read_as.base)
+}
+
+/// Enqueues the scan that reads a model as it was corrected. Without a living host that has it, the scan that a host makes when
+/// it starts does that.
+async fn read_again(state: &AppState, tx: &mut Session, row: &ModelRow) -> Result<(), ApiError> {
+    let view = View::read(state, tx).await?;
+    let having = models::hosts_with(&mut *tx, &[row.id]).await?;
+    let is_alive = |name: &str| view.hosts.iter().any(|host| host.row.alive && host.row.name == name);
+    if let Some((_, host)) = having.into_iter().find(|(_, host)| is_alive(host)) {
+        let args = ScanArgs { root: Some(row.root.clone()), model: Some(row.id) };
+        enqueue(tx, NewJob::new(JobSpec::Scan(args), Target::Host(host))).await?;
+    }
+    Ok(())
 }
 
 /// A change of the corrections: a field is left alone, cleared or set.

@@ -11,6 +11,7 @@ pub(crate) mod meta;
 pub(crate) mod models;
 pub(crate) mod scan;
 pub(crate) mod status;
+mod tensors;
 mod text;
 pub(crate) mod validate;
 

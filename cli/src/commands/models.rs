@@ -49,6 +49,16 @@ pub enum ModelsCommand {
         #[command(flatten)]
         wait: WaitArgs,
     },
+    /// Hash a model's files, if they are not hashed yet: SHA-256, BLAKE3 and the digests of its components.
+    Hash {
+        /// Id or name.
+        model: String,
+
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// The tensors of a model's components: names, shapes and bytes.
+    Tensors(super::tensors::TensorsArgs),
     /// Look for what is wrong with a model; ends with 8 when it is invalid or unsafe.
     Validate(super::validate::ValidateArgs),
 }
@@ -189,12 +199,18 @@ pub(crate) async fn run(command: ModelsCommand, client: &Client, output: Output)
         ModelsCommand::Ls(args) => list(args, client, output).await,
         ModelsCommand::Search(args) => search(args, client, output).await,
         ModelsCommand::Show { model } => show(&model, client, output).await,
+        ModelsCommand::Tensors(args) => super::tensors::run(args, client, output).await,
         ModelsCommand::Meta(command) => meta::run(command, client, output).await,
         ModelsCommand::Override(args) => meta::override_model(args, client, output).await,
         ModelsCommand::Reidentify { model, wait } => {
             let path = format!("/v1/models/{}/reidentify", segment(&model));
             let job: JobView = client.post(&path, &serde_json::json!({})).await?;
             settle(client, output, job, &format!("reidentify {model}"), wait).await
+        }
+        ModelsCommand::Hash { model, wait } => {
+            let body = serde_json::json!({ "kind": "hash", "args": { "model": model } });
+            let job: JobView = client.post("/v1/jobs", &body).await?;
+            settle(client, output, job, &format!("hash {model}"), wait).await
         }
     }
     .map(|()| 0)

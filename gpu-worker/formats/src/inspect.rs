@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     components::{split, variant},
+    correction::Correction,
     detect::{Hints, detect},
     diffusers::{self, index},
     error::{ErrorKind, FormatError},
@@ -33,13 +34,22 @@ const METADATA_TOTAL_BYTES: usize = 1 << 20;
 /// # Errors
 /// [`FormatError`] of kind `Missing`, `Unreadable` or `Unsafe`, when it cannot be read at all.
 pub fn inspect(path: &Path) -> Result<Inspection, FormatError> {
+    inspect_as(path, Correction::default())
+}
+
+/// [`inspect`] of a model of which somebody knows better what it is: its tensors are cut into components, and brought to
+/// canonical form, as the correction says.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_as(path: &Path, correction: Correction) -> Result<Inspection, FormatError> {
     let meta = std::fs::metadata(path).map_err(|source| FormatError::io(path, "reading its status", source))?;
     if meta.is_dir() {
-        return diffusers::inspect(path);
+        return diffusers::inspect(path, correction);
     }
     let file_name = path.file_name().unwrap_or_default().to_string_lossy();
     if index::parse_name(&file_name).is_some() {
-        return sharded(path);
+        return sharded(path, correction);
     }
     let probe = Probe::open(path, "")?;
     let extension = extension(path);
@@ -48,10 +58,10 @@ pub fn inspect(path: &Path) -> Result<Inspection, FormatError> {
     let is_checkpoint = matches!(extension.as_str(), "ckpt" | "pt" | "pth");
     if matches!(format, Format::TorchZip | Format::Pickle) || (format == Format::Unknown && is_checkpoint) {
         let format = if format == Format::TorchZip { format } else { Format::Pickle };
-        return checkpoint(path, format, facts, pickle::read_open(probe));
+        return checkpoint(path, format, facts, pickle::read_open(probe), correction);
     }
     if format == Format::Safetensors || matches!(extension.as_str(), "safetensors" | "sft") {
-        return single(path, format, facts, safetensors::read_open(probe));
+        return single(path, format, facts, safetensors::read_open(probe), correction);
     }
     let other = match format {
         Format::Gguf => Some(gguf::inspect(path)),
@@ -77,9 +87,13 @@ fn single(
     format: Format,
     facts: FileFacts,
     header: Result<safetensors::Header, FormatError>,
+    correction: Correction,
 ) -> Result<Inspection, FormatError> {
     match header {
-        Ok(header) => Ok(recognised(path, Format::Safetensors, vec![header.file], header.tensors, &header.metadata)),
+        Ok(header) => {
+            let read = (vec![header.file], header.tensors, &header.metadata);
+            Ok(recognised(path, Format::Safetensors, read, correction))
+        }
         Err(error) => refused(path, format, vec![facts], error),
     }
 }
@@ -90,12 +104,13 @@ fn checkpoint(
     format: Format,
     facts: FileFacts,
     read: Result<pickle::PickleFile, FormatError>,
+    correction: Correction,
 ) -> Result<Inspection, FormatError> {
     let found = match read {
         Ok(found) => found,
         Err(error) => return refused(path, format, vec![facts], error),
     };
-    let mut inspection = recognised(path, found.format, found.files, found.tensors, &BTreeMap::new());
+    let mut inspection = recognised(path, found.format, (found.files, found.tensors, &BTreeMap::new()), correction);
     if !found.extra.nested.is_empty() {
         inspection.evidence.push(Evidence::new("pickle.nested", "weights", found.extra.nested.join(".")));
     }
@@ -103,9 +118,9 @@ fn checkpoint(
     Ok(inspection)
 }
 
-fn sharded(path: &Path) -> Result<Inspection, FormatError> {
+fn sharded(path: &Path, correction: Correction) -> Result<Inspection, FormatError> {
     match index::read(path, "", "") {
-        Ok(set) => Ok(recognised(path, Format::Safetensors, set.files, set.tensors, &set.metadata)),
+        Ok(set) => Ok(recognised(path, Format::Safetensors, (set.files, set.tensors, &set.metadata), correction)),
         Err(error) => refused(path, Format::Safetensors, vec![crate::probe::stat(path, "")?], error),
     }
 }
@@ -124,18 +139,16 @@ fn refused(path: &Path, format: Format, files: Vec<FileFacts>, error: FormatErro
     }
 }
 
-fn recognised(
-    path: &Path,
-    format: Format,
-    files: Vec<FileFacts>,
-    tensors: Vec<TensorFacts>,
-    metadata: &BTreeMap<String, String>,
-) -> Inspection {
+/// What was read of files: themselves, their tensors, their own metadata.
+type Read<'r> = (Vec<FileFacts>, Vec<TensorFacts>, &'r BTreeMap<String, String>);
+
+fn recognised(path: &Path, format: Format, (files, tensors, metadata): Read<'_>, correction: Correction) -> Inspection {
     let config = config_beside(path);
     let hints = Hints { metadata: Some(metadata), config: config.as_ref() };
     let verdict = detect(&Keys::new(&tensors), &hints);
     let tensor_count = tensors.len();
-    let split = split(verdict.model_type, verdict.base, tensors);
+    let (model_type, base) = correction.of(verdict.model_type, verdict.base);
+    let split = split(model_type, base, tensors);
     let mut facts = verdict.facts;
     facts.insert("tensors".to_owned(), json!(tensor_count));
     facts.insert("ignored_tensors".to_owned(), json!(split.ignored_tensors));
@@ -143,8 +156,8 @@ fn recognised(
     let mut inspection = unknown(path, format, files);
     inspection.metadata = own_metadata(metadata, &mut facts);
     inspection.metadata.insert("facts".to_owned(), Value::Object(facts));
-    inspection.model_type = verdict.model_type;
-    inspection.base = verdict.base;
+    (inspection.model_type, inspection.base) = (verdict.model_type, verdict.base);
+    inspection.correct(correction);
     inspection.prediction = verdict.prediction;
     inspection.reason = verdict.reason;
     inspection.evidence = verdict.evidence;
@@ -190,6 +203,7 @@ pub(crate) fn unknown(path: &Path, format: Format, files: Vec<FileFacts>) -> Ins
         name: display_name(path),
         model_type: ModelType::Unknown,
         base: Base::Unknown,
+        corrected: None,
         format,
         variant: None,
         prediction: None,

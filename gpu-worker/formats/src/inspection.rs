@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
+    correction::Correction,
     dtype::Dtype,
     text::{storable, storable_json},
     vocab::{Base, ComponentKind, Format, ModelType},
@@ -102,10 +103,12 @@ impl Evidence {
 pub struct Inspection {
     /// Display name from the path.
     pub name: String,
-    /// What it is.
+    /// What it is; as the correction says, where there is one.
     pub model_type: ModelType,
-    /// Its family.
+    /// Its family; as the correction says, where there is one.
     pub base: Base,
+    /// What its content shows it to be, where a correction says otherwise.
+    pub corrected: Option<(ModelType, Base)>,
     /// How it is stored.
     pub format: Format,
     /// `fp16`, `bf16`, `fp32`, … or `mixed`.
@@ -124,4 +127,20 @@ pub struct Inspection {
     pub components: Vec<Component>,
     /// Bytes on disk.
     pub size_bytes: u64,
+}
+
+impl Inspection {
+    /// What its content shows it to be, whatever a correction says.
+    #[must_use]
+    pub fn detected(&self) -> (ModelType, Base) {
+        self.corrected.unwrap_or((self.model_type, self.base))
+    }
+
+    /// Puts the corrected answer in place of the detected one.
+    pub(crate) fn correct(&mut self, correction: Correction) {
+        let detected = (self.model_type, self.base);
+        let said = correction.of(detected.0, detected.1);
+        self.corrected = (said != detected).then_some(detected);
+        (self.model_type, self.base) = said;
+    }
 }

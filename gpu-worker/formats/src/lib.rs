@@ -8,6 +8,7 @@
 pub mod architecture;
 mod canonical;
 mod components;
+mod correction;
 mod cursor;
 mod detect;
 mod diffusers;
@@ -36,10 +37,11 @@ pub mod validate;
 mod vocab;
 
 pub use canonical::{Canonical, CanonicalTensor, Order, Piece, canonicalise};
+pub use correction::Correction;
 pub use discover::{Candidate, CandidateKind, Discovery, cached_repository, discover, discover_within};
 pub use dtype::Dtype;
 pub use error::{ErrorKind, FormatError, ShardProblem, TensorProblem};
-pub use inspect::inspect;
+pub use inspect::{inspect, inspect_as};
 pub use inspection::{Component, Evidence, FileFacts, Inspection, TensorFacts};
 pub use tensor_bytes::read_tensor;
 pub use vocab::{Base, ComponentKind, Format, ModelType};

@@ -14,6 +14,15 @@ macro_rules! vocabulary {
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
             }
+
+            /// The value of a stable name.
+            #[must_use]
+            pub fn parse(name: &str) -> Option<Self> {
+                match name {
+                    $($text => Some(Self::$variant),)*
+                    _ => None,
+                }
+            }
         }
 
         impl fmt::Display for $name {

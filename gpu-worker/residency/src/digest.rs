@@ -25,6 +25,11 @@ impl Digest {
         Self(bytes)
     }
 
+    /// Of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+
     /// The raw hash bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -77,7 +77,7 @@ impl Part {
     }
 
     /// Appends its elements in the tensor's order; `stored` are its bytes in the file. For a checked part.
-    pub(crate) fn append(&self, stored: &[u8], element_bytes: usize, to: &mut Vec<u8>) {
+    pub fn append(&self, stored: &[u8], element_bytes: usize, to: &mut Vec<u8>) {
         match &self.order {
             PartOrder::RowMajor => to.extend_from_slice(stored),
             PartOrder::Strided { shape, strides } => walk(stored, element_bytes, shape, strides, to),

@@ -9,6 +9,8 @@ mod scan;
 mod unload;
 mod validate;
 
+pub use hash::HashedPart;
+
 use std::sync::Arc;
 
 use shared::job::JobSpec;

@@ -52,8 +52,8 @@ pub(super) async fn inspect(agent: &Agent, wanted: &Wanted) -> Result<Inspection
     let seen = here.identities()?;
     let path = Path::new(&here.root_path).join(&here.rel_path);
     let inspection = {
-        let path = path.clone();
-        blocking("reading headers", move || model_formats::inspect(&path)).await?
+        let (path, correction) = (path.clone(), catalogue::correction(&wanted.model.read_as));
+        blocking("reading headers", move || model_formats::inspect_as(&path, correction)).await?
     };
     let inspection = inspection.map_err(|source| WorkError::Format { path: path.display().to_string(), source })?;
     catalogue::check_unchanged(&seen, &inspection)?;

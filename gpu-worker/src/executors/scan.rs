@@ -16,7 +16,7 @@ use model_formats::{
     metadata::{self, RULES_VERSION},
 };
 use shared::{
-    db::models::{self, FileIdentity, FoundModel, KnownModel},
+    db::models::{self, FileIdentity, FoundModel, KnownModel, ReadAs},
     ids::ModelId,
     job::ScanArgs,
 };
@@ -152,7 +152,8 @@ fn inspect_all(
             if before.is_some_and(|before| is_unchanged(candidate, before)) {
                 seen.push(Seen::Unchanged(candidate.rel_path.clone()));
             } else {
-                seen.push(Seen::Read(Box::new(inspect(candidate))));
+                let said = before.map(|before| before.said.clone()).unwrap_or_default();
+                seen.push(Seen::Read(Box::new(inspect(candidate, said))));
             }
         }
         seen
@@ -171,6 +172,7 @@ fn inspect_all(
 fn is_unchanged(candidate: &Candidate, before: &KnownModel) -> bool {
     candidate.kind == CandidateKind::SingleFile
         && before.rules == Some(i64::from(RULES_VERSION))
+        && before.said == before.read_as
         && !before.files.is_empty()
         && before.files.iter().all(|file| is_still(&beside(&candidate.path, &file.rel_path), file))
         && serde_json::to_value(metadata::sidecar_facts(&candidate.sidecars)).is_ok_and(|now| now == before.sidecars)
@@ -190,16 +192,16 @@ fn beside(path: &Path, rel_path: &str) -> PathBuf {
     if rel_path.is_empty() { path.to_owned() } else { path.with_file_name(rel_path) }
 }
 
-fn inspect(candidate: &Candidate) -> FoundModel {
+fn inspect(candidate: &Candidate, said: ReadAs) -> FoundModel {
     let path: &Path = &candidate.path;
-    match model_formats::inspect(path) {
+    match model_formats::inspect_as(path, catalogue::correction(&said)) {
         Ok(mut inspection) => {
             metadata::attach(&mut inspection, &candidate.sidecars);
             if let Some(repository) = cached_repository(path) {
                 inspection.name = repository;
             }
-            catalogue::found(&candidate.rel_path, &inspection)
+            catalogue::found(&candidate.rel_path, &inspection, said)
         }
-        Err(error) => catalogue::unreadable(&candidate.rel_path, path, shared::error::chain(&error)),
+        Err(error) => catalogue::unreadable(&candidate.rel_path, path, shared::error::chain(&error), said),
     }
 }

@@ -44,8 +44,8 @@ pub(super) async fn run(agent: &Arc<Agent>, args: ValidateArgs, attempt: &Attemp
     let path = Path::new(&here.root_path).join(&here.rel_path);
     attempt.progress.enter("reading headers", 0);
     let (inspection, findings) = {
-        let path = path.clone();
-        blocking("reading headers", move || validate::structure(&path)).await?
+        let (path, correction) = (path.clone(), catalogue::correction(&model.read_as));
+        blocking("reading headers", move || validate::structure(&path, correction)).await?
     }
     .map_err(|source| WorkError::Format { path: path.display().to_string(), source })?;
     let configs = model.overrides.get("config").cloned();
@@ -133,8 +133,8 @@ impl Check<'_> {
             self.attempt.progress.detail(&file.rel_path);
             let recorded = hashes::of_file(&self.agent.pool, &self.agent.host, file).await?;
             let limits = self.agent.throttle.iter().cloned().collect();
-            let work = hash_one(self.attempt, facts(&self.path, file), self.read.clone(), limits);
-            let now = watched(self.attempt, work, || self.read.load(Ordering::Relaxed)).await?;
+            let work = hash_one(self.attempt, facts(&self.path, file), Vec::new(), self.read.clone(), limits);
+            let (now, _) = watched(self.attempt, work, || self.read.load(Ordering::Relaxed)).await?;
             self.findings.extend(claimed(inspection, files, &now));
             match recorded {
                 Some(recorded) => self.findings.extend(difference(file, &recorded, &now)),

@@ -1,9 +1,14 @@
 //! Hashes of files by identity, and of the models that they make up.
 
-use serde_json::Value;
-use sqlx::{FromRow, PgConnection, PgExecutor};
+use std::collections::HashMap;
 
-use super::{DbError, models::FileIdentity};
+use serde_json::Value;
+use sqlx::{FromRow, PgConnection, PgExecutor, types::Json};
+
+use super::{
+    DbError,
+    models::{FileIdentity, ReadAs},
+};
 use crate::ids::ModelId;
 
 /// Hashes of one file in hex.
@@ -34,9 +39,12 @@ pub struct Unhashed {
     pub files: Value,
     /// Bytes on disk.
     pub size_bytes: i64,
+    /// The correction that its components come from.
+    pub read_as: Json<ReadAs>,
 }
 
-/// Models on a host without hashes, small ones first; narrowed to one model or one root.
+/// Models on a host without hashes, or with components whose digest or tensors are not known, small ones first; narrowed to
+/// one model or one root.
 ///
 /// # Errors
 /// Database errors.
@@ -48,9 +56,14 @@ pub async fn unhashed(
     limit: i64,
 ) -> Result<Vec<Unhashed>, DbError> {
     Ok(sqlx::query_as(
-        "select m.id, m.name, r.path as root_path, l.rel_path, l.files, m.size_bytes
-         from models m join model_locations l on l.model_id = m.id join roots r on r.host = l.host and r.name = l.root
-         where l.host = $1 and m.content_digest is null and jsonb_array_length(l.files) > 0
+        "select m.id, m.name, r.path as root_path, l.rel_path, l.files, m.size_bytes, m.read_as
+         from (select id from models where content_digest is null
+               union select model_id from model_components where tensors is null
+               union select p.model_id from components c join model_components p on p.component_id = c.id
+                     where c.digest is null and c.merged_into is null) open
+         join models m on m.id = open.id
+         join model_locations l on l.model_id = m.id join roots r on r.host = l.host and r.name = l.root
+         where l.host = $1 and jsonb_array_length(l.files) > 0
            and ($2::text is null or m.id = $2) and ($3::text is null or l.root = $3)
          order by m.size_bytes, m.id limit $4",
     )
@@ -60,6 +73,26 @@ pub async fn unhashed(
     .bind(limit)
     .fetch_all(db)
     .await?)
+}
+
+/// Digests by kind of the components of another model that is the same files on this host, read in the same way.
+///
+/// # Errors
+/// Database errors.
+pub async fn twins(db: impl PgExecutor<'_>, host: &str, model: ModelId) -> Result<HashMap<String, String>, DbError> {
+    let rows: Vec<(String, String)> = sqlx::query_as(
+        "select distinct on (p.kind) p.kind, c.digest
+         from models m join model_locations l on l.model_id = m.id and l.host = $1
+         join model_locations twin on twin.host = $1 and twin.files = l.files and twin.model_id <> m.id
+         join models other on other.id = twin.model_id and other.read_as = m.read_as and other.type = m.type and other.base = m.base
+         join model_components p on p.model_id = other.id join components c on c.id = p.component_id
+         where m.id = $2 and c.digest is not null order by p.kind, c.id",
+    )
+    .bind(host)
+    .bind(model)
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().collect())
 }
 
 /// The recorded hashes of a file that is still the one that was hashed.

@@ -17,7 +17,7 @@ pub use jobs::{
     UnloadRequest,
 };
 pub use metadata::{Detected, MetadataChange, MetadataView, Overrides, SearchRequest, UserMetadata};
-pub use models::{ComponentView, Hashes, LocationView, ModelDetail, ModelSummary, Residency};
+pub use models::{ComponentView, Hashes, LocationView, ModelDetail, ModelSummary, Residency, TensorView};
 pub use problem::{FieldError, Problem};
 pub use validations::{FindingView, ValidateRequest, ValidationReport, ValidationSummary};
 

@@ -69,6 +69,9 @@ pub struct ModelDetail {
     pub detected: Detected,
     /// What the operator says against it.
     pub overrides: Overrides,
+    /// Whether a scan has yet to read the model with the type and base that the operator says.
+    #[serde(default)]
+    pub correction_pending: bool,
     /// What people say of it.
     pub user: UserMetadata,
     /// Content digest, once computed.
@@ -132,6 +135,27 @@ pub struct ComponentView {
     /// Digest of its tensors, known after the first load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+}
+
+/// A tensor of a model's component.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TensorView {
+    /// Kind of the component.
+    pub component: String,
+    /// Name in the file.
+    pub name: String,
+    /// Names in diffusers or transformers of what is made of it: several of a fused one, none of an unknown one.
+    pub canonical: Vec<String>,
+    /// Element type.
+    pub dtype: String,
+    /// Shape in the file.
+    pub shape: Vec<u64>,
+    /// Path of its file below the model's own path; empty for a single file.
+    pub file: String,
+    /// First byte in the file.
+    pub begin: u64,
+    /// One past the last byte in the file.
+    pub end: u64,
 }
 
 /// Where a model is on disk.

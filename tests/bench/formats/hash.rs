@@ -43,7 +43,7 @@ pub(crate) fn measure(dir: &Path, bytes: u64, runs: usize) -> anyhow::Result<Vec
             let began = Instant::now();
             match way.checked_sub(1).and_then(|way| installed.get(way)) {
                 Some(name) => program(name, &path)?,
-                None => drop(hash_file(&facts, &mut |_| ControlFlow::Continue(()))?),
+                None => drop(hash_file(&facts, &[], &mut |_| ControlFlow::Continue(()))?),
             }
             times.push(began.elapsed().as_secs_f64());
         }

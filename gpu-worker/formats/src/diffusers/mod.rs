@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     components::variant,
+    correction::Correction,
     detect::prediction_from_scheduler,
     error::{ErrorKind, FormatError},
     inspect::{CONFIG_LIMIT_BYTES, unknown},
@@ -25,11 +26,11 @@ use folder::Folder;
 pub(crate) const INDEX_NAME: &str = "model_index.json";
 
 /// Inspects the folder at `path`.
-pub(crate) fn inspect(path: &Path) -> Result<Inspection, FormatError> {
+pub(crate) fn inspect(path: &Path, correction: Correction) -> Result<Inspection, FormatError> {
     let index_path = path.join(INDEX_NAME);
     let (document, facts) = match read_json(&index_path, INDEX_NAME, "pipeline index", CONFIG_LIMIT_BYTES) {
         Ok(read) => read,
-        Err(error) if error.kind() == ErrorKind::Missing => return no_pipeline(path),
+        Err(error) if error.kind() == ErrorKind::Missing => return no_pipeline(path, correction),
         Err(error) => return without_index(path, &index_path, error),
     };
     let mut inspection = unknown(path, Format::Diffusers, Vec::new());
@@ -49,12 +50,13 @@ pub(crate) fn inspect(path: &Path) -> Result<Inspection, FormatError> {
     }
     prediction(&mut inspection, &folder);
     finish(&mut inspection, folder);
+    inspection.correct(correction);
     Ok(inspection)
 }
 
 /// A folder without an index: one component, a tokenizer, or no model.
-fn no_pipeline(path: &Path) -> Result<Inspection, FormatError> {
-    if let Some(component) = single::inspect(path)? {
+fn no_pipeline(path: &Path, correction: Correction) -> Result<Inspection, FormatError> {
+    if let Some(component) = single::inspect(path, correction)? {
         return Ok(component);
     }
     let names = weights::names(path)?;

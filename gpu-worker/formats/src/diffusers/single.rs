@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::weights;
 use crate::{
     components::{split, variant},
+    correction::Correction,
     detect::{Hints, Verdict, detect},
     error::{ErrorKind, FormatError},
     inspect::{CONFIG_LIMIT_BYTES, unknown},
@@ -24,7 +25,7 @@ const CONFIG: &str = "config.json";
 const METADATA_BYTES: usize = 256 << 10;
 
 /// Inspects the folder; none when it has no `config.json`.
-pub(super) fn inspect(path: &Path) -> Result<Option<Inspection>, FormatError> {
+pub(super) fn inspect(path: &Path, correction: Correction) -> Result<Option<Inspection>, FormatError> {
     let (config, facts) = match read_json(&path.join(CONFIG), CONFIG, "component config", CONFIG_LIMIT_BYTES) {
         Ok(read) => read,
         Err(error) => return without_config(path, error),
@@ -33,7 +34,7 @@ pub(super) fn inspect(path: &Path) -> Result<Option<Inspection>, FormatError> {
     let mut inspection = unknown(path, Format::Component, vec![facts]);
     inspection.evidence.push(Evidence::new("component.class", CONFIG, class.as_str()));
     match read_weights(path, &mut inspection) {
-        Ok((tensors, metadata)) => recognise(&mut inspection, tensors, &metadata, &config),
+        Ok((tensors, metadata)) => recognise(&mut inspection, tensors, (&metadata, &config), correction),
         Err(error) if error.kind() == ErrorKind::Unreadable => return Err(error),
         Err(error) => inspection.reason = Some(error.full_text()),
     }
@@ -45,6 +46,7 @@ pub(super) fn inspect(path: &Path) -> Result<Option<Inspection>, FormatError> {
         inspection.evidence.push(Evidence::new("component.class_disagrees", CONFIG, told.as_str()));
     }
     inspection.metadata.insert("configs".to_owned(), storable_json(json!({ inspection.model_type.as_str(): config })));
+    inspection.correct(correction);
     tokenizer_of(path, &mut inspection)?;
     inspection.size_bytes = inspection.files.iter().map(|file| file.size).fold(0, u64::saturating_add);
     Ok(Some(inspection))
@@ -86,21 +88,21 @@ fn read_weights(path: &Path, inspection: &mut Inspection) -> Result<Weights, For
 fn recognise(
     inspection: &mut Inspection,
     tensors: Vec<TensorFacts>,
-    metadata: &BTreeMap<String, String>,
-    config: &Value,
+    (metadata, config): (&BTreeMap<String, String>, &Value),
+    correction: Correction,
 ) {
     let hints = Hints { metadata: Some(metadata), config: Some(config) };
     let verdict: Verdict = detect(&Keys::new(&tensors), &hints);
     let count = tensors.len();
-    let split = split(verdict.model_type, verdict.base, tensors);
+    let (model_type, base) = correction.of(verdict.model_type, verdict.base);
+    let split = split(model_type, base, tensors);
     let mut facts = verdict.facts;
     facts.insert("tensors".to_owned(), json!(count));
     facts.insert("ignored_tensors".to_owned(), json!(split.ignored_tensors));
     facts.insert("ignored_bytes".to_owned(), json!(split.ignored_bytes));
     inspection.metadata = kept(metadata);
     inspection.metadata.insert("facts".to_owned(), storable_json(Value::Object(facts)));
-    inspection.model_type = verdict.model_type;
-    inspection.base = verdict.base;
+    (inspection.model_type, inspection.base) = (verdict.model_type, verdict.base);
     inspection.prediction = verdict.prediction;
     inspection.reason = verdict.reason;
     inspection.evidence.extend(verdict.evidence);

@@ -8,8 +8,9 @@
 //! | AutoV1 | 65 536 bytes at offset 1 048 576; first eight digits |
 
 mod pass;
+mod ranges;
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use rustix::fs::{Advice, fadvise};
 
@@ -42,23 +43,33 @@ impl FileHashes {
     }
 }
 
-/// Hashes the file that `expected` describes. `on_chunk` is called with the size of every chunk that was read and may
+/// What one pass over a file gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hashed {
+    /// The hashes of the file.
+    pub file: FileHashes,
+    /// BLAKE3 of each range that was asked for; none for one that lies beyond the file.
+    pub ranges: Vec<Option<[u8; 32]>>,
+}
+
+/// Hashes the file that `expected` describes, and `ranges` of it in the same pass. `on_chunk` is called with the size of every chunk that was read and may
 /// take its time (a rate limit) or end the work, which gives `None`. The file's pages leave the cache behind the read.
 ///
 /// # Errors
 /// [`FormatError::Changed`] when the file is not, or does not stay, the one described; I/O errors.
 pub fn hash_file(
     expected: &FileFacts,
+    ranges: &[Range<u64>],
     on_chunk: &mut dyn FnMut(u64) -> ControlFlow<()>,
-) -> Result<Option<FileHashes>, FormatError> {
+) -> Result<Option<Hashed>, FormatError> {
     let probe = Probe::open(&expected.path, &expected.rel_path)?;
     probe.must_be(expected)?;
     let payload_begin = payload_begin(&probe)?;
     // advice: the kernel may ignore it, and nothing depends on it
     let _ = fadvise(&probe.file, 0, None, Advice::Sequential);
-    let Some(hashes) = pass::run(&probe, payload_begin, on_chunk)? else { return Ok(None) };
+    let Some(hashed) = pass::run(&probe, payload_begin, ranges, on_chunk)? else { return Ok(None) };
     probe.check_unchanged()?;
-    Ok(Some(hashes))
+    Ok(Some(hashed))
 }
 
 /// Where the data of a safetensors file begins; none for other files.

@@ -8,7 +8,7 @@ use crate::probe::stat;
 const GO: fn(u64) -> ControlFlow<()> = |_| ControlFlow::Continue(());
 
 fn hashes(path: &Path) -> FileHashes {
-    hash_file(&stat(path, "").unwrap(), &mut { GO }).unwrap().unwrap()
+    hash_file(&stat(path, "").unwrap(), &[], &mut { GO }).unwrap().unwrap().file
 }
 
 #[test]
@@ -49,13 +49,13 @@ fn it_stops_when_asked_and_refuses_another_file() {
     let path = folder.path().join("a.bin");
     std::fs::write(&path, "one").unwrap();
     let seen = stat(&path, "").unwrap();
-    assert_eq!(hash_file(&seen, &mut |_| ControlFlow::Break(())).unwrap(), None);
+    assert_eq!(hash_file(&seen, &[], &mut |_| ControlFlow::Break(())).unwrap(), None);
     let mut during = |_| {
         std::fs::write(&path, "longer").unwrap();
         ControlFlow::Continue(())
     };
-    assert!(matches!(hash_file(&seen, &mut during), Err(FormatError::Changed { .. })));
-    assert!(matches!(hash_file(&seen, &mut { GO }), Err(FormatError::Changed { .. })));
+    assert!(matches!(hash_file(&seen, &[], &mut during), Err(FormatError::Changed { .. })));
+    assert!(matches!(hash_file(&seen, &[], &mut { GO }), Err(FormatError::Changed { .. })));
 }
 
 #[test]
@@ -66,4 +66,20 @@ fn the_digest_of_several_files_depends_on_names_and_contents_not_on_order() {
     assert_ne!(digest(&[("a", "1"), ("b", "2")]), digest(&[("a", "2"), ("b", "1")]));
     assert_ne!(digest(&[("a", "1"), ("b", "2")]), digest(&[("a1", ""), ("b", "2")]));
     assert_eq!(content_digest(&[]), None);
+}
+
+/// Ranges that overlap, are empty, lie across chunks or beyond the file.
+#[test]
+fn ranges_are_hashed_in_the_same_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.bin");
+    let bytes: Vec<u8> = (0..9_000_001_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    std::fs::write(&path, &bytes).unwrap();
+    let size = 9_000_001;
+    let ranges = [5..10, 0..size, 4_000_000..8_500_000, 0..4 << 20, 4 << 20..8 << 20, 7..7, size..size, 1..size + 1];
+    let found = hash_file(&stat(&path, "").unwrap(), &ranges, &mut { GO }).unwrap().unwrap();
+    for (range, hash) in ranges.iter().zip(found.ranges) {
+        let part = bytes.get(range.start as usize..range.end as usize);
+        assert_eq!(hash, part.map(|part| *blake3::hash(part).as_bytes()), "{range:?}");
+    }
 }

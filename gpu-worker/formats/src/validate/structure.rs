@@ -6,20 +6,21 @@ use serde_json::Value;
 
 use super::{Finding, Severity, UNSAFE_FILE, links};
 use crate::{
+    correction::Correction,
     error::{ErrorKind, FormatError},
-    inspect::inspect,
+    inspect::inspect_as,
     inspection::{Evidence, Inspection},
     text::shown,
     vocab::ModelType,
 };
 
-/// Inspects the model at `path` and says what is wrong with its structure. Without an inspection the path could not be
+/// Inspects the model at `path`, as a correction says it is, and says what is wrong with its structure. Without an inspection the path could not be
 /// opened for a reason that the findings give.
 ///
 /// # Errors
 /// [`FormatError`] of kind `Missing` or `Unreadable`: nothing can be said about the model now.
-pub fn structure(path: &Path) -> Result<(Option<Inspection>, Vec<Finding>), FormatError> {
-    let inspection = match inspect(path) {
+pub fn structure(path: &Path, correction: Correction) -> Result<(Option<Inspection>, Vec<Finding>), FormatError> {
+    let inspection = match inspect_as(path, correction) {
         Ok(inspection) => inspection,
         Err(error) => {
             return match error.kind() {

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    correction::Correction,
     inspection::Inspection,
     testing::{document, model_in, raw},
 };
@@ -24,7 +25,7 @@ fn vae(path: &Path) -> Inspection {
         ("decoder.mid.block_1.conv1.weight", &[16, 16, 3, 3]),
     ];
     model_in(path, "F32", &tensors, &[]);
-    let (inspection, findings) = structure(path).unwrap();
+    let (inspection, findings) = structure(path, Correction::default()).unwrap();
     assert_eq!(verdict(&findings), Verdict::Ok, "{findings:?}");
     let inspection = inspection.unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
@@ -33,7 +34,7 @@ fn vae(path: &Path) -> Inspection {
         let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
         file.write_all_at(&bytes, tensor.begin).unwrap();
     }
-    structure(path).unwrap().0.unwrap()
+    structure(path, Correction::default()).unwrap().0.unwrap()
 }
 
 /// Overwrites elements of one tensor, from the first.
@@ -46,7 +47,7 @@ fn plant(inspection: &Inspection, name: &str, values: impl Fn(usize) -> f32, cou
 }
 
 fn found(path: &Path) -> Vec<(String, String)> {
-    let inspection = structure(path).unwrap().0.unwrap();
+    let inspection = structure(path, Correction::default()).unwrap().0.unwrap();
     let checked = weights(&inspection, &mut { GO }).unwrap().unwrap();
     checked.findings.into_iter().filter_map(|finding| Some((finding.tensor?, finding.code))).collect()
 }
@@ -89,7 +90,7 @@ fn reading_stops_when_asked_and_at_a_changed_file() {
 }
 
 fn codes(path: &Path) -> (Verdict, Vec<String>) {
-    let (_, findings) = structure(path).unwrap();
+    let (_, findings) = structure(path, Correction::default()).unwrap();
     (verdict(&findings), findings.into_iter().map(|finding| finding.code).collect())
 }
 
@@ -106,7 +107,7 @@ fn damaged_files_are_answers() {
     let fifo = folder.path().join("f.safetensors");
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
     assert_eq!(codes(&fifo), (Verdict::Unsafe, vec!["unsafe_file".to_owned()]));
-    assert!(structure(&folder.path().join("gone.safetensors")).is_err());
+    assert!(structure(&folder.path().join("gone.safetensors"), Correction::default()).is_err());
 }
 
 /// A small SD1-like folder whose parts fit.
@@ -172,7 +173,7 @@ fn the_architecture_names_missing_wrong_and_unexpected_tensors() {
         ("encoder.conv_in.biass", &[8]),
     ];
     model_in(&path.join("vae/diffusion_pytorch_model.safetensors"), "F16", &tensors, &[]);
-    let inspection = structure(&path).unwrap().0.unwrap();
+    let inspection = structure(&path, Correction::default()).unwrap().0.unwrap();
     let findings = architecture(&inspection, Some(&json!({ "vae": config })));
     let of = |code: &str| -> Vec<String> {
         let these =

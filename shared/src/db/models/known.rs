@@ -3,23 +3,38 @@
 use std::collections::HashMap;
 
 use serde_json::Value;
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::{FromRow, PgConnection, PgExecutor, types::Json};
 
-use super::{FileIdentity, FoundModel};
+use super::{FileIdentity, FoundModel, ReadAs};
 use crate::{db::DbError, ids::ModelId};
 
-/// A model as the last scan of a host saw it.
+/// A model as the last scan of a host saw it, if it did.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KnownModel {
     /// Its files with their identities.
     pub files: Vec<FileIdentity>,
     /// The files beside it, as its metadata notes them.
     pub sidecars: Value,
-    /// Version of the rules that recognised it; none when it was never recorded.
+    /// Version of the rules that recognised it; none when it has to be read.
     pub rules: Option<i64>,
+    /// What the operator says it is.
+    pub said: ReadAs,
+    /// The correction that it was read with.
+    pub read_as: ReadAs,
 }
 
-/// What a host's scan of a root recorded, by path below the root. A model that is to be read `again` is left out.
+#[derive(FromRow)]
+struct Known {
+    rel_path: String,
+    files: Value,
+    sidecars: Option<Value>,
+    rules: Option<i64>,
+    said: Json<ReadAs>,
+    read_as: Json<ReadAs>,
+}
+
+/// What is known of the models of a root, by path below it. Of a model that this host has not seen no files are known; one
+/// that is to be read `again`, or was not available, has no rules.
 ///
 /// # Errors
 /// Database errors.
@@ -29,10 +44,12 @@ pub async fn known(
     root: &str,
     again: Option<ModelId>,
 ) -> Result<HashMap<String, KnownModel>, DbError> {
-    let rows: Vec<(String, Value, Option<Value>, Option<i64>)> = sqlx::query_as(
-        "select l.rel_path, l.files, m.metadata #> '{extracted,sidecars}', (m.metadata #>> '{extracted,rules}')::bigint
-         from model_locations l join models m on m.id = l.model_id
-         where l.host = $1 and l.root = $2 and m.state = 'available' and m.id is distinct from $3",
+    let rows: Vec<Known> = sqlx::query_as(
+        "select m.rel_path, coalesce(l.files, '[]') as files, m.metadata #> '{extracted,sidecars}' as sidecars,
+                case when m.state = 'available' and m.id is distinct from $3 then (m.metadata #>> '{extracted,rules}')::bigint end
+                    as rules, m.overrides as said, m.read_as
+         from models m left join model_locations l on l.model_id = m.id and l.host = $1
+         where m.root = $2",
     )
     .bind(host)
     .bind(root)
@@ -40,13 +57,30 @@ pub async fn known(
     .fetch_all(db)
     .await?;
     rows.into_iter()
-        .map(|(rel_path, files, sidecars, rules)| {
-            let files = serde_json::from_value(files)
-                .map_err(|error| DbError::BadRow(format!("files of `{rel_path}` in root {root}: {error}")))?;
-            let sidecars = sidecars.unwrap_or_else(|| Value::Array(Vec::new()));
-            Ok((rel_path, KnownModel { files, sidecars, rules }))
+        .map(|row| {
+            let files = serde_json::from_value(row.files)
+                .map_err(|error| DbError::BadRow(format!("files of `{}` in root {root}: {error}", row.rel_path)))?;
+            let sidecars = row.sidecars.unwrap_or_else(|| Value::Array(Vec::new()));
+            let (said, read_as) = (row.said.0, row.read_as.0);
+            Ok((row.rel_path, KnownModel { files, sidecars, rules: row.rules, said, read_as }))
         })
         .collect()
+}
+
+/// Roots of a host with models that were not read as the operator says they are.
+///
+/// # Errors
+/// Database errors.
+pub async fn misread(db: impl PgExecutor<'_>, host: &str) -> Result<Vec<String>, DbError> {
+    Ok(sqlx::query_scalar(
+        "select distinct l.root from model_locations l join models m on m.id = l.model_id
+         where l.host = $1 and m.state = 'available'
+           and (m.overrides ->> 'type', m.overrides ->> 'base') is distinct from (m.read_as ->> 'type', m.read_as ->> 'base')
+         order by 1",
+    )
+    .bind(host)
+    .fetch_all(db)
+    .await?)
 }
 
 /// Notes that a scan saw these models as before.

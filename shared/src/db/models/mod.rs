@@ -7,21 +7,23 @@ mod metadata;
 mod read;
 mod scan;
 mod search;
+mod tensors;
 mod text;
 
 pub use component_list::{ComponentFilter, SharedComponent, list_components, shared_component};
 pub use components::{Registered, merged, register_digest};
-pub use known::{KnownModel, known};
+pub use known::{KnownModel, known, misread};
 pub use metadata::{MetadataChangeRow, MetadataRow, lock, metadata, metadata_history, set_metadata, set_overrides};
 pub use read::{OwnedComponent, component, components_of, count, find, hosts_with, locations_of, names, owners_of};
 pub use scan::{FoundComponent, FoundModel, ScanCounts, record_scan, root_missing};
 pub use search::{ListedModel, ModelFilter, ModelSort, explain, list, listed};
+pub use tensors::{ListedTensor, TensorFilter, TensorRow, list_tensors, set_tensors, without_tensors};
 pub use text::{MOST_WORDS, RANKED_MOST, Reading, understand, words_of};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sqlx::FromRow;
+use sqlx::{FromRow, types::Json};
 
 use super::DbError;
 use crate::ids::{ComponentId, ModelId};
@@ -39,6 +41,17 @@ pub struct FileIdentity {
     pub inode: u64,
     /// Device number of the file system.
     pub dev: u64,
+}
+
+/// What an operator says a model is, as far as it decides how its tensors are cut into components and named.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadAs {
+    /// Type.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub model_type: Option<String>,
+    /// Base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
 }
 
 /// A model row.
@@ -73,6 +86,8 @@ pub struct ModelRow {
     pub payload_sha256: Option<String>,
     /// What the operator says against the detection: `type`, `base`, `prediction`, `config` by component.
     pub overrides: Value,
+    /// The correction that its components come from.
+    pub read_as: Json<ReadAs>,
     /// `available`, `missing`, `unreadable`.
     pub state: String,
     /// Why it is unknown or not available.

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::{PgConnection, PgExecutor, types::Json};
 
-use super::{FileIdentity, components, known};
+use super::{FileIdentity, ReadAs, components, known};
 use crate::{db::DbError, ids::ModelId};
 
 /// A model as found on a host.
@@ -34,6 +34,8 @@ pub struct FoundModel {
     pub metadata: Value,
     /// Files with their identities.
     pub files: Vec<FileIdentity>,
+    /// The correction that it was read with.
+    pub read_as: ReadAs,
     /// Components.
     pub components: Vec<FoundComponent>,
 }
@@ -161,7 +163,7 @@ enum News {
 
 async fn upsert_model(tx: &mut PgConnection, root: &str, model: &FoundModel) -> Result<(ModelId, News), DbError> {
     let existing: Option<(ModelId, bool, bool)> = sqlx::query_as(
-        "select id, (type, base) is distinct from ($3, $4), (type, base, format, variant, prediction, size_bytes, state, reason, evidence, metadata)
+        "select id, (type, base, read_as) is distinct from ($3, $4, $12), (type, base, format, variant, prediction, size_bytes, state, reason, evidence, metadata)
                  is distinct from ($3, $4, $5, $6, $7, $8, 'available', $9, $10, $11)
          from models where root = $1 and rel_path = $2",
     )
@@ -176,6 +178,7 @@ async fn upsert_model(tx: &mut PgConnection, root: &str, model: &FoundModel) -> 
     .bind(&model.reason)
     .bind(&model.evidence)
     .bind(&model.metadata)
+    .bind(Json(&model.read_as))
     .fetch_optional(&mut *tx)
     .await?;
     let (id, news) = match existing {
@@ -186,11 +189,11 @@ async fn upsert_model(tx: &mut PgConnection, root: &str, model: &FoundModel) -> 
     };
     let name = if news == News::Fresh { free_name(tx, &model.name).await? } else { String::new() };
     sqlx::query(
-        "insert into models (id, name, type, base, format, variant, prediction, root, rel_path, size_bytes, reason, evidence, metadata)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+        "insert into models (id, name, type, base, format, variant, prediction, root, rel_path, size_bytes, reason, evidence, metadata, read_as)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
          on conflict (root, rel_path) do update set type = excluded.type, base = excluded.base, format = excluded.format,
              variant = excluded.variant, prediction = excluded.prediction, size_bytes = excluded.size_bytes, state = 'available',
-             reason = excluded.reason, evidence = excluded.evidence, metadata = excluded.metadata,
+             reason = excluded.reason, evidence = excluded.evidence, metadata = excluded.metadata, read_as = excluded.read_as,
              version = models.version + 1, updated_at = now()",
     )
     .bind(id)
@@ -206,6 +209,7 @@ async fn upsert_model(tx: &mut PgConnection, root: &str, model: &FoundModel) -> 
     .bind(&model.reason)
     .bind(&model.evidence)
     .bind(&model.metadata)
+    .bind(Json(&model.read_as))
     .execute(tx)
     .await?;
     Ok((id, news))

@@ -1,8 +1,10 @@
-//! `hash`: the hashes of models that have none yet, in the background and in slices, so that other work of the host comes
-//! in between and what is done is kept.
+//! `hash`: the hashes of models that have none yet and the digests of their components, in the background and in slices, so
+//! that other work of the host comes in between and what is done is kept.
+
+mod parts;
 
 use std::{
-    ops::ControlFlow,
+    ops::{ControlFlow, Range},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -13,10 +15,13 @@ use std::{
 
 use model_formats::{
     FileFacts,
-    hash::{FileHashes, content_digest, hash_file},
+    hash::{FileHashes, Hashed as HashedFile, content_digest, hash_file},
 };
+pub use parts::HashedPart;
+use parts::Parts;
 use shared::{
     db::{
+        DbError,
         hashes::{self, FileHashRow, ModelHashes, Unhashed},
         models::FileIdentity,
     },
@@ -30,7 +35,7 @@ use super::{
     model::{blocking, unsigned},
 };
 use crate::{
-    commit::{Effects, Hashed},
+    commit::{Effects, Hashed, HashedModel},
     context::Agent,
     error::WorkError,
     running::Attempt,
@@ -84,49 +89,62 @@ struct Slice<'a> {
 impl Slice<'_> {
     /// Hashes one model. A file that cannot be read or changed meanwhile is noted; it is tried again after the next scan.
     async fn model(&mut self, model: &Unhashed, passed: u64) -> Result<(), WorkError> {
-        let path = Path::new(&model.root_path).join(&model.rel_path);
-        match self.files(model, &path, passed).await {
-            Ok(hashes) => {
-                self.hashed.models.extend(of_model(model, &hashes));
-                Ok(())
+        let reason = match self.whole(model, passed).await {
+            Ok(done) => {
+                self.hashed.models.extend(done);
+                return Ok(());
             }
-            Err(WorkError::Format { source, .. }) => {
-                let reason = shared::error::chain(&source);
-                tracing::warn!(model = model.name, reason, "not hashed");
-                self.failed.push(serde_json::json!({ "model": model.name, "reason": reason }));
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
+            Err(WorkError::Format { source, .. }) => shared::error::chain(&source),
+            Err(changed @ WorkError::Changed { .. }) => changed.to_string(),
+            Err(error) => return Err(error),
+        };
+        tracing::warn!(model = model.name, reason, "not hashed");
+        self.failed.push(serde_json::json!({ "model": model.name, "reason": reason }));
+        Ok(())
     }
 
-    async fn files(
-        &mut self,
-        model: &Unhashed,
-        path: &Path,
-        passed: u64,
-    ) -> Result<Vec<(FileIdentity, FileHashRow)>, WorkError> {
-        let bad_row = |error: serde_json::Error| shared::db::DbError::BadRow(error.to_string());
+    async fn whole(&mut self, model: &Unhashed, passed: u64) -> Result<Option<HashedModel>, WorkError> {
+        let bad_row = |error: serde_json::Error| DbError::BadRow(error.to_string());
         let files: Vec<FileIdentity> = serde_json::from_value(model.files.clone()).map_err(bad_row)?;
-        let mut hashes = Vec::new();
+        let twins = hashes::twins(&self.agent.pool, &self.agent.host, model.id).await?;
+        let path = Path::new(&model.root_path).join(&model.rel_path);
+        let mut parts = Parts::read(self.agent, model, &path, &files).await?;
+        parts.take_over(twins);
         let before = self.read.load(Ordering::Relaxed);
+        let mut hashes = Vec::new();
         for file in files {
-            let known = hashes::of_file(&self.agent.pool, &self.agent.host, &file).await?;
-            let row = match known {
-                Some(row) => row,
-                None => {
-                    let facts = facts(path, &file);
-                    let work = hash_one(self.attempt, facts, self.read.clone(), background(self.agent));
-                    let read = self.read.clone();
-                    let done = || passed + read.load(Ordering::Relaxed).saturating_sub(before);
-                    let row = watched(self.attempt, work, done).await?;
-                    self.hashed.files.push((file.clone(), row.clone()));
-                    row
-                }
-            };
+            let row = self.file(&path, &file, &mut parts, (passed, before)).await?;
             hashes.push((file, row));
         }
-        Ok(hashes)
+        let mut pace = pace(background(self.agent), self.attempt.cancel.clone(), self.read.clone());
+        let finished = blocking("reading tensors", move || parts.finish(&mut pace)).await?;
+        let finished = finished.map_err(|source| WorkError::Format { path: path.display().to_string(), source })?;
+        let parts = finished.ok_or(WorkError::Cancelled)?;
+        Ok(of_model(model, &hashes).map(|hashes| HashedModel { hashes, parts }))
+    }
+
+    /// The hashes of one file and of the tensors in it; a file whose hashes are known is read for its tensors only.
+    async fn file(
+        &mut self,
+        path: &Path,
+        file: &FileIdentity,
+        parts: &mut Parts,
+        (passed, before): (u64, u64),
+    ) -> Result<FileHashRow, WorkError> {
+        let facts = facts(path, file);
+        let wanted = parts.wanted(&facts.path);
+        let known = hashes::of_file(&self.agent.pool, &self.agent.host, file).await?;
+        if let Some(known) = known.filter(|_| wanted.is_empty()) {
+            return Ok(known);
+        }
+        let ranges = wanted.iter().map(|(_, range)| range.clone()).collect();
+        let work = hash_one(self.attempt, facts, ranges, self.read.clone(), background(self.agent));
+        let read = self.read.clone();
+        let done = || passed + read.load(Ordering::Relaxed).saturating_sub(before);
+        let (row, ranges) = watched(self.attempt, work, done).await?;
+        parts.note(&wanted, ranges);
+        self.hashed.files.push((file.clone(), row.clone()));
+        Ok(row)
     }
 }
 
@@ -168,18 +186,20 @@ fn background(agent: &Agent) -> Vec<Arc<Throttle>> {
     agent.throttle.iter().chain(&agent.hash_throttle).cloned().collect()
 }
 
-/// Hashes one file on a thread that may block.
+/// Hashes one file and ranges of it on a thread that may block.
 pub(super) async fn hash_one(
     attempt: &Attempt,
     file: FileFacts,
+    ranges: Vec<Range<u64>>,
     read: Arc<AtomicU64>,
     limits: Vec<Arc<Throttle>>,
-) -> Result<FileHashRow, WorkError> {
+) -> Result<(FileHashRow, Vec<Option<[u8; 32]>>), WorkError> {
     let path = file.path.display().to_string();
     let mut pace = pace(limits, attempt.cancel.clone(), read);
-    let hashed = blocking("hashing a file", move || hash_file(&file, &mut pace)).await?;
+    let hashed = blocking("hashing a file", move || hash_file(&file, &ranges, &mut pace)).await?;
     let hashed = hashed.map_err(|source| WorkError::Format { path, source })?;
-    hashed.map(row).ok_or(WorkError::Cancelled)
+    let HashedFile { file, ranges } = hashed.ok_or(WorkError::Cancelled)?;
+    Ok((row(file), ranges))
 }
 
 /// Counts what is read, waits for the limits, stops when the attempt does.
