@@ -65,8 +65,12 @@ async fn hashing_finds_equal_components_and_lists_their_tensors() {
     let before = of("one").await;
     assert_eq!(before.id, of("two").await.id);
 
-    let tensors: Vec<TensorView> = farm.api.list("/v1/models/one/tensors?limit=3").await;
+    let tensors: Vec<TensorView> = farm.api.list("/v1/models/one/tensors").await;
     assert_eq!(tensors.len(), 11);
+    let page: Page<TensorView> = farm.api.get("/v1/models/one/tensors?limit=6").await;
+    let rest = format!("/v1/models/one/tensors?limit=6&cursor={}", page.next_cursor.expect("a second page"));
+    let rest: Page<TensorView> = farm.api.get(&rest).await;
+    assert_eq!((rest.next_cursor, [page.items, rest.items].concat()), (None, tensors.clone()));
     let first = &tensors[0];
     assert_eq!(
         (first.name.as_str(), first.canonical.join(" ").as_str()),

@@ -47,9 +47,11 @@ impl Subject {
             return Err(ApiError::conflict(format!("model `{name}` is {}: {why}", self.model.state))
                 .hint("put the files back and scan again"));
         }
-        if self.model.model_type == "unknown" || self.components.is_empty() {
+        if self.components.is_empty() {
             let why = self.model.reason.as_deref().unwrap_or("no components were found in it");
-            return Err(ApiError::new(ErrorCode::Unsupported, format!("model `{name}` cannot be loaded: {why}")));
+            let problem = ApiError::new(ErrorCode::Unsupported, format!("model `{name}` cannot be loaded: {why}"));
+            let said = "if the files are whole and you know what they are, say so: `modelyard models override`";
+            return Err(if self.model.model_type == "unknown" { problem.hint(said) } else { problem });
         }
         Ok(())
     }
@@ -182,6 +184,7 @@ pub(super) mod tests {
     fn what_cannot_be_loaded_says_why() {
         let mut unknown = subject();
         unknown.model.model_type = "unknown".into();
+        unknown.components.clear();
         unknown.model.reason = Some("no known keys".into());
         let error = unknown.must_be_loadable().unwrap_err();
         assert!(error.code() == ErrorCode::Unsupported && error.body().detail.contains("no known keys"));

@@ -132,7 +132,7 @@ pub struct ComponentView {
     pub tensor_count: u32,
     /// Dtype, or `mixed`.
     pub dtype: String,
-    /// Digest of its tensors, known after the first load.
+    /// Digest of its tensors, once they were read: by a load or by hashing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
 }
