@@ -20,6 +20,7 @@ use shared::{
 };
 
 use crate::{
+    attach,
     config::{AgentConfig, HashLimit, Root},
     consumer,
     context::Agent,
@@ -235,6 +236,12 @@ async fn serve(
     until_stop("publisher", Box::pin(publisher::publish(agent.clone(), standing.clone())));
     for device in agent.devices.values().cloned() {
         until_stop("device watch", Box::pin(watch_device(agent.clone(), device)));
+    }
+    if let Some(path) = &config.attach_socket {
+        let system = |source| AgentError::System { what: "cannot bind --attach-socket", source };
+        let socket = attach::Socket::bind(path).await.map_err(system)?;
+        let admission = attach::Admission { users: config.attach_users.clone() };
+        until_stop("attach", Box::pin(socket.serve(agent.clone(), admission)));
     }
     consumer::start(agent, standing, &hints, usize::from(config.slots));
     let checks = vec![database_check(agent.pool.clone()), lease_check(standing.clone())];

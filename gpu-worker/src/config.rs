@@ -72,6 +72,14 @@ pub struct AgentConfig {
     #[arg(long, env = "ORT_DYLIB_PATH")]
     pub onnxruntime: Option<PathBuf>,
 
+    /// A unix socket over which programs of this host get resident weights without a copy; none when absent.
+    #[arg(long)]
+    pub attach_socket: Option<PathBuf>,
+
+    /// A user id whose programs may attach, beside root and the agent's own; may be given several times.
+    #[arg(long = "attach-user")]
+    pub attach_users: Vec<u32>,
+
     /// Address of `/livez`, `/readyz` and `/metrics`.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub ops_listen: SocketAddr,

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod aliases;
+pub mod attach;
 pub mod attempt;
 pub mod catalogue;
 pub mod commit;

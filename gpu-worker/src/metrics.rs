@@ -39,6 +39,10 @@ pub struct Metrics {
     pub unaccounted_bytes: IntGaugeVec,
     /// Requests to the RAM tier by answer.
     pub cache_requests: IntGaugeVec,
+    /// Leases of programs that are attached.
+    pub attach_leases: IntGauge,
+    /// Requests of programs, by answer.
+    pub attach_requests: IntCounterVec,
     /// 1 while Redis takes snapshots.
     pub redis_up: IntGauge,
     /// 1 while the lease is good and nothing drains.
@@ -97,6 +101,12 @@ impl Metrics {
                 "Requests to the RAM tier since the start, by answer.",
                 &["answer"],
             )?,
+            attach_leases: IntGauge::new("modelyard_attach_leases", "Components that attached programs hold.")?,
+            attach_requests: counters(
+                "modelyard_attach_requests_total",
+                "Requests of programs for resident weights, by answer.",
+                &["answer"],
+            )?,
             redis_up: IntGauge::new("modelyard_redis_up", "1 while Redis takes snapshots.")?,
             admitting: IntGauge::new("modelyard_admitting", "1 while this agent claims jobs.")?,
         };
@@ -112,13 +122,16 @@ impl Metrics {
                 self.attempts.with_label_values(&[kind.as_str(), outcome]);
             }
         }
+        for answer in ["attached", "refused"] {
+            self.attach_requests.with_label_values(&[answer]);
+        }
         for device in devices {
             self.runner_exits.with_label_values(&[*device]);
         }
     }
 
     fn register_all(&self, registry: &Registry) -> prometheus::Result<()> {
-        let all: [Box<dyn prometheus::core::Collector>; 16] = [
+        let all: [Box<dyn prometheus::core::Collector>; 18] = [
             Box::new(self.attempts.clone()),
             Box::new(self.attempt_seconds.clone()),
             Box::new(self.wait_seconds.clone()),
@@ -133,6 +146,8 @@ impl Metrics {
             Box::new(self.tier_limit_bytes.clone()),
             Box::new(self.unaccounted_bytes.clone()),
             Box::new(self.cache_requests.clone()),
+            Box::new(self.attach_leases.clone()),
+            Box::new(self.attach_requests.clone()),
             Box::new(self.redis_up.clone()),
             Box::new(self.admitting.clone()),
         ];

@@ -1,6 +1,9 @@
 //! How a farm's processes are started: short timings, so that expiry is a matter of seconds.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::Clock;
 
@@ -58,6 +61,8 @@ pub struct AgentSettings {
     pub labels: Vec<String>,
     /// Another database URL, e.g. a proxy's.
     pub database_url: Option<String>,
+    /// The socket that programs attach over.
+    pub attach_socket: Option<PathBuf>,
     /// The clock that it sees.
     pub clock: Clock,
 }
@@ -75,6 +80,7 @@ impl AgentSettings {
             drain_grace: Duration::from_secs(30),
             labels: Vec::new(),
             database_url: None,
+            attach_socket: None,
             clock: Clock::True,
         }
     }
@@ -142,6 +148,13 @@ impl AgentSettings {
         self
     }
 
+    /// Serving programs over this socket.
+    #[must_use]
+    pub fn attach_socket(mut self, path: &Path) -> Self {
+        self.attach_socket = Some(path.to_owned());
+        self
+    }
+
     /// Seeing this clock.
     #[must_use]
     pub fn clock(mut self, clock: Clock) -> Self {
@@ -162,6 +175,9 @@ impl AgentSettings {
         option("--drain-grace", format!("{}ms", self.drain_grace.as_millis()));
         if let Some(limit) = &self.read_limit {
             option("--read-limit", limit.clone());
+        }
+        if let Some(path) = &self.attach_socket {
+            option("--attach-socket", path.display().to_string());
         }
         for label in &self.labels {
             option("--label", label.clone());

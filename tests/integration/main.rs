@@ -2,6 +2,7 @@
 //! guarantee's number prove that guarantee (README, *Guarantees*).
 
 mod accept;
+mod attach;
 mod bad_files;
 mod bad_requests;
 mod cancel;

@@ -17,6 +17,9 @@ use super::{
 };
 use crate::{doctor::bundled_onnxruntime, error::CliError, output::Output};
 
+/// Longest path of a unix socket, without its end.
+const SOCKET_PATH_BYTES: usize = 107;
+
 /// Addresses of the stores; they hold passwords.
 pub(super) struct StoreUrls {
     pub(super) database: String,
@@ -30,6 +33,8 @@ pub(super) struct Farm {
     pub(super) url: String,
     /// Where the API's token is.
     pub(super) token_file: Option<PathBuf>,
+    /// Where programs of this machine attach to weights.
+    pub(super) attach_socket: Option<PathBuf>,
     pub(super) daemons: Vec<Running>,
 }
 
@@ -53,12 +58,18 @@ impl Farm {
         urls: &StoreUrls,
         output: Output,
     ) -> Result<Self, CliError> {
-        let maker = Maker { args, settings, urls, folder: programs_folder()?, token_file: token_file(args, settings)? };
-        let mut farm = Self { url: String::new(), token_file: maker.token_file.clone(), daemons: Vec::new() };
+        let attach = Some(state.run_file("attach.sock")).filter(|path| path.as_os_str().len() <= SOCKET_PATH_BYTES);
+        let (folder, token_file) = (programs_folder()?, token_file(args, settings)?);
+        let maker = Maker { args, settings, urls, folder, token_file: token_file.clone(), attach: attach.clone() };
+        let mut farm = Self { url: String::new(), token_file, attach_socket: attach, daemons: Vec::new() };
         for wanted in [maker.api(), maker.scheduler(), maker.agent()] {
             let (ready, came) = wanted.ensure(state).await?;
             farm.add(&wanted, ready, came, state, output);
         }
+        output.note(match &farm.attach_socket {
+            Some(socket) => format!("programs attach over {}", socket.display()),
+            None => "no attach socket: the path of the state folder is too long for one".to_owned(),
+        });
         Ok(farm)
     }
 
@@ -83,6 +94,7 @@ struct Maker<'a> {
     urls: &'a StoreUrls,
     folder: PathBuf,
     token_file: Option<PathBuf>,
+    attach: Option<PathBuf>,
 }
 
 impl Maker<'_> {
@@ -117,6 +129,9 @@ impl Maker<'_> {
         }
         if let Some(host) = &self.args.host {
             arguments.extend(words(["--host", host]));
+        }
+        if let Some(socket) = &self.attach {
+            arguments.extend(["--attach-socket".into(), socket.clone().into_os_string()]);
         }
         if let Some(library) = self.args.onnxruntime.clone().or_else(bundled_onnxruntime) {
             arguments.extend(["--onnxruntime".into(), library.into_os_string()]);

@@ -28,9 +28,14 @@ use tokio::{
 
 use super::protocol::{Command, Event, MESSAGE_MAX};
 
-const HEADER: usize = 5;
+/// Bytes in front of a text.
+pub(crate) const HEADER: usize = 5;
 
-fn frame(message: &impl Serialize, with_fd: bool) -> io::Result<([u8; HEADER], Vec<u8>)> {
+/// A message with the bytes in front of it.
+///
+/// # Errors
+/// When it is longer than any message may be.
+pub(crate) fn frame(message: &impl Serialize, with_fd: bool) -> io::Result<([u8; HEADER], Vec<u8>)> {
     let text = serde_json::to_vec(message)?;
     let length = u32::try_from(text.len()).ok().filter(|length| *length as usize <= MESSAGE_MAX);
     let length = length.ok_or_else(|| invalid(format!("a message of {} bytes is too long", text.len())))?;
@@ -38,7 +43,11 @@ fn frame(message: &impl Serialize, with_fd: bool) -> io::Result<([u8; HEADER], V
     Ok(([a, b, c, d, u8::from(with_fd)], text))
 }
 
-fn length_of(header: [u8; HEADER]) -> io::Result<usize> {
+/// The length that these bytes claim.
+///
+/// # Errors
+/// When no message is that long.
+pub(crate) fn length_of(header: [u8; HEADER]) -> io::Result<usize> {
     let [a, b, c, d, _] = header;
     let length = u32::from_le_bytes([a, b, c, d]) as usize;
     if length > MESSAGE_MAX {
@@ -51,11 +60,19 @@ fn invalid(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-fn parse<T: DeserializeOwned>(text: &[u8]) -> io::Result<T> {
+/// Reads a text.
+///
+/// # Errors
+/// When it is no such message.
+pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> io::Result<T> {
     serde_json::from_slice(text).map_err(|error| invalid(format!("a message cannot be read: {error}")))
 }
 
-fn send_header(socket: impl AsFd, header: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<usize> {
+/// Sends the bytes in front of a text, and the descriptor with the first of them; how many went.
+///
+/// # Errors
+/// What the system answers.
+pub(crate) fn send_header(socket: impl AsFd, header: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();

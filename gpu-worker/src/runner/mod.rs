@@ -8,7 +8,7 @@
 //! The two share a unix socket (the child's standard input): framed JSON messages, and the descriptors of sealed memory
 //! files beside them. A death costs whoever waited for the process a [`RunnerError::Crashed`]; nothing is resident then.
 
-mod channel;
+pub(crate) mod channel;
 mod child;
 mod copies;
 mod error;

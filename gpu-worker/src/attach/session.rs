@@ -1,0 +1,162 @@
+//! One attached program: its requests in order, and the leases that live as long as its connection.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use prometheus::IntGauge;
+use residency::Lease;
+use shared::error::{ErrorBody, ErrorCode};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
+    net::UnixStream,
+};
+
+use super::{
+    Admission,
+    find::{Found, find},
+    protocol::{Answer, Attached, REQUEST_MAX, Refusal, Request},
+};
+use crate::{
+    context::Agent,
+    runner::channel::{HEADER, frame, length_of, parse, send_header},
+};
+
+/// Leases of one program.
+const LEASES: usize = 1024;
+
+/// A lease that is counted while it lives.
+#[derive(Debug)]
+struct Counted {
+    _lease: Lease,
+    count: IntGauge,
+}
+
+impl Counted {
+    fn new(lease: Lease, count: &IntGauge) -> Self {
+        count.inc();
+        Self { _lease: lease, count: count.clone() }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.count.dec();
+    }
+}
+
+/// Serves a program until its connection ends.
+///
+/// # Errors
+/// When the connection breaks or the program sends what is no request.
+pub(super) async fn run(
+    agent: &Agent,
+    admission: &Admission,
+    mut stream: UnixStream,
+    has_place: bool,
+) -> io::Result<()> {
+    let user = stream.peer_cred()?.uid();
+    if !admission.admits(user) {
+        tracing::warn!(user, "refused a program that wants to attach");
+        return send(&mut stream, &Answer::Error(Refusal::forbidden(user)), None).await;
+    }
+    if !has_place {
+        let refusal = ErrorBody::new(ErrorCode::Unavailable, "too many programs are attached to this host");
+        return send(&mut stream, &Answer::Error(refusal.into()), None).await;
+    }
+    let mut session = Session { agent, leases: BTreeMap::new(), next: 1 };
+    while let Some(request) = receive(&mut stream).await? {
+        session.answer(&mut stream, request).await?;
+    }
+    Ok(())
+}
+
+struct Session<'a> {
+    agent: &'a Agent,
+    leases: BTreeMap<u64, Counted>,
+    next: u64,
+}
+
+impl Session<'_> {
+    async fn answer(&mut self, stream: &mut UnixStream, request: Result<Request, ErrorBody>) -> io::Result<()> {
+        let outcome = match request {
+            Err(refusal) => Err(refusal),
+            Ok(Request::Release { lease }) => match self.leases.remove(&lease) {
+                Some(_) => return send(stream, &Answer::Released { lease }, None).await,
+                None => Err(ErrorBody::new(ErrorCode::NotFound, format!("there is no lease {lease}"))),
+            },
+            Ok(Request::Attach(_)) if self.leases.len() >= LEASES => {
+                let message = format!("more than {LEASES} leases on one connection");
+                Err(ErrorBody::new(ErrorCode::Conflict, message))
+            }
+            Ok(Request::Attach(wanted)) => find(self.agent, &wanted).await,
+        };
+        match outcome {
+            Ok(found) => self.hand_over(stream, found).await,
+            Err(refusal) => {
+                self.agent.metrics.attach_requests.with_label_values(&["refused"]).inc();
+                send(stream, &Answer::Error(refusal.into()), None).await
+            }
+        }
+    }
+
+    async fn hand_over(&mut self, stream: &mut UnixStream, found: Found) -> io::Result<()> {
+        let Found { model, component, lease, resident } = found;
+        let fd = lease.fd_readonly()?;
+        let number = self.next;
+        let attached = Attached {
+            lease: number,
+            model: &model.name,
+            id: component.id,
+            component: &component.kind,
+            digest: lease.digest().to_string(),
+            resident,
+            offset: lease.offset(),
+            bytes: lease.bytes(),
+            tensors: lease.tensors(),
+        };
+        send(stream, &Answer::Attached(attached), Some(&fd)).await?;
+        self.agent.metrics.attach_requests.with_label_values(&["attached"]).inc();
+        self.next += 1;
+        self.leases.insert(number, Counted::new(lease, &self.agent.metrics.attach_leases));
+        self.agent.changed.notify_one();
+        Ok(())
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        self.leases.clear();
+        self.agent.changed.notify_one();
+    }
+}
+
+async fn send(stream: &mut UnixStream, answer: &Answer<'_>, fd: Option<&OwnedFd>) -> io::Result<()> {
+    let (header, text) = frame(answer, fd.is_some())?;
+    let socket = &*stream;
+    let sent = socket.async_io(Interest::WRITABLE, || send_header(socket, &header, fd.map(AsFd::as_fd))).await?;
+    // the descriptor went with the first byte
+    stream.write_all(header.get(sent..).unwrap_or_default()).await?;
+    stream.write_all(&text).await
+}
+
+/// The next request; none at the end of the connection. A text that is no request is answered, a length that no request has
+/// ends the connection.
+async fn receive(stream: &mut UnixStream) -> io::Result<Option<Result<Request, ErrorBody>>> {
+    let mut header = [0; HEADER];
+    match stream.read_exact(&mut header).await {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let length = length_of(header)?;
+    if length > REQUEST_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a request claims {length} bytes")));
+    }
+    let mut text = vec![0; length];
+    stream.read_exact(&mut text).await?;
+    let refused = |error: io::Error| ErrorBody::new(ErrorCode::InvalidArgument, error.to_string());
+    Ok(Some(parse(&text).map_err(refused)))
+}

@@ -1,0 +1,29 @@
+"""A program that attaches, says what it sees as one line of JSON, and waits for a line on its input."""
+
+import hashlib
+import json
+import sys
+
+import modelyard
+
+socket, model, component, framework = sys.argv[1:5]
+try:
+    held = modelyard.attach(model, component or None, socket=socket)
+except modelyard.AttachError as error:
+    print(json.dumps({"error": error.code, "message": str(error)}), flush=True)
+    sys.exit(3)
+seen = {"digest": held.digest, "was_resident": held.was_resident, "tensors": {}}
+if framework == "torch":
+    for name, tensor in held.torch().items():
+        data = tensor.contiguous().numpy().tobytes()
+        seen["tensors"][name] = [str(tensor.dtype), list(tensor.shape), hashlib.sha256(data).hexdigest()]
+else:
+    for name, tensor in held.items():
+        assert not tensor.flags.writeable, name
+        data = tensor.tobytes()
+        seen["tensors"][name] = [str(tensor.dtype), list(tensor.shape), hashlib.sha256(data).hexdigest()]
+print(json.dumps(seen), flush=True)
+sys.stdin.readline()
+held.close()
+print(json.dumps({"closed": True}), flush=True)
+sys.stdin.readline()

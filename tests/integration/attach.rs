@@ -1,0 +1,186 @@
+//! A second process attaches: the agent's memory is its memory, for as long as its connection lives.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use harness::{Daemon, Farm, ModelFile, SHORT, mebibytes, wait_for};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use shared::{job::JobState, wire::CacheView};
+
+use crate::support::small_model;
+
+/// The first Python of this machine that has the library: the one on the path, or the system's.
+#[expect(clippy::print_stdout, reason = "tests/run counts what says that it was skipped")]
+fn python(library: &str) -> Option<&'static str> {
+    let has = |python: &&&str| {
+        let import = Command::new(python).args(["-c", &format!("import {library}")]).stderr(Stdio::null()).status();
+        import.is_ok_and(|status| status.success())
+    };
+    let found = ["python3", "/usr/bin/python3"].iter().find(has).copied();
+    if found.is_none() {
+        println!("skipped: attaching from Python: `{library}` is not installed");
+    }
+    found
+}
+
+/// A program that is attached, or was refused.
+struct Program {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Program {
+    fn start(python: &str, socket: &Path, model: &str, component: &str, framework: &str) -> Self {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut child = Command::new(python)
+            .arg(tests.join("integration/attach.py"))
+            .arg(socket)
+            .args([model, component, framework])
+            .env("PYTHONPATH", tests.join("../gpu-worker/attach/python"))
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("Python starts");
+        let input = child.stdin.take().expect("an input");
+        let output = BufReader::new(child.stdout.take().expect("an output"));
+        Self { child, input, output }
+    }
+
+    /// The next thing that it says.
+    fn says(&mut self) -> Value {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("its output can be read");
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"))
+    }
+
+    fn go_on(&mut self) {
+        self.input.write_all(b"\n").expect("it listens");
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // it may have ended by itself
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn attachable(farm: &Farm) -> (Daemon, PathBuf) {
+    let socket = farm.library().join("../attach.sock");
+    let agent = farm.agent_with_library(farm.agent("a").attach_socket(&socket)).await;
+    (agent, socket)
+}
+
+/// Shape and SHA-256 by name, as the file has them.
+fn in_file(path: &Path) -> BTreeMap<String, (Value, String)> {
+    let bytes = fs::read(path).expect("the file");
+    let header = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"))).expect("a size");
+    let entries: BTreeMap<String, Value> = serde_json::from_slice(&bytes[8..8 + header]).expect("a header");
+    let data = &bytes[8 + header..];
+    let of = |(name, entry): (String, Value)| {
+        let at =
+            |index: usize| usize::try_from(entry["data_offsets"][index].as_u64().expect("an offset")).expect("fits");
+        let digest = Sha256::digest(&data[at(0)..at(1)]);
+        let hex = digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        (name, (entry["shape"].clone(), hex))
+    };
+    entries.into_iter().filter(|(name, _)| name != "__metadata__").map(of).collect()
+}
+
+async fn leases(farm: &Farm, wanted: u32) {
+    wait_for(&format!("{wanted} leases"), SHORT, || async {
+        let cache: CacheView = farm.api.get("/v1/cache").await;
+        let held: Vec<u32> =
+            cache.hosts.iter().flat_map(|host| host.components.iter().map(|entry| entry.leases)).collect();
+        if held == [wanted] { Ok(()) } else { Err(format!("{held:?}")) }
+    })
+    .await;
+}
+
+async fn clear(farm: &Farm) -> u64 {
+    let job = farm.api.submit("/v1/jobs", json!({ "kind": "cache_remove", "target": "host:a" })).await;
+    let ended = farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
+    ended.job.result.expect("a result")["evicted"].as_array().expect("a list").len() as u64
+}
+
+#[tokio::test]
+async fn a_program_sees_the_bytes_of_the_file_and_holds_them_until_it_ends() {
+    let Some(python) = python("numpy") else { return };
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let (agent, socket) = attachable(&farm).await;
+    let mut first = Program::start(python, &socket, "small", "vae", "numpy");
+    let seen = first.says();
+    assert_eq!(seen["was_resident"], false, "it was loaded for the program: {seen}");
+    let tensors = seen["tensors"].as_object().expect("tensors");
+    let mut found: Vec<(Value, String)> =
+        tensors.values().map(|tensor| (tensor[1].clone(), tensor[2].as_str().expect("a hash").to_owned())).collect();
+    let mut wanted: Vec<(Value, String)> = in_file(&farm.library().join("small.safetensors")).into_values().collect();
+    let key = |entry: &(Value, String)| entry.1.clone();
+    found.sort_by_key(key);
+    wanted.sort_by_key(key);
+    assert_eq!(found, wanted);
+    assert!(tensors.contains_key("decoder.mid_block.attentions.0.to_q.weight"), "canonical names: {tensors:?}");
+    assert_eq!(farm.model("small").await.components[0].digest, seen["digest"].as_str().map(str::to_owned));
+
+    // the same memory for a second one; both leases count and nothing evicts it
+    let mut second = Program::start(python, &socket, "small", "", "numpy");
+    assert_eq!(second.says()["was_resident"], true);
+    leases(&farm, 2).await;
+    assert_eq!(agent.metric("modelyard_attach_leases", "").await, 2.0);
+    assert_eq!(clear(&farm).await, 0);
+
+    // one gives it back, the other dies
+    second.go_on();
+    assert_eq!(second.says(), json!({ "closed": true }));
+    leases(&farm, 1).await;
+    first.child.kill().expect("it can be killed");
+    leases(&farm, 0).await;
+    assert_eq!(clear(&farm).await, 1);
+    farm.assert_ledger_is_clean().await;
+}
+
+#[tokio::test]
+async fn torch_tensors_are_the_same_bytes() {
+    let Some(python) = python("torch") else { return };
+    let farm = Farm::start().await;
+    ModelFile::checkpoint(mebibytes(2), mebibytes(1), mebibytes(1)).write(&farm.library(), "all.safetensors");
+    let (_agent, socket) = attachable(&farm).await;
+    let mut numpy = Program::start(python, &socket, "all", "unet", "numpy");
+    let mut torch = Program::start(python, &socket, "all", "unet", "torch");
+    let hashes = |seen: Value| -> BTreeMap<String, Value> {
+        let tensors = seen["tensors"].as_object().expect("tensors").clone();
+        tensors.into_iter().map(|(name, tensor)| (name, json!([tensor[1], tensor[2]]))).collect()
+    };
+    assert_eq!(hashes(torch.says()), hashes(numpy.says()));
+}
+
+#[tokio::test]
+async fn what_cannot_be_attached_says_why() {
+    let Some(python) = python("numpy") else { return };
+    let farm = Farm::start().await;
+    ModelFile::checkpoint(mebibytes(1), mebibytes(1), mebibytes(1)).write(&farm.library(), "all.safetensors");
+    let (agent, socket) = attachable(&farm).await;
+    for (model, component, code, said) in [
+        ("none", "", "not_found", "no model `none`"),
+        ("all", "", "invalid_argument", "text_encoder"),
+        ("all", "lora", "not_found", "it has"),
+    ] {
+        let answer = Program::start(python, &socket, model, component, "numpy").says();
+        assert_eq!(answer["error"], code, "{answer}");
+        assert!(answer["message"].as_str().is_some_and(|message| message.contains(said)), "{answer}");
+    }
+    assert_eq!(agent.metric("modelyard_attach_requests_total", "answer=\"refused\"").await, 3.0);
+    drop(agent);
+    let gone = Program::start(python, &socket, "all", "unet", "numpy").says();
+    assert_eq!(gone["error"], "unavailable", "{gone}");
+}
