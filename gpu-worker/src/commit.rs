@@ -79,23 +79,32 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
     if jobs::hold(&mut tx, lease).await?.is_none() {
         return Ok(Settlement::Stale);
     }
-    let mut merged = Vec::new();
-    let report = apply(agent, &mut tx, lease, report, effects, &mut merged).await?;
+    let mut met = Met::default();
+    let report = apply(agent, &mut tx, lease, report, effects, &mut met).await?;
     let settlement = jobs::settle(&mut tx, lease, &report, rules::jitter()).await?;
     if settlement == Settlement::Stale {
         return Ok(settlement);
     }
     follow_up(agent, &mut tx, effects).await?;
     tx.commit().await?;
-    for (held, now) in merged {
+    for (held, now) in met.merged {
         agent.aliases.learn(held, now);
         aliases::fold(agent, held, now).await;
+    }
+    for component in met.refused {
+        aliases::give_back(agent, component).await;
     }
     Ok(settlement)
 }
 
-/// Components that turned out to be others: the id they are held under, and the one they have now.
-type Merged = Vec<(ComponentId, ComponentId)>;
+/// What became of components whose digests met those of the catalogue.
+#[derive(Debug, Default)]
+struct Met {
+    /// Those that turned out to be others: the id they are held under, and the one they have now.
+    merged: Vec<(ComponentId, ComponentId)>,
+    /// Those whose bytes are not the registered ones and must not stay resident (G7).
+    refused: Vec<ComponentId>,
+}
 
 async fn apply(
     agent: &Agent,
@@ -103,7 +112,7 @@ async fn apply(
     lease: JobLease,
     report: &Report,
     effects: &Effects,
-    merged: &mut Merged,
+    met: &mut Met,
 ) -> Result<Report, DbError> {
     match effects {
         Effects::None => Ok(report.clone()),
@@ -116,7 +125,9 @@ async fn apply(
         }
         Effects::Resident(digests) => {
             let digests = digests.iter().map(|(component, digest)| (*component, digest.as_str()));
-            if let Some((component, digest)) = register(tx, digests.collect(), merged).await?.first() {
+            let refused = register(tx, digests.collect(), met).await?;
+            if let Some((component, digest)) = refused.first() {
+                met.refused = refused.iter().map(|(component, _)| *component).collect();
                 return Ok(mismatch(*component, digest));
             }
             residency::replace(tx, &agent.host, agent.me, &publisher::residency_rows(agent)).await?;
@@ -124,7 +135,7 @@ async fn apply(
         }
         Effects::Hashed(hashed) => {
             record_hashes(agent, tx, &hashed.files).await?;
-            let refused = record_models(agent, tx, &hashed.models, merged).await?;
+            let refused = record_models(agent, tx, &hashed.models, met).await?;
             Ok(if refused.is_empty() { report.clone() } else { with_result(report, "refused", refused.into()) })
         }
         Effects::Validated(validation, files) => {
@@ -139,7 +150,7 @@ async fn apply(
 async fn register<'d>(
     tx: &mut Session,
     mut digests: Vec<(ComponentId, &'d str)>,
-    merged: &mut Merged,
+    met: &mut Met,
 ) -> Result<Vec<(ComponentId, &'d str)>, DbError> {
     // in one order everywhere: two jobs with the same components lock their rows one after the other
     digests.sort_unstable_by(|a, b| a.1.cmp(b.1));
@@ -147,7 +158,7 @@ async fn register<'d>(
     for (component, digest) in digests {
         match models::register_digest(tx, component, digest).await? {
             Registered::Own | Registered::Gone => {}
-            Registered::Merged(now) => merged.push((component, now)),
+            Registered::Merged(now) => met.merged.push((component, now)),
             Registered::Mismatch => refused.push((component, digest)),
         }
     }
@@ -159,7 +170,7 @@ async fn record_models(
     agent: &Agent,
     tx: &mut Session,
     hashed: &[HashedModel],
-    merged: &mut Merged,
+    met: &mut Met,
 ) -> Result<Vec<serde_json::Value>, DbError> {
     let mut digests = Vec::new();
     for HashedModel { hashes, parts } in hashed {
@@ -172,7 +183,7 @@ async fn record_models(
             digests.push((part.id, part.digest.as_str()));
         }
     }
-    let refused = register(tx, digests, merged).await?;
+    let refused = register(tx, digests, met).await?;
     for (component, digest) in &refused {
         tracing::error!(%component, digest, "a component's bytes are not those that were registered for it");
     }

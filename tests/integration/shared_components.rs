@@ -1,13 +1,14 @@
 //! Equal components are one: two files with the same tensors share a component row, its residency and its bytes.
 
-use harness::{Farm, ModelFile, SHORT, mebibytes, wait_for};
+use harness::{Farm, LONG, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::json;
 use shared::{
+    error::ErrorCode,
     job::JobState,
     wire::{CacheView, JobDetail, ModelStatus, Page, SharedComponent},
 };
 
-use crate::support::{device_is, load, loaded};
+use crate::support::{bytes_move, device_is, load, load_with, loaded};
 
 fn from(job: &JobDetail) -> String {
     let result = job.job.result.as_ref().expect("a load that succeeded has a result");
@@ -89,6 +90,33 @@ async fn a_single_file_and_a_folder_of_the_same_weights_share_every_component() 
         };
         assert_eq!(parts(name).await, parts(&folder).await, "{name}");
     }
+}
+
+/// Two hosts with other bytes under one path, of which none has a digest yet: the second to end learns that its bytes are not
+/// the component's, fails, and keeps nothing (G7).
+#[tokio::test]
+async fn bytes_that_lose_the_race_for_a_digest_do_not_stay() {
+    let farm = Farm::start().await;
+    let other = farm.library().with_file_name("other");
+    ModelFile::vae(mebibytes(16)).write(&farm.library(), "m.safetensors");
+    ModelFile::vae(mebibytes(16)).seed(9).write(&other, "m.safetensors");
+    let _fast = farm.agent_with_library(farm.agent("fast")).await;
+    let _slow = farm.agent_with_library(farm.agent("slow").library(&other).read_limit("4MB")).await;
+    let late = load_with(&farm, "m", json!({ "target": "device:slow/cpu:0" })).await;
+    bytes_move(&farm, &late).await;
+    let won = load_with(&farm, "m", json!({ "target": "device:fast/cpu:0" })).await;
+    farm.api.job_ended(won.id, JobState::Succeeded, SHORT).await;
+    let lost = farm.api.job_ended(late.id, JobState::Failed, LONG).await;
+    assert_eq!(lost.job.error.expect("an error").code, ErrorCode::Corrupt);
+    device_is(&farm, "slow/cpu:0", "empty", |view| view.resident.is_empty()).await;
+    device_is(&farm, "fast/cpu:0", "holds it", |view| view.resident.len() == 1).await;
+    wait_for("nothing of it in RAM", SHORT, || async {
+        let cache: CacheView = farm.api.get("/v1/cache").await;
+        let held =
+            cache.hosts.iter().filter(|host| host.host == "slow").map(|host| host.components.len()).sum::<usize>();
+        if held == 0 { Ok(()) } else { Err(format!("{held} components")) }
+    })
+    .await;
 }
 
 /// What a component is depends on what its model is recognised as; with other rules an old digest says nothing.
