@@ -63,7 +63,8 @@ pub(super) async fn run(client: &Client, args: &UpArgs, output: Output) -> Resul
     Ok(Work { scan, models, model: name, load, device, unload, cache })
 }
 
-async fn scan(client: &Client, args: &UpArgs, output: Output) -> Result<JobView, CliError> {
+/// Looks at the library; joins the scan that the agent makes when it starts.
+pub(super) async fn scan(client: &Client, args: &UpArgs, output: Output) -> Result<JobView, CliError> {
     heading(output, "scan")?;
     let host = args.host.clone().unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
     let job: JobView = client.post("/v1/jobs", &scan::request(Some(host), None)).await?;

@@ -110,7 +110,13 @@ async fn up_and_work(
     let farm = Farm::ensure(args, &settings, state, &urls, output).await?;
     settings.remember(state)?;
     let client = Client::new(&farm.url, farm.token_file.as_deref().or(global.token_file.as_deref()))?;
-    let work = if args.no_job { None } else { Some(main_job::run(&client, args, output).await?) };
+    let work = if args.no_job {
+        // whoever asks for a model next finds it
+        main_job::scan(&client, args, output).await?;
+        None
+    } else {
+        Some(main_job::run(&client, args, output).await?)
+    };
     report::up(&farm, state, work, args, output)?;
     Ok(0)
 }

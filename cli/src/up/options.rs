@@ -71,7 +71,7 @@ pub struct UpArgs {
     #[arg(long)]
     pub(super) once: bool,
 
-    /// Only bring the farm up; run no main job.
+    /// Only bring the farm up and scan; run no main job.
     #[arg(long, conflicts_with = "once")]
     pub(super) no_job: bool,
 
