@@ -9,6 +9,7 @@ mod measure;
 mod ours;
 mod reference;
 mod report;
+#[path = "../server.rs"]
 mod server;
 mod worker;
 
