@@ -5,6 +5,8 @@
 mod facts;
 mod graphile;
 mod history;
+#[path = "../latency.rs"]
+mod latency;
 mod measure;
 mod ours;
 mod reference;
@@ -18,7 +20,7 @@ use std::path::PathBuf;
 use clap::Parser;
 
 use graphile::Graphile;
-use measure::Latency;
+use latency::Latency;
 use ours::Ours;
 use reference::Reference;
 use report::{Drain, Report, Row};

@@ -5,8 +5,9 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
 use tokio::sync::Notify;
+
+use crate::latency::quantile;
 
 /// Counts completed jobs down to none.
 #[derive(Debug)]
@@ -43,43 +44,11 @@ impl Countdown {
     }
 }
 
-/// Enqueue → handler start, in milliseconds.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub(crate) struct Latency {
-    /// How many samples.
-    pub samples: usize,
-    /// Half started within.
-    pub p50_ms: f64,
-    /// 99 of 100 started within.
-    pub p99_ms: f64,
-    /// The slowest.
-    pub max_ms: f64,
-}
-
-impl Latency {
-    /// From samples in milliseconds.
-    pub(crate) fn of(mut samples: Vec<f64>) -> Self {
-        samples.sort_by(f64::total_cmp);
-        Self {
-            samples: samples.len(),
-            p50_ms: quantile(&samples, 0.5),
-            p99_ms: quantile(&samples, 0.99),
-            max_ms: samples.last().copied().unwrap_or(f64::NAN),
-        }
-    }
-}
-
 /// The median; not a number for no values.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     quantile(&sorted, 0.5)
-}
-
-/// The value below which this share of sorted values lies (nearest rank).
-fn quantile(sorted: &[f64], share: f64) -> f64 {
-    let rank = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.max(1) - 1).copied().unwrap_or(f64::NAN)
 }
 
 /// Pause between latency samples: uneven, so that they meet every phase of the periodic work of a system.

@@ -5,7 +5,8 @@ use serde::Serialize;
 
 use crate::{
     facts::Facts,
-    measure::{Latency, median},
+    latency::Latency,
+    measure::median,
 };
 
 /// One system at one number of finished jobs.

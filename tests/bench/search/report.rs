@@ -1,0 +1,58 @@
+//! The results as a table (Markdown, so that it can be kept) or as JSON.
+#![expect(clippy::print_stdout, reason = "printing results is what a bench is for")]
+
+use serde::Serialize;
+
+use crate::{facts::Facts, latency::Latency};
+
+/// One kind of question.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    /// What was asked.
+    pub kind: &'static str,
+    /// Mean rows of a page, at most 101.
+    pub rows: f64,
+    /// Reading of the text, the page, and the components of its models.
+    pub latency: Latency,
+    /// Tables that a plan reads as a whole.
+    pub whole_tables: Vec<String>,
+    /// One plan.
+    pub plan: Vec<String>,
+}
+
+/// A whole run.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    /// The machine.
+    pub machine: Facts,
+    /// Version of Postgres.
+    pub postgres: String,
+    /// Models of the library.
+    pub models: i64,
+    /// One row for each kind.
+    pub rows: Vec<Row>,
+}
+
+impl Report {
+    /// As JSON.
+    ///
+    /// # Errors
+    /// Never for these types.
+    pub(crate) fn print_json(&self) -> anyhow::Result<()> {
+        println!("{}", serde_json::to_string(self)?);
+        Ok(())
+    }
+
+    /// As a table, with a plan of each kind if wanted.
+    pub(crate) fn print(&self, plans: bool) {
+        println!("Search: {}; Postgres {}; {} models", self.machine, self.postgres, self.models);
+        println!("\n| question | rows | p50 ms | p95 ms | p99 ms | slowest ms |\n|---|---|---|---|---|---|");
+        for Row { kind, rows, latency, .. } in &self.rows {
+            let Latency { p50_ms, p95_ms, p99_ms, max_ms, .. } = latency;
+            println!("| {kind} | {rows:.0} | {p50_ms:.1} | {p95_ms:.1} | {p99_ms:.1} | {max_ms:.1} |");
+        }
+        for row in self.rows.iter().filter(|row| plans || !row.whole_tables.is_empty()) {
+            println!("\n{}: reads whole: {:?}\n```\n{}\n```", row.kind, row.whole_tables, row.plan.join("\n"));
+        }
+    }
+}
