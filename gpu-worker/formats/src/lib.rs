@@ -35,6 +35,7 @@ mod text;
 pub mod tokenizer;
 pub mod validate;
 mod vocab;
+pub mod write;
 
 pub use canonical::{Canonical, CanonicalTensor, Order, Piece, canonicalise};
 pub use correction::Correction;

@@ -60,6 +60,15 @@ pub struct Extracted {
     /// `turbo`, `lightning`, `hyper` or `lcm`, where a title or family claim says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distilled_claim: Option<&'static str>,
+    /// Notes of people, as a side-car of ours keeps them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notes: Option<String>,
+    /// 0 to 5, as a side-car of ours keeps it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rating: Option<u8>,
+    /// Whatever else people said, as a side-car of ours keeps it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extra: Option<Value>,
     /// Ids on the site that publishes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub civitai: Option<Civitai>,

@@ -6,7 +6,10 @@ use super::{
     embedded::commas,
     extracted::{Civitai, Gathering, SidecarFacts},
 };
-use crate::sidecar::{self, Content, Sidecar, SidecarKind};
+use crate::{
+    sidecar::{self, Content, Sidecar, SidecarKind},
+    write,
+};
 
 /// Notes the side-car and takes what it says. One that cannot be read is named.
 pub(super) fn read(found: &mut Gathering, sidecar: &Sidecar) {
@@ -123,11 +126,37 @@ fn manager_info(found: &mut Gathering, document: &Value) {
 
 /// Notes of a web interface; any other JSON of the same name says nothing here.
 fn notes(found: &mut Gathering, document: &Value) {
+    if write::is_ours(document) {
+        return ours(found, document);
+    }
     let source = "notes";
     found.text("description", |out| &mut out.description, source, text(document, "description"));
     found.text("usage_hint", |out| &mut out.usage_hint, source, text(document, "notes"));
     found.words("trigger_words", |out| &mut out.trigger_words, source, commas(text(document, "activation text")));
     found.claim_base(source, text(document, "sd version"));
+}
+
+/// A side-car that we wrote: everything in it, except where the model came from.
+fn ours(found: &mut Gathering, document: &Value) {
+    let source = "modelyard";
+    found.text("title", |out| &mut out.title, source, text(document, "title"));
+    found.text("description", |out| &mut out.description, source, text(document, "description"));
+    found.text("license", |out| &mut out.license, source, text(document, "license"));
+    found.text("notes", |out| &mut out.notes, source, text(document, "notes"));
+    found.words("tags", |out| &mut out.tags, source, list(document, "tags"));
+    found.words("trigger_words", |out| &mut out.trigger_words, source, list(document, "trigger_words"));
+    found.claim_base(source, text(document, "base"));
+    found.claim_prediction(source, text(document, "prediction"));
+    sha256(found, source, document.get("hashes").and_then(|hashes| text(hashes, "sha256")));
+    let rating = document.get("rating").and_then(Value::as_u64).and_then(|rating| u8::try_from(rating).ok());
+    if let Some(rating) = rating.filter(|rating| *rating <= 5) {
+        found.out.rating = Some(rating);
+        found.note("rating", source);
+    }
+    if let Some(extra) = document.get("extra").filter(|extra| extra.is_object()) {
+        found.out.extra = Some(extra.clone());
+        found.note("extra", source);
+    }
 }
 
 /// The original architecture config: only how the model predicts is looked up, as a line of its own.

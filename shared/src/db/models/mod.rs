@@ -7,6 +7,7 @@ mod metadata;
 mod read;
 mod scan;
 mod search;
+mod statement;
 mod tensors;
 mod text;
 

@@ -11,6 +11,8 @@ pub const MOST_WORDS: usize = 16;
 pub const RANKED_MOST: i64 = 2000;
 /// How much of a word's trigrams another word must have to count as meant.
 const NEAR: &str = "0.5";
+/// Shorter words are near to half of all others.
+const NEAR_CHARS: usize = 3;
 
 /// A text as it was understood when its first page was made; later pages follow the same reading.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,17 +52,10 @@ pub async fn understand(conn: &mut PgConnection, text: &str) -> Result<Option<Re
     if words.is_empty() {
         return Ok(None);
     }
-    let terms: Vec<String> = words.iter().map(|word| term(word)).collect();
-    let held: Vec<bool> = sqlx::query_scalar(
-        "select exists (select 1 from model_search where document @@ to_tsquery('simple', term))
-         from unnest($1::text[]) with ordinality as of (term, place) order by place",
-    )
-    .bind(&terms)
-    .fetch_all(&mut *conn)
-    .await?;
+    let held = held(conn, &words).await?;
     let mut reading = Reading { text: text.to_owned(), exact: Vec::new(), near: Vec::new(), ranked: true };
     for (word, held) in words.into_iter().zip(held) {
-        if held { reading.exact.push(word) } else { reading.near.push(word) }
+        if held || word.chars().count() < NEAR_CHARS { reading.exact.push(word) } else { reading.near.push(word) }
     }
     reading.prepare(conn).await?;
     let mut query = QueryBuilder::new("select count(*) from (select 1 from model_search s where true");
@@ -69,6 +64,20 @@ pub async fn understand(conn: &mut PgConnection, text: &str) -> Result<Option<Re
     let some: i64 = query.build_query_scalar().persistent(false).fetch_one(conn).await?;
     reading.ranked = some <= RANKED_MOST;
     Ok(Some(reading))
+}
+
+/// Which words begin some word of the catalogue. Each is a constant of the statement: frequent words are then met by looking at
+/// a few rows, rare ones by the index; a plan that suits any word would collect all models of the frequent ones.
+async fn held(conn: &mut PgConnection, words: &[String]) -> Result<Vec<bool>, DbError> {
+    let mut query = QueryBuilder::new("select array[");
+    let mut separator = "";
+    for word in words {
+        query.push(separator).push("exists (select 1 from model_search where document @@ to_tsquery('simple', ");
+        query.push_bind(term(word)).push("))");
+        separator = ", ";
+    }
+    query.push("]");
+    Ok(query.build_query_scalar().persistent(false).fetch_one(conn).await?)
 }
 
 impl Reading {
