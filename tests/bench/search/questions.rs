@@ -48,6 +48,7 @@ pub(crate) const KINDS: &[Kind] = &kinds![
     "dtype" => |s, r| ModelFilter { variants: any(s, r).variant.clone().map(|one| vec![one]), ..any_order(r) },
     "prediction" => |_, r| ModelFilter { predictions: one("v_prediction"), ..any_order(r) },
     "state" => |_, r| ModelFilter { states: one(pick(r, &["available", "missing", "unreadable"])), ..any_order(r) },
+    "verdict" => |_, r| ModelFilter { verdicts: one(pick(r, &["ok", "degraded", "invalid", "unsafe", "stale", "none"])), ..any_order(r) },
     "host" => |_, r| ModelFilter { host: Some(format!("host-{}", r.random_range(1..=9))), ..any_order(r) },
     "component" => |_, r| ModelFilter { components: one(pick(r, &["unet", "vae", "text_encoder", "controlnet", "lora", "absent"])), ..any_order(r) },
     "tier" => |_, r| ModelFilter { resident: Some((*pick(r, &["ram", "vram"])).to_owned()), ..any_order(r) },

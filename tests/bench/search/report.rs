@@ -29,6 +29,8 @@ pub(crate) struct Report {
     pub postgres: String,
     /// Models of the library.
     pub models: i64,
+    /// How many times each question was asked; the fastest counts.
+    pub best_of: usize,
     /// One row for each kind.
     pub rows: Vec<Row>,
 }
@@ -45,7 +47,8 @@ impl Report {
 
     /// As a table, with a plan of each kind if wanted.
     pub(crate) fn print(&self, plans: bool) {
-        println!("Search: {}; Postgres {}; {} models", self.machine, self.postgres, self.models);
+        let Self { machine, postgres, models, best_of, .. } = self;
+        println!("Search: {machine}; Postgres {postgres}; {models} models; best of {best_of}");
         println!("\n| question | rows | p50 ms | p95 ms | p99 ms | slowest ms |\n|---|---|---|---|---|---|");
         for Row { kind, rows, latency, .. } in &self.rows {
             let Latency { p50_ms, p95_ms, p99_ms, max_ms, .. } = latency;
