@@ -1,15 +1,27 @@
 //! What the fuzzers call: every parser over arbitrary bytes, with the promises that must hold whatever they are.
 //! Used by the targets of `tests/fuzz` and by the short seeded run in this crate's tests; not part of the interface.
 
+mod rules;
+
 use std::{fs, path::Path};
 
-use crate::{gguf, inspect, inspection::TensorFacts, onnx, pickle, safetensors, tokenizer};
+pub use rules::{architecture_config, tensor_names};
+use serde_json::{Map, Value};
+
+use crate::{
+    gguf, inspect,
+    inspection::TensorFacts,
+    metadata, onnx, pickle, safetensors,
+    sidecar::{Sidecar, SidecarKind},
+    tokenizer,
+    vocab::Format,
+};
 
 /// A parser: the bytes are written below the folder and read from there.
 pub type Target = fn(&Path, &[u8]);
 
 /// All of them by name.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("safetensors", safetensors_header),
     ("index", sharded_index),
     ("diffusers", diffusers_config),
@@ -19,6 +31,10 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("gguf", gguf_header),
     ("tokenizer", tokenizer_folder),
     ("inspect", inspect_any),
+    ("sidecar", sidecars),
+    ("header_metadata", header_metadata),
+    ("config", architecture_config),
+    ("names", tensor_names),
 ];
 
 /// Writes the input; a full scratch disk is no finding.
@@ -103,6 +119,37 @@ pub fn tokenizer_folder(folder: &Path, bytes: &[u8]) {
     }
 }
 
+/// Every kind of document beside a model.
+pub fn sidecars(folder: &Path, bytes: &[u8]) {
+    let kinds = [
+        ("x.civitai.info", SidecarKind::CivitaiInfo),
+        ("x.metadata.json", SidecarKind::ManagerMetadata),
+        ("x.cm-info.json", SidecarKind::ManagerInfo),
+        ("x.json", SidecarKind::Notes),
+        ("x.yaml", SidecarKind::Config),
+    ];
+    let beside: Vec<Sidecar> =
+        kinds.into_iter().map(|(name, kind)| Sidecar { kind, path: folder.join(name) }).collect();
+    if beside.iter().all(|sidecar| put(&sidecar.path, bytes)) {
+        let mut inspection = inspect::unknown(folder, Format::Safetensors, Vec::new());
+        metadata::attach(&mut inspection, &beside);
+        assert!(inspection.metadata.contains_key(metadata::EXTRACTED_KEY), "nothing was attached");
+    }
+}
+
+/// The metadata of a header: a map of texts, or one text as the value of every key that holds JSON or a list.
+pub fn header_metadata(folder: &Path, bytes: &[u8]) {
+    let nested = ["ss_tag_frequency", "ss_dataset_dirs", "ss_reg_dataset_dirs", "ss_bucket_info", "ss_datasets"];
+    let plain = ["ss_network_args", "ss_resolution", "ss_steps", "modelspec.tags", "modelspec.architecture"];
+    let text = String::from_utf8_lossy(bytes);
+    let map = serde_json::from_slice::<Map<String, Value>>(bytes).unwrap_or_else(|_| {
+        nested.iter().chain(&plain).map(|key| ((*key).to_owned(), Value::from(text.as_ref()))).collect()
+    });
+    let mut inspection = inspect::unknown(folder, Format::Safetensors, Vec::new());
+    inspection.metadata = map;
+    metadata::attach(&mut inspection, &[]);
+}
+
 /// Whatever the first bytes say it is.
 pub fn inspect_any(folder: &Path, bytes: &[u8]) {
     let path = folder.join("any.ckpt");
@@ -155,6 +202,14 @@ mod tests {
         let mut gguf = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0w\x01\0\0\0".to_vec();
         gguf.extend([8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].repeat(4));
         seeds.push(gguf);
+        seeds.push(br#"{"modelId":1,"baseModel":"SD 1.5","trainedWords":["a, b"],"files":[{"hashes":{}}]}"#.to_vec());
+        seeds.push(br#"{"ss_tag_frequency":"{\"d\":{\"t\":2}}","ss_network_args":"{\"algo\":\"loha\"}"}"#.to_vec());
+        seeds.push(
+            br#"{"_class_name":"UNet2DConditionModel","block_out_channels":[32,64],"layers_per_block":1}"#.to_vec(),
+        );
+        seeds.push(
+            b"input_blocks.1.1.proj_in.weight 8x8x1x1\ninput_blocks.1.1.proj_in.scale_weight 1\nout.2.bias 4".to_vec(),
+        );
         seeds
     }
 
