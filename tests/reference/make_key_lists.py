@@ -67,6 +67,10 @@ UNCLIP = SD21 | dict(class_embed_type="projection", projection_class_embeddings_
 MMDIT = dict(num_layers=24, num_attention_heads=24, caption_projection_dim=1536, pos_embed_max_size=192)
 MMDIT_LARGE = MMDIT | dict(num_layers=38, num_attention_heads=38, caption_projection_dim=2432, qk_norm="rms_norm")
 MMDIT_DUAL = MMDIT | dict(dual_attention_layers=tuple(range(13)), qk_norm="rms_norm", pos_embed_max_size=384)
+T5_XXL = dict(
+    vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu",
+    tie_word_embeddings=False,
+)
 CONTROL = {key: value for key, value in SD15.items() if key not in ("sample_size", "up_block_types")}
 
 
@@ -105,6 +109,12 @@ def families():
         ),
         "taesd": lambda: diffusers.AutoencoderTiny(),
         "controlnet-sd15": lambda: diffusers.ControlNetModel(**CONTROL),
+        "controlnet-sdxl": lambda: diffusers.ControlNetModel(
+            **{key: value for key, value in SDXL.items() if key not in ("sample_size", "up_block_types")}
+        ),
+        "t2i-sd15": lambda: diffusers.T2IAdapter(adapter_type="full_adapter"),
+        "t2i-sdxl": lambda: diffusers.T2IAdapter(adapter_type="full_adapter_xl", downscale_factor=16, in_channels=1),
+        "t5-xxl": lambda: transformers.T5EncoderModel(transformers.T5Config(**T5_XXL)),
         "clip-l": lambda: clip(plain, 768, 12, 12, "quick_gelu"),
         "clip-g": lambda: clip(projected, 1280, 32, 20, "gelu"),
         "clip-h": lambda: clip(plain, 1024, 23, 16, "gelu"),
@@ -113,8 +123,9 @@ def families():
 
 def lines(name, model):
     for key, tensor in sorted(model.state_dict().items()):
-        # buffers of old versions are no weights; newer versions drop the prefix that the releases have
-        if key.endswith("position_ids"):
+        # buffers of old versions are no weights, T5's embedding has two names and one matrix; newer versions drop the
+        # prefix that the releases have
+        if key.endswith("position_ids") or key == "encoder.embed_tokens.weight":
             continue
         if name.startswith("clip") and not key.startswith(("text_model.", "text_projection.")):
             key = f"text_model.{key}"
@@ -139,8 +150,7 @@ def main():
             model = build()
         text = "".join(sorted(lines(name, model)))
         (out / f"{name}.txt").write_text(f"# diffusers {diffusers.__version__}, transformers {transformers.__version__}\n{text}")
-        if not name.startswith("controlnet"):
-            configs[name] = config(model)
+        configs[name] = config(model)
         print(name, text.count("\n"), "tensors", sum(p.numel() for p in model.parameters()), "weights")
     (out / "configs.json").write_text(json.dumps(configs, indent=0, sort_keys=True) + "\n")
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{distance::nearest, table::Table};
-use crate::canonical::Canonical;
+use crate::canonical::{Canonical, scales};
 
 /// Unexpected tensors that a near name is looked for; with more, the table is the wrong one anyhow.
 const NEAREST_LIMIT: usize = 64;
@@ -48,7 +48,7 @@ pub fn compare(table: &Table, canonical: &Canonical) -> Vec<Difference> {
     let gone =
         missing.iter().map(|(name, shape)| Difference::Missing { name: (*name).clone(), expected: (*shape).clone() });
     differences.extend(gone);
-    let strange = canonical.tensors.iter().filter(|tensor| !table.tensors.contains_key(&tensor.name));
+    let strange = canonical.tensors.iter().filter(|tensor| !belongs(table, &tensor.name));
     let strange = strange.map(|tensor| (&tensor.name, Some(tensor.shape.clone())));
     let unmapped = canonical.unmapped.iter().map(|name| (name, None));
     for (number, (name, found)) in strange.chain(unmapped).enumerate() {
@@ -69,6 +69,12 @@ fn shapes<'a>(table: &'a Table, canonical: &'a Canonical) -> impl Iterator<Item 
             found: tensor.shape.clone(),
         })
     })
+}
+
+/// Whether the architecture has the tensor, or the weight that it is a scale of.
+fn belongs(table: &Table, name: &str) -> bool {
+    let weight = || scales::split(name).map(|(module, _)| format!("{module}.weight"));
+    table.tensors.contains_key(name) || weight().is_some_and(|weight| table.tensors.contains_key(&weight))
 }
 
 /// A linear layer and a 1×1 convolution are the same to every reader: converters write either.

@@ -6,11 +6,15 @@
 mod autoencoder;
 mod clip;
 mod compare;
+mod control;
 mod distance;
 mod family;
 mod flux;
+mod ip_adapter;
 mod mmdit;
 mod settings;
+mod t2i;
+mod t5;
 mod table;
 mod tiny;
 mod unet;
@@ -30,10 +34,12 @@ use settings::Settings;
 /// or, without one, from the release of its family that `tensors` belong to.
 ///
 /// None where neither is known: no config and no known release, a config with settings that are not
-/// understood, or a kind that has no tables (adapters, T5, image encoders).
+/// understood, or a kind that has no tables (LoRAs, embeddings, image encoders, upscalers).
 #[must_use]
 pub fn expected(kind: ComponentKind, base: Base, config: Option<&Value>, tensors: &Canonical) -> Option<Table> {
     match config {
+        // their files come without any, whatever lies beside them
+        _ if kind == ComponentKind::IpAdapter => ip_adapter::table(base, tensors),
         Some(config) => from_config(kind, config, tensors),
         None => from_config(kind, &family::config(kind, base, tensors)?, tensors),
     }
@@ -48,9 +54,19 @@ fn from_config(kind: ComponentKind, config: &Value, tensors: &Canonical) -> Opti
         (ComponentKind::Vae, None | Some("AutoencoderKL")) => autoencoder::table(&settings),
         (ComponentKind::Transformer, Some("SD3Transformer2DModel")) => mmdit::table(&settings),
         (ComponentKind::Transformer, Some("FluxTransformer2DModel")) => flux::table(&settings),
+        (ComponentKind::ControlNet, None | Some("ControlNetModel")) => control::table(&settings),
+        (ComponentKind::T2iAdapter, None | Some("T2IAdapter")) => t2i::table(&settings),
+        (
+            ComponentKind::TextEncoder | ComponentKind::TextEncoder2 | ComponentKind::TextEncoder3,
+            None | Some("T5EncoderModel"),
+        ) if is_t5(&settings) => t5::table(&settings),
         (ComponentKind::TextEncoder | ComponentKind::TextEncoder2, None) => clip::table(kind, &settings),
         _ => None,
     }
+}
+
+fn is_t5(settings: &Settings<'_>) -> bool {
+    matches!(settings.text("model_type"), Some("t5" | "mt5"))
 }
 
 #[cfg(test)]

@@ -9,11 +9,14 @@ use crate::{canonical::canonicalise, dtype::Dtype, inspection::TensorFacts};
 
 /// The component of a golden list, under canonical names.
 fn listed(kind: ComponentKind, base: Base, name: &str) -> Canonical {
+    canonicalise(kind, base, &facts(name))
+}
+
+fn facts(name: &str) -> Vec<TensorFacts> {
     let path =
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/golden").join(format!("{name}.txt"));
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let tensors: Vec<TensorFacts> = text.lines().filter(|line| !line.starts_with('#')).map(tensor).collect();
-    canonicalise(kind, base, &tensors)
+    text.lines().filter(|line| !line.starts_with('#')).map(tensor).collect()
 }
 
 fn tensor(line: &str) -> TensorFacts {
@@ -47,7 +50,19 @@ const RELEASES: &[(&str, ComponentKind, Base)] = &[
     ("mmdit-sd35-large", ComponentKind::Transformer, Base::Sd3),
     ("flux-dev", ComponentKind::Transformer, Base::Flux),
     ("flux-schnell", ComponentKind::Transformer, Base::Flux),
+    ("t5-xxl", ComponentKind::TextEncoder3, Base::Sd3),
+    ("controlnet-sd15", ComponentKind::ControlNet, Base::Sd15),
+    ("controlnet-sdxl", ComponentKind::ControlNet, Base::Sdxl),
+    ("t2i-sd15", ComponentKind::T2iAdapter, Base::Sd15),
+    ("t2i-sdxl", ComponentKind::T2iAdapter, Base::Sdxl),
+    ("ip-adapter-sd15", ComponentKind::IpAdapter, Base::Sd15),
+    ("ip-adapter-sd15-plus", ComponentKind::IpAdapter, Base::Sd15),
+    ("ip-adapter-sd15-full-face", ComponentKind::IpAdapter, Base::Sd15),
+    ("ip-adapter-sdxl", ComponentKind::IpAdapter, Base::Sdxl),
+    ("ip-adapter-sdxl-plus", ComponentKind::IpAdapter, Base::Sdxl),
 ];
+/// Files of these come without a config.
+const WITHOUT_CONFIG: &str = "ip-adapter-";
 
 #[test]
 fn the_tables_of_the_releases_are_exactly_diffusers_lists() {
@@ -63,10 +78,11 @@ fn the_tables_of_the_releases_are_exactly_diffusers_lists() {
 fn the_tables_of_diffusers_configs_are_exactly_its_lists() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/golden/configs.json");
     let configs: serde_json::Map<String, Value> = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-    assert!(configs.len() >= RELEASES.len());
+    let described = RELEASES.iter().filter(|(name, _, _)| !name.starts_with(WITHOUT_CONFIG));
+    assert!(described.clone().all(|(name, _, _)| configs.contains_key(*name)));
     for (name, config) in &configs {
         let known = RELEASES.iter().find(|(release, _, _)| release == name);
-        let (kind, base) = known.map_or((ComponentKind::Unet, Base::Sdxl), |(_, kind, base)| (*kind, *base));
+        let (kind, base) = known.map_or((ComponentKind::Unet, Base::Unknown), |(_, kind, base)| (*kind, *base));
         let canonical = listed(kind, base, name);
         let table = expected(kind, base, Some(config), &canonical).unwrap_or_else(|| panic!("no table for {name}"));
         exact(&table, &canonical);
@@ -120,6 +136,54 @@ fn linear_and_pointwise_projections_are_the_same() {
     assert_eq!(compare(&table, &canonical), []);
 }
 
+/// A family of which the file does not say how its projections are stored; where it is known there is one form.
+#[test]
+fn a_squeezed_projection_of_a_known_family_has_the_families_form() {
+    for (name, base, rank) in [("unet-sd15", Base::Sd15, 4), ("unet-sd21", Base::Sd21, 2), ("unet-sdxl", Base::Sdxl, 2)]
+    {
+        let (usual, other) = (listed_with(name, base, |_| {}), listed_with(name, base, turn_projections));
+        let of = |canonical: &Canonical| -> Vec<(String, Vec<u64>)> {
+            canonical.tensors.iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect()
+        };
+        assert_eq!(of(&usual), of(&other), "{name}");
+        let projection =
+            other.tensors.iter().find(|tensor| tensor.name.ends_with("attentions.0.proj_in.weight")).unwrap();
+        assert_eq!(projection.shape.len(), rank, "{name}");
+        // where the family is not known, what is in the file stays
+        assert_ne!(of(&listed_with(name, Base::Unknown, turn_projections)), of(&usual), "{name}");
+    }
+}
+
+fn turn_projections(tensor: &mut TensorFacts) {
+    if tensor.name.contains(".attentions.")
+        && (tensor.name.ends_with(".proj_in.weight") || tensor.name.ends_with(".proj_out.weight"))
+    {
+        match tensor.shape.as_slice() {
+            [_, _] => tensor.shape.extend([1, 1]),
+            _ => tensor.shape.truncate(2),
+        }
+    }
+}
+
+fn listed_with(name: &str, base: Base, change: impl Fn(&mut TensorFacts)) -> Canonical {
+    let mut tensors = facts(name);
+    tensors.iter_mut().for_each(change);
+    canonicalise(ComponentKind::Unet, base, &tensors)
+}
+
+/// Scales of 8-bit files belong to their weights, those of nothing do not.
+#[test]
+fn scales_are_expected_where_their_weights_are() {
+    let mut tensors = facts("unet-sd15");
+    let scale = |module: &str| tensor(&format!("{module}.scale_weight\t1"));
+    tensors.extend([scale("mid_block.attentions.0.proj_in"), scale("nothing"), tensor("scaled_fp8\t0")]);
+    let canonical = canonicalise(ComponentKind::Unet, Base::Sd15, &tensors);
+    let table = expected(ComponentKind::Unet, Base::Sd15, None, &canonical).unwrap();
+    let name = "nothing.scale_weight".to_owned();
+    assert_eq!(compare(&table, &canonical), [Difference::Unexpected { name, found: Some(vec![1]), nearest: None }]);
+    assert_eq!(canonical.ignored, ["scaled_fp8"]);
+}
+
 #[test]
 fn inpainting_takes_its_inputs_from_the_tensors() {
     let (mut canonical, _) = sd15();
@@ -161,6 +225,6 @@ fn settings_that_are_not_understood_give_no_table() {
     for config in configs {
         assert_eq!(expected(ComponentKind::Unet, Base::Sd15, Some(&config), &canonical), None, "{config}");
     }
-    let t5 = json!({ "model_type": "t5" });
+    let t5 = json!({ "model_type": "t5", "d_model": 0 });
     assert_eq!(expected(ComponentKind::TextEncoder, Base::Sd3, Some(&t5), &canonical), None);
 }

@@ -19,7 +19,8 @@ pub(super) fn table(unet: &Unet) -> Option<Table> {
     table.finish()
 }
 
-fn embeddings(table: &mut Table, unet: &Unet, first: u64) {
+/// What the time and the other numbers go through.
+pub(super) fn embeddings(table: &mut Table, unet: &Unet, first: u64) {
     let time = unet.time_width;
     let mut layers = |path: &str, inputs: u64| {
         table.linear(&format!("{path}.linear_1"), inputs, time);
@@ -37,8 +38,8 @@ fn embeddings(table: &mut Table, unet: &Unet, first: u64) {
     }
 }
 
-/// The channels of the skip connections, in order.
-fn down(table: &mut Table, unet: &Unet, first: u64) -> Vec<u64> {
+/// The way down; gives the channels of the skip connections, in order.
+pub(super) fn down(table: &mut Table, unet: &Unet, first: u64) -> Vec<u64> {
     let (mut skips, mut current) = (vec![first], first);
     let last = unet.levels.len().saturating_sub(1);
     for (number, level) in unet.levels.iter().enumerate() {
@@ -57,7 +58,8 @@ fn down(table: &mut Table, unet: &Unet, first: u64) -> Vec<u64> {
     skips
 }
 
-fn middle(table: &mut Table, unet: &Unet, level: &Level) {
+/// The lowest level.
+pub(super) fn middle(table: &mut Table, unet: &Unet, level: &Level) {
     let channels = level.channels;
     let mut resnet =
         |number: u64| resnet(table, &format!("mid_block.resnets.{number}"), channels, channels, unet.time_width);

@@ -19,6 +19,9 @@ pub(super) const PREFIXES: &[&str] = &[
 /// Width and number of the layers that SD2 uses of OpenCLIP-H.
 const H_WIDTH: u64 = 1024;
 const H_LAYERS: u64 = 23;
+/// The embedding of T5: its own name, and the encoder's.
+const T5_SHARED: &str = "shared.weight";
+const T5_EMBEDDING: &str = "encoder.embed_tokens.weight";
 const OPEN_LAYERS: &str = "transformer.resblocks.";
 /// Modules of a layer in OpenCLIP's and transformers' names.
 const LAYER: &[(&str, &str)] = &[
@@ -35,6 +38,8 @@ pub(super) struct Clip {
     /// In OpenCLIP's names: the layers that are used.
     open_layers: Option<u64>,
     has_projection: bool,
+    /// T5 keeps one matrix under two names, of which files have either or both.
+    has_shared: bool,
 }
 
 impl Clip {
@@ -51,7 +56,11 @@ impl Clip {
             (Base::Sd21, false) if names.contains(&"text_projection") => layers.saturating_sub(1),
             _ => layers,
         };
-        Self { open_layers: layers.map(used), has_projection: base != Base::Sd21 }
+        Self {
+            open_layers: layers.map(used),
+            has_projection: base != Base::Sd21,
+            has_shared: names.contains(&T5_SHARED),
+        }
     }
 
     fn open(&self, name: &str, used: u64) -> Option<Place> {
@@ -80,6 +89,8 @@ impl Naming for Clip {
         }
         match self.open_layers {
             Some(used) => self.open(name, used),
+            None if name == T5_EMBEDDING && self.has_shared => Some(Place::Ignored),
+            None if name == T5_EMBEDDING => Some(Place::same(T5_SHARED)),
             None => Some(Place::Same(with_model(name))),
         }
     }

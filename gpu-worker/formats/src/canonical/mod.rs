@@ -5,15 +5,18 @@
 //! reduced and widened models map as well.
 
 mod autoencoder;
+mod control;
 mod encoder;
 mod flux;
 mod mmdit;
 mod place;
+mod projection;
+pub(crate) mod scales;
 mod taesd;
 mod unet;
 mod view;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use view::{CanonicalTensor, Order, Piece};
 
@@ -67,10 +70,13 @@ pub fn canonicalise(kind: ComponentKind, base: Base, tensors: &[TensorFacts]) ->
     let prefix = prefix(kind, tensors);
     let names: Vec<&str> = tensors.iter().map(|tensor| strip(&tensor.name, prefix)).collect();
     let naming = naming(kind, base, &names, tensors);
+    let weights: BTreeMap<&str, &TensorFacts> = names.iter().copied().zip(tensors).collect();
     let mut canonical = Canonical::default();
     let mut taken = BTreeSet::new();
     for (index, (tensor, name)) in tensors.iter().zip(&names).enumerate() {
-        match naming.place(name, tensor) {
+        let scale = scales::place(name, tensor, &weights, naming.as_ref());
+        let place = scale.or_else(|| naming.place(name, tensor));
+        match place.map(|place| projection::formed(kind, base, place)) {
             Some(Place::Ignored) => canonical.ignored.push(tensor.name.clone()),
             Some(place) => match place.apply(index, tensor).filter(|parts| is_free(parts, &taken)) {
                 Some(parts) => {
@@ -106,6 +112,9 @@ fn naming(kind: ComponentKind, base: Base, names: &[&str], tensors: &[TensorFact
     let any = |prefixes: &[&str]| names.iter().any(|name| prefixes.iter().any(|prefix| name.starts_with(prefix)));
     match kind {
         ComponentKind::Unet if any(&["input_blocks."]) => Box::new(unet::Ldm::new(base, names)),
+        ComponentKind::ControlNet if any(&["input_blocks."]) && !names.contains(&"lora_controlnet") => {
+            Box::new(control::Original::new(base, names))
+        }
         ComponentKind::Transformer if any(&["joint_blocks."]) => Box::new(mmdit::Original::new(names)),
         ComponentKind::Transformer if any(&["double_blocks.", "single_blocks."]) => {
             Box::new(flux::Original::new(names, tensors))
@@ -125,6 +134,7 @@ fn naming(kind: ComponentKind, base: Base, names: &[&str], tensors: &[TensorFact
 fn prefix(kind: ComponentKind, tensors: &[TensorFacts]) -> &'static str {
     let known: &[&'static str] = match kind {
         ComponentKind::Unet | ComponentKind::Transformer => &["model.diffusion_model."],
+        ComponentKind::ControlNet => &["control_model."],
         ComponentKind::Vae => &["first_stage_model.", "vae."],
         ComponentKind::TextEncoder | ComponentKind::TextEncoder2 | ComponentKind::TextEncoder3 => encoder::PREFIXES,
         _ => &[],

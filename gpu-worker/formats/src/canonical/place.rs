@@ -1,6 +1,9 @@
 //! What becomes of one tensor of the file.
 
-use super::view::{CanonicalTensor, View};
+use super::{
+    projection::Form,
+    view::{CanonicalTensor, View},
+};
 use crate::inspection::TensorFacts;
 
 /// The canonical place of a tensor.
@@ -10,6 +13,10 @@ pub(super) enum Place {
     Same(String),
     /// A linear weight that may be stored as a 1×1 convolution.
     Matrix(String),
+    /// A linear weight in this form; one that is no matrix stays as it is.
+    Projection(String, Form),
+    /// Each of these, with the same bytes.
+    Copies(Vec<String>),
     /// This matrix, transposed.
     Transposed(String),
     /// These tensors, each with its number of rows: together all rows.
@@ -34,6 +41,14 @@ impl Place {
         match self {
             Self::Same(name) => Some(vec![view.named(name)]),
             Self::Matrix(name) => Some(vec![view.matrix()?.named(name)]),
+            Self::Projection(name, form) => {
+                let formed = match form {
+                    Form::Convolution => view.pointwise(),
+                    Form::Linear => view.matrix(),
+                };
+                Some(vec![formed.unwrap_or(view).named(name)])
+            }
+            Self::Copies(names) => Some(names.into_iter().map(|name| view.clone().named(name)).collect()),
             Self::Transposed(name) => Some(vec![view.transposed()?.named(name)]),
             Self::Swapped(name) => Some(vec![swapped(&view, name)?]),
             Self::Rows(parts) => rows(&view, parts),

@@ -38,6 +38,7 @@ fn kind(name: &str) -> ComponentKind {
         "text_encoder" => ComponentKind::TextEncoder,
         "text_encoder_2" => ComponentKind::TextEncoder2,
         "transformer" => ComponentKind::Transformer,
+        "controlnet" => ComponentKind::ControlNet,
         other => panic!("no kind {other}"),
     }
 }
@@ -151,6 +152,17 @@ fn text_encoders_map_as_diffusers_does() {
 }
 
 #[test]
+fn control_nets_map_as_diffusers_does() {
+    ["controlnet-sd15", "controlnet-sdxl", "controlnet-sd15-real", "controlnet-sdxl-real"].into_iter().for_each(check);
+}
+
+/// The script has run both with the same weights and compared what they make.
+#[test]
+fn tiny_autoencoders_map_as_diffusers_numbers_them() {
+    ["taesd-encoder", "taesd-decoder", "taesd-bundle"].into_iter().for_each(check);
+}
+
+#[test]
 fn transformers_map_as_diffusers_does() {
     ["mmdit-sd3", "mmdit-sd35", "flux"].into_iter().for_each(check);
 }
@@ -251,6 +263,49 @@ fn encoders_get_their_prefix_and_t5_keeps_its_names() {
         names(ComponentKind::TextEncoder3, Base::Sd3, &[(t5, &[8])]),
         ["encoder.block.0.layer.0.layer_norm.weight"]
     );
+}
+
+#[test]
+fn the_embedding_of_t5_has_one_name() {
+    let list = |both: bool| {
+        let mut list: Vec<(&str, &[u64])> = vec![("encoder.embed_tokens.weight", &[9, 8])];
+        if both {
+            list.push(("shared.weight", &[9, 8]));
+        }
+        names(ComponentKind::TextEncoder3, Base::Sd3, &list)
+    };
+    assert_eq!(list(true), ["shared.weight"]);
+    assert_eq!(list(false), ["shared.weight"]);
+}
+
+#[test]
+fn scales_follow_their_weights() {
+    let unet: &[(&str, &[u64])] = &[
+        ("model.diffusion_model.input_blocks.0.0.weight", &[8, 4, 3, 3]),
+        ("model.diffusion_model.input_blocks.1.0.in_layers.2.weight", &[8, 8, 3, 3]),
+        ("model.diffusion_model.input_blocks.1.0.in_layers.2.scale_weight", &[1]),
+        ("model.diffusion_model.input_blocks.1.0.in_layers.2.scale_input", &[]),
+        ("model.diffusion_model.scaled_fp8", &[0]),
+    ];
+    let path = "down_blocks.0.resnets.0.conv1";
+    let wanted = ["scale_input", "scale_weight", "weight"].map(|leaf| format!("{path}.{leaf}"));
+    assert_eq!(names(ComponentKind::Unet, Base::Sd15, unet)[1..], wanted);
+    // one scale of a fused matrix is that of each of its parts, a scale by row is cut with the rows
+    let fused = |scale: &[u64]| -> Vec<(String, Vec<u64>, u64)> {
+        let list = vec![
+            ("double_blocks.0.img_attn.qkv.weight", vec![24, 8]),
+            ("double_blocks.0.img_attn.qkv.scale_weight", scale.to_vec()),
+        ];
+        let canonical = canonicalise(ComponentKind::Transformer, Base::Flux, &laid_out(&list));
+        assert!(canonical.unmapped.is_empty());
+        let scales = canonical.tensors.into_iter().filter(|tensor| tensor.name.ends_with(".scale_weight"));
+        scales.map(|tensor| (tensor.name, tensor.shape, tensor.pieces[0].begin)).collect()
+    };
+    let path = "transformer_blocks.0.attn";
+    let of = |part: &str, shape: &[u64], begin| (format!("{path}.to_{part}.scale_weight"), shape.to_vec(), begin);
+    let begin = 1000 + 4 * 24 * 8;
+    assert_eq!(fused(&[]), [of("k", &[], begin), of("q", &[], begin), of("v", &[], begin)]);
+    assert_eq!(fused(&[24, 1]), [of("k", &[8, 1], begin + 32), of("q", &[8, 1], begin), of("v", &[8, 1], begin + 64)]);
 }
 
 #[test]

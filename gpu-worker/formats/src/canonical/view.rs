@@ -114,6 +114,14 @@ impl View {
         is_matrix.then(|| Self { shape: shape.to_vec(), strides, ..self.clone() })
     }
 
+    /// The matrix as a 1×1 convolution.
+    pub(super) fn pointwise(&self) -> Option<Self> {
+        let matrix = self.matrix()?;
+        let strides = matrix.strides.clone().map(|strides| strides.into_iter().chain([1, 1]).collect());
+        let shape = matrix.shape.iter().copied().chain([1, 1]).collect();
+        Some(Self { shape, strides, ..matrix })
+    }
+
     fn piece(self) -> Piece {
         let order = match (self.strides, self.shape.as_slice()) {
             (Some(strides), _) => Order::Strided { shape: self.shape, strides },

@@ -3,6 +3,8 @@
 //! A release is only taken where its own width and depth are there: reduced, widened or pruned models would be
 //! compared with the wrong table.
 
+mod adapters;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -59,7 +61,11 @@ pub(super) fn config(kind: ComponentKind, base: Base, tensors: &Canonical) -> Op
             (width == 64).then(|| json!({ "_class_name": "AutoencoderTiny", "latent_channels": latent }))
         }
         ComponentKind::Vae => autoencoder(&sizes),
-        ComponentKind::TextEncoder | ComponentKind::TextEncoder2 => clip(kind, base, &sizes),
+        ComponentKind::TextEncoder | ComponentKind::TextEncoder2 | ComponentKind::TextEncoder3 => {
+            t5(&sizes).or_else(|| clip(kind, base, &sizes))
+        }
+        ComponentKind::ControlNet => adapters::control(base, &sizes),
+        ComponentKind::T2iAdapter => adapters::t2i(base, &sizes),
         ComponentKind::Transformer if base == Base::Sd3 => mmdit(&sizes),
         ComponentKind::Transformer if base == Base::Flux => flux(&sizes),
         _ => None,
@@ -184,6 +190,18 @@ fn clip(kind: ComponentKind, base: Base, sizes: &Sizes<'_>) -> Option<Value> {
         "num_hidden_layers": layers,
         "projection_dim": width,
     }))
+}
+
+/// The encoder of T5 XXL 1.1, the only one that image models use.
+fn t5(sizes: &Sizes<'_>) -> Option<Value> {
+    let width = sizes.any(&[("shared.weight", 1), ("encoder.final_layer_norm.weight", 0)])?;
+    let is_xxl = width == 4096 && sizes.count_from("encoder.block.") == 24;
+    is_xxl.then(|| {
+        json!({
+            "model_type": "t5", "vocab_size": 32_128, "d_model": width, "d_kv": 64, "d_ff": 10_240, "num_layers": 24,
+            "num_heads": 64, "feed_forward_proj": "gated-gelu", "relative_attention_num_buckets": 32,
+        })
+    })
 }
 
 /// SD3 medium, 3.5 medium (a second attention in its first 13 blocks) and 3.5 large.
