@@ -120,7 +120,7 @@ fn checkpoint(
 
 fn sharded(path: &Path, correction: Correction) -> Result<Inspection, FormatError> {
     match index::read(path, "", "") {
-        Ok(set) => Ok(recognised(path, Format::Safetensors, (set.files, set.tensors, &set.metadata), correction)),
+        Ok(set) => Ok(recognised(path, set.format, (set.files, set.tensors, &set.metadata), correction)),
         Err(error) => refused(path, Format::Safetensors, vec![crate::probe::stat(path, "")?], error),
     }
 }

@@ -112,8 +112,13 @@ impl Check<'_> {
     }
 
     async fn weights(&mut self, inspection: Inspection) -> Result<(), WorkError> {
-        let total = inspection.components.iter().map(|component| component.bytes).sum();
-        self.attempt.progress.enter("reading", total);
+        let format = |source| WorkError::Format { path: self.path.display().to_string(), source };
+        let (inspection, total) = blocking("reading headers", move || {
+            let total = validate::weight_bytes(&inspection);
+            (inspection, total)
+        })
+        .await?;
+        self.attempt.progress.enter("reading", total.map_err(format)?);
         let limits = self.agent.throttle.iter().cloned().collect();
         let mut pace = pace(limits, self.attempt.cancel.clone(), self.read.clone());
         let work = blocking("reading weights", move || validate::weights(&inspection, &mut pace));

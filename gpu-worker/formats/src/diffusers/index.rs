@@ -1,4 +1,4 @@
-//! Sharded safetensors: the index file and the shards beside it.
+//! Sharded weights, safetensors or PyTorch pickles: the index file and the shards beside it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -10,16 +10,23 @@ use serde_json::Value;
 use crate::{
     error::{FormatError, ShardProblem},
     inspection::{FileFacts, TensorFacts},
-    probe::read_json,
+    pickle,
+    probe::{Probe, read_json, sniff},
     safetensors,
+    vocab::Format,
 };
 
 /// Largest index that is read.
 const INDEX_LIMIT_BYTES: u64 = 64 << 20;
 
+/// Endings of shards that there are readers for.
+const ENDINGS: [&str; 2] = [".safetensors", ".bin"];
+
 /// All shards of a model as one.
 #[derive(Debug)]
 pub(crate) struct ShardSet {
+    /// How the shards are stored; of pickles, how the first is.
+    pub(crate) format: Format,
     /// The index first, then the shards.
     pub(crate) files: Vec<FileFacts>,
     /// All tensors; `file` indexes `files`.
@@ -28,9 +35,11 @@ pub(crate) struct ShardSet {
     pub(crate) metadata: BTreeMap<String, String>,
 }
 
-/// Stem and variant, if `name` is an index: `model.safetensors.index.fp16.json` → (`model`, `fp16`).
+/// Stem and variant, if `name` is an index: `model.safetensors.index.fp16.json` → (`model`, `fp16`), and
+/// `pytorch_model.bin.index.json` → (`pytorch_model`, nothing).
 pub(crate) fn parse_name(name: &str) -> Option<(&str, Option<&str>)> {
-    let (stem, rest) = name.strip_suffix(".json")?.split_once(".safetensors.index")?;
+    let name = name.strip_suffix(".json")?;
+    let (stem, rest) = ENDINGS.iter().find_map(|ending| name.split_once(&format!("{ending}.index")))?;
     match rest.strip_prefix('.') {
         Some(variant) if !variant.is_empty() => Some((stem, Some(variant))),
         _ if rest.is_empty() => Some((stem, None)),
@@ -38,9 +47,14 @@ pub(crate) fn parse_name(name: &str) -> Option<(&str, Option<&str>)> {
     }
 }
 
+/// Whether `name` is the index of pickles.
+pub(crate) fn is_pickled(name: &str) -> bool {
+    parse_name(name).is_some_and(|(stem, _)| name.strip_prefix(stem).is_some_and(|rest| rest.starts_with(".bin.")))
+}
+
 /// Number and total, if `name` is a shard: `model-00001-of-00003.safetensors` → (1, 3).
 pub(crate) fn shard_number(name: &str) -> Option<(u64, u64)> {
-    let (rest, total) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
+    let (rest, total) = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending))?.rsplit_once("-of-")?;
     let (_, number) = rest.rsplit_once('-')?;
     Some((number.parse().ok()?, total.parse().ok()?))
 }
@@ -52,22 +66,26 @@ pub(crate) fn read(path: &Path, rel_path: &str, below: &str) -> Result<ShardSet,
     let places = weight_map(path, &document)?;
     let shards: BTreeSet<&str> = places.values().copied().collect();
     complete(path, &shards)?;
-    let mut set = ShardSet { files: vec![facts], tensors: Vec::new(), metadata: BTreeMap::new() };
+    let mut set =
+        ShardSet { format: Format::Safetensors, files: vec![facts], tensors: Vec::new(), metadata: BTreeMap::new() };
     let mut homes: HashMap<String, String> = HashMap::new();
     for shard in shards {
-        let header = safetensors::read(&path.with_file_name(shard), &format!("{below}{shard}"))?;
-        let file = set.files.len();
-        for mut tensor in header.tensors {
+        let part = self::shard(&path.with_file_name(shard), &format!("{below}{shard}"))?;
+        let first = set.files.len();
+        if first == 1 {
+            set.format = part.format;
+        }
+        for mut tensor in part.tensors {
             if homes.insert(tensor.name.clone(), shard.to_owned()).is_some() {
                 return Err(shards_error(path, ShardProblem::Twice { tensor: tensor.name }));
             }
-            tensor.file = file;
+            tensor.file = first;
             set.tensors.push(tensor);
         }
         if set.metadata.is_empty() {
-            set.metadata = header.metadata;
+            set.metadata = part.metadata;
         }
-        set.files.push(header.file);
+        set.files.extend(part.files);
     }
     for (tensor, shard) in places {
         if homes.get(tensor).is_none_or(|home| home != shard) {
@@ -80,6 +98,50 @@ pub(crate) fn read(path: &Path, rel_path: &str, below: &str) -> Result<ShardSet,
     Ok(set)
 }
 
+/// One weight file, be it a shard or the whole.
+pub(crate) fn shard(path: &Path, rel_path: &str) -> Result<ShardSet, FormatError> {
+    let is_pickle = path.extension().is_some_and(|extension| extension == "bin");
+    if is_pickle { pickled(path, rel_path) } else { plain(path, rel_path) }
+}
+
+/// A weight file whatever its name says.
+pub(crate) fn any(path: &Path, rel_path: &str) -> Result<ShardSet, FormatError> {
+    let head = Probe::open(path, rel_path)?.head()?;
+    match sniff(&head, "") {
+        Format::TorchZip | Format::Pickle => pickled(path, rel_path),
+        _ => plain(path, rel_path),
+    }
+}
+
+fn pickled(path: &Path, rel_path: &str) -> Result<ShardSet, FormatError> {
+    let found = pickle::read_below(path, rel_path)?;
+    Ok(ShardSet { format: found.format, files: found.files, tensors: found.tensors, metadata: BTreeMap::new() })
+}
+
+fn plain(path: &Path, rel_path: &str) -> Result<ShardSet, FormatError> {
+    let header = safetensors::read(path, rel_path)?;
+    Ok(ShardSet {
+        format: Format::Safetensors,
+        files: vec![header.file],
+        tensors: header.tensors,
+        metadata: header.metadata,
+    })
+}
+
+/// What the index says its tensors have in bytes.
+pub(crate) fn total_size(document: &Value) -> Option<u64> {
+    let total = document.get("metadata")?.get("total_size")?;
+    // some writers count in floats
+    total.as_u64().or_else(|| {
+        total.as_f64().filter(|total| total.fract() == 0.0 && (0.0..9e15).contains(total)).map(|total| total as u64)
+    })
+}
+
+/// Reads the index alone.
+pub(crate) fn document(path: &Path, rel_path: &str) -> Result<Value, FormatError> {
+    read_json(path, rel_path, "shard index", INDEX_LIMIT_BYTES).map(|(document, _)| document)
+}
+
 /// Tensor to shard, with every shard a plain file name.
 fn weight_map<'d>(path: &Path, document: &'d Value) -> Result<BTreeMap<&'d str, &'d str>, FormatError> {
     let map = document.get("weight_map").and_then(Value::as_object);
@@ -87,7 +149,7 @@ fn weight_map<'d>(path: &Path, document: &'d Value) -> Result<BTreeMap<&'d str, 
     map.iter()
         .map(|(tensor, shard)| {
             let name = shard.as_str().unwrap_or_default();
-            if is_plain_name(name) && name.ends_with(".safetensors") {
+            if is_plain_name(name) && ENDINGS.iter().any(|ending| name.ends_with(ending)) {
                 Ok((tensor.as_str(), name))
             } else {
                 Err(FormatError::UnsafeName { path: path.to_owned(), name: name.to_owned() })

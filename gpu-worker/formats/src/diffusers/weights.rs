@@ -1,9 +1,9 @@
 //! Finding a component's weight file in its folder, and reading its header.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 use super::index::{self, ShardSet};
-use crate::{error::FormatError, pickle, safetensors};
+use crate::error::FormatError;
 
 /// Base names of weight files: of diffusers, of transformers.
 const STEMS: &[&str] = &["diffusion_pytorch_model", "model"];
@@ -39,12 +39,7 @@ pub(super) fn read(folder: &Path, below: &str, choice: &Choice) -> Result<ShardS
     if choice.sharded {
         return index::read(&path, &rel_path, below);
     }
-    if choice.pickled {
-        let found = pickle::read_below(&path, &rel_path)?;
-        return Ok(ShardSet { files: found.files, tensors: found.tensors, metadata: BTreeMap::new() });
-    }
-    let header = safetensors::read(&path, &rel_path)?;
-    Ok(ShardSet { files: vec![header.file], tensors: header.tensors, metadata: header.metadata })
+    index::shard(&path, &rel_path)
 }
 
 /// The plain names in a folder, sorted.
@@ -71,7 +66,7 @@ fn choice(name: &str) -> Option<Choice> {
             }
         }
     };
-    let pickled = name.ends_with(".bin");
+    let pickled = name.ends_with(".bin") || index::is_pickled(name);
     let known = if pickled { PICKLE_STEMS } else { STEMS }.contains(&stem);
     known.then(|| Choice { name: name.to_owned(), variant: variant.map(str::to_owned), sharded, pickled })
 }
@@ -88,7 +83,7 @@ fn rank(variant: Option<&str>) -> u8 {
 fn absent(names: &[String]) -> String {
     let ends = |ending: &str| names.iter().any(|name| name.ends_with(ending));
     if ends(".bin") {
-        "only .bin weights in shards or under an unknown name, which this version does not read".to_owned()
+        "only .bin weights in shards without an index, or under an unknown name".to_owned()
     } else if ends(".onnx") {
         "only ONNX weights, which this version does not read".to_owned()
     } else if ends(".safetensors") {
@@ -113,6 +108,9 @@ mod tests {
         assert_eq!(of("model-00001-of-00002.safetensors"), None);
         assert_eq!(of("other.safetensors"), None);
         assert_eq!(of("pytorch_model.fp16.bin"), Some((Some("fp16".to_owned()), false)));
+        assert_eq!(of("pytorch_model.bin.index.json"), Some((None, true)));
+        assert_eq!(of("pytorch_model.bin.index.fp16.json"), Some((Some("fp16".to_owned()), true)));
+        assert_eq!(of("model.bin.index.json"), None);
         assert_eq!(of("model.bin"), None);
         assert_eq!(of("pytorch_model-00001-of-00002.bin"), None);
     }

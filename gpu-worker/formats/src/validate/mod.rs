@@ -1,11 +1,14 @@
 //! Checking a model beyond its headers: what is wrong with it, finding by finding, and the verdict.
 //!
 //! [`structure`] looks at headers, shards, the parts of a folder and how they fit together; [`weights`] reads every
-//! tensor of the components. A damaged or refused file is an answer here, not an error: errors are what keeps the
+//! tensor. A damaged or refused file is an answer here, not an error: errors are what keeps the
 //! checks from being made at all.
 
 mod architecture;
+mod judge;
 mod links;
+mod outside;
+mod shards;
 mod stats;
 mod structure;
 mod weights;
@@ -13,8 +16,9 @@ mod weights;
 use serde::{Deserialize, Serialize};
 
 pub use architecture::architecture;
+pub use stats::Moments;
 pub use structure::structure;
-pub use weights::{Checked, weights};
+pub use weights::{Checked, TensorStatistics, weight_bytes, weights};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

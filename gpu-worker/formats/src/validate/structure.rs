@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Finding, Severity, UNSAFE_FILE, links};
+use super::{Finding, Severity, UNSAFE_FILE, links, shards};
 use crate::{
     correction::Correction,
     error::{ErrorKind, FormatError},
@@ -38,6 +38,7 @@ pub fn structure(path: &Path, correction: Correction) -> Result<(Option<Inspecti
     findings.extend(ignored(&inspection));
     findings.extend(empty_tensors(&inspection));
     findings.extend(links::check(path, &inspection));
+    findings.extend(shards::check(&inspection));
     Ok((Some(inspection), findings))
 }
 

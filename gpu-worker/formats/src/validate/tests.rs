@@ -69,6 +69,7 @@ fn every_kind_of_bad_number_is_found_at_its_tensor() {
     all.sort();
     let expected = [
         ("decoder.conv_in.weight", "nan"),
+        ("decoder.conv_out.weight", "degenerate"),
         ("decoder.conv_out.weight", "fp16_overflow"),
         ("encoder.conv_in.weight", "infinite"),
         ("encoder.conv_out.weight", "constant"),
@@ -77,6 +78,79 @@ fn every_kind_of_bad_number_is_found_at_its_tensor() {
         ("quant_conv.weight", "all_zero"),
     ];
     assert_eq!(all, expected.map(|(tensor, code)| (tensor.to_owned(), code.to_owned())));
+}
+
+#[test]
+fn spreads_that_no_training_gives_are_found_and_numbers_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("v.safetensors");
+    let inspection = vae(&path);
+    plant(&inspection, "decoder.conv_in.weight", |n| if n % 2 == 0 { 5000.0 } else { -5000.0 }, u64::MAX);
+    plant(&inspection, "encoder.conv_in.weight", |n| 1e-12 * (n as f32).sin(), u64::MAX);
+    plant(&inspection, "encoder.conv_out.weight", |n| 9.0 + 1e-3 * (n as f32).sin(), u64::MAX);
+    let mut all = found(&path);
+    all.sort();
+    let expected = ["decoder.conv_in.weight", "encoder.conv_in.weight", "encoder.conv_out.weight"];
+    assert_eq!(all, expected.map(|tensor| (tensor.to_owned(), "degenerate".to_owned())));
+    let inspection = structure(&path).unwrap().0.unwrap();
+    let checked = weights(&inspection, &mut { GO }).unwrap().unwrap();
+    assert_eq!(checked.statistics.len(), 8);
+    let wide = checked.statistics.iter().find(|tensor| tensor.tensor == "decoder.conv_in.weight").unwrap();
+    assert_eq!((wide.elements, wide.component.unwrap().as_str()), (576, "vae"));
+    assert_eq!(wide.moments, Moments { mean: 0.0, std: 5000.0, min: -5000.0, max: 5000.0 });
+    let summary = checked.findings.iter().find(|finding| finding.code == "statistics").unwrap();
+    assert_eq!((summary.severity, summary.component.as_deref()), (Severity::Info, Some("vae")));
+    assert!(summary.message.contains("`decoder.conv_in.weight`"), "{summary:?}");
+}
+
+#[test]
+fn tensors_of_no_component_are_read_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("c.safetensors");
+    let unet = crate::testing::family_unet("model.diffusion_model.", "sd15");
+    let mut tensors = crate::testing::specs(&unet);
+    tensors.push(("first_stage_model.decoder.conv_in.weight", &[8, 4, 3, 3]));
+    tensors.push(("model_ema.diffusion_modelinput_blocks00weight", &[8, 4, 3, 3]));
+    model_in(&path, "F32", &tensors, &[]);
+    let inspection = structure(&path).unwrap().0.unwrap();
+    let whole: u64 = inspection.components.iter().map(|part| part.bytes).sum();
+    assert_eq!(weight_bytes(&inspection).unwrap(), whole + 4 * 8 * 4 * 9);
+    // the last tensor of the file
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&f32::NAN.to_le_bytes(), file.metadata().unwrap().len() - 4).unwrap();
+    let inspection = structure(&path).unwrap().0.unwrap();
+    let checked = weights(&inspection, &mut { GO }).unwrap().unwrap();
+    let nan = checked.findings.iter().find(|finding| finding.code == "nan").unwrap();
+    assert_eq!((nan.severity, nan.component.as_deref()), (Severity::Warning, None));
+    assert_eq!(nan.tensor.as_deref(), Some("model_ema.diffusion_modelinput_blocks00weight"));
+    assert_eq!(checked.bytes, whole + 4 * 8 * 4 * 9);
+}
+
+#[test]
+fn an_index_that_lies_about_its_shards_is_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let tensors = crate::testing::family_unet("", "sd15");
+    let specs = crate::testing::specs(&tensors);
+    let (first, second) = specs.split_at(3);
+    let bytes: u64 = tensors.iter().map(|(_, shape)| 2 * shape.iter().product::<u64>()).sum();
+    let shard = |number: u64| format!("unet-{number:05}-of-00002.safetensors");
+    model_in(&folder.path().join(shard(1)), "F16", first, &[]);
+    model_in(&folder.path().join(shard(2)), "F16", second, &[]);
+    let home = |number: u64, specs: &[crate::testing::Spec<'_>]| -> Vec<(String, serde_json::Value)> {
+        specs.iter().map(|(name, _)| ((*name).to_owned(), json!(shard(number)))).collect()
+    };
+    let map: serde_json::Map<_, _> = home(1, first).into_iter().chain(home(2, second)).collect();
+    let path = folder.path().join("unet.safetensors.index.json");
+    for (total, expected) in [
+        (json!(bytes), vec![]),
+        (json!(bytes as f64), vec![]),
+        (json!(bytes + 2), vec!["index_size_mismatch".to_owned()]),
+    ] {
+        document(&path, &json!({ "metadata": { "total_size": total }, "weight_map": map }));
+        let (verdict, codes) = codes(&path);
+        assert_eq!(codes, expected);
+        assert_eq!(verdict, if expected.is_empty() { Verdict::Ok } else { Verdict::Degraded });
+    }
 }
 
 #[test]
@@ -134,7 +208,10 @@ fn pipeline(folder: &Path) {
     let vae: [(&str, &[u64]); 2] =
         [("decoder.conv_in.weight", &[8, 4, 3, 3]), ("encoder.conv_in.weight", &[8, 3, 3, 3])];
     model_in(&folder.join("vae/diffusion_pytorch_model.safetensors"), "F16", &vae, &[]);
-    let encoder: [(&str, &[u64]); 1] = [("text_model.embeddings.token_embedding.weight", &[10, 768])];
+    let encoder: [(&str, &[u64]); 2] = [
+        ("text_model.embeddings.token_embedding.weight", &[10, 768]),
+        ("text_model.embeddings.position_embedding.weight", &[8, 768]),
+    ];
     model_in(&folder.join("text_encoder/model.safetensors"), "F16", &encoder, &[]);
 }
 
@@ -151,6 +228,29 @@ fn the_links_of_a_folder_are_checked() {
     let mut all = codes(&path).1;
     all.sort();
     assert_eq!(all, ["conditioning_mismatch", "config_mismatch"]);
+    // every other link: the index, its folders, the classes, positions and ids
+    let change = |file: &str, value: serde_json::Value, expected: &[&str]| {
+        pipeline(&path);
+        document(&path.join(file), &value);
+        let mut all = codes(&path).1;
+        all.sort();
+        assert_eq!(all, expected, "{file}");
+        std::fs::remove_dir_all(&path).unwrap();
+    };
+    let class = json!({"latent_channels": 4, "_class_name": "AutoencoderTiny"});
+    change("vae/config.json", class, &["class_mismatch"]);
+    change("image_encoder/config.json", json!({}), &["unnamed_folder"]);
+    change("vae/config.json", json!({"latent_channels": 16}), &["config_mismatch"]);
+    let tokens = json!({"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 77}]});
+    change("tokenizer/tokenizer.json", tokens, &["vocabulary_mismatch"]);
+    change("tokenizer/tokenizer_config.json", json!({"model_max_length": 12}), &["length_mismatch"]);
+    change("tokenizer/tokenizer_config.json", json!({"model_max_length": 1e30}), &[]);
+    change("tokenizer/vocab.json", json!([1]), &["corrupt_tokenizer"]);
+    pipeline(&path);
+    std::fs::remove_dir_all(path.join("tokenizer")).unwrap();
+    let mut all = codes(&path).1;
+    all.sort();
+    assert_eq!(all, ["missing_folder", "missing_part", "missing_tokenizer"]);
     pipeline(&path);
     std::fs::remove_file(path.join("vae/diffusion_pytorch_model.safetensors")).unwrap();
     let (verdict, codes) = codes(&path);

@@ -1,27 +1,26 @@
-//! Reading every tensor of a model's components and looking at the numbers in it.
+//! Reading every tensor of a model, those of no component too, and looking at the numbers in it.
 
 use std::ops::ControlFlow;
 
 use super::{
     Finding, Severity,
-    stats::{Stats, is_known},
+    judge::{Quiet, judge},
+    outside,
+    stats::{Moments, Stats, is_known},
 };
 use crate::{
     error::FormatError,
     inspection::{Component, FileFacts, Inspection, TensorFacts},
     probe::Probe,
     tensor_bytes::read_tensor,
+    vocab::ComponentKind,
 };
 
 /// Bytes of one read; a multiple of every element's size.
 const CHUNK_BYTES: u64 = 4 << 20;
-/// The smallest magnitude that rounds to infinity in 16 bits.
-const F16_OVERFLOW: f64 = 65520.0;
-/// Names of parameters that are zero or constant in many good models: offsets, scales, and what training starts from zero.
-const OFTEN_CONSTANT: &[&str] = &[".bias", ".lora_up.weight", ".lora_B.weight", ".alpha", "_embedding"];
 
 /// What the weights told.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Checked {
     /// What is wrong with them.
     pub findings: Vec<Finding>,
@@ -29,9 +28,39 @@ pub struct Checked {
     pub tensors: u64,
     /// Bytes that were read.
     pub bytes: u64,
+    /// Moments and range of every tensor with a finite element, in the order of the files.
+    pub statistics: Vec<TensorStatistics>,
 }
 
-/// Reads the tensors of all components, in the order of the files. `on_chunk` is called with the bytes of each read and
+/// What the numbers of one tensor are like.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TensorStatistics {
+    /// The component; none for tensors that belong to none.
+    pub component: Option<ComponentKind>,
+    /// Name in the file.
+    pub tensor: String,
+    /// Number of elements.
+    pub elements: u64,
+    /// Mean, standard deviation and range of the finite ones.
+    pub moments: Moments,
+}
+
+/// Bytes that [`weights`] is going to read; reads headers.
+///
+/// # Errors
+/// As [`weights`].
+pub fn weight_bytes(inspection: &Inspection) -> Result<u64, FormatError> {
+    let mut bytes = 0_u64;
+    for index in 0..inspection.files.len() {
+        let (outside, inside) = (outside::tensors(inspection, index)?, inside(inspection, index));
+        let all = outside.iter().chain(inside.iter().map(|(_, tensor)| *tensor));
+        bytes =
+            all.filter(|tensor| is_known(tensor.dtype)).fold(bytes, |sum, tensor| sum.saturating_add(tensor.bytes()));
+    }
+    Ok(bytes)
+}
+
+/// Reads all tensors, in the order of the files. `on_chunk` is called with the bytes of each read and
 /// may end the work, which gives `None`. Tensors of integers and of packed types are read by nobody: any bits are numbers.
 ///
 /// # Errors
@@ -43,7 +72,11 @@ pub fn weights(
     let mut checked = Checked::default();
     let mut quiet = Quiet::default();
     for (index, file) in inspection.files.iter().enumerate() {
-        let mut tensors = tensors_in(inspection, index);
+        let rest = outside::tensors(inspection, index)?;
+        let mut tensors: Vec<(Option<&Component>, &TensorFacts)> =
+            inside(inspection, index).into_iter().map(|(part, tensor)| (Some(part), tensor)).collect();
+        tensors.extend(rest.iter().map(|tensor| (None, tensor)));
+        tensors.retain(|(_, tensor)| is_known(tensor.dtype));
         if tensors.is_empty() {
             continue;
         }
@@ -51,19 +84,66 @@ pub fn weights(
         let probe = open(file)?;
         for (component, tensor) in tensors {
             let Some(stats) = read(&probe, tensor, on_chunk)? else { return Ok(None) };
-            checked.tensors = checked.tensors.saturating_add(1);
-            checked.bytes = checked.bytes.saturating_add(tensor.bytes());
+            checked.note(component, tensor, &stats);
             checked.findings.extend(judge(component, tensor, &stats, &mut quiet));
         }
         probe.check_unchanged()?;
     }
     checked.findings.extend(quiet.finding());
+    checked.findings.extend(summaries(inspection, &checked.statistics));
     Ok(Some(checked))
 }
 
-fn tensors_in(inspection: &Inspection, file: usize) -> Vec<(&Component, &TensorFacts)> {
+impl Checked {
+    fn note(&mut self, component: Option<&Component>, tensor: &TensorFacts, stats: &Stats) {
+        self.tensors = self.tensors.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(tensor.bytes());
+        self.statistics.extend(stats.moments().map(|moments| TensorStatistics {
+            component: component.map(|part| part.kind),
+            tensor: tensor.name.clone(),
+            elements: stats.elements,
+            moments,
+        }));
+    }
+}
+
+/// One line for each component: what its numbers are like as a whole.
+fn summaries(inspection: &Inspection, statistics: &[TensorStatistics]) -> Vec<Finding> {
+    let of = |component: &Component| {
+        let these: Vec<&TensorStatistics> =
+            statistics.iter().filter(|tensor| tensor.component == Some(component.kind)).collect();
+        let whole = whole(&these)?;
+        let widest = these.iter().max_by(|a, b| a.moments.std.total_cmp(&b.moments.std))?;
+        let message = format!(
+            "{} tensors: {whole}; the widest spread has `{}` ({})",
+            these.len(),
+            crate::text::shown(&widest.tensor),
+            widest.moments
+        );
+        Some(Finding::new(Severity::Info, "statistics", message).of(component.kind.as_str()))
+    };
+    inspection.components.iter().filter_map(of).collect()
+}
+
+/// The moments of all elements together.
+fn whole(tensors: &[&TensorStatistics]) -> Option<Moments> {
+    let first = tensors.first()?.moments;
+    let count: f64 = tensors.iter().map(|tensor| tensor.elements as f64).sum();
+    let weighted = |of: fn(&Moments) -> f64| -> f64 {
+        tensors.iter().map(|tensor| of(&tensor.moments) * tensor.elements as f64 / count).sum()
+    };
+    let mean = weighted(|moments| moments.mean);
+    let squares = weighted(|moments| moments.std * moments.std + moments.mean * moments.mean);
+    let range = tensors
+        .iter()
+        .fold((first.min, first.max), |(min, max), tensor| (min.min(tensor.moments.min), max.max(tensor.moments.max)));
+    Some(Moments { mean, std: (squares - mean * mean).max(0.0).sqrt(), min: range.0, max: range.1 })
+}
+
+/// The tensors of components in this file.
+fn inside(inspection: &Inspection, file: usize) -> Vec<(&Component, &TensorFacts)> {
     let all = inspection.components.iter().flat_map(|part| part.tensors.iter().map(move |tensor| (part, tensor)));
-    all.filter(|(_, tensor)| tensor.file == file && is_known(tensor.dtype)).collect()
+    all.filter(|(_, tensor)| tensor.file == file).collect()
 }
 
 fn open(file: &FileFacts) -> Result<Probe, FormatError> {
@@ -97,60 +177,4 @@ fn read(
         }
     }
     Ok(Some(stats))
-}
-
-/// Constant tensors that are normal where they are: counted, not listed.
-#[derive(Debug, Default)]
-struct Quiet {
-    tensors: u64,
-}
-
-impl Quiet {
-    fn finding(&self) -> Option<Finding> {
-        let message = format!("{} biases, norms and other offsets are constant, as in a fresh model", self.tensors);
-        (self.tensors > 0).then(|| Finding::new(Severity::Info, "constant_offsets", message))
-    }
-}
-
-fn judge(component: &Component, tensor: &TensorFacts, stats: &Stats, quiet: &mut Quiet) -> Vec<Finding> {
-    let of = |severity, code, message: String| {
-        Finding::new(severity, code, message).of(component.kind.as_str()).tensor(&tensor.name)
-    };
-    let count = |part: u64| format!("{part} of {} elements", stats.elements);
-    let mut findings = Vec::new();
-    if stats.nan > 0 {
-        findings.push(of(Severity::Error, "nan", format!("{} are not numbers", count(stats.nan))).but(0, stats.nan));
-    }
-    if stats.infinite > 0 {
-        let message = format!("{} are infinite", count(stats.infinite));
-        findings.push(of(Severity::Error, "infinite", message).but(0, stats.infinite));
-    }
-    if stats.is_constant() && stats.nan == 0 && stats.infinite == 0 {
-        findings.extend(constant(tensor, stats, quiet).map(|(code, message)| of(Severity::Warning, code, message)));
-    }
-    if stats.subnormal > stats.elements.saturating_sub(stats.zero) / 2 && stats.subnormal > 0 && stats.elements > 1 {
-        let message = format!(
-            "{} are subnormal: the type is too narrow for them, or the bytes are damaged",
-            count(stats.subnormal)
-        );
-        findings.push(of(Severity::Warning, "subnormal", message));
-    }
-    let largest = stats.largest(tensor.dtype);
-    if largest >= F16_OVERFLOW {
-        let message = format!("magnitudes up to {largest:.6e} become infinite in 16-bit floats");
-        findings.push(of(Severity::Warning, "fp16_overflow", message).but("below 65520", format!("{largest:.6e}")));
-    }
-    findings
-}
-
-/// Norms are one-dimensional; their scales and offsets start out constant.
-fn constant(tensor: &TensorFacts, stats: &Stats, quiet: &mut Quiet) -> Option<(&'static str, String)> {
-    if tensor.shape.len() < 2 || OFTEN_CONSTANT.iter().any(|ending| tensor.name.ends_with(ending)) {
-        quiet.tensors = quiet.tensors.saturating_add(1);
-        return None;
-    }
-    if stats.zero == stats.elements {
-        return Some(("all_zero", "every element is zero".to_owned()));
-    }
-    Some(("constant", format!("every element has the magnitude {:.6e}", stats.largest(tensor.dtype))))
 }

@@ -1,4 +1,8 @@
-//! How the parts of a diffusers folder fit together: configs against weights, encoders against tokenizers and denoiser.
+//! How the parts of a diffusers folder fit together: index against folders, configs against weights, encoders against
+//! tokenizers and denoiser.
+
+mod index;
+mod tokenizers;
 
 use std::path::Path;
 
@@ -7,12 +11,9 @@ use serde_json::Value;
 use super::{Finding, Severity};
 use crate::{
     inspection::{Component, Inspection},
-    probe::read_json,
-    vocab::{Base, ComponentKind, Format},
+    vocab::{ComponentKind, Format},
 };
 
-/// Largest vocabulary file that is read.
-const VOCABULARY_LIMIT_BYTES: u64 = 16 << 20;
 /// Text encoders with their tokenizers.
 const ENCODERS: [(ComponentKind, &str); 3] = [
     (ComponentKind::TextEncoder, "tokenizer"),
@@ -25,15 +26,24 @@ type Rule = (ComponentKind, &'static str, &'static [&'static str], usize);
 const RULES: &[Rule] = &[
     (ComponentKind::Unet, "in_channels", &["conv_in.weight"], 1),
     (ComponentKind::Unet, "out_channels", &["conv_out.weight"], 0),
+    (ComponentKind::Unet, "projection_class_embeddings_input_dim", ADDED, 1),
+    (ComponentKind::Transformer, "in_channels", &["x_embedder.weight", "pos_embed.proj.weight"], 1),
+    (ComponentKind::Transformer, "joint_attention_dim", &["context_embedder.weight"], 1),
+    (ComponentKind::Transformer, "pooled_projection_dim", &["text_embedder.linear_1.weight"], 1),
     (ComponentKind::Vae, "latent_channels", &["decoder.conv_in.weight"], 1),
     (ComponentKind::Vae, "in_channels", &["encoder.conv_in.weight"], 1),
     (ComponentKind::Vae, "out_channels", &["decoder.conv_out.weight"], 0),
-    (ComponentKind::TextEncoder, "vocab_size", TOKEN_EMBEDDING, 0),
-    (ComponentKind::TextEncoder, "hidden_size", TOKEN_EMBEDDING, 1),
-    (ComponentKind::TextEncoder2, "vocab_size", TOKEN_EMBEDDING, 0),
-    (ComponentKind::TextEncoder2, "hidden_size", TOKEN_EMBEDDING, 1),
 ];
-const TOKEN_EMBEDDING: &[&str] = &["embeddings.token_embedding.weight"];
+/// The same for each text encoder, of either kind.
+const ENCODER_RULES: &[(&str, &[&str], usize)] = &[
+    ("vocab_size", TOKEN_EMBEDDING, 0),
+    ("hidden_size", TOKEN_EMBEDDING, 1),
+    ("d_model", TOKEN_EMBEDDING, 1),
+    ("max_position_embeddings", &["embeddings.position_embedding.weight"], 0),
+    ("projection_dim", &["text_projection.weight"], 0),
+];
+const ADDED: &[&str] = &["add_embedding.linear_1.weight", "class_embedding.linear_1.weight"];
+const TOKEN_EMBEDDING: &[&str] = &["embeddings.token_embedding.weight", "shared.weight", "embed_tokens.weight"];
 
 /// Looks at a folder's links; other formats have none.
 pub(super) fn check(path: &Path, inspection: &Inspection) -> Vec<Finding> {
@@ -41,10 +51,16 @@ pub(super) fn check(path: &Path, inspection: &Inspection) -> Vec<Finding> {
         return Vec::new();
     }
     let folder = Links { path, inspection };
-    let mut findings: Vec<Finding> = RULES.iter().filter_map(|rule| folder.config_and_weights(rule)).collect();
+    let mut findings = index::check(path, inspection.metadata.get("configs").and_then(Value::as_object));
+    findings.extend(RULES.iter().filter_map(|rule| folder.config_and_weights(rule)));
+    let encoders = ENCODERS.iter().flat_map(|(kind, _)| {
+        ENCODER_RULES.iter().map(|(key, endings, axis)| -> Rule { (*kind, key, endings, *axis) })
+    });
+    findings.extend(encoders.filter_map(|rule| folder.config_and_weights(&rule)));
     findings.extend(folder.conditioning());
+    findings.extend(folder.pooled());
     findings.extend(folder.latents());
-    findings.extend(ENCODERS.iter().filter_map(|(kind, tokenizer)| folder.tokenizer(*kind, tokenizer)));
+    findings.extend(ENCODERS.iter().flat_map(|(kind, tokenizer)| folder.tokenizer(*kind, tokenizer)));
     findings
 }
 
@@ -97,51 +113,47 @@ impl Links<'_> {
         })
     }
 
-    /// The denoiser works on the latents of this VAE.
+    /// SDXL's UNet takes the projected text of the last encoder and six numbers.
+    fn pooled(&self) -> Option<Finding> {
+        let (name, wanted) = self.dimension(ComponentKind::Unet, &["add_embedding.linear_1.weight"], 1)?;
+        let (_, pooled) = self.dimension(ComponentKind::TextEncoder2, &["text_projection.weight"], 0)?;
+        let times = self.setting("unet", "addition_time_embed_dim")?;
+        let of = |numbers: u64| pooled.checked_add(times.checked_mul(numbers)?);
+        // the refiner takes five
+        (of(6) != Some(wanted) && of(5) != Some(wanted)).then(|| {
+            let message =
+                format!("the UNet takes {wanted} added features, a pooled text of {pooled} leaves no whole sizes");
+            Finding::new(Severity::Error, "conditioning_mismatch", message).of("unet").tensor(name).but(wanted, pooled)
+        })
+    }
+
+    /// The denoiser works on the latents of this VAE. Transformers make patches of two by two of them.
     fn latents(&self) -> Option<Finding> {
         let (_, given) = self.dimension(ComponentKind::Vae, &["decoder.conv_in.weight"], 1)?;
-        let (_, made) = self.dimension(ComponentKind::Unet, &["conv_out.weight"], 0)?;
-        let applies = self.inspection.base != Base::Flux && given != made;
-        applies.then(|| {
-            let message = format!("the UNet makes latents of {made} channels, the VAE decodes {given}");
+        let unet = self.dimension(ComponentKind::Unet, &["conv_out.weight"], 0);
+        let patches = || self.dimension(ComponentKind::Transformer, &["proj_out.weight"], 0);
+        let made = match unet {
+            Some((_, made)) => made,
+            None => patches()?.1.checked_div(4)?,
+        };
+        (given != made).then(|| {
+            let message = format!("the denoiser makes latents of {made} channels, the VAE decodes {given}");
             Finding::new(Severity::Error, "latent_mismatch", message).of("vae").but(made, given)
         })
     }
 
-    /// An encoder needs its tokenizer, with ids that all have an embedding.
-    fn tokenizer(&self, kind: ComponentKind, name: &str) -> Option<Finding> {
-        self.component(kind)?;
-        let facts = self.inspection.metadata.get("facts")?;
-        let there = facts.get("tokenizers").and_then(Value::as_array)?.iter().any(|known| known == name);
-        if !there {
+    /// An encoder needs its tokenizer, with ids that all have an embedding and no more of them than it has positions.
+    fn tokenizer(&self, kind: ComponentKind, name: &str) -> Vec<Finding> {
+        let Some(facts) = self.component(kind).and_then(|_| self.inspection.metadata.get("facts")) else {
+            return Vec::new();
+        };
+        let there = facts.get("tokenizers").and_then(Value::as_array);
+        if !there.is_some_and(|there| there.iter().any(|known| known == name)) {
             let message = format!("`{}` has no tokenizer `{name}`", kind.as_str());
-            return Some(Finding::new(Severity::Warning, "missing_tokenizer", message).of(kind.as_str()));
+            return vec![Finding::new(Severity::Warning, "missing_tokenizer", message).of(kind.as_str())];
         }
-        let (_, rows) = self.dimension(kind, TOKEN_EMBEDDING, 0)?;
-        let rel_path = format!("{name}/vocab.json");
-        let path = self.path.join(&rel_path);
-        if !path.is_file() {
-            return None;
-        }
-        match read_json(&path, &rel_path, "vocabulary", VOCABULARY_LIMIT_BYTES) {
-            Ok((vocabulary, _)) => too_many_ids(&vocabulary, rows).map(|finding| finding.of(name)),
-            Err(error) => Some(Finding::new(Severity::Error, "corrupt_tokenizer", error.full_text()).of(name)),
-        }
+        let rows = self.dimension(kind, TOKEN_EMBEDDING, 0).map(|(_, rows)| rows);
+        let positions = self.dimension(kind, &["embeddings.position_embedding.weight"], 0).map(|(_, rows)| rows);
+        tokenizers::check(self.path, name, rows, positions)
     }
-}
-
-/// Ids beyond the embedding's rows cannot be encoded.
-fn too_many_ids(vocabulary: &Value, rows: u64) -> Option<Finding> {
-    let Some(entries) = vocabulary.as_object() else {
-        return Some(Finding::new(
-            Severity::Error,
-            "corrupt_tokenizer",
-            "the vocabulary is not a map of tokens to ids",
-        ));
-    };
-    let largest = entries.values().filter_map(Value::as_u64).max()?;
-    (largest >= rows).then(|| {
-        let message = format!("the vocabulary has id {largest}, the text encoder embeds {rows} ids");
-        Finding::new(Severity::Error, "vocabulary_mismatch", message).but(format!("ids below {rows}"), largest)
-    })
 }
