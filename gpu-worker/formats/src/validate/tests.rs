@@ -92,7 +92,7 @@ fn spreads_that_no_training_gives_are_found_and_numbers_are_kept() {
     all.sort();
     let expected = ["decoder.conv_in.weight", "encoder.conv_in.weight", "encoder.conv_out.weight"];
     assert_eq!(all, expected.map(|tensor| (tensor.to_owned(), "degenerate".to_owned())));
-    let inspection = structure(&path).unwrap().0.unwrap();
+    let inspection = structure(&path, Correction::default()).unwrap().0.unwrap();
     let checked = weights(&inspection, &mut { GO }).unwrap().unwrap();
     assert_eq!(checked.statistics.len(), 8);
     let wide = checked.statistics.iter().find(|tensor| tensor.tensor == "decoder.conv_in.weight").unwrap();
@@ -112,13 +112,13 @@ fn tensors_of_no_component_are_read_too() {
     tensors.push(("first_stage_model.decoder.conv_in.weight", &[8, 4, 3, 3]));
     tensors.push(("model_ema.diffusion_modelinput_blocks00weight", &[8, 4, 3, 3]));
     model_in(&path, "F32", &tensors, &[]);
-    let inspection = structure(&path).unwrap().0.unwrap();
+    let inspection = structure(&path, Correction::default()).unwrap().0.unwrap();
     let whole: u64 = inspection.components.iter().map(|part| part.bytes).sum();
     assert_eq!(weight_bytes(&inspection).unwrap(), whole + 4 * 8 * 4 * 9);
     // the last tensor of the file
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.write_all_at(&f32::NAN.to_le_bytes(), file.metadata().unwrap().len() - 4).unwrap();
-    let inspection = structure(&path).unwrap().0.unwrap();
+    let inspection = structure(&path, Correction::default()).unwrap().0.unwrap();
     let checked = weights(&inspection, &mut { GO }).unwrap().unwrap();
     let nan = checked.findings.iter().find(|finding| finding.code == "nan").unwrap();
     assert_eq!((nan.severity, nan.component.as_deref()), (Severity::Warning, None));
