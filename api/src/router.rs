@@ -25,6 +25,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(tensors::list_tensors))
         .routes(routes!(metadata::get_metadata, metadata::put_metadata, metadata::patch_metadata))
         .routes(routes!(metadata::metadata_history))
+        .routes(routes!(metadata::write_metadata))
         .routes(routes!(models::load_model))
         .routes(routes!(models::unload_model))
         .routes(routes!(validations::validate_model))

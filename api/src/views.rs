@@ -143,6 +143,8 @@ pub(crate) fn model(row: ListedModel, residency: Residency) -> ModelSummary {
         state: row.state,
         reason: row.reason,
         tags: row.tags,
+        verdict: row.verdict,
+        verdict_stale: row.verdict_stale,
         rank: row.rank,
         residency,
         created_at: row.created_at,

@@ -33,6 +33,11 @@ pub enum Effects {
     Hashed(Hashed),
     /// A report about a model, and hashes that were computed for it.
     Validated(Box<NewValidation>, Vec<(FileIdentity, FileHashRow)>),
+    /// A file below this root, which the catalogue has to learn of.
+    Wrote {
+        /// Name of the root.
+        root: String,
+    },
 }
 
 /// What a scan of one root saw.
@@ -115,7 +120,7 @@ async fn apply(
     met: &mut Met,
 ) -> Result<Report, DbError> {
     match effects {
-        Effects::None => Ok(report.clone()),
+        Effects::None | Effects::Wrote { .. } => Ok(report.clone()),
         Effects::Scanned(roots) => {
             let mut counts = serde_json::Map::new();
             for (root, found) in roots {
@@ -206,6 +211,11 @@ async fn follow_up(agent: &Agent, tx: &mut Session, effects: &Effects) -> Result
             let args = ScanArgs { root: Some(root), model: None };
             enqueue(tx, NewJob::new(JobSpec::Scan(args), Target::Host(agent.host.clone()))).await?;
         }
+    }
+    if let Effects::Wrote { root } = effects {
+        let args = ScanArgs { root: Some(root.clone()), model: None };
+        enqueue(tx, NewJob::new(JobSpec::Scan(args), Target::Host(agent.host.clone()))).await?;
+        return Ok(());
     }
     let args = match effects {
         Effects::Hashed(Hashed { again: Some(args), .. }) => args.clone(),

@@ -1,5 +1,6 @@
 //! What can go wrong while a worker does its jobs, and the closed code of each.
 
+use model_formats::write::WriteError;
 use residency::ResidencyError;
 use shared::{
     bytes::ByteSize,
@@ -53,6 +54,21 @@ pub enum WorkError {
         /// Why.
         #[source]
         source: model_formats::FormatError,
+    },
+    /// A side-car or copy was not written.
+    #[error("it was not written")]
+    Write(#[from] WriteError),
+    /// People said something else of the model than what was to be written.
+    #[error("what people say of `{model}` was changed since it was asked to be written")]
+    MetadataChanged {
+        /// The model's name.
+        model: String,
+    },
+    /// A model of several files has no single header.
+    #[error("model `{model}` is not one file on this host, so no copy of it was written")]
+    NotCopied {
+        /// The model's name.
+        model: String,
     },
     /// The RAM tier refused or failed.
     #[error("the RAM tier could not do it")]
@@ -123,6 +139,9 @@ impl Classify for WorkError {
             Self::NothingToLoad { .. } => ErrorCode::Unsupported,
             Self::Changed { .. } => ErrorCode::Corrupt,
             Self::Format { source, .. } => format_code(source),
+            Self::Write(error) => write_code(error),
+            Self::MetadataChanged { .. } => ErrorCode::Precondition,
+            Self::NotCopied { .. } => ErrorCode::Unsupported,
             Self::Residency(error) => residency_code(error),
             Self::Runner(error) => error.code(),
             Self::TooBig { .. } => ErrorCode::InsufficientCapacity,
@@ -145,10 +164,31 @@ impl Classify for WorkError {
             Self::InUse { .. } | Self::Residency(ResidencyError::Leased { .. }) => {
                 Some("wait for the jobs that use it, or cancel them".into())
             }
+            Self::Write(WriteError::Exists { .. }) => {
+                Some("give another path, or `overwrite` if it was written by such a job before".into())
+            }
+            Self::Write(WriteError::ReadOnly { .. }) => {
+                Some("let the agent write there, or give a path in a folder where it may".into())
+            }
+            Self::MetadataChanged { .. } => Some("read the metadata again".into()),
             Self::RootsMissing(_) => Some("mount the folder or correct --root of the host's agent".into()),
             Self::Runner(error) => error.hint(),
             _ => None,
         }
+    }
+}
+
+fn write_code(error: &WriteError) -> ErrorCode {
+    match error {
+        WriteError::BadPath { .. } => ErrorCode::InvalidArgument,
+        WriteError::NoFolder { .. } => ErrorCode::NotFound,
+        WriteError::Exists { .. } | WriteError::NotOurs { .. } => ErrorCode::Conflict,
+        WriteError::ReadOnly { .. } | WriteError::HeaderTooLarge { .. } => ErrorCode::Unsupported,
+        WriteError::NoSpace { .. } => ErrorCode::InsufficientCapacity,
+        WriteError::OtherBytes { .. } => ErrorCode::Corrupt,
+        WriteError::Format(error) => format_code(error),
+        WriteError::Stopped => ErrorCode::Cancelled,
+        _ => ErrorCode::Unavailable,
     }
 }
 

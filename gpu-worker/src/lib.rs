@@ -13,6 +13,7 @@ pub mod commit;
 pub mod config;
 pub mod consumer;
 pub mod context;
+pub mod describe;
 pub mod devices;
 pub mod error;
 pub mod executors;

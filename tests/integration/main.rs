@@ -19,6 +19,7 @@ mod lost_workers;
 mod main_job;
 mod memory;
 mod metadata;
+mod metadata_write;
 mod periodic;
 mod poison;
 mod redis_loss;

@@ -4,6 +4,7 @@
 mod cache;
 mod hash;
 mod load;
+mod metadata_write;
 mod places;
 mod retry;
 mod scan;
@@ -15,6 +16,7 @@ use shared::{
     db::Session,
     ids::{ComponentId, JobId},
     job::{JobSpec, NewJob, Target, ValidateLevel, enqueue::Needs},
+    wire::MetadataWriteRequest,
 };
 
 pub(crate) use places::{get_device, get_host};
@@ -44,6 +46,8 @@ pub(crate) enum Wanted {
     Hash { model: Option<String>, root: Option<String>, target: Target },
     /// Look for what is wrong with a model.
     Validate { model: String, level: ValidateLevel, target: Target },
+    /// Write what is known of a model into a side-car or a copy.
+    MetadataWrite { model: String, wanted: MetadataWriteRequest, version: Option<i64>, target: Target },
     /// Do again what an ended job was asked to do.
     Again(JobId),
 }
@@ -166,6 +170,10 @@ async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decisi
         Wanted::Validate { model, level, target } => {
             let subject = Subject::read(conn, model, None).await?;
             validate::decide(view, &subject, *level, target)
+        }
+        Wanted::MetadataWrite { model, wanted, version, target } => {
+            let subject = Subject::read(conn, model, None).await?;
+            metadata_write::decide(view, &subject, wanted, *version, target)
         }
         Wanted::Again(id) => Err(ApiError::conflict(format!("job {id} repeats another retry"))),
     }

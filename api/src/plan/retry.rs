@@ -7,6 +7,7 @@ use shared::{
     },
     ids::JobId,
     job::{JobSpec, JobState, Target},
+    wire::MetadataWriteRequest,
 };
 
 use super::{Cached, Order, Wanted};
@@ -76,6 +77,18 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
             Wanted::Hash { model: args.model.map(|model| model.to_string()), root: args.root, target }
         }
         JobSpec::Validate(args) => Wanted::Validate { model: args.model.to_string(), level: args.level, target },
+        JobSpec::MetadataWrite(args) => Wanted::MetadataWrite {
+            model: args.model.to_string(),
+            wanted: MetadataWriteRequest {
+                form: args.form,
+                to: args.to,
+                overwrite: args.overwrite,
+                include: args.include,
+                ..MetadataWriteRequest::default()
+            },
+            version: args.version,
+            target,
+        },
         JobSpec::CacheRemove(args) => {
             let what = match (args.model, args.component) {
                 (Some(model), _) => Cached::Model(model.to_string()),

@@ -5,8 +5,8 @@ use serde_json::Value;
 use shared::{
     config::nearest,
     ids::ComponentId,
-    job::{JobKind, ValidateLevel},
-    wire::JobRequest,
+    job::{JobKind, ValidateLevel, WriteForm, WritePart},
+    wire::{JobRequest, MetadataWriteRequest},
 };
 
 use crate::{
@@ -74,6 +74,21 @@ struct ValidateArgs {
     level: ValidateLevel,
 }
 
+/// As [`shared::job::MetadataWriteArgs`], with the model by id or name.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WriteArgs {
+    model: String,
+    #[serde(rename = "as", default)]
+    form: WriteForm,
+    #[serde(default)]
+    to: Option<String>,
+    #[serde(default)]
+    overwrite: bool,
+    #[serde(default)]
+    include: Vec<WritePart>,
+}
+
 /// The order that a request describes.
 ///
 /// # Errors
@@ -113,6 +128,11 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
         JobKind::Validate => {
             let ValidateArgs { model, level } = parse_value("args", args)?;
             Wanted::Validate { model, level, target }
+        }
+        JobKind::MetadataWrite => {
+            let WriteArgs { model, form, to, overwrite, include } = parse_value("args", args)?;
+            let wanted = MetadataWriteRequest { form, to, overwrite, include, ..MetadataWriteRequest::default() };
+            Wanted::MetadataWrite { model, wanted, version: None, target }
         }
         JobKind::CacheRemove => Wanted::CacheRemove { what: what(parse_value("args", args)?)?, target },
     };

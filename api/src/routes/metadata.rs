@@ -1,8 +1,8 @@
-//! What people say of a model: read, replaced or changed in part, with its history. Never touches files.
+//! What people say of a model: read, replaced or changed in part, with its history. It is written to disk only by a job.
 
 use axum::{
     extract::{OriginalUri, State},
-    http::HeaderMap,
+    http::{HeaderMap, header},
     response::Response,
 };
 use serde::Deserialize;
@@ -12,18 +12,19 @@ use shared::{
         DbError,
         models::{self, MetadataChangeRow, MetadataRow, ModelRow},
     },
-    wire::{MetadataChange, MetadataView, Page, UserMetadata},
+    wire::{JobView, MetadataChange, MetadataView, MetadataWriteRequest, Page, UserMetadata},
 };
 
 use super::{page_size, paged};
 use crate::{
     cursor::Position,
     edit::{Edit, merge},
-    extract::{NoParameters, Path, Query, parse_value},
-    plan::get_model,
+    extract::{Command, NoParameters, Path, Query, parse_value},
+    plan::{Order, Wanted, get_model},
     problem::ApiError,
     rules,
     state::AppState,
+    submit::submit,
     tag,
 };
 
@@ -151,6 +152,40 @@ async fn change(
     let written = models::set_metadata(&mut tx, found.id, &row_of(after), actor, &old, &new).await?;
     tx.commit().await.map_err(DbError::from)?;
     Ok(tag::answer(&HeaderMap::new(), written.version, &view(&found, &written)))
+}
+
+/// Writes what is known of a model to disk
+///
+/// A job: a side-car (`<stem>.json` beside the model), or a copy of a safetensors file with the same tensors byte for byte and
+/// the metadata in its header. The model's own files are only read. What is there already stays, unless `overwrite` is given and
+/// a job of this kind wrote it. A scan of the root follows. With `If-Match` only if the metadata did not change since, also
+/// when the job runs.
+#[utoipa::path(post, path = "/v1/models/{model}/metadata/write", operation_id = "writeModelMetadata", tag = "models",
+    params(("model" = String, Path, description = "Id or name"),
+        ("If-Match" = Option<String>, Header, description = "ETag of the metadata as it was read")),
+    request_body = MetadataWriteRequest,
+    responses((status = 202, description = "Accepted", body = JobView)))]
+pub(crate) async fn write_metadata(
+    State(state): State<AppState>,
+    Path(model): Path<String>,
+    _: NoParameters,
+    headers: HeaderMap,
+    Command { body, asked }: Command<MetadataWriteRequest>,
+) -> Result<Response, ApiError> {
+    let version =
+        if headers.contains_key(header::IF_MATCH) { Some(seen(&state, &model, &headers).await?) } else { None };
+    let (target, priority) = (body.target.clone(), body.priority);
+    let wanted = Wanted::MetadataWrite { model, wanted: body, version, target };
+    submit(&state, asked, Order { priority, ..Order::new(wanted) }).await
+}
+
+/// The version that the client has seen, if it is the present one.
+async fn seen(state: &AppState, model: &str, headers: &HeaderMap) -> Result<i64, ApiError> {
+    let mut conn = state.connection().await?;
+    let found = get_model(&mut conn, model).await?;
+    let row = models::metadata(&mut *conn, found.id).await?;
+    tag::must_match(headers, &tag::of(row.version, &view(&found, &row)))?;
+    Ok(row.version)
 }
 
 /// Which changes.

@@ -26,6 +26,7 @@ use crate::{
 };
 
 const STATES: [&str; 3] = ["available", "missing", "unreadable"];
+const VERDICTS: [&str; 6] = ["ok", "degraded", "invalid", "unsafe", "stale", "none"];
 const TIERS: [&str; 2] = ["ram", "vram"];
 const TEXT_CHARS: usize = 500;
 const HASH_DIGITS: std::ops::RangeInclusive<usize> = 8..=64;
@@ -46,9 +47,12 @@ pub(crate) struct ModelsQuery {
     format: Option<String>,
     /// States, separated by commas: `available`, `missing`, `unreadable`.
     state: Option<String>,
+    /// Verdicts of the last validation, separated by commas: `ok`, `degraded`, `invalid`, `unsafe`; `stale` where the files are
+    /// others by now, `none` where there was none.
+    verdict: Option<String>,
     /// On the disk of this host.
     host: Option<String>,
-    /// Part of the name, any case.
+    /// Part of the name, any case; of one or two characters, its beginning.
     q: Option<String>,
     /// Words of the name, title, tags, trigger words, description or path: each begins a word there, or is near to one.
     text: Option<String>,
@@ -87,6 +91,7 @@ impl ModelsQuery {
             dtypes: list("dtype", self.dtype)?,
             predictions: list("prediction", self.prediction)?,
             states: list("state", self.state)?,
+            verdicts: list("verdict", self.verdict)?,
             components: list("component", self.component)?,
             tags: list("tags", self.tags)?,
             text: self.text,
@@ -124,6 +129,7 @@ impl Question {
             variants: some(request.dtypes),
             predictions: some(request.predictions),
             states: some(request.states),
+            verdicts: some(request.verdicts),
             components: some(request.components),
             tags: request.tags.iter().map(|tag| tag.to_lowercase()).collect(),
             host: request.host,
@@ -149,6 +155,7 @@ fn check(request: &SearchRequest, at: &str) -> Result<(), ApiError> {
         ("dtype", &request.dtypes),
         ("prediction", &request.predictions),
         ("state", &request.states),
+        ("verdict", &request.verdicts),
         ("component", &request.components),
         ("tags", &request.tags),
     ];
@@ -167,6 +174,9 @@ fn check(request: &SearchRequest, at: &str) -> Result<(), ApiError> {
     }
     if let Some(state) = request.states.iter().find(|state| !STATES.contains(&state.as_str())) {
         return refuse("state", format!("`{state}` is not one of {}", STATES.join(", ")));
+    }
+    if let Some(verdict) = request.verdicts.iter().find(|verdict| !VERDICTS.contains(&verdict.as_str())) {
+        return refuse("verdict", format!("`{verdict}` is not one of {}", VERDICTS.join(", ")));
     }
     if let Some(tier) = request.tier.as_ref().filter(|tier| !TIERS.contains(&tier.as_str())) {
         return refuse("tier", format!("`{tier}` is not one of {}", TIERS.join(", ")));
@@ -292,7 +302,7 @@ pub(crate) async fn list_models(
 /// Searches models
 ///
 /// The filters of the list as a body. Every word of `text` must begin a word of the model's name, title, tags, trigger words,
-/// description or path; a word that begins none in the whole catalogue counts for the words that are near to it. The rank says
+/// description or path; a word of three letters or more that begins none in the whole catalogue counts for the words that are near to it. The rank says
 /// how well a model fits: words of the name and title weigh most, those of a description least. A text that more than 2000 models
 /// hold is too common to rank: those come by name.
 #[utoipa::path(post, path = "/v1/models/search", operation_id = "searchModels", tag = "models", request_body = SearchRequest,
@@ -334,6 +344,7 @@ mod tests {
         assert_eq!(refused(SearchRequest { hash: Some("0123abc".into()), ..request() }), "/hash");
         assert_eq!(refused(SearchRequest { hash: Some("0123abcx".into()), ..request() }), "/hash");
         assert_eq!(refused(SearchRequest { states: vec!["gone".into()], ..request() }), "/state");
+        assert_eq!(refused(SearchRequest { verdicts: vec!["fine".into()], ..request() }), "/verdict");
         assert_eq!(refused(SearchRequest { tags: vec!["a\0".into()], ..request() }), "/tags");
         assert_eq!(refused(SearchRequest { tier: Some("disk".into()), ..request() }), "/tier");
     }

@@ -5,15 +5,18 @@ use axum::{
     extract::{OriginalUri, State},
     response::Response,
 };
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Deserialize;
 use shared::{
     db::validations::{self, ValidationRow},
     ids::ValidationId,
     wire::{JobView, Page, ValidateRequest, ValidationReport, ValidationSummary},
 };
 
-use super::{id_of, paged};
+use super::{id_of, page_size, paged};
 use crate::{
-    extract::{Command, NoParameters, Path},
+    cursor::Position,
+    extract::{Command, NoParameters, Path, Query},
     plan::{Order, Wanted, get_model},
     problem::ApiError,
     state::AppState,
@@ -39,22 +42,53 @@ pub(crate) async fn validate_model(
     submit(&state, asked, Order { priority: body.priority, ..Order::new(wanted) }).await
 }
 
+/// Which validations.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ValidationsQuery {
+    /// Rows on a page, 1 to 1000; 100 when absent.
+    limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
 /// Lists a model's validations
 ///
 /// The newest first, without their findings; the last fifty are kept. `stale`: the files are others by now.
 #[utoipa::path(get, path = "/v1/models/{model}/validations", operation_id = "listValidations", tag = "models",
-    params(("model" = String, Path, description = "Id or name")),
-    responses((status = 200, description = "All that are kept, on one page", body = Page<ValidationSummary>)))]
+    params(("model" = String, Path, description = "Id or name"), ValidationsQuery),
+    responses((status = 200, description = "One page", body = Page<ValidationSummary>)))]
 pub(crate) async fn list_validations(
     State(state): State<AppState>,
     OriginalUri(uri): OriginalUri,
     Path(model): Path<String>,
-    _: NoParameters,
+    Query(query): Query<ValidationsQuery>,
 ) -> Result<Response, ApiError> {
+    let limit = page_size(query.limit)?;
     let mut conn = state.connection().await?;
     let model = get_model(&mut conn, &model).await?;
-    let rows = validations::of_model(&mut *conn, model.id).await?;
-    Ok(paged(&uri, rows.iter().map(views::validation).collect(), None))
+    let binding = format!("validations {}", model.id);
+    let after = match &query.cursor {
+        Some(cursor) => Some(position(state.cursors.read(&binding, cursor)?)?),
+        None => None,
+    };
+    let more = i64::try_from(limit + 1).unwrap_or(i64::MAX);
+    let mut rows = validations::of_model(&mut *conn, model.id, after, more).await?;
+    let next = rows.len() > limit;
+    rows.truncate(limit);
+    let next = match rows.last().filter(|_| next) {
+        Some(last) => {
+            let value = last.created_at.to_rfc3339_opts(SecondsFormat::Micros, true);
+            Some(state.cursors.issue(&binding, Position { value, id: last.id.to_string() })?)
+        }
+        None => None,
+    };
+    Ok(paged(&uri, rows.iter().map(views::validation).collect(), next))
+}
+
+fn position(at: Position) -> Result<(DateTime<Utc>, ValidationId), ApiError> {
+    Ok((at.value.parse().map_err(ApiError::defect)?, at.id.parse().map_err(ApiError::defect)?))
 }
 
 /// Shows a validation

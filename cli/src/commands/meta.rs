@@ -11,11 +11,13 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 use shared::{
     error::ErrorCode,
-    wire::{MetadataChange, MetadataView, ModelDetail, UserMetadata},
+    job::{Target, WriteForm, WritePart},
+    wire::{JobView, MetadataChange, MetadataView, MetadataWriteRequest, ModelDetail, UserMetadata},
 };
 
-use super::text::age;
+use super::{settle, text::age};
 use crate::{
+    args::WaitArgs,
     client::{Client, segment},
     error::CliError,
     output::Output,
@@ -35,6 +37,8 @@ pub enum MetaCommand {
     },
     /// Change what people say of a model; what is not named stays.
     Set(Box<SetArgs>),
+    /// Write what is known of a model beside it: a side-car, or a copy with more metadata. Its own files are only read.
+    Write(WriteArgs),
     /// Change what people say of a model in an editor.
     Edit {
         /// Id or name.
@@ -84,6 +88,44 @@ pub struct SetArgs {
     #[arg(long, value_name = "FIELDS", value_delimiter = ',')]
     #[arg(value_parser = ["title", "description", "tags", "notes", "rating", "license", "extra"])]
     clear: Vec<String>,
+}
+
+/// Options of `models meta write`.
+#[derive(Debug, Args)]
+pub struct WriteArgs {
+    /// Id or name.
+    model: String,
+
+    /// A JSON document `<stem>.json`; what is written without `--copy`.
+    #[arg(long, conflicts_with = "copy")]
+    sidecar: bool,
+
+    /// A safetensors file with the same tensors and the metadata in its header.
+    #[arg(long)]
+    copy: bool,
+
+    /// Path below the model's root; beside the model when absent.
+    #[arg(long, value_name = "PATH")]
+    to: Option<String>,
+
+    /// Replace what was written there by this command before. Nothing else is ever replaced.
+    #[arg(long)]
+    overwrite: bool,
+
+    /// Only these parts, e.g. `title,tags,license,hashes`; all when absent.
+    #[arg(long, value_name = "PARTS", value_delimiter = ',', value_parser = part)]
+    include: Vec<WritePart>,
+
+    /// On this host; on any that has the files when absent.
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+fn part(text: &str) -> Result<WritePart, String> {
+    serde_json::from_value(Value::String(text.to_owned())).map_err(|error| error.to_string())
 }
 
 /// Options of `models override`.
@@ -140,8 +182,22 @@ pub(crate) async fn run(command: MetaCommand, client: &Client, output: Output) -
             let view: MetadataView = client.patch(&path_of(&model), &patch(*args)?).await?;
             print(&view, output)
         }
+        MetaCommand::Write(args) => write(args, client, output).await,
         MetaCommand::Edit { model, editor } => edit(&model, &editor, client, output).await,
     }
+}
+
+async fn write(args: WriteArgs, client: &Client, output: Output) -> Result<(), CliError> {
+    let request = MetadataWriteRequest {
+        form: if args.copy { WriteForm::Copy } else { WriteForm::Sidecar },
+        to: args.to,
+        overwrite: args.overwrite,
+        include: args.include,
+        target: args.host.map_or(Target::Any, Target::Host),
+        ..MetadataWriteRequest::default()
+    };
+    let job: JobView = client.post(&format!("{}/write", path_of(&args.model)), &request).await?;
+    settle(client, output, job, &format!("write {}", args.model), args.wait).await
 }
 
 fn patch(args: SetArgs) -> Result<Value, CliError> {

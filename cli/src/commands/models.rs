@@ -36,7 +36,7 @@ pub enum ModelsCommand {
         /// Id or name.
         model: String,
     },
-    /// What people say of a model; files are never changed.
+    /// What people say of a model; its files are never changed.
     #[command(subcommand)]
     Meta(meta::MetaCommand),
     /// Correct what was detected of a model.
@@ -120,6 +120,10 @@ struct FilterArgs {
     #[arg(long, value_name = "STATES", value_delimiter = ',')]
     state: Vec<String>,
 
+    /// Only with these verdicts of the last validation: `ok`, `degraded`, `invalid`, `unsafe`, `stale`, `none`.
+    #[arg(long, value_name = "VERDICTS", value_delimiter = ',')]
+    verdict: Vec<String>,
+
     /// Only with a component of these kinds, e.g. `text_encoder_2`.
     #[arg(long, value_name = "KINDS", value_delimiter = ',')]
     component: Vec<String>,
@@ -162,6 +166,7 @@ impl FilterArgs {
             dtypes: self.dtype,
             predictions: self.prediction,
             states: self.state,
+            verdicts: self.verdict,
             components: self.component,
             tags: self.tag,
             size_min: self.min_size.map(|size| size.0),
@@ -253,7 +258,7 @@ pub(crate) fn print(models: &[ModelSummary], output: Output) -> Result<(), CliEr
 }
 
 fn print_or(models: &[ModelSummary], none: &str, output: Output) -> Result<(), CliError> {
-    let header = ["NAME", "TYPE", "BASE", "FORMAT", "DTYPE", "SIZE", "STATE", "RAM", "VRAM"];
+    let header = ["NAME", "TYPE", "BASE", "FORMAT", "DTYPE", "SIZE", "STATE", "VERDICT", "RAM", "VRAM"];
     output.list(models, &header, none, |model| {
         vec![
             model.name.clone(),
@@ -263,10 +268,17 @@ fn print_or(models: &[ModelSummary], none: &str, output: Output) -> Result<(), C
             dash(model.variant.as_deref()),
             bytes(model.size_bytes),
             model.state.clone(),
+            verdict(model),
             joined(&model.residency.ram),
             joined(&model.residency.vram),
         ]
     })
+}
+
+/// The last validation's verdict; empty without one.
+fn verdict(model: &ModelSummary) -> String {
+    let verdict = model.verdict.clone().unwrap_or_default();
+    if model.verdict_stale { format!("{verdict} (stale)") } else { verdict }
 }
 
 async fn show(model: &str, client: &Client, output: Output) -> Result<(), CliError> {
@@ -313,6 +325,7 @@ fn facts(detail: &ModelDetail, output: Output) -> Result<(), CliError> {
         ("configs", detail.overrides.config.keys().cloned().collect::<Vec<_>>().join(", ")),
         ("size", bytes(summary.size_bytes)),
         ("state", summary.state.clone()),
+        ("verdict", verdict(summary)),
         ("reason", summary.reason.clone().unwrap_or_default()),
         ("tags", summary.tags.join(", ")),
         ("blake3", detail.digest.clone().unwrap_or_default()),

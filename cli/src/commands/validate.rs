@@ -4,7 +4,7 @@ use clap::Args;
 use shared::{
     error::ErrorCode,
     job::{Target, ValidateLevel},
-    wire::{JobView, Page, ValidateRequest, ValidationReport, ValidationSummary},
+    wire::{JobView, ValidateRequest, ValidationReport, ValidationSummary},
 };
 
 use super::text::{age, bytes};
@@ -113,9 +113,9 @@ fn print(report: &ValidationReport, output: Output) -> Result<(), CliError> {
 }
 
 async fn history(model: &str, client: &Client, output: Output) -> Result<(), CliError> {
-    let page: Page<ValidationSummary> = client.get(&format!("/v1/models/{model}/validations"), &[]).await?;
+    let reports: Vec<ValidationSummary> = client.list(&format!("/v1/models/{model}/validations"), &[], None).await?;
     let header = ["WHEN", "LEVEL", "VERDICT", "ERRORS", "WARNINGS", "HOST", "STALE", "ID"];
-    output.list(&page.items, &header, "never validated", |report| {
+    output.list(&reports, &header, "never validated", |report| {
         vec![
             age(report.created_at),
             report.level.clone(),

@@ -167,6 +167,8 @@ mod tests {
             id: ModelId::generate(),
             title: None,
             tags: Vec::new(),
+            verdict: None,
+            verdict_stale: false,
             rank: None,
             name: name.into(),
             model_type: model_type.into(),

@@ -4,6 +4,7 @@ mod cache_add;
 mod cache_remove;
 mod hash;
 mod load;
+mod metadata_write;
 mod model;
 mod scan;
 mod unload;
@@ -39,5 +40,6 @@ pub async fn execute(agent: &Arc<Agent>, spec: JobSpec, attempt: &Attempt) -> Re
         JobSpec::CacheRemove(args) => cache_remove::run(agent, args, attempt).await,
         JobSpec::Hash(args) => hash::run(agent, args, attempt).await,
         JobSpec::Validate(args) => validate::run(agent, args, attempt).await,
+        JobSpec::MetadataWrite(args) => metadata_write::run(agent, args, attempt).await,
     }
 }

@@ -56,6 +56,11 @@ fn read_bytes(job: &PendingJob, place: &Place<'_>) -> u64 {
 pub(super) fn ram_bytes(job: &PendingJob, place: &Place<'_>) -> u64 {
     match job.kind {
         JobKind::Load | JobKind::CacheAdd => read_bytes(job, place),
-        JobKind::Scan | JobKind::Hash | JobKind::Validate | JobKind::Unload | JobKind::CacheRemove => 0,
+        JobKind::Scan
+        | JobKind::Hash
+        | JobKind::Validate
+        | JobKind::MetadataWrite
+        | JobKind::Unload
+        | JobKind::CacheRemove => 0,
     }
 }

@@ -116,18 +116,28 @@ pub async fn record(tx: &mut PgConnection, job: JobId, new: &NewValidation) -> R
     Ok(stored.rows_affected() == 1)
 }
 
-/// A model's reports, the newest first, without their findings.
+/// A model's reports, the newest first, without their findings; those before `after` (time and id) if given.
 ///
 /// # Errors
 /// Database errors.
-pub async fn of_model(db: impl PgExecutor<'_>, model: ModelId) -> Result<Vec<ValidationRow>, DbError> {
+pub async fn of_model(
+    db: impl PgExecutor<'_>,
+    model: ModelId,
+    after: Option<(DateTime<Utc>, ValidationId)>,
+    limit: i64,
+) -> Result<Vec<ValidationRow>, DbError> {
+    let (at, id) = after.unzip();
     Ok(sqlx::query_as(
         "select v.id, v.model_id, v.job_id, v.host, v.level, v.verdict, v.errors, v.warnings, v.infos, '[]'::jsonb as findings,
                 v.omitted, v.tensors, v.bytes, v.seconds, l.files is distinct from v.files as stale, v.created_at
          from validations v left join model_locations l on l.model_id = v.model_id and l.host = v.host
-         where v.model_id = $1 order by v.created_at desc, v.id desc",
+         where v.model_id = $1 and ($2::timestamptz is null or (v.created_at, v.id) < ($2, $3))
+         order by v.created_at desc, v.id desc limit $4",
     )
     .bind(model)
+    .bind(at)
+    .bind(id)
+    .bind(limit)
     .fetch_all(db)
     .await?)
 }

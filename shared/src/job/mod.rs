@@ -15,6 +15,7 @@ pub mod rules;
 pub mod spec;
 pub mod state;
 pub mod target;
+pub mod write;
 
 pub use enqueue::{Enqueued, NewJob, enqueue};
 pub use spec::{
@@ -23,3 +24,4 @@ pub use spec::{
 };
 pub use state::JobState;
 pub use target::Target;
+pub use write::{MetadataWriteArgs, WriteForm, WritePart};

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::write::MetadataWriteArgs;
 use crate::ids::{ComponentId, ModelId};
 
 /// Where a kind runs.
@@ -45,12 +46,22 @@ pub enum JobKind {
     Hash,
     /// Look for what is wrong with a model.
     Validate,
+    /// Write what is known of a model into a side-car or a copy.
+    MetadataWrite,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 7] =
-        [Self::Scan, Self::Load, Self::Unload, Self::CacheAdd, Self::CacheRemove, Self::Hash, Self::Validate];
+    pub const ALL: [Self; 8] = [
+        Self::Scan,
+        Self::Load,
+        Self::Unload,
+        Self::CacheAdd,
+        Self::CacheRemove,
+        Self::Hash,
+        Self::Validate,
+        Self::MetadataWrite,
+    ];
 
     /// The stable name.
     pub fn as_str(self) -> &'static str {
@@ -62,6 +73,7 @@ impl JobKind {
             Self::CacheRemove => "cache_remove",
             Self::Hash => "hash",
             Self::Validate => "validate",
+            Self::MetadataWrite => "metadata_write",
         }
     }
 
@@ -69,7 +81,9 @@ impl JobKind {
     pub fn lane(self) -> Lane {
         match self {
             Self::Load | Self::Unload => Lane::Device,
-            Self::Scan | Self::CacheAdd | Self::CacheRemove | Self::Hash | Self::Validate => Lane::Host,
+            Self::Scan | Self::CacheAdd | Self::CacheRemove | Self::Hash | Self::Validate | Self::MetadataWrite => {
+                Lane::Host
+            }
         }
     }
 }
@@ -229,6 +243,8 @@ pub enum JobSpec {
     Hash(HashArgs),
     /// See [`JobKind::Validate`].
     Validate(ValidateArgs),
+    /// See [`JobKind::MetadataWrite`].
+    MetadataWrite(MetadataWriteArgs),
 }
 
 /// Arguments in the database that this build cannot read: fails that job, never the queue.
@@ -258,6 +274,7 @@ impl JobSpec {
             Self::CacheRemove(_) => JobKind::CacheRemove,
             Self::Hash(_) => JobKind::Hash,
             Self::Validate(_) => JobKind::Validate,
+            Self::MetadataWrite(_) => JobKind::MetadataWrite,
         }
     }
 
@@ -274,6 +291,7 @@ impl JobSpec {
             Self::CacheRemove(args) => serde_json::to_value(args),
             Self::Hash(args) => serde_json::to_value(args),
             Self::Validate(args) => serde_json::to_value(args),
+            Self::MetadataWrite(args) => serde_json::to_value(args),
         }
     }
 
@@ -298,6 +316,7 @@ impl JobSpec {
             Self::CacheRemove(args) => args.model,
             Self::Hash(args) => args.model,
             Self::Validate(args) => Some(args.model),
+            Self::MetadataWrite(args) => Some(args.model),
             Self::Scan(args) => args.model,
         }
     }
@@ -327,6 +346,7 @@ impl JobSpec {
                 (None, root) => format!("hash/root/{}/{target}", root.as_deref().unwrap_or("*")),
             },
             Self::Validate(args) => format!("validate/{}/{}/{target}", args.model, args.level.as_str()),
+            Self::MetadataWrite(args) => format!("metadata_write/{}/{target}", args.key()),
         })
     }
 }

@@ -6,7 +6,10 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::ids::ModelId;
+use crate::{
+    ids::ModelId,
+    job::{Target, WriteForm, WritePart},
+};
 
 /// What people say of a model. It is kept in the database; files are never changed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -53,6 +56,28 @@ pub struct MetadataView {
     /// When that was last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub updated_at: Option<DateTime<Utc>>,
+}
+
+/// `POST /v1/models/{model}/metadata/write`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetadataWriteRequest {
+    /// `sidecar` (default) or `copy`.
+    #[serde(rename = "as")]
+    pub form: WriteForm,
+    /// Path below the model's root, ending with `.json` or `.safetensors`; beside the model when absent: `<stem>.json`, or
+    /// `<stem>-described.safetensors`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Replace what an earlier job of this kind wrote there. Nothing else is ever replaced.
+    pub overwrite: bool,
+    /// Only these parts; all when empty.
+    pub include: Vec<WritePart>,
+    /// `any` (default) host with the files, or `host:<name>`.
+    #[schema(value_type = String, example = "any")]
+    pub target: Target,
+    /// Higher goes first.
+    pub priority: i32,
 }
 
 /// One change of what people say of a model.
@@ -109,7 +134,7 @@ pub struct SearchRequest {
     /// Words of the name, title, tags, trigger words, description or path: each begins a word there, or is near to one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// Part of the name, any case.
+    /// Part of the name, any case; of one or two characters, its beginning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Types: `checkpoint`, `vae`, `lora`, …
@@ -127,6 +152,10 @@ pub struct SearchRequest {
     /// Prediction types.
     #[serde(rename = "prediction", default, skip_serializing_if = "Vec::is_empty")]
     pub predictions: Vec<String>,
+    /// Verdicts of the last validation: `ok`, `degraded`, `invalid`, `unsafe`; `stale` where the files are others by now, `none`
+    /// where there was none.
+    #[serde(rename = "verdict", default, skip_serializing_if = "Vec::is_empty")]
+    pub verdicts: Vec<String>,
     /// States: `available`, `missing`, `unreadable`.
     #[serde(rename = "state", default, skip_serializing_if = "Vec::is_empty")]
     pub states: Vec<String>,

@@ -16,7 +16,9 @@ pub use jobs::{
     AttemptView, CacheRequest, EventView, JobDetail, JobRequest, JobView, LoadRequest, MultiLoadRequest, Progress,
     UnloadRequest,
 };
-pub use metadata::{Detected, MetadataChange, MetadataView, Overrides, SearchRequest, UserMetadata};
+pub use metadata::{
+    Detected, MetadataChange, MetadataView, MetadataWriteRequest, Overrides, SearchRequest, UserMetadata,
+};
 pub use models::{ComponentView, Hashes, LocationView, ModelDetail, ModelSummary, Residency, TensorView};
 pub use problem::{FieldError, Problem};
 pub use validations::{FindingView, ValidateRequest, ValidationReport, ValidationSummary};

@@ -36,6 +36,12 @@ pub struct ModelSummary {
     /// Tags of people and files, in lower case.
     #[serde(default)]
     pub tags: Vec<String>,
+    /// Verdict of the last validation of any host: `ok`, `degraded`, `invalid`, `unsafe`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<String>,
+    /// The files that it looked at are others by now: the verdict says nothing of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verdict_stale: bool,
     /// How well the text of a search fits; absent without a text, or where it is too common to rank.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank: Option<f64>,

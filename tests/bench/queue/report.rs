@@ -3,11 +3,7 @@
 
 use serde::Serialize;
 
-use crate::{
-    facts::Facts,
-    latency::Latency,
-    measure::median,
-};
+use crate::{facts::Facts, latency::Latency, measure::median};
 
 /// One system at one number of finished jobs.
 #[derive(Debug, Serialize)]

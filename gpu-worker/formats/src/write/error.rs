@@ -14,7 +14,7 @@ pub enum WriteError {
         /// As given, below the root.
         path: String,
         /// What is wrong with it.
-        why: &'static str,
+        why: std::borrow::Cow<'static, str>,
     },
     /// The folder to write into is not there, or leads out of the root.
     #[error("`{path}` cannot be written: its folder is not a folder of the root")]

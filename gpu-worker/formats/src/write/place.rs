@@ -1,6 +1,7 @@
 //! A name below a root that is free to be written: found without leaving the root, drafted under another name, published at once.
 
 use std::{
+    borrow::Cow,
     fs::File,
     io::{self, ErrorKind},
     os::{fd::OwnedFd, unix::fs::MetadataExt},
@@ -197,7 +198,7 @@ pub(super) struct Earlier {
 
 /// Folder and name; only plain parts.
 fn parts(below: &str) -> Result<(&Path, &str), WriteError> {
-    let bad = |why| WriteError::BadPath { path: below.to_owned(), why };
+    let bad = |why| WriteError::BadPath { path: below.to_owned(), why: Cow::Borrowed(why) };
     let path = Path::new(below);
     if below.is_empty() || below.contains('\0') || below.ends_with('/') {
         return Err(bad("it names no file"));
