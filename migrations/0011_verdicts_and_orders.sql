@@ -30,6 +30,8 @@ create index model_search_prediction on model_search (prediction, name, model_id
 create index model_search_judged on model_search (judged, name, model_id) where judged <> 'none';
 -- parts of names of one or two letters are their beginnings
 create index model_search_beginning on model_search ((lower(name) collate "C"), model_id);
+-- longer parts
+create index model_search_parts on model_search using gin (name gin_trgm_ops) with (gin_pending_list_limit = 256);
 create index model_locations_host on model_locations (host, model_id);
 -- types, bases and dtypes go together; taken for independent, their combinations look rarer or more frequent than they are
 create statistics model_search_facts (mcv) on type, base, format, variant, prediction, state from model_search;

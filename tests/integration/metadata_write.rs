@@ -114,7 +114,10 @@ async fn a_copy_has_the_same_tensors_and_is_a_model_of_its_own() {
     let job = farm.api.submit("/v1/models/small-described/validate", json!({ "level": "structure" })).await;
     let ended = farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
     assert_eq!(ended.job.result.expect("a result")["verdict"], "ok");
-    assert_eq!(refused(&farm, json!({ "as": "copy", "to": "small.safetensors", "overwrite": true })).await, ErrorCode::Conflict);
+    assert_eq!(
+        refused(&farm, json!({ "as": "copy", "to": "small.safetensors", "overwrite": true })).await,
+        ErrorCode::Conflict
+    );
     assert_eq!(fs::read(&original).expect("the file"), before);
 }
 
@@ -135,9 +138,10 @@ async fn only_what_was_seen_is_written_and_a_cancelled_copy_leaves_nothing() {
             seen.job.progress.as_ref().is_some_and(|progress| progress.bytes_done > 0)
         })
         .await;
-    assert_eq!(farm.api.post(&format!("/v1/jobs/{}/cancel", job.id), &json!({})).await.status, 202);
+    assert_eq!(farm.api.cancel(job.id).await.status, 202);
     farm.api.job_ended(job.id, JobState::Cancelled, SHORT).await;
-    let names: Vec<_> = fs::read_dir(farm.library()).expect("the library").map(|entry| entry.expect("an entry").file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(farm.library()).expect("the library").map(|entry| entry.expect("an entry").file_name()).collect();
     assert_eq!(names, ["small.safetensors"]);
 }
 

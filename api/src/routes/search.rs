@@ -303,7 +303,7 @@ pub(crate) async fn list_models(
 ///
 /// The filters of the list as a body. Every word of `text` must begin a word of the model's name, title, tags, trigger words,
 /// description or path; a word of three letters or more that begins none in the whole catalogue counts for the words that are near to it. The rank says
-/// how well a model fits: words of the name and title weigh most, those of a description least. A text that more than 2000 models
+/// how well a model fits: words of the name and title weigh most, those of a description least. A text that more than 500 models
 /// hold is too common to rank: those come by name.
 #[utoipa::path(post, path = "/v1/models/search", operation_id = "searchModels", tag = "models", request_body = SearchRequest,
     responses((status = 200, description = "One page; the next one is asked for by the same search with its cursor",

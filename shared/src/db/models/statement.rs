@@ -87,9 +87,7 @@ fn push_part(query: &mut QueryBuilder<Postgres>, part: &str) {
         query.push("lower(s.name) collate \"C\" < lower(").push_bind(end).push(")");
         return;
     }
-    // the name begins `words`, which has the index
-    let pattern = format!("%{}%", literal(part));
-    query.push(" and s.words ilike ").push_bind(pattern.clone()).push(" and s.name ilike ").push_bind(pattern);
+    query.push(" and s.name ilike ").push_bind(format!("%{}%", literal(part)));
 }
 
 /// A text in which nothing is a pattern.

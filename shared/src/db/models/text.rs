@@ -8,7 +8,7 @@ use crate::db::DbError;
 /// Most words of a text; the API refuses more.
 pub const MOST_WORDS: usize = 16;
 /// Most models whose fit is compared. A text that more models hold says little, and ranking all of them would take long.
-pub const RANKED_MOST: i64 = 2000;
+pub const RANKED_MOST: i64 = 500;
 /// How much of a word's trigrams another word must have to count as meant.
 const NEAR: &str = "0.5";
 /// Shorter words are near to half of all others.
