@@ -1,5 +1,6 @@
 //! One reduced or synthetic header per type and family, through the whole inspection.
 
+mod golden;
 mod lora;
 mod parts;
 
