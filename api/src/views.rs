@@ -14,7 +14,7 @@ use shared::{
     job::JobState,
     wire::{
         AttemptView, ComponentView, DeviceView, EventView, Hashes, HostView, JobView, LocationView, ModelSummary,
-        Progress, Residency, RootView, ValidationSummary,
+        Progress, Residency, RootView, ValidationSummary, WatchView,
     },
 };
 
@@ -196,20 +196,29 @@ pub(crate) fn host(view: &View, host: &HostNow, roots: &[RootRow]) -> HostView {
         ram: view.ram(host),
         capabilities: host.row.capabilities.clone(),
         devices: devices.map(|device| device.id.clone()).collect(),
-        roots: roots.iter().filter(|root| root.host == host.row.name).map(root).collect(),
+        roots: roots.iter().filter(|root| root.host == host.row.name).map(|row| root(row, host)).collect(),
         process_rss_bytes: host.live.as_ref().map(|live| live.process_rss_bytes),
         registered_at: host.row.registered_at,
         staleness: host.staleness(),
     }
 }
 
-fn root(row: &RootRow) -> RootView {
+fn root(row: &RootRow, host: &HostNow) -> RootView {
+    let watches = host.live.as_ref().map(|live| live.watches.as_slice()).unwrap_or_default();
+    let watch = watches.iter().find(|watch| watch.root == row.name).map(|watch| WatchView {
+        way: watch.way.clone(),
+        reason: watch.reason.clone(),
+        folders: watch.folders,
+        changed_at: watch.changed_at,
+        scans_total: watch.scans,
+    });
     RootView {
         name: row.name.clone(),
         path: row.path.clone(),
         state: row.state.clone(),
         reason: row.reason.clone(),
         scanned_at: row.scanned_at,
+        watch,
     }
 }
 

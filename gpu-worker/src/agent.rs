@@ -31,6 +31,7 @@ use crate::{
     publisher,
     running::{Running, StopReason},
     throttle::Throttle,
+    watch,
 };
 
 /// After a hand-back, how long reports may take to reach the database.
@@ -159,6 +160,8 @@ fn assemble(
         live,
         tier,
         roots: config.roots.clone(),
+        watches: watch::Watches::new(config.roots.iter().map(|root| root.name.clone()), &registry)?,
+        scan_threads: usize::from(config.scan_threads),
         throttle: config.read_limit.map(|limit| Arc::new(Throttle::new(limit.0))),
         hash_throttle: config.hash_limit.rate().map(|limit| Arc::new(Throttle::new(limit.0))),
         hashes_after_scan: config.hash_limit != HashLimit::Off,
@@ -243,6 +246,8 @@ async fn serve(
         let admission = attach::Admission { users: config.attach_users.clone() };
         until_stop("attach", Box::pin(socket.serve(agent.clone(), admission)));
     }
+    let watched = watch::Options { mode: config.watch, quiet: config.watch_quiet, poll: config.watch_poll };
+    watch::start(agent, standing, watched);
     consumer::start(agent, standing, &hints, usize::from(config.slots));
     let checks = vec![database_check(agent.pool.clone()), lease_check(standing.clone())];
     let bound = ops::serve(Ops { registry, checks }, config.ops_listen, tasks)

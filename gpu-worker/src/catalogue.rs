@@ -1,11 +1,14 @@
 //! From files to catalogue rows: what a scan records, and whether files are still as it saw them.
 
+mod survey;
+
 use std::path::Path;
 
 use model_formats::{Component, Correction, FileFacts, Inspection};
 use shared::db::models::{FileIdentity, FoundComponent, FoundModel, ReadAs};
 
 use crate::error::WorkError;
+pub use survey::{Before, ScannedRoot, Seen, survey};
 
 /// The rows of one inspected file or folder.
 pub fn found(rel_path: &str, inspection: &Inspection, read_as: ReadAs) -> FoundModel {
@@ -25,6 +28,7 @@ pub fn found(rel_path: &str, inspection: &Inspection, read_as: ReadAs) -> FoundM
         files: inspection.files.iter().map(identity).collect(),
         read_as,
         components: inspection.components.iter().map(component).collect(),
+        stamp: None,
     }
 }
 
@@ -46,6 +50,7 @@ pub fn unreadable(rel_path: &str, path: &Path, reason: String, read_as: ReadAs) 
         files: Vec::new(),
         read_as,
         components: Vec::new(),
+        stamp: None,
     }
 }
 

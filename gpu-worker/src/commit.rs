@@ -6,7 +6,7 @@ use shared::{
         DbError,
         hashes::{self, FileHashRow, ModelHashes},
         jobs::{self, JobLease, Settlement},
-        models::{self, FileIdentity, FoundModel, Registered},
+        models::{self, FileIdentity, Registered},
         residency,
         validations::{self, NewValidation},
     },
@@ -18,7 +18,7 @@ use shared::{
     },
 };
 
-use crate::{aliases, context::Agent, executors::HashedPart, publisher};
+use crate::{aliases, catalogue::ScannedRoot, context::Agent, executors::HashedPart, publisher};
 
 /// What an attempt changes beside its job's row.
 #[derive(Debug)]
@@ -38,15 +38,6 @@ pub enum Effects {
         /// Name of the root.
         root: String,
     },
-}
-
-/// What a scan of one root saw.
-#[derive(Debug, Default)]
-pub struct ScannedRoot {
-    /// Models whose headers were read.
-    pub models: Vec<FoundModel>,
-    /// Paths of models whose files are the ones that the catalogue knows.
-    pub unchanged: Vec<String>,
 }
 
 /// What a hash job computed.
@@ -246,8 +237,7 @@ async fn record_root(
 ) -> Result<serde_json::Value, DbError> {
     match found {
         Ok(found) => {
-            let ScannedRoot { models, unchanged } = found;
-            let counts = models::record_scan(tx, &agent.host, root, models, unchanged).await?;
+            let counts = models::record_scan(tx, &agent.host, root, &found.models, &found.unchanged).await?;
             serde_json::to_value(counts).map_err(|error| DbError::BadRow(error.to_string()))
         }
         Err(reason) => {

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use shared::{
     bytes::ByteSize,
     config::{LeaseTiming, Logging, Stores, parse_seconds},
@@ -52,6 +52,23 @@ pub struct AgentConfig {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub slots: u16,
 
+    /// How changes below the roots are seen: by the kernel's events, by walking the roots, or not at all (scans are then
+    /// periodic or asked for). `auto` walks where the kernel cannot see, as on network file systems.
+    #[arg(long, value_enum, default_value_t = WatchMode::Auto)]
+    pub watch: WatchMode,
+
+    /// How long nothing may change before a watch asks for a scan; it does not wait longer than 30 seconds.
+    #[arg(long, default_value = "2", value_parser = parse_seconds)]
+    pub watch_quiet: Duration,
+
+    /// Time between walks of a root that is watched by walking.
+    #[arg(long, default_value = "30", value_parser = parse_seconds)]
+    pub watch_poll: Duration,
+
+    /// Threads of a scan that read headers.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub scan_threads: u16,
+
     /// Most bytes per second that loads of this host read from disk, all together; no limit when absent.
     #[arg(long)]
     pub read_limit: Option<ByteSize>,
@@ -87,6 +104,19 @@ pub struct AgentConfig {
     /// Written once the agent serves: process id and addresses as JSON.
     #[arg(long)]
     pub ready_file: Option<PathBuf>,
+}
+
+/// How changes below the roots are seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WatchMode {
+    /// By events; by walking where these do not tell everything.
+    Auto,
+    /// By events, also on network file systems; by walking only while the kernel refuses.
+    Inotify,
+    /// By walking.
+    Poll,
+    /// Not.
+    Off,
 }
 
 /// How much of the disk hashing may take.

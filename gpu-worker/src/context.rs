@@ -11,7 +11,10 @@ use shared::{
 };
 use tokio::sync::Notify;
 
-use crate::{aliases::Aliases, config::Root, metrics::Metrics, runner::Runner, running::Running, throttle::Throttle};
+use crate::{
+    aliases::Aliases, config::Root, metrics::Metrics, runner::Runner, running::Running, throttle::Throttle,
+    watch::Watches,
+};
 
 /// A device of this host with its runner.
 #[derive(Debug, Clone)]
@@ -43,6 +46,10 @@ pub struct Agent {
     pub devices: BTreeMap<String, Device>,
     /// Model folders.
     pub roots: Vec<Root>,
+    /// What the watches of the roots know.
+    pub watches: Watches,
+    /// Threads of a scan that read headers.
+    pub scan_threads: usize,
     /// Limit of disk reads, if any.
     pub throttle: Option<Arc<Throttle>>,
     /// Limit of reads for hashing, if any; counts beside the one above.

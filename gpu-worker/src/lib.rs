@@ -26,3 +26,4 @@ pub mod publisher;
 pub mod runner;
 pub mod running;
 pub mod throttle;
+pub mod watch;

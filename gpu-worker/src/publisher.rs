@@ -160,6 +160,7 @@ pub fn snapshot(agent: &Agent, draining: bool) -> HostSnapshot {
         entries: tier.entries.iter().filter_map(ram_entry).collect(),
         devices: statuses.iter().map(|(device, status)| device_snapshot(device, status)).collect(),
         jobs: agent.running.view(),
+        watches: agent.watches.views(),
         draining,
         process_rss_bytes: memory::own_rss_bytes() + statuses.iter().map(|(_, status)| status.rss_bytes).sum::<u64>(),
     }

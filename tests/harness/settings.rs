@@ -55,6 +55,8 @@ pub struct AgentSettings {
     pub read_limit: Option<String>,
     /// Reads for hashing per second; `0`: scans are not followed by hashing, so that stories see only their own jobs.
     pub hash_limit: String,
+    /// How the roots are watched; `off`, so that stories see only their own jobs.
+    pub watch: String,
     /// Grace of a drain.
     pub drain_grace: Duration,
     /// Labels.
@@ -77,6 +79,7 @@ impl AgentSettings {
             cpu_memory: "512MiB".to_owned(),
             read_limit: None,
             hash_limit: "0".to_owned(),
+            watch: "off".to_owned(),
             drain_grace: Duration::from_secs(30),
             labels: Vec::new(),
             database_url: None,
@@ -127,6 +130,13 @@ impl AgentSettings {
         self
     }
 
+    /// Watching its roots this way, with short times.
+    #[must_use]
+    pub fn watch(mut self, way: &str) -> Self {
+        self.watch = way.to_owned();
+        self
+    }
+
     /// With this grace for running jobs when it is told to stop.
     #[must_use]
     pub fn drain_grace(mut self, grace: Duration) -> Self {
@@ -173,6 +183,9 @@ impl AgentSettings {
         option("--cpu-memory", self.cpu_memory.clone());
         option("--hash-limit", self.hash_limit.clone());
         option("--drain-grace", format!("{}ms", self.drain_grace.as_millis()));
+        option("--watch", self.watch.clone());
+        option("--watch-quiet", "300ms".into());
+        option("--watch-poll", "500ms".into());
         if let Some(limit) = &self.read_limit {
             option("--read-limit", limit.clone());
         }

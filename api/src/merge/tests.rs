@@ -31,6 +31,7 @@ fn snapshot(row: &HostRow) -> HostSnapshot {
         entries: Vec::new(),
         devices: Vec::new(),
         jobs: Vec::new(),
+        watches: Vec::new(),
         draining: false,
         process_rss_bytes: 0,
     }

@@ -1,7 +1,7 @@
 //! `modelyard hosts`.
 
 use clap::{Args, Subcommand};
-use shared::wire::HostView;
+use shared::wire::{HostView, RootView};
 
 use super::text::{age, bytes, bytes_of, joined, warn_stale};
 use crate::{
@@ -93,6 +93,12 @@ fn capabilities(flags: &serde_json::Value) -> String {
     flags.as_object().map(|flags| flags.iter().map(text).collect::<Vec<_>>().join("; ")).unwrap_or_default()
 }
 
+/// Why a root is missing, or not watched as wanted.
+fn reason(root: &RootView) -> String {
+    let watch = root.watch.as_ref().and_then(|watch| watch.reason.clone());
+    root.reason.clone().or(watch).unwrap_or_default()
+}
+
 fn show(host: &HostView, output: Output) -> Result<(), CliError> {
     warn_stale(output, &host.staleness);
     output.facts(&[
@@ -107,13 +113,14 @@ fn show(host: &HostView, output: Output) -> Result<(), CliError> {
         ("labels", joined(&host.labels)),
         ("capabilities", capabilities(&host.capabilities)),
     ])?;
-    output.section("roots", &host.roots, &["NAME", "STATE", "SCANNED", "PATH", "REASON"], "none", |root| {
+    output.section("roots", &host.roots, &["NAME", "STATE", "SCANNED", "WATCHED", "PATH", "REASON"], "none", |root| {
         vec![
             root.name.clone(),
             root.state.clone(),
             root.scanned_at.map_or_else(|| "never".to_owned(), |at| format!("{} ago", age(at))),
+            root.watch.as_ref().map(|watch| watch.way.clone()).unwrap_or_default(),
             root.path.clone(),
-            root.reason.clone().unwrap_or_default(),
+            reason(root),
         ]
     })
 }

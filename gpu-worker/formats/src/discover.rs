@@ -1,6 +1,7 @@
 //! Finding the models below a root: one candidate per model, and a reason for what is passed over.
 
 mod attach;
+mod stamp;
 
 use std::{
     collections::BTreeSet,
@@ -17,6 +18,7 @@ use crate::{
     tokenizer,
 };
 pub use attach::cached_repository;
+pub use stamp::stamp;
 
 /// Deepest folder that is entered below the root.
 const MAX_DEPTH: usize = 32;
@@ -58,6 +60,8 @@ pub struct Discovery {
     pub candidates: Vec<Candidate>,
     /// Passed over: path below the root, and why.
     pub skipped: Vec<(String, String)>,
+    /// Folders that were entered, and those of the pipelines: what comes or goes in one of them may change the answer.
+    pub folders: Vec<PathBuf>,
     /// True when the walk was told to stop: the lists are incomplete.
     pub stopped: bool,
 }
@@ -130,6 +134,7 @@ impl Walk<'_> {
         for name in odd {
             self.skip(&join(rel, &name.to_string_lossy()), "its name is not UTF-8");
         }
+        self.found.folders.push(path.clone());
         if names.iter().any(|name| name == INDEX_NAME) {
             self.pipeline(rel, path);
             return Vec::new();
@@ -235,8 +240,20 @@ impl Walk<'_> {
             self.skip(rel, format!("a diffusers folder with a link that leaves the root: {outside}"));
             return;
         }
+        self.below(&path, stamp::LEVELS - 1);
         let kind = CandidateKind::DiffusersFolder;
         self.found.candidates.push(Candidate { path, rel_path: rel.to_owned(), kind, sidecars: Vec::new() });
+    }
+
+    /// Notes the folders of a pipeline.
+    fn below(&mut self, folder: &Path, levels: usize) {
+        let Ok(entries) = std::fs::read_dir(folder) else { return };
+        for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()) {
+            if levels > 1 {
+                self.below(&path, levels - 1);
+            }
+            self.found.folders.push(path);
+        }
     }
 
     /// The first entry, down to the components' files, that resolves outside the root.
@@ -270,6 +287,12 @@ fn names(folder: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
 
 fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+}
+
+/// Whether an entry of this name is neither listed nor entered: hidden, or still being written.
+#[must_use]
+pub fn is_passed_over(name: &str) -> bool {
+    name.starts_with('.') || UNFINISHED.contains(&extension(Path::new(name)).as_str())
 }
 
 fn is_model_name(path: &Path) -> bool {

@@ -39,7 +39,9 @@ pub mod write;
 
 pub use canonical::{Canonical, CanonicalTensor, Order, Piece, canonicalise};
 pub use correction::Correction;
-pub use discover::{Candidate, CandidateKind, Discovery, cached_repository, discover, discover_within};
+pub use discover::{
+    Candidate, CandidateKind, Discovery, cached_repository, discover, discover_within, is_passed_over, stamp,
+};
 pub use dtype::Dtype;
 pub use error::{ErrorKind, FormatError, ShardProblem, TensorProblem};
 pub use inspect::{inspect, inspect_as};

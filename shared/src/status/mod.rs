@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use redis::{AsyncCommands, aio::ConnectionManager};
 
-pub use snapshot::{CacheStats, DeviceSnapshot, Entry, HostSnapshot, LiveProgress, RunningJob};
+pub use snapshot::{CacheStats, DeviceSnapshot, Entry, HostSnapshot, LiveProgress, RootWatch, RunningJob};
 
 /// Seconds after which a snapshot that was not renewed is gone.
 pub const TTL: Duration = Duration::from_secs(15);

@@ -24,10 +24,30 @@ pub struct HostSnapshot {
     pub devices: Vec<DeviceSnapshot>,
     /// Jobs that run here now.
     pub jobs: Vec<RunningJob>,
+    /// How the roots are watched.
+    #[serde(default)]
+    pub watches: Vec<RootWatch>,
     /// Takes no new work.
     pub draining: bool,
     /// Resident memory of agent and runners as the system reports it, in bytes.
     pub process_rss_bytes: u64,
+}
+
+/// How a root is watched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootWatch {
+    /// Name of the root.
+    pub root: String,
+    /// `inotify`, `poll`, `off`, or `missing` while the root is waited for.
+    pub way: String,
+    /// Why it is this way, where another was wanted.
+    pub reason: Option<String>,
+    /// Folders that are watched.
+    pub folders: u64,
+    /// When a change was last seen (host clock).
+    pub changed_at: Option<DateTime<Utc>>,
+    /// Scans that the watch asked for since the agent started.
+    pub scans: u64,
 }
 
 /// RAM tier totals.

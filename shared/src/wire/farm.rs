@@ -65,6 +65,27 @@ pub struct RootView {
     /// Last finished scan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scanned_at: Option<DateTime<Utc>>,
+    /// How it is watched, from the live view.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<WatchView>,
+}
+
+/// How changes below a root are seen.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct WatchView {
+    /// `inotify` (the kernel tells), `poll` (the root is walked from time to time), `off` (scans are periodic or asked for),
+    /// `missing` (the root is waited for).
+    pub way: String,
+    /// Why it is this way, where another was wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Folders that are watched.
+    pub folders: u64,
+    /// When a change was last seen, by the host's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_at: Option<DateTime<Utc>>,
+    /// Scans that the watch asked for since the agent started.
+    pub scans_total: u64,
 }
 
 /// A device.

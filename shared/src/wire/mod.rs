@@ -11,7 +11,9 @@ mod validations;
 
 pub use cache::{CacheHost, CacheView, CachedComponent, CachedCopy};
 pub use components::{PartOf, SharedComponent};
-pub use farm::{DeviceModels, DeviceView, FarmStatus, HostView, ModelStatus, ResidentComponent, RootView, Staleness};
+pub use farm::{
+    DeviceModels, DeviceView, FarmStatus, HostView, ModelStatus, ResidentComponent, RootView, Staleness, WatchView,
+};
 pub use jobs::{
     AttemptView, CacheRequest, EventView, JobDetail, JobRequest, JobView, LoadRequest, MultiLoadRequest, Progress,
     UnloadRequest,

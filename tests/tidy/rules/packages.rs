@@ -16,7 +16,8 @@ const ALLOWED: [(&str, &[&str]); 11] = [
     ("gpu-worker", &["shared", "model-formats", "residency", "engine"]),
     ("modelyard", &["shared", "private-stores"]),
     ("modelyard-tests", &["shared", "private-stores", "model-formats", "residency", "engine"]),
-    ("modelyard-bench", &["shared", "private-stores", "model-formats", "residency", "engine"]),
+    // measures what the agent does with its own code
+    ("modelyard-bench", &["shared", "private-stores", "model-formats", "residency", "engine", "gpu-worker"]),
 ];
 
 /// Must be locked in one version only: two would be two pools, two routers or two TLS stacks in one program.

@@ -13,6 +13,7 @@ mod read;
 mod reap;
 mod report;
 mod settle;
+mod waiting;
 
 pub use archive::{archive, prune_events};
 pub use cancel::{CancelOutcome, cancel};
@@ -29,6 +30,7 @@ pub use read::{
 pub use reap::{Reaped, reap};
 pub use report::report;
 pub use settle::{Settlement, hold, settle, settle_parent};
+pub use waiting::scan_waits;
 
 use sqlx::PgConnection;
 

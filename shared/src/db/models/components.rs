@@ -1,6 +1,8 @@
 //! Component rows: one for each content. A row without a digest is provisional: when its tensors turn out to be those of
 //! another row, it is merged into that one.
 
+use std::collections::HashMap;
+
 use sqlx::{PgConnection, PgExecutor};
 
 use super::FoundComponent;
@@ -108,25 +110,85 @@ pub async fn merged(
         .await?)
 }
 
-/// Gives a model new parts: its file changed, so what is known of the old ones says nothing of these.
-pub(super) async fn renew(tx: &mut PgConnection, model: ModelId, components: &[FoundComponent]) -> Result<(), DbError> {
-    sqlx::query("delete from model_components where model_id = $1").bind(model).execute(&mut *tx).await?;
-    for component in components {
-        sqlx::query(
-            "with fresh as (
-                 insert into components (id, kind, bytes, param_count, tensor_count, dtype) values ($1, $3, $4, $5, $6, $7) returning id)
-             insert into model_components (model_id, kind, component_id) select $2, $3, id from fresh",
-        )
-        .bind(ComponentId::generate())
-        .bind(model)
-        .bind(&component.kind)
-        .bind(component.bytes)
-        .bind(component.param_count)
-        .bind(component.tensor_count)
-        .bind(&component.dtype)
-        .execute(&mut *tx)
-        .await?;
+/// A part of a model: kind, bytes, parameters, tensors, dtype.
+type Part = (String, i64, i64, i32, String);
+
+/// The parts of these models.
+pub(super) async fn parts_of(
+    tx: &mut PgConnection,
+    models: &[ModelId],
+) -> Result<HashMap<ModelId, Vec<Part>>, DbError> {
+    let mut parts: HashMap<ModelId, Vec<Part>> = HashMap::new();
+    if models.is_empty() {
+        return Ok(parts);
     }
+    let rows: Vec<(ModelId, String, i64, i64, i32, String)> = sqlx::query_as(
+        "select p.model_id, p.kind, c.bytes, c.param_count, c.tensor_count, c.dtype
+         from model_components p join components c on c.id = p.component_id where p.model_id = any($1)",
+    )
+    .bind(models)
+    .fetch_all(tx)
+    .await?;
+    for (model, kind, bytes, params, tensors, dtype) in rows {
+        parts.entry(model).or_default().push((kind, bytes, params, tensors, dtype));
+    }
+    Ok(parts)
+}
+
+/// Whether these are exactly the parts that were found: metadata may change while the tensors do not.
+pub(super) fn are(known: Option<&Vec<Part>>, found: &[FoundComponent]) -> bool {
+    let part = |part: &FoundComponent| {
+        (part.kind.clone(), part.bytes, part.param_count, part.tensor_count, part.dtype.clone())
+    };
+    let mut found: Vec<Part> = found.iter().map(part).collect();
+    let mut known = known.cloned().unwrap_or_default();
+    found.sort();
+    known.sort();
+    known == found
+}
+
+/// Takes their parts from models: their files changed, so what is known of the old ones says nothing of the new.
+pub(super) async fn forget(tx: &mut PgConnection, models: &[ModelId]) -> Result<(), DbError> {
+    if !models.is_empty() {
+        sqlx::query("delete from model_components where model_id = any($1)").bind(models).execute(tx).await?;
+    }
+    Ok(())
+}
+
+/// Gives models the parts that were found, each a row of its own until digests tell which are equal.
+pub(super) async fn add<'f>(
+    tx: &mut PgConnection,
+    models: impl Iterator<Item = (ModelId, &'f [FoundComponent])>,
+) -> Result<(), DbError> {
+    let parts: Vec<(ModelId, &FoundComponent)> =
+        models.flat_map(|(model, parts)| parts.iter().map(move |part| (model, part))).collect();
+    if parts.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<ComponentId> = parts.iter().map(|_| ComponentId::generate()).collect();
+    let column = |of: fn(&FoundComponent) -> &str| parts.iter().map(|(_, part)| of(part)).collect::<Vec<_>>();
+    let (kinds, dtypes) = (column(|part| &part.kind), column(|part| &part.dtype));
+    sqlx::query(
+        "insert into components (id, kind, bytes, param_count, tensor_count, dtype)
+         select * from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::integer[], $6::text[])",
+    )
+    .bind(&ids)
+    .bind(&kinds)
+    .bind(parts.iter().map(|(_, part)| part.bytes).collect::<Vec<_>>())
+    .bind(parts.iter().map(|(_, part)| part.param_count).collect::<Vec<_>>())
+    .bind(parts.iter().map(|(_, part)| part.tensor_count).collect::<Vec<_>>())
+    .bind(dtypes)
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query(
+        "insert into model_components (model_id, kind, component_id)
+         select * from unnest($1::text[], $2::text[], $3::text[])",
+    )
+    .bind(parts.iter().map(|(model, _)| *model).collect::<Vec<_>>())
+    .bind(kinds)
+    .bind(ids)
+    .execute(tx)
+    .await?;
     Ok(())
 }
 

@@ -1,22 +1,22 @@
 //! What the catalogue knows of a host's files already: what a scan need not read again, and where models moved.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use sqlx::{FromRow, PgConnection, PgExecutor, types::Json};
 
 use super::{FileIdentity, FoundModel, ReadAs};
 use crate::{db::DbError, ids::ModelId};
 
 /// A model as the last scan of a host saw it, if it did.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownModel {
+    /// Whether this host has reported it.
+    pub listed: bool,
     /// Its files with their identities.
     pub files: Vec<FileIdentity>,
-    /// The files beside it, as its metadata notes them.
-    pub sidecars: Value,
-    /// Version of the rules that recognised it; none when it has to be read.
-    pub rules: Option<i64>,
+    /// Of everything else that was looked at; none when it has to be read.
+    pub stamp: Option<String>,
     /// What the operator says it is.
     pub said: ReadAs,
     /// The correction that it was read with.
@@ -26,15 +26,14 @@ pub struct KnownModel {
 #[derive(FromRow)]
 struct Known {
     rel_path: String,
-    files: Value,
-    sidecars: Option<Value>,
-    rules: Option<i64>,
+    files: Option<Json<Box<RawValue>>>,
+    stamp: Option<String>,
     said: Json<ReadAs>,
     read_as: Json<ReadAs>,
 }
 
 /// What is known of the models of a root, by path below it. Of a model that this host has not seen no files are known; one
-/// that is to be read `again`, or was not available, has no rules.
+/// that is to be read `again`, or was not available, has no stamp.
 ///
 /// # Errors
 /// Database errors.
@@ -45,9 +44,8 @@ pub async fn known(
     again: Option<ModelId>,
 ) -> Result<HashMap<String, KnownModel>, DbError> {
     let rows: Vec<Known> = sqlx::query_as(
-        "select m.rel_path, coalesce(l.files, '[]') as files, m.metadata #> '{extracted,sidecars}' as sidecars,
-                case when m.state = 'available' and m.id is distinct from $3 then (m.metadata #>> '{extracted,rules}')::bigint end
-                    as rules, m.overrides as said, m.read_as
+        "select m.rel_path, l.files, case when m.state = 'available' and m.id is distinct from $3 then l.stamp end as stamp,
+                m.overrides as said, m.read_as
          from models m left join model_locations l on l.model_id = m.id and l.host = $1
          where m.root = $2",
     )
@@ -58,11 +56,12 @@ pub async fn known(
     .await?;
     rows.into_iter()
         .map(|row| {
-            let files = serde_json::from_value(row.files)
+            let files = row.files.as_ref().map(|files| serde_json::from_str(files.0.get())).transpose();
+            let files: Option<Vec<FileIdentity>> = files
                 .map_err(|error| DbError::BadRow(format!("files of `{}` in root {root}: {error}", row.rel_path)))?;
-            let sidecars = row.sidecars.unwrap_or_else(|| Value::Array(Vec::new()));
             let (said, read_as) = (row.said.0, row.read_as.0);
-            Ok((row.rel_path, KnownModel { files, sidecars, rules: row.rules, said, read_as }))
+            let listed = files.is_some();
+            Ok((row.rel_path, KnownModel { listed, files: files.unwrap_or_default(), stamp: row.stamp, said, read_as }))
         })
         .collect()
 }
@@ -83,101 +82,164 @@ pub async fn misread(db: impl PgExecutor<'_>, host: &str) -> Result<Vec<String>,
     .await?)
 }
 
-/// Notes that a scan saw these models as before.
-///
-/// # Errors
-/// Database errors.
-pub(super) async fn seen_again(
-    tx: &mut PgConnection,
-    host: &str,
-    root: &str,
-    unchanged: &[String],
-) -> Result<u64, DbError> {
-    let seen = sqlx::query(
-        "update model_locations set seen_at = now() from unnest($3::text[]) as path
-         where host = $1 and root = $2 and rel_path = path",
-    )
-    .bind(host)
-    .bind(root)
-    .bind(unchanged)
-    .execute(tx)
-    .await?;
-    Ok(seen.rows_affected())
+/// A location whose path a scan did not find.
+#[derive(Debug, FromRow)]
+pub(super) struct Vanished {
+    model_id: ModelId,
+    rel_path: String,
+    files: Value,
 }
 
-/// Gives models whose files are now at another path that path, so that they keep id, name and everything
-/// that was said of them. Only a path that no model has is taken, and only from a model whose path vanished.
-///
-/// # Errors
-/// Database errors.
-pub(super) async fn follow_renames(
+/// The locations of a host below a root that are neither among the found nor the unchanged, by model.
+pub(super) async fn vanished(
     tx: &mut PgConnection,
     host: &str,
     root: &str,
     found: &[FoundModel],
     unchanged: &[String],
-) -> Result<u64, DbError> {
-    let present: Vec<&str> =
+) -> Result<Vec<Vanished>, DbError> {
+    let present: HashSet<&str> =
         found.iter().map(|model| model.rel_path.as_str()).chain(unchanged.iter().map(String::as_str)).collect();
-    let vanished: Vec<(ModelId, Value)> = sqlx::query_as(
-        "select model_id, files from model_locations l where host = $1 and root = $2
-         and not exists (select 1 from unnest($3::text[]) as path where path = l.rel_path)",
+    let rows: Vec<(ModelId, String)> =
+        sqlx::query_as("select model_id, rel_path from model_locations where host = $1 and root = $2")
+            .bind(host)
+            .bind(root)
+            .fetch_all(&mut *tx)
+            .await?;
+    let gone: Vec<ModelId> =
+        rows.into_iter().filter(|(_, path)| !present.contains(path.as_str())).map(|(id, _)| id).collect();
+    if gone.is_empty() {
+        return Ok(Vec::new());
+    }
+    Ok(sqlx::query_as(
+        "select model_id, rel_path, files from model_locations where host = $1 and model_id = any($2) order by model_id",
     )
     .bind(host)
-    .bind(root)
-    .bind(&present)
-    .fetch_all(&mut *tx)
-    .await?;
-    let mut moved = 0;
-    for (id, files) in vanished {
-        let files: Vec<FileIdentity> =
-            serde_json::from_value(files).map_err(|error| DbError::BadRow(format!("files of model {id}: {error}")))?;
-        let same: Vec<&FoundModel> = found.iter().filter(|model| same_files(&files, &model.files)).collect();
-        // two paths to the same files do not say which of them the model moved to
-        let [model] = same.as_slice() else { continue };
-        moved += take_path(tx, id, root, &model.rel_path).await?;
-    }
-    Ok(moved)
+    .bind(gone)
+    .fetch_all(tx)
+    .await?)
 }
 
-async fn take_path(tx: &mut PgConnection, id: ModelId, root: &str, rel_path: &str) -> Result<u64, DbError> {
-    let taken = sqlx::query(
-        "update models set rel_path = $3, version = version + 1, updated_at = now() where id = $1 and root = $2
-         and not exists (select 1 from models other where other.root = $2 and other.rel_path = $3)",
+/// Removes locations that are still at the path that vanished; how many.
+pub(super) async fn remove(tx: &mut PgConnection, host: &str, vanished: &[Vanished]) -> Result<u64, DbError> {
+    if vanished.is_empty() {
+        return Ok(0);
+    }
+    let ids: Vec<ModelId> = vanished.iter().map(|location| location.model_id).collect();
+    let paths: Vec<&str> = vanished.iter().map(|location| location.rel_path.as_str()).collect();
+    let removed = sqlx::query(
+        "delete from model_locations l using unnest($2::text[], $3::text[]) as gone (model_id, rel_path)
+         where l.host = $1 and l.model_id = gone.model_id and l.rel_path = gone.rel_path",
     )
-    .bind(id)
+    .bind(host)
+    .bind(ids)
+    .bind(paths)
+    .execute(tx)
+    .await?;
+    Ok(removed.rows_affected())
+}
+
+/// Gives models whose files are now at another path that path, so that they keep id, name and everything
+/// that was said of them. Only a path that no model has is taken, and only from a model whose path vanished.
+pub(super) async fn follow_renames(
+    tx: &mut PgConnection,
+    root: &str,
+    vanished: &[Vanished],
+    found: &[FoundModel],
+) -> Result<u64, DbError> {
+    let moves = moves(vanished, found)?;
+    if moves.is_empty() {
+        return Ok(0);
+    }
+    let (ids, paths): (Vec<ModelId>, Vec<&str>) = moves.into_iter().unzip();
+    let taken = sqlx::query(
+        "update models m set rel_path = f.rel_path, version = version + 1, updated_at = now()
+         from unnest($2::text[], $3::text[]) as f (id, rel_path)
+         where m.id = f.id and m.root = $1
+           and not exists (select 1 from models other where other.root = $1 and other.rel_path = f.rel_path)",
+    )
     .bind(root)
-    .bind(rel_path)
+    .bind(ids)
+    .bind(paths)
     .execute(tx)
     .await?;
     Ok(taken.rows_affected())
 }
 
-/// Whether these are the same files, whatever the model's own path.
-fn same_files(before: &[FileIdentity], now: &[FileIdentity]) -> bool {
-    let identity = |file: &FileIdentity| (file.inode, file.dev, file.size_bytes, file.mtime_ns);
-    let mut before: Vec<_> = before.iter().map(identity).collect();
-    let mut now: Vec<_> = now.iter().map(identity).collect();
-    before.sort_unstable();
-    now.sort_unstable();
-    !now.is_empty() && before == now
+/// Which vanished model is now at which path. Two paths to the same files do not say which of them a model moved to; of two
+/// models whose files were the same, the older one moved.
+fn moves<'f>(vanished: &[Vanished], found: &'f [FoundModel]) -> Result<Vec<(ModelId, &'f str)>, DbError> {
+    if vanished.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut places: HashMap<Vec<Identity>, Vec<&str>> = HashMap::new();
+    for model in found.iter().filter(|model| !model.files.is_empty()) {
+        places.entry(identities(&model.files)).or_default().push(&model.rel_path);
+    }
+    let mut moves = Vec::new();
+    for location in vanished {
+        let files: Vec<FileIdentity> = serde_json::from_value(location.files.clone())
+            .map_err(|error| DbError::BadRow(format!("files of model {}: {error}", location.model_id)))?;
+        if let Some([path]) = places.get(&identities(&files)).map(Vec::as_slice) {
+            moves.push((location.model_id, *path));
+            places.remove(&identities(&files));
+        }
+    }
+    Ok(moves)
+}
+
+/// Inode, device, size and time of writing: the file, whatever its name.
+type Identity = (u64, u64, u64, i64);
+
+fn identities(files: &[FileIdentity]) -> Vec<Identity> {
+    let mut identities: Vec<Identity> =
+        files.iter().map(|file| (file.inode, file.dev, file.size_bytes, file.mtime_ns)).collect();
+    identities.sort_unstable();
+    identities
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn files_are_the_same_under_other_names_and_no_files_are_never_the_same() {
-        let file = |rel_path: &str, inode| FileIdentity {
+    fn file(rel_path: &str, inode: u64) -> FileIdentity {
+        FileIdentity { rel_path: rel_path.into(), size_bytes: 1, mtime_ns: 2, inode, dev: 3 }
+    }
+
+    fn found(rel_path: &str, files: Vec<FileIdentity>) -> FoundModel {
+        FoundModel {
             rel_path: rel_path.into(),
+            name: rel_path.into(),
+            model_type: "vae".into(),
+            base: "sd15".into(),
+            format: "safetensors".into(),
+            variant: None,
+            prediction: None,
             size_bytes: 1,
-            mtime_ns: 2,
-            inode,
-            dev: 3,
-        };
-        assert!(same_files(&[file("a", 1), file("b", 2)], &[file("c", 2), file("d", 1)]));
-        assert!(!same_files(&[file("", 1)], &[file("", 2)]));
-        assert!(!same_files(&[], &[]));
+            reason: None,
+            evidence: Value::Null,
+            metadata: Value::Null,
+            files,
+            read_as: ReadAs::default(),
+            components: Vec::new(),
+            stamp: None,
+        }
+    }
+
+    fn gone(files: &[FileIdentity]) -> Vanished {
+        Vanished { model_id: ModelId::generate(), rel_path: "gone".into(), files: serde_json::to_value(files).unwrap() }
+    }
+
+    #[test]
+    fn a_model_follows_its_files_under_any_names_but_never_no_files_or_two_places() {
+        let one = gone(&[file("a", 1), file("b", 2)]);
+        let now = [found("here", vec![file("c", 2), file("d", 1)]), found("empty", Vec::new())];
+        assert_eq!(moves(std::slice::from_ref(&one), &now).unwrap(), [(one.model_id, "here")]);
+        assert_eq!(moves(&[gone(&[file("", 7)]), gone(&[])], &now).unwrap(), []);
+        let twice = [found("x", vec![file("", 1)]), found("y", vec![file("", 1)])];
+        assert_eq!(moves(&[gone(&[file("", 1)])], &twice).unwrap(), []);
+        // two models of one file: only one can move
+        let both = [gone(&[file("", 1)]), gone(&[file("", 1)])];
+        assert_eq!(moves(&both, &twice[..1]).unwrap(), [(both[0].model_id, "x")]);
     }
 }

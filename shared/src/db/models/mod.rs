@@ -2,6 +2,7 @@
 
 mod component_list;
 mod components;
+mod free_names;
 mod known;
 mod metadata;
 mod read;
@@ -10,6 +11,7 @@ mod search;
 mod statement;
 mod tensors;
 mod text;
+mod write;
 
 pub use component_list::{ComponentFilter, SharedComponent, list_components, shared_component};
 pub use components::{Registered, merged, register_digest};

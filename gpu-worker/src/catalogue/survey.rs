@@ -1,0 +1,176 @@
+//! What a root holds: its models found, those that are as the catalogue knows them told apart, the headers of the others read.
+
+use std::{
+    collections::{HashMap, HashSet},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use model_formats::{Candidate, cached_repository, metadata};
+use shared::db::models::{FileIdentity, FoundModel, KnownModel, ReadAs};
+
+use super::{correction, found, unreadable};
+
+/// What a scan of one root saw.
+#[derive(Debug, Default)]
+pub struct ScannedRoot {
+    /// Models whose headers were read.
+    pub models: Vec<FoundModel>,
+    /// Paths of models that are as the catalogue knows them.
+    pub unchanged: Vec<String>,
+    /// New files that somebody is still writing: not listed before they are whole.
+    pub unfinished: u64,
+}
+
+impl ScannedRoot {
+    /// Models, read or not.
+    pub fn len(&self) -> usize {
+        self.models.len() + self.unchanged.len()
+    }
+
+    /// True when there is no model at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What is known before the headers are read.
+#[derive(Debug, Default)]
+pub struct Before {
+    /// What the catalogue has of this root, by path below it.
+    pub known: HashMap<String, KnownModel>,
+    /// Files that somebody is writing.
+    pub writing: HashSet<PathBuf>,
+}
+
+/// How far a survey is; read by others while it runs.
+#[derive(Debug, Default)]
+pub struct Seen {
+    next: AtomicUsize,
+    read: AtomicUsize,
+}
+
+impl Seen {
+    /// Candidates looked at.
+    pub fn looked_at(&self) -> u64 {
+        self.next.load(Ordering::Relaxed) as u64
+    }
+
+    /// Candidates whose headers were read.
+    pub fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed) as u64
+    }
+}
+
+/// Looks at every candidate on this many threads. Ends early, with what it has, once `stop` says so.
+pub fn survey(
+    candidates: &[Candidate],
+    before: &Before,
+    seen: &Seen,
+    threads: usize,
+    stop: &(dyn Fn() -> bool + Sync),
+) -> ScannedRoot {
+    let worker = || {
+        let mut answers = Vec::new();
+        while !stop() {
+            let Some(candidate) = candidates.get(seen.next.fetch_add(1, Ordering::Relaxed)) else { break };
+            answers.push(look(candidate, before, seen));
+        }
+        answers
+    };
+    let threads = threads.clamp(1, candidates.len().max(1));
+    let answers: Vec<Answer> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    // the counter runs past the end by one for each thread
+    seen.next.store(candidates.len().min(seen.next.load(Ordering::Relaxed)), Ordering::Relaxed);
+    in_one(answers)
+}
+
+/// What became of a candidate.
+enum Answer {
+    /// It was read.
+    Read(Box<FoundModel>),
+    /// The catalogue has it as it is.
+    Unchanged(String),
+    /// Somebody is writing it.
+    Unfinished,
+}
+
+fn look(candidate: &Candidate, before: &Before, seen: &Seen) -> Answer {
+    let known = before.known.get(&candidate.rel_path);
+    if before.writing.contains(&candidate.path) {
+        // what this host has said of it stays until the last write
+        let listed = known.is_some_and(|known| known.listed);
+        return if listed { Answer::Unchanged(candidate.rel_path.clone()) } else { Answer::Unfinished };
+    }
+    let stamp = model_formats::stamp(candidate);
+    if known.is_some_and(|known| is_unchanged(candidate, &stamp, known)) {
+        return Answer::Unchanged(candidate.rel_path.clone());
+    }
+    seen.read.fetch_add(1, Ordering::Relaxed);
+    let said = known.map(|known| known.said.clone()).unwrap_or_default();
+    Answer::Read(Box::new(FoundModel { stamp: Some(stamp), ..inspect(candidate, said) }))
+}
+
+fn in_one(answers: Vec<Answer>) -> ScannedRoot {
+    let mut root = ScannedRoot::default();
+    for answer in answers {
+        match answer {
+            Answer::Read(model) => root.models.push(*model),
+            Answer::Unchanged(rel_path) => root.unchanged.push(rel_path),
+            Answer::Unfinished => root.unfinished += 1,
+        }
+    }
+    // the order in which rows are locked, whatever the threads did
+    root.models.sort_by(|a, b| a.rel_path.cmp(&b.rel_path));
+    root.unchanged.sort();
+    root
+}
+
+/// Whether today's rules have read it as it is, with everything beside it, and as what the operator says that it is.
+fn is_unchanged(candidate: &Candidate, stamp: &str, known: &KnownModel) -> bool {
+    known.stamp.as_deref() == Some(stamp)
+        && known.said == known.read_as
+        && !known.files.is_empty()
+        && known.files.iter().all(|file| is_still(&place(candidate, &file.rel_path), file))
+}
+
+/// Whether the file at `path` is the one that a scan saw, without opening it.
+fn is_still(path: &Path, seen: &FileIdentity) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| {
+        let mtime_ns = meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec());
+        let now = (meta.len(), mtime_ns, meta.ino(), meta.dev());
+        meta.is_file() && now == (seen.size_bytes, seen.mtime_ns, seen.inode, seen.dev)
+    })
+}
+
+/// A file of a model: of a folder below it, of a single file itself or a shard beside its index.
+fn place(candidate: &Candidate, rel_path: &str) -> PathBuf {
+    if candidate.kind.is_folder() {
+        candidate.path.join(rel_path)
+    } else if rel_path.is_empty() {
+        candidate.path.clone()
+    } else {
+        candidate.path.with_file_name(rel_path)
+    }
+}
+
+fn inspect(candidate: &Candidate, said: ReadAs) -> FoundModel {
+    let path: &Path = &candidate.path;
+    match model_formats::inspect_as(path, correction(&said)) {
+        Ok(mut inspection) => {
+            metadata::attach(&mut inspection, &candidate.sidecars);
+            if let Some(repository) = cached_repository(path) {
+                inspection.name = repository;
+            }
+            found(&candidate.rel_path, &inspection, said)
+        }
+        Err(error) => unreadable(&candidate.rel_path, path, shared::error::chain(&error), said),
+    }
+}
