@@ -11,9 +11,7 @@
 
 use std::{error::Error, path::PathBuf, sync::Arc, time::Instant};
 
-use residency::{
-    Direct, FileIdentity, IoOptions, LoadRequest, RamTier, SourceFile, TensorRange, TierConfig, policy::Policy,
-};
+use residency::{Direct, FileIdentity, IoOptions, LoadRequest, RamTier, SourceFile, TensorRange, TierConfig};
 use tokio_util::sync::CancellationToken;
 
 /// Size of a large matrix of an SDXL UNet is about 13 MB; the default cuts files into such pieces.
@@ -75,7 +73,7 @@ fn request(args: &Args) -> Result<LoadRequest, Box<dyn Error>> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let args = parse()?;
-    let tier = RamTier::new(TierConfig { budget_bytes: u64::MAX, headroom_bytes: 0, policy: Policy::Lru });
+    let tier = RamTier::new(TierConfig::new(u64::MAX));
     let request = Arc::new(request(&args)?);
     let cancel = CancellationToken::new();
     let started = Instant::now();

@@ -1,4 +1,5 @@
-//! The byte budget: reservations are guards, their sum never exceeds the capacity.
+//! The byte budget: reservations are guards, none is granted beyond the capacity. The limit may be cut while bytes are
+//! held: then nothing is granted until enough has come back.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,13 +13,14 @@ pub struct Budget {
 
 #[derive(Debug)]
 struct Ledger {
-    budget_bytes: u64,
+    configured_bytes: u64,
     headroom_bytes: u64,
     counts: Mutex<Counts>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Counts {
+    limit: u64,
     used: u64,
     reserved: u64,
     underflows: u64,
@@ -27,8 +29,10 @@ struct Counts {
 /// What the ledger says at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct BudgetView {
-    /// Budget in all.
+    /// Budget in all, as it is allowed now.
     pub budget_bytes: u64,
+    /// Budget as configured; more than the above while it is cut.
+    pub configured_bytes: u64,
     /// Part of it that is never handed out.
     pub headroom_bytes: u64,
     /// Held by ready content.
@@ -45,6 +49,11 @@ impl BudgetView {
         self.budget_bytes.saturating_sub(self.headroom_bytes)
     }
 
+    /// Bytes held beyond the capacity, after a cut.
+    pub fn excess_bytes(&self) -> u64 {
+        self.used_bytes.saturating_add(self.reserved_bytes).saturating_sub(self.capacity_bytes())
+    }
+
     /// Bytes that nobody holds.
     pub fn available_bytes(&self) -> u64 {
         self.capacity_bytes().saturating_sub(self.used_bytes).saturating_sub(self.reserved_bytes)
@@ -54,8 +63,13 @@ impl BudgetView {
 impl Budget {
     /// A budget of which `headroom_bytes` are never handed out.
     pub fn new(budget_bytes: u64, headroom_bytes: u64) -> Self {
-        let counts = Mutex::new(Counts::default());
-        Self { ledger: Arc::new(Ledger { budget_bytes, headroom_bytes, counts }) }
+        let counts = Mutex::new(Counts { limit: budget_bytes, ..Counts::default() });
+        Self { ledger: Arc::new(Ledger { configured_bytes: budget_bytes, headroom_bytes, counts }) }
+    }
+
+    /// Allows so many bytes of the configured budget from now on. What is held stays held.
+    pub fn set_limit(&self, bytes: u64) {
+        self.ledger.lock().limit = bytes.min(self.ledger.configured_bytes);
     }
 
     /// Takes `bytes`, all or nothing, without waiting and without evicting.
@@ -91,7 +105,8 @@ impl Ledger {
 
     fn view(&self, counts: &Counts) -> BudgetView {
         BudgetView {
-            budget_bytes: self.budget_bytes,
+            budget_bytes: counts.limit,
+            configured_bytes: self.configured_bytes,
             headroom_bytes: self.headroom_bytes,
             used_bytes: counts.used,
             reserved_bytes: counts.reserved,
@@ -160,6 +175,19 @@ mod tests {
         assert_eq!(shortage.capacity_bytes, 80);
         drop(held);
         assert!(budget.try_reserve(80).is_ok());
+    }
+
+    #[test]
+    fn a_cut_grants_nothing_until_enough_is_back_and_takes_nothing_away() {
+        let budget = Budget::new(100, 10);
+        let held = budget.try_reserve(80).unwrap().commit();
+        budget.set_limit(60);
+        assert_eq!((budget.view().available_bytes(), budget.view().excess_bytes(), held.bytes()), (0, 30, 80));
+        assert!(budget.try_reserve(1).is_err());
+        drop(held);
+        assert_eq!(budget.try_reserve(51).unwrap_err().available_bytes, 50);
+        budget.set_limit(1000);
+        assert_eq!(budget.view().budget_bytes, 100, "never more than configured");
     }
 
     proptest! {

@@ -106,6 +106,9 @@ pub enum ResidencyError {
     /// The budget has no room and eviction cannot make it.
     #[error(transparent)]
     NoRoom(#[from] Shortage),
+    /// The system's memory is short: the budget is cut below what was configured, and eviction cannot make room.
+    #[error("memory pressure: {0}")]
+    Pressure(Box<Squeeze>),
     /// The load was cancelled, by this caller or by [`crate::RamTier::cancel`].
     #[error("load of `{key}` was cancelled")]
     Cancelled {
@@ -162,6 +165,18 @@ pub struct Shortage {
     pub capacity_bytes: u64,
 }
 
+/// A shortage that the configured budget would not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize)]
+#[error("{shortage}; the budget of {configured_bytes} bytes is cut because {cause}")]
+pub struct Squeeze {
+    /// What is missing.
+    pub shortage: Shortage,
+    /// The budget without the cut.
+    pub configured_bytes: u64,
+    /// Why it is cut.
+    pub cause: String,
+}
+
 impl ResidencyError {
     /// The closed reason with which a load that ended in this error leaves its entry.
     pub fn fail_reason(&self) -> FailReason {
@@ -172,7 +187,7 @@ impl ResidencyError {
             Self::ShortRead { .. } | Self::Io { .. } => FailReason::Io,
             Self::Memory { .. } | Self::Thread { .. } => FailReason::System,
             Self::DigestMismatch { .. } => FailReason::Digest,
-            Self::NoRoom(_) => FailReason::NoRoom,
+            Self::NoRoom(_) | Self::Pressure(_) => FailReason::NoRoom,
             Self::Cancelled { .. }
             | Self::Aborted { .. }
             | Self::Leased { .. }

@@ -13,8 +13,8 @@
 //!                   plan layout ─▶ make room (policy, evict) ─▶ read + hash ─▶ compare ─▶ seal ─▶ ready
 //! ```
 //!
-//! What holds at every moment: reservations never exceed the budget; a leased or protected entry is
-//! never evicted; a load that ends in any way but success leaves no byte behind; resident bytes are
+//! What holds at every moment: no reservation is granted beyond the budget; a leased or protected entry is
+//! never evicted, whatever the pressure; every eviction leaves a record with its reasons; a load that ends in any way but success leaves no byte behind; resident bytes are
 //! immutable (the memory file is sealed against writes, growth and shrinking).
 
 pub mod arena;
@@ -32,10 +32,13 @@ pub mod request;
 pub mod tier;
 
 pub use digest::Digest;
-pub use error::{ResidencyError, Shortage};
+pub use error::{ResidencyError, Shortage, Squeeze};
 pub use gather::{GatheredTensor, Part, PartOrder};
 pub use identity::{FileIdentity, SourceFile};
 pub use layout::PlacedTensor;
 pub use progress::{Phase, Progress, ProgressSnapshot};
 pub use request::{Direct, IoOptions, Key, LoadRequest, TensorRange};
-pub use tier::{Audit, ClearReport, EntrySnapshot, FreedBytes, Lease, RamTier, TierConfig, TierSnapshot, TierStats};
+pub use tier::{
+    AGE_BOUNDS_SECONDS, Audit, ClearReport, Decision, EntrySnapshot, EvictionCounts, FreedBytes, KeepAlive, Lease,
+    RamTier, Reason, Standing, TierConfig, TierSnapshot, TierStats,
+};

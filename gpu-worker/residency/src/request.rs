@@ -1,12 +1,17 @@
 //! What a caller asks for: a component's key, its files, its tensors, and how to read them.
 
-use std::{collections::HashSet, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    sync::Arc,
+};
 
 use crate::{
     digest::Digest,
     error::ResidencyError,
     gather::GatheredTensor,
     identity::{FileIdentity, SourceFile},
+    policy::bandwidth::ReadFrom,
 };
 
 /// Name of a component in this tier. Opaque: callers use a content digest or, before one is known, a
@@ -130,6 +135,21 @@ impl LoadRequest {
     pub fn tensor_bytes(&self) -> u64 {
         let plain = self.tensors.iter().fold(0, |sum: u64, t| sum.saturating_add(t.end.saturating_sub(t.begin)));
         self.gathered.iter().fold(plain, |sum, t| sum.saturating_add(t.checked_bytes().unwrap_or(0)))
+    }
+
+    /// Bytes that the tensors take from each device, by its number.
+    pub fn read_from(&self) -> Vec<ReadFrom> {
+        let plain = self.tensors.iter().map(|t| (t.file_index, t.end.saturating_sub(t.begin)));
+        let parts = self.gathered.iter().flat_map(|t| &t.parts);
+        let gathered = parts.map(|part| (part.file_index, part.end.saturating_sub(part.begin)));
+        let mut by_device: BTreeMap<u64, u64> = BTreeMap::new();
+        for (file, bytes) in plain.chain(gathered) {
+            if let Some(source) = self.sources.get(file) {
+                let sum = by_device.entry(source.expected.dev).or_default();
+                *sum = sum.saturating_add(bytes);
+            }
+        }
+        by_device.into_iter().map(|(device, bytes)| ReadFrom { device, bytes }).collect()
     }
 
     /// The identities alone, which with the key say which content is meant.

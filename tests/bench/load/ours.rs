@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use residency::{Digest, Direct, IoOptions, RamTier, TierConfig, policy::Policy};
+use residency::{Digest, Direct, IoOptions, RamTier, TierConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::model;
@@ -12,7 +12,7 @@ use crate::model;
 /// # Errors
 /// What the loader says.
 pub(crate) async fn load(path: &Path, direct: Direct) -> anyhow::Result<Digest> {
-    let tier = RamTier::new(TierConfig { budget_bytes: u64::MAX, headroom_bytes: 0, policy: Policy::Lru });
+    let tier = RamTier::new(TierConfig::new(u64::MAX));
     let request = model::request(path, IoOptions { direct, ..IoOptions::default() })?;
     let wanted = request.tensor_bytes();
     let lease = tier.acquire(request, &CancellationToken::new()).await?;

@@ -5,7 +5,7 @@ use std::{io, os::fd::OwnedFd, sync::Arc};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Inner, flight::Outcome};
+use super::{Inner, flight::Outcome, table::hand_out};
 use crate::{
     arena::{Extent, ReadMap},
     budget::Reservation,
@@ -40,6 +40,12 @@ pub struct Lease {
 impl Lease {
     pub(super) fn new(content: Arc<Resident>, release: Release) -> Self {
         Self { content, release }
+    }
+
+    /// Says who uses it, for those who ask why it stays.
+    pub fn mark(&self, holder: &str) {
+        let Release { inner, key, id, lease } = &self.release;
+        inner.mark(key, *id, *lease, holder.into());
     }
 
     /// The component.
@@ -100,17 +106,18 @@ pub(super) struct Release {
     inner: Arc<Inner>,
     key: Key,
     id: u64,
+    lease: u64,
 }
 
 impl Release {
-    pub(super) fn new(inner: Arc<Inner>, key: Key, id: u64) -> Self {
-        Self { inner, key, id }
+    pub(super) fn new(inner: Arc<Inner>, key: Key, id: u64, lease: u64) -> Self {
+        Self { inner, key, id, lease }
     }
 }
 
 impl Drop for Release {
     fn drop(&mut self) {
-        self.inner.release(&self.key, self.id);
+        self.inner.release(&self.key, self.id, self.lease);
     }
 }
 
@@ -166,10 +173,11 @@ impl Drop for Ticket {
 
 impl Inner {
     fn claim(self: &Arc<Self>, key: &Key, id: u64) -> Option<Lease> {
-        let mut table = self.table();
+        let mut guard = self.table();
+        let table = &mut *guard;
         let slot = table.slots.get_mut(key).filter(|slot| slot.id == id)?;
-        let lease = self.hand_out(slot, Event::Claim, false).ok();
-        drop(table);
+        let lease = hand_out(self, slot, &mut table.next_lease, Event::Claim, false).ok();
+        drop(guard);
         self.bump();
         lease
     }
@@ -187,7 +195,7 @@ impl Inner {
         self.bump();
     }
 
-    fn release(&self, key: &Key, id: u64) {
+    fn release(&self, key: &Key, id: u64, lease: u64) {
         let mut table = self.table();
         let now = self.now();
         let current = table.slots.get_mut(key).filter(|slot| slot.id == id);
@@ -195,16 +203,18 @@ impl Inner {
             let released = slot.apply(Event::Release);
             debug_assert!(released.is_ok(), "a lease of `{key}` was not counted");
             slot.used = now;
-            None
+            slot.marks.remove(&lease);
+            Vec::new()
         } else {
             if let Some(slot) = table.retired.iter_mut().find(|slot| slot.id == id) {
                 let released = slot.apply(Event::Release);
                 debug_assert!(released.is_ok(), "a lease of retired `{key}` was not counted");
+                slot.marks.remove(&lease);
             }
-            Some(table.take_retired())
+            table.take_retired()
         };
         drop(table);
-        drop(freed);
+        self.free_retired(freed);
         self.bump();
     }
 }

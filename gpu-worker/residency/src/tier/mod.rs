@@ -5,8 +5,10 @@
 //! that frees memory to make room holds a second lock (`room`), so that two loads never each evict for
 //! the same bytes.
 
+mod decisions;
 mod evict;
 mod flight;
+mod keep;
 mod lease;
 mod snapshot;
 mod table;
@@ -14,23 +16,25 @@ mod table;
 use std::{
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use decisions::{Decision, Reason};
 pub use evict::{ClearReport, FreedBytes};
+pub use keep::KeepAlive;
 pub use lease::Lease;
-pub use snapshot::{Audit, EntrySnapshot, EvictionCounts, TierSnapshot, TierStats};
+pub use snapshot::{AGE_BOUNDS_SECONDS, Audit, EntrySnapshot, EvictionCounts, Standing, TierSnapshot, TierStats};
 use table::{Answer, Table};
 
 use crate::{
     arena::Arenas,
     budget::Budget,
-    entry::{Event, State},
+    entry::State,
     error::ResidencyError,
-    policy::Policy,
+    policy::{Policy, Rules},
     progress::ProgressSnapshot,
     request::LoadRequest,
 };
@@ -44,6 +48,30 @@ pub struct TierConfig {
     pub headroom_bytes: u64,
     /// How victims are chosen.
     pub policy: Policy,
+    /// With `cost`: what was used again and is younger than this goes after everything else.
+    pub min_age: Duration,
+    /// A load within this time after our own choice took the component out counts as an early reload.
+    pub early_reload: Duration,
+    /// How long entries stay after their last use when nothing is said about them; none: until the policy takes them.
+    pub keep_alive: Option<KeepAlive>,
+}
+
+impl TierConfig {
+    /// A budget without headroom, the default policy, no expiry.
+    pub fn new(budget_bytes: u64) -> Self {
+        Self {
+            budget_bytes,
+            headroom_bytes: 0,
+            policy: Policy::default(),
+            min_age: Duration::from_secs(30),
+            early_reload: Duration::from_secs(300),
+            keep_alive: None,
+        }
+    }
+
+    pub(crate) fn rules(&self) -> Rules {
+        Rules { policy: self.policy, min_age: self.min_age }
+    }
 }
 
 /// The RAM tier of one host. Cheap to clone: clones are the same tier.
@@ -59,6 +87,8 @@ struct Inner {
     arenas: Arenas,
     table: Mutex<Table>,
     room: Mutex<()>,
+    /// Why the budget is cut, while it is.
+    cause: Mutex<String>,
     changes: watch::Sender<u64>,
     started: Instant,
 }
@@ -70,6 +100,10 @@ impl Inner {
 
     fn room(&self) -> MutexGuard<'_, ()> {
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cause(&self) -> String {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Says that something changed. Called after the change, never before.
@@ -87,6 +121,7 @@ impl RamTier {
             arenas: Arenas::default(),
             table: Mutex::default(),
             room: Mutex::default(),
+            cause: Mutex::default(),
             changes: watch::Sender::new(0),
             started: Instant::now(),
         };
@@ -143,8 +178,72 @@ impl RamTier {
     /// # Errors
     /// `Leased`, `Protected`, `Loading`, `NotResident`.
     pub async fn evict(&self, key: &str) -> Result<FreedBytes, ResidencyError> {
+        self.evict_for(key, Reason::Requested).await
+    }
+
+    /// As [`RamTier::evict`], with another reason for the record.
+    ///
+    /// # Errors
+    /// As [`RamTier::evict`].
+    pub async fn evict_for(&self, key: &str, reason: Reason) -> Result<FreedBytes, ResidencyError> {
         let (inner, key) = (self.inner.clone(), Arc::from(key));
-        self.blocking(move || inner.evict_requested(&key)).await?
+        self.blocking(move || inner.evict_requested(&key, reason)).await?
+    }
+
+    /// Allows so many bytes of the configured budget from now on, with the reason that refused loads are told, and takes
+    /// out by the policy what no longer fits. Leased and protected entries and running loads stay, so that more may be
+    /// held than is allowed; nothing is granted until that has changed. To be called again while it has not.
+    ///
+    /// # Errors
+    /// Only when the runtime is shutting down.
+    pub async fn limit(&self, budget_bytes: u64, cause: &str) -> Result<FreedBytes, ResidencyError> {
+        cause.clone_into(&mut self.inner.cause.lock().unwrap_or_else(PoisonError::into_inner));
+        self.inner.budget.set_limit(budget_bytes);
+        self.inner.bump();
+        let inner = self.inner.clone();
+        self.blocking(move || inner.shrink()).await
+    }
+
+    /// Takes out what has outlived its keep-alive.
+    ///
+    /// # Errors
+    /// Only when the runtime is shutting down.
+    pub async fn expire(&self) -> Result<FreedBytes, ResidencyError> {
+        let inner = self.inner.clone();
+        self.blocking(move || inner.expire()).await
+    }
+
+    /// Time until the next entry outlives its keep-alive, as things are.
+    pub fn next_expiry(&self) -> Option<Duration> {
+        self.inner.next_expiry()
+    }
+
+    /// Says how long a loading or ready component stays after its last use; none: as configured.
+    ///
+    /// # Errors
+    /// `NotResident`.
+    pub fn set_keep_alive(&self, key: &str, keep_alive: Option<KeepAlive>) -> Result<(), ResidencyError> {
+        self.inner.set_keep_alive(key, keep_alive)
+    }
+
+    /// Decisions after `seq`, oldest first; the last few hundred are kept.
+    pub fn decisions_after(&self, seq: u64) -> Vec<Decision> {
+        self.inner.table().decisions.after(seq)
+    }
+
+    /// Time since the tier's start, on the clock of [`Decision::since_start`].
+    pub fn uptime(&self) -> Duration {
+        self.inner.started.elapsed()
+    }
+
+    /// True when content is ready under `key`. No use: it changes no count and no order.
+    pub fn holds(&self, key: &str) -> bool {
+        self.inner.table().slots.get(key).is_some_and(|slot| slot.entry.state == State::Ready)
+    }
+
+    /// The counters alone.
+    pub fn stats(&self) -> TierStats {
+        self.inner.table().stats
     }
 
     /// Takes out everything that is neither leased nor protected nor loading, and forgets failures.
@@ -171,9 +270,7 @@ impl RamTier {
     /// # Errors
     /// `NotResident`.
     pub fn protect(&self, key: &str, protected: bool) -> Result<(), ResidencyError> {
-        self.inner.apply(key, Event::Protect(protected))?;
-        self.inner.bump();
-        Ok(())
+        self.inner.protect(key, protected)
     }
 
     /// Cancels a running load for all its callers. Bytes stop within a chunk; callers get `Cancelled`

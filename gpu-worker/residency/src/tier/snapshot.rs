@@ -1,9 +1,26 @@
 //! The tier as data: entries, counters, ledger; what is published and shown.
 
+use std::{collections::HashMap, time::Duration};
+
 use serde::Serialize;
 
-use super::{Inner, table::Slot};
-use crate::{budget::BudgetView, digest::Digest, entry::State, progress::ProgressSnapshot};
+use super::{
+    Inner,
+    decisions::Reason,
+    keep::KeepAlive,
+    table::{Slot, Table},
+};
+use crate::{
+    budget::BudgetView,
+    digest::Digest,
+    entry::State,
+    policy::{self, PlanRow, Verdict},
+    progress::ProgressSnapshot,
+    request::Key,
+};
+
+/// Upper bounds of the counts of [`TierStats::ages`]; the last count is of what is older.
+pub const AGE_BOUNDS_SECONDS: [u64; 8] = [1, 10, 60, 300, 1_800, 7_200, 28_800, 86_400];
 
 /// Counters since the tier's start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -24,6 +41,14 @@ pub struct TierStats {
     pub bytes_loaded_total: u64,
     /// Content taken out, by reason.
     pub evictions_total: EvictionCounts,
+    /// Bytes of it.
+    pub evicted_bytes_total: u64,
+    /// Loads of what our own choice had taken out shortly before.
+    pub early_reloads_total: u64,
+    /// How long content had been here when it was taken out: counts up to each of [`AGE_BOUNDS_SECONDS`] and beyond.
+    pub ages: [u64; AGE_BOUNDS_SECONDS.len() + 1],
+    /// Sum of those ages.
+    pub ages_ms_total: u64,
 }
 
 /// Evictions by reason.
@@ -31,16 +56,60 @@ pub struct TierStats {
 pub struct EvictionCounts {
     /// To make room for a load.
     pub room: u64,
+    /// The system's memory was short.
+    pub pressure: u64,
+    /// Their keep-alive was over.
+    pub expired: u64,
     /// Asked for by key.
     pub requested: u64,
     /// By a clear.
     pub cleared: u64,
+    /// The same bytes were there under another key.
+    pub duplicate: u64,
     /// Other content was wanted under the key.
     pub superseded: u64,
 }
 
+impl EvictionCounts {
+    /// The count of one reason.
+    pub fn of(&mut self, reason: Reason) -> &mut u64 {
+        match reason {
+            Reason::Room => &mut self.room,
+            Reason::Pressure => &mut self.pressure,
+            Reason::Expired => &mut self.expired,
+            Reason::Requested => &mut self.requested,
+            Reason::Cleared => &mut self.cleared,
+            Reason::Duplicate => &mut self.duplicate,
+            Reason::Superseded => &mut self.superseded,
+        }
+    }
+}
+
+impl TierStats {
+    pub(super) fn count(&mut self, reason: Reason, bytes: u64, age_ms: u64) {
+        *self.evictions_total.of(reason) += 1;
+        self.evicted_bytes_total += bytes;
+        self.ages_ms_total += age_ms;
+        let bound = AGE_BOUNDS_SECONDS.iter().position(|bound| age_ms <= bound * 1000);
+        if let Some(count) = self.ages.get_mut(bound.unwrap_or(AGE_BOUNDS_SECONDS.len())) {
+            *count += 1;
+        }
+    }
+}
+
+/// Where a ready entry stands with the policy at one moment: why it is still here and when it would go.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Standing {
+    /// Place in the order of eviction, from 1; none while it is leased or protected.
+    pub place: Option<u64>,
+    /// Bytes that would go before it.
+    pub bytes_before: u64,
+    /// What the policy knows; the verdict is of a moment at which everything would have to go.
+    pub row: PlanRow,
+}
+
 /// One entry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EntrySnapshot {
     /// The component.
     pub key: String,
@@ -66,12 +135,20 @@ pub struct EntrySnapshot {
     pub hits: u64,
     /// How long reading and verifying it took.
     pub load_ms: u64,
+    /// How long it stays after its last use, where that was said.
+    pub keep_alive: Option<KeepAlive>,
+    /// Milliseconds until its keep-alive ends; none while something holds it or it has no end.
+    pub expires_in_ms: Option<u64>,
+    /// Who uses it, of those that said so.
+    pub holders: Vec<String>,
+    /// While ready.
+    pub standing: Option<Standing>,
     /// While loading.
     pub progress: Option<ProgressSnapshot>,
 }
 
 /// The tier at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TierSnapshot {
     /// The ledger: budget, headroom, used and reserved bytes.
     #[serde(flatten)]
@@ -101,8 +178,10 @@ pub struct Audit {
 }
 
 impl Slot {
-    fn snapshot(&self) -> EntrySnapshot {
+    fn snapshot(&self, default: Option<KeepAlive>, now: Duration, standing: Option<Standing>) -> EntrySnapshot {
         let loading = self.entry.state == State::Loading;
+        let keep_alive = self.keep_alive.or(default);
+        let expires_in = self.expires(default).map(|at| at.saturating_sub(now));
         EntrySnapshot {
             key: self.key.to_string(),
             state: self.entry.state,
@@ -116,17 +195,47 @@ impl Slot {
             last_used_unix_ms: self.used.unix_ms,
             hits: self.hits,
             load_ms: u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
+            keep_alive,
+            expires_in_ms: expires_in.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+            holders: self.marks.values().map(ToString::to_string).collect(),
+            standing,
             progress: loading.then(|| self.flight.progress.snapshot()),
         }
     }
 }
 
+impl Table {
+    /// Where each ready entry stands.
+    fn standings(&self, rules: policy::Rules, now: Duration) -> HashMap<Key, Standing> {
+        let candidates = self.candidates(now);
+        let (mut place, mut bytes_before) = (0, 0);
+        let mut standings = HashMap::with_capacity(candidates.len());
+        for one in policy::order(rules, &candidates, now) {
+            let verdict = match one {
+                one if one.holders > 0 => Verdict::Leased,
+                one if one.protected => Verdict::Protected,
+                _ => Verdict::Evict,
+            };
+            let goes = verdict == Verdict::Evict;
+            place += u64::from(goes);
+            let row = policy::row(rules, one, now, verdict);
+            standings.insert(one.key.clone(), Standing { place: goes.then_some(place), bytes_before, row });
+            bytes_before += if goes { one.bytes } else { 0 };
+        }
+        standings
+    }
+}
+
 impl Inner {
     pub(super) fn snapshot(&self) -> TierSnapshot {
+        let now = self.started.elapsed();
         let table = self.table();
         let generation = *self.changes.borrow();
-        let slots = table.slots.values().chain(&table.retired);
-        let mut entries: Vec<_> = slots.map(Slot::snapshot).collect();
+        let mut standings = table.standings(self.config.rules(), now);
+        let default = self.config.keep_alive;
+        let current = table.slots.values().map(|slot| slot.snapshot(default, now, standings.remove(&slot.key)));
+        let mut entries: Vec<_> = current.collect();
+        entries.extend(table.retired.iter().map(|slot| slot.snapshot(default, now, None)));
         let (stats, ledger) = (table.stats, self.budget.view());
         drop(table);
         entries.sort_by(|a, b| a.key.cmp(&b.key));

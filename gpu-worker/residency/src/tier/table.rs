@@ -1,7 +1,7 @@
 //! The table of entries, and the one question a caller asks it: is it there, is it coming, or do I start it?
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -10,7 +10,9 @@ use tokio::sync::watch;
 
 use super::{
     Inner,
+    decisions::Decisions,
     flight::{Flight, Outcome},
+    keep::KeepAlive,
     lease::{Lease, Release, Resident, Ticket},
     snapshot::TierStats,
 };
@@ -19,7 +21,11 @@ use crate::{
     entry::{Entry, Event, Refused, State, step},
     error::ResidencyError,
     identity::FileIdentity,
-    policy::Candidate,
+    policy::{
+        Candidate,
+        bandwidth::{Bandwidth, ReadFrom},
+        reuse::Reuse,
+    },
     request::{Key, LoadRequest},
 };
 
@@ -30,7 +36,12 @@ pub(super) struct Table {
     /// Superseded content that is still leased.
     pub(super) retired: Vec<Slot>,
     pub(super) stats: TierStats,
+    /// How often keys are used, also those that are not here.
+    pub(super) reuse: Reuse,
+    pub(super) bandwidth: Bandwidth,
+    pub(super) decisions: Decisions,
     next_id: u64,
+    pub(super) next_lease: u64,
 }
 
 /// One entry and what hangs on it. A new load of a key makes a new slot with a new id, so that a late
@@ -47,6 +58,10 @@ pub(super) struct Slot {
     pub(super) used: Moment,
     pub(super) loaded: Option<Moment>,
     pub(super) took: Duration,
+    pub(super) keep_alive: Option<KeepAlive>,
+    /// Who the leases belong to, where they said so.
+    pub(super) marks: BTreeMap<u64, Arc<str>>,
+    read_from: Vec<ReadFrom>,
     identities: Vec<FileIdentity>,
     expected: Option<Digest>,
 }
@@ -56,6 +71,13 @@ pub(super) struct Slot {
 pub(super) struct Moment {
     pub(super) since_start: Duration,
     pub(super) unix_ms: u64,
+}
+
+/// What the operator said about an entry.
+#[derive(Debug, Clone, Copy, Default)]
+struct Kept {
+    protected: bool,
+    keep_alive: Option<KeepAlive>,
 }
 
 /// What a caller is told.
@@ -72,21 +94,36 @@ impl Slot {
         Ok(())
     }
 
+    /// What the operator said about it, which a new load of the key inherits.
+    fn kept(&self) -> Kept {
+        Kept { protected: self.entry.protected, keep_alive: self.keep_alive }
+    }
+
     fn same_files(&self, request: &LoadRequest) -> bool {
         self.identities.iter().eq(request.sources.iter().map(|source| &source.expected))
     }
+}
 
-    pub(super) fn candidate(&self) -> Option<Candidate> {
-        let content = self.content.as_ref().filter(|_| self.entry.state == State::Ready)?;
+impl Table {
+    /// A ready entry as the policy sees it.
+    pub(super) fn candidate(&self, slot: &Slot, now: Duration) -> Option<Candidate> {
+        self.candidate_of(slot, now).filter(|_| slot.entry.state == State::Ready)
+    }
+
+    /// Content as the policy sees it, whatever its state.
+    pub(super) fn candidate_of(&self, slot: &Slot, now: Duration) -> Option<Candidate> {
+        let content = slot.content.as_ref()?;
         Some(Candidate {
-            key: self.key.clone(),
+            key: slot.key.clone(),
             bytes: content.extent.len(),
-            last_used: self.used.since_start,
-            loaded_at: self.loaded.unwrap_or(self.used).since_start,
-            hits: self.hits,
-            load_took: self.took,
-            holders: self.entry.holders(),
-            protected: self.entry.protected,
+            last_used: slot.used.since_start,
+            loaded_at: slot.loaded.unwrap_or(slot.used).since_start,
+            hits: slot.hits,
+            reload_seconds: self.bandwidth.seconds(&slot.read_from),
+            reuses_per_hour: self.reuse.per_hour(&slot.key, now),
+            reused: self.reuse.was_reused(&slot.key),
+            holders: slot.entry.holders(),
+            protected: slot.entry.protected,
         })
     }
 }
@@ -129,15 +166,20 @@ impl Inner {
         request: &Arc<LoadRequest>,
         counted: &mut bool,
     ) -> Result<Answer, ResidencyError> {
-        let mut table = self.table();
+        let now = self.started.elapsed();
+        let mut guard = self.table();
+        let table = &mut *guard;
         let changes = self.changes.subscribe();
         let Some(slot) = table.slots.get_mut(&request.key) else {
-            return self.start(&mut table, request, false, counted);
+            return self.start(table, request, Kept::default(), counted);
         };
         match (slot.entry.state, matches(slot, request)) {
             (State::Ready, Match::Yes) => {
-                let lease = self.hand_out(slot, Event::Lease, !*counted)?;
-                table.stats.hits_total += u64::from(!std::mem::replace(counted, true));
+                let lease = hand_out(self, slot, &mut table.next_lease, Event::Lease, !*counted)?;
+                if !std::mem::replace(counted, true) {
+                    table.stats.hits_total += 1;
+                    table.reuse.touch(&request.key, now);
+                }
                 Ok(Answer::Ready(lease))
             }
             (State::Ready, Match::Wrong { expected, actual }) => {
@@ -147,20 +189,23 @@ impl Inner {
                 if slot.apply(Event::Supersede).is_err() {
                     return Ok(Answer::Busy(changes));
                 }
-                let protected = slot.entry.protected;
+                let kept = slot.kept();
                 let retired = table.slots.remove(&request.key);
                 table.retired.extend(retired);
-                self.start(&mut table, request, protected, counted)
+                self.start(table, request, kept, counted)
             }
             (State::Loading, Match::Yes) if !slot.flight.cancel.is_cancelled() => {
                 let ticket = self.join(slot)?;
-                table.stats.joins_total += u64::from(!std::mem::replace(counted, true));
+                if !std::mem::replace(counted, true) {
+                    table.stats.joins_total += 1;
+                    table.reuse.touch(&request.key, now);
+                }
                 Ok(Answer::Wait(ticket))
             }
             (State::Loading | State::Evicting, _) => Ok(Answer::Busy(changes)),
             (State::Absent | State::Failed(_), _) => {
-                let protected = slot.entry.protected;
-                self.start(&mut table, request, protected, counted)
+                let kept = slot.kept();
+                self.start(table, request, kept, counted)
             }
         }
     }
@@ -169,23 +214,27 @@ impl Inner {
         self: &Arc<Self>,
         table: &mut Table,
         request: &Arc<LoadRequest>,
-        protected: bool,
+        kept: Kept,
         counted: &mut bool,
     ) -> Result<Answer, ResidencyError> {
+        let now = self.now();
         let id = table.next_id;
         table.next_id += 1;
         let (flight, done) = Flight::new(request);
         let mut slot = Slot {
             id,
             key: request.key.clone(),
-            entry: Entry { protected, ..Entry::ABSENT },
+            entry: Entry { protected: kept.protected, ..Entry::ABSENT },
             flight: flight.clone(),
             content: None,
             failure: None,
             hits: 0,
-            used: self.now(),
+            used: now,
             loaded: None,
             took: Duration::ZERO,
+            keep_alive: kept.keep_alive,
+            marks: BTreeMap::new(),
+            read_from: request.read_from(),
             identities: request.identities(),
             expected: request.expected_digest,
         };
@@ -195,7 +244,12 @@ impl Inner {
         self.launch(request.clone(), id, flight, done)?;
         let ticket = self.ticket(&slot);
         table.slots.insert(request.key.clone(), slot);
-        table.stats.misses_total += u64::from(!std::mem::replace(counted, true));
+        let evicted = table.reuse.take_evicted(&request.key, now.since_start);
+        table.stats.early_reloads_total += u64::from(evicted.is_some_and(|ago| ago <= self.config.early_reload));
+        if !std::mem::replace(counted, true) {
+            table.stats.misses_total += 1;
+            table.reuse.touch(&request.key, now.since_start);
+        }
         self.bump();
         Ok(Answer::Wait(ticket))
     }
@@ -210,30 +264,18 @@ impl Inner {
         Ticket::new(self.clone(), slot.key.clone(), slot.id, done)
     }
 
-    /// Counts a use and makes the guard.
-    pub(super) fn hand_out(
-        self: &Arc<Self>,
-        slot: &mut Slot,
-        event: Event,
-        is_hit: bool,
-    ) -> Result<Lease, ResidencyError> {
-        let missing = || ResidencyError::NotResident { key: slot.key.clone() };
-        let content = slot.content.clone().ok_or_else(missing)?;
-        slot.apply(event).map_err(|refused| refusal(&slot.key, refused))?;
-        slot.used = self.now();
-        slot.hits += u64::from(is_hit);
-        Ok(Lease::new(content, Release::new(self.clone(), slot.key.clone(), slot.id)))
-    }
-
     pub(super) fn lease(self: &Arc<Self>, key: &str) -> Result<Lease, ResidencyError> {
-        let mut table = self.table();
+        let now = self.started.elapsed();
+        let mut guard = self.table();
+        let table = &mut *guard;
         let slot = table
             .slots
             .get_mut(key)
             .filter(|slot| slot.entry.state == State::Ready)
             .ok_or_else(|| ResidencyError::NotResident { key: key.into() })?;
-        let lease = self.hand_out(slot, Event::Lease, true)?;
+        let lease = hand_out(self, slot, &mut table.next_lease, Event::Lease, true)?;
         table.stats.hits_total += 1;
+        table.reuse.touch(&slot.key, now);
         Ok(lease)
     }
 
@@ -255,12 +297,13 @@ impl Inner {
         let outcome = result.as_ref().map(|_| ()).map_err(Clone::clone);
         let now = self.now();
         let mut table = self.table();
-        let Table { slots, stats, .. } = &mut *table;
+        let Table { slots, stats, bandwidth, .. } = &mut *table;
         if let Some(slot) = slots.get_mut(key).filter(|slot| slot.id == id) {
             let applied = match result {
                 Ok((content, took)) => {
                     stats.loads_total += 1;
                     stats.bytes_loaded_total += content.tensor_bytes;
+                    bandwidth.observe(&slot.read_from, took);
                     (slot.took, slot.loaded, slot.used) = (took, Some(now), now);
                     slot.content = Some(Arc::new(content));
                     slot.apply(Event::Loaded)
@@ -286,6 +329,23 @@ impl Inner {
         self.bump();
         done.send_replace(Some(outcome));
     }
+}
+
+/// Counts a use and makes the guard.
+pub(super) fn hand_out(
+    inner: &Arc<Inner>,
+    slot: &mut Slot,
+    next_lease: &mut u64,
+    event: Event,
+    is_hit: bool,
+) -> Result<Lease, ResidencyError> {
+    let missing = || ResidencyError::NotResident { key: slot.key.clone() };
+    let content = slot.content.clone().ok_or_else(missing)?;
+    slot.apply(event).map_err(|refused| refusal(&slot.key, refused))?;
+    slot.used = inner.now();
+    slot.hits += u64::from(is_hit);
+    *next_lease += 1;
+    Ok(Lease::new(content, Release::new(inner.clone(), slot.key.clone(), slot.id, *next_lease)))
 }
 
 /// A refusal of the machine in the caller's words.

@@ -15,7 +15,11 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const MIB: u64 = 1 << 20;
 
 pub(crate) fn tier(budget_bytes: u64) -> RamTier {
-    RamTier::new(TierConfig { budget_bytes, headroom_bytes: 0, policy: Policy::Lru })
+    tier_with(budget_bytes, Policy::Lru)
+}
+
+pub(crate) fn tier_with(budget_bytes: u64, policy: Policy) -> RamTier {
+    RamTier::new(TierConfig { policy, ..TierConfig::new(budget_bytes) })
 }
 
 /// Bytes that differ from file to file and from offset to offset.

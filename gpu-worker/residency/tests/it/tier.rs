@@ -22,13 +22,13 @@ fn waiters(tier: &RamTier) -> u32 {
 }
 
 #[tokio::test]
-async fn sixteen_callers_cause_one_read() {
+async fn a_hundred_callers_of_a_cold_component_cause_one_read() {
     let dir = tempfile::tempdir().unwrap();
     let tier = tier(8 * MIB);
     let (request, gate) = held(&dir, "m");
     let request = Arc::new(request);
     let cancel = CancellationToken::new();
-    let callers: Vec<_> = (0..16).map(|_| tier.acquire(request.clone(), &cancel)).collect();
+    let callers: Vec<_> = (0..100).map(|_| tier.acquire(request.clone(), &cancel)).collect();
     let all = async {
         let mut leases = Vec::new();
         let mut pending: Vec<_> = callers.into_iter().map(Box::pin).collect();
@@ -47,16 +47,16 @@ async fn sixteen_callers_cause_one_read() {
     };
     let (leases, ()) = tokio::join!(all, async {
         gate.reached().await;
-        assert_eq!(waiters(&tier), 16);
+        assert_eq!(waiters(&tier), 100);
         let progress = tier.progress("m").unwrap();
         assert_eq!((progress.phase, progress.bytes_total), (Phase::Reading, MIB));
         assert!(progress.bytes_done > 0);
         gate.open();
     });
-    assert_eq!(leases.len(), 16);
+    assert_eq!(leases.len(), 100);
     let snapshot = tier.snapshot();
-    assert_eq!(snapshot.entries[0].leases, 16);
-    assert_eq!((snapshot.stats.misses_total, snapshot.stats.joins_total), (1, 15));
+    assert_eq!(snapshot.entries[0].leases, 100);
+    assert_eq!((snapshot.stats.misses_total, snapshot.stats.joins_total), (1, 99));
     assert_eq!((snapshot.stats.loads_total, snapshot.stats.hits_total), (1, 0));
     assert_eq!(snapshot.stats.bytes_loaded_total, MIB);
     drop(acquire(&tier, Arc::unwrap_or_clone(request)).await.unwrap());
