@@ -16,7 +16,7 @@ use shared::{
         residency::{self, ResidencyRow},
     },
     ids::ComponentId,
-    status::{CacheStats, DeviceSnapshot, Entry, HostSnapshot, LiveProgress},
+    status::{CacheStats, DeviceSnapshot, Entry, EvictionStanding, HostSnapshot, LiveProgress},
     wire::Staleness,
 };
 
@@ -43,6 +43,12 @@ pub(crate) struct Held {
     pub(crate) last_used: Option<DateTime<Utc>>,
     /// Uses, live only.
     pub(crate) hits: Option<u64>,
+    /// Who leases it, live only.
+    pub(crate) holders: Vec<String>,
+    /// When its keep-alive ends, live only.
+    pub(crate) expires_at: Option<DateTime<Utc>>,
+    /// Where it stands with the eviction policy, live only.
+    pub(crate) eviction: Option<EvictionStanding>,
     /// Progress of a running load, live only.
     pub(crate) progress: Option<LiveProgress>,
 }
@@ -65,6 +71,9 @@ impl Held {
             since: entry.since,
             last_used: Some(entry.last_used),
             hits: Some(entry.hits),
+            holders: entry.holders,
+            expires_at: entry.expires_at,
+            eviction: entry.eviction,
             progress: entry.progress,
         }
     }
@@ -81,6 +90,9 @@ impl Held {
             since: row.since,
             last_used: None,
             hits: None,
+            holders: Vec::new(),
+            expires_at: None,
+            eviction: None,
             progress: None,
         }
     }
@@ -201,6 +213,7 @@ impl View {
         let of_host = self.held.iter().filter(|held| held.host == host.row.name && held.device.is_none());
         CacheStats {
             budget_bytes: u64::try_from(host.row.ram_budget_bytes).unwrap_or(0),
+            configured_bytes: u64::try_from(host.row.ram_budget_bytes).unwrap_or(0),
             used_bytes: of_host.filter(|held| held.state == "ready").map(|held| held.bytes).sum(),
             ..CacheStats::default()
         }

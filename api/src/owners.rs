@@ -87,6 +87,9 @@ fn resident(held: &Held, owner: &OwnedComponent) -> ResidentComponent {
         since: held.since,
         last_used: held.last_used,
         hits: held.hits,
+        holders: held.holders.clone(),
+        expires_at: held.expires_at,
+        eviction: held.eviction.clone(),
         progress: held.progress.clone(),
     }
 }

@@ -8,8 +8,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     context::{one_device_form, panicked, surround},
     routes::{
-        cache, components, devices, events, hosts, jobs, meta, metadata, models, search, status, tensors, validations,
-        vram,
+        cache, components, devices, events, evictions, hosts, jobs, meta, metadata, models, search, status, tensors,
+        validations, vram,
     },
     state::AppState,
 };
@@ -48,6 +48,9 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         // RAM
         .routes(routes!(cache::get_cache, cache::add_to_cache, cache::clear_cache))
         .routes(routes!(cache::get_cached, cache::remove_cached))
+        .routes(routes!(cache::protect_cached))
+        .routes(routes!(cache::unprotect_cached))
+        .routes(routes!(evictions::list_evictions))
         // VRAM
         .routes(routes!(vram::load_everywhere))
         .routes(routes!(vram::unload_everywhere))

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use residency::{RamTier, TierConfig, policy::Policy};
+use residency::{KeepAlive, RamTier, TierConfig};
 use shared::db::Pool;
 use shared::{
     db::{self, DbError, farm, listen},
@@ -24,10 +24,11 @@ use crate::{
     config::{AgentConfig, HashLimit, Root},
     consumer,
     context::Agent,
-    devices, lease,
+    devices, keeper, lease,
     lease::Standing,
     memory,
     metrics::Metrics,
+    pressure::{self, sample::Sampler},
     publisher,
     running::{Running, StopReason},
     throttle::Throttle,
@@ -148,8 +149,10 @@ fn assemble(
     let metrics = Metrics::register(&registry, &device_names)?;
     let tier = RamTier::new(TierConfig {
         budget_bytes: config.ram_budget.map_or(available / 5 * 2, |size| size.0),
-        headroom_bytes: 0,
-        policy: Policy::Lru,
+        policy: config.ram_policy,
+        min_age: config.ram_min_age,
+        keep_alive: config.ram_keep_alive.map(KeepAlive::For),
+        ..TierConfig::new(0)
     });
     let agent = Arc::new(Agent {
         devices: devices::start(&host, &chosen, &program, &config.logging.filter, tasks),
@@ -168,6 +171,7 @@ fn assemble(
         aliases: Default::default(),
         running: Running::default(),
         metrics,
+        pressure: Default::default(),
         changed: tokio::sync::Notify::new(),
         tasks: tasks.clone(),
     });
@@ -237,6 +241,9 @@ async fn serve(
     until_stop("self-fence", Box::pin(lease::self_fence(agent.clone(), standing.clone())));
     until_stop("cancels", Box::pin(cancels(agent.running.clone(), hints.clone())));
     until_stop("publisher", Box::pin(publisher::publish(agent.clone(), standing.clone())));
+    until_stop("keeper", Box::pin(keeper::expire(agent.clone())));
+    let (sampler, headroom) = memory_watch(config)?;
+    until_stop("memory watch", Box::pin(pressure::watch(agent.clone(), sampler, headroom)));
     for device in agent.devices.values().cloned() {
         until_stop("device watch", Box::pin(watch_device(agent.clone(), device)));
     }
@@ -258,6 +265,15 @@ async fn serve(
         written.map_err(|source| AgentError::System { what: "cannot write --ready-file", source })?;
     }
     Ok(())
+}
+
+/// What reads the system's memory, and the headroom: a system that cannot be read is refused at the start.
+fn memory_watch(config: &AgentConfig) -> Result<(Sampler, u64), AgentError> {
+    let sampler = Sampler::new(&config.system_root);
+    let sample = sampler.sample().map_err(|error| {
+        AgentError::Config(format!("--system-root {}: {}", config.system_root.display(), chain(&error)))
+    })?;
+    Ok((sampler, pressure::headroom(config.memory_headroom.map(|size| size.0), &sample)))
 }
 
 fn database_check(pool: Pool) -> (&'static str, Check) {

@@ -6,6 +6,7 @@ use std::{
     sync::{PoisonError, RwLock},
 };
 
+use residency::Reason;
 use shared::{error::chain, ids::ComponentId};
 
 use crate::context::Agent;
@@ -43,8 +44,8 @@ impl Aliases {
 /// stays; it is found under either id and evicted like any other.
 pub async fn fold(agent: &Agent, held: ComponentId, now: ComponentId) {
     let (old, new) = (held.to_string(), now.to_string());
-    if agent.tier.lease(&new).is_ok() {
-        match agent.tier.evict(&old).await {
+    if agent.tier.holds(&new) {
+        match agent.tier.evict_for(&old, Reason::Duplicate).await {
             Ok(freed) => tracing::info!(component = %now, freed_bytes = freed.0, "gave a second copy in RAM back"),
             Err(kept) => tracing::debug!(component = %now, reason = %chain(&kept), "kept a second copy in RAM"),
         }

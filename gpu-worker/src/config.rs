@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
+use residency::policy::Policy;
 use shared::{
     bytes::ByteSize,
     config::{LeaseTiming, Logging, Stores, parse_seconds},
@@ -35,6 +36,27 @@ pub struct AgentConfig {
     /// Bytes of RAM for resident components; two fifths of the available memory when absent.
     #[arg(long)]
     pub ram_budget: Option<ByteSize>,
+
+    /// How components are chosen that leave RAM when room is needed: `cost` (least expected reload seconds per byte) or `lru`.
+    #[arg(long, default_value = "cost")]
+    pub ram_policy: Policy,
+
+    /// With `cost`: a component that was used again and came back less than this ago goes after all others.
+    #[arg(long, default_value = "30", value_parser = parse_seconds)]
+    pub ram_min_age: Duration,
+
+    /// How long components stay in RAM after their last use when a request does not say; until they are evicted when absent.
+    #[arg(long, value_parser = parse_seconds)]
+    pub ram_keep_alive: Option<Duration>,
+
+    /// Memory of the machine, or of the control group, that is left to others: RAM components are evicted to keep it free. A
+    /// 32nd of the memory when absent, at least 64 MiB, at most 2 GiB.
+    #[arg(long)]
+    pub memory_headroom: Option<ByteSize>,
+
+    /// Folder below which `proc` and `sys` are looked for to see free memory and control groups.
+    #[arg(long, default_value = "/")]
+    pub system_root: PathBuf,
 
     /// A device to run: `cpu:0`, `cuda:N`, or `auto` for `cpu:0` and every CUDA device; may be given several times.
     #[arg(long = "device", default_value = "auto")]

@@ -9,11 +9,11 @@ use shared::{
     shutdown::Tasks,
     status::LiveStatus,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::{
-    aliases::Aliases, config::Root, metrics::Metrics, runner::Runner, running::Running, throttle::Throttle,
-    watch::Watches,
+    aliases::Aliases, config::Root, metrics::Metrics, pressure::Pressure, runner::Runner, running::Running,
+    throttle::Throttle, watch::Watches,
 };
 
 /// A device of this host with its runner.
@@ -62,6 +62,8 @@ pub struct Agent {
     pub running: Running,
     /// Metrics.
     pub metrics: Metrics,
+    /// Memory pressure as last seen.
+    pub pressure: watch::Sender<Pressure>,
     /// Wakes the publisher before its period.
     pub changed: Notify,
     /// Spawns tasks.

@@ -161,6 +161,9 @@ impl Classify for WorkError {
             Self::Residency(ResidencyError::NoRoom(shortage)) if shortage.needed_bytes > shortage.capacity_bytes => {
                 Some("raise --ram-budget of the host's agent, or load fewer components".into())
             }
+            Self::Residency(ResidencyError::Pressure(_)) => {
+                Some("free memory on the host; it is tried again when there is some".into())
+            }
             Self::InUse { .. } | Self::Residency(ResidencyError::Leased { .. }) => {
                 Some("wait for the jobs that use it, or cancel them".into())
             }
@@ -215,7 +218,9 @@ fn residency_code(error: &ResidencyError) -> ErrorCode {
         | ResidencyError::ShortRead { .. }
         | ResidencyError::DigestMismatch { .. } => ErrorCode::Corrupt,
         ResidencyError::Unreadable { .. } | ResidencyError::Io { .. } => ErrorCode::Unavailable,
-        ResidencyError::Memory { .. } | ResidencyError::NoRoom(_) => ErrorCode::InsufficientCapacity,
+        ResidencyError::Memory { .. } | ResidencyError::NoRoom(_) | ResidencyError::Pressure(_) => {
+            ErrorCode::InsufficientCapacity
+        }
         ResidencyError::Cancelled { .. } => ErrorCode::Cancelled,
         ResidencyError::Leased { .. } | ResidencyError::Protected { .. } | ResidencyError::Loading { .. } => {
             ErrorCode::Conflict

@@ -2,7 +2,8 @@
 //!
 //! A claim travels: [`consumer`] (apalis) → [`attempt`] (supervised, fenced) → [`executors`] (one per job kind) →
 //! [`commit`] (one transaction). Beside it [`lease`] keeps or loses the right to do so, [`publisher`] tells what is
-//! resident, and [`runner`] is the process that owns a device.
+//! resident, [`pressure`] and [`keeper`] take out of RAM what must or may go, and [`runner`] is the process that owns a
+//! device.
 
 pub mod agent;
 pub mod aliases;
@@ -13,14 +14,17 @@ pub mod commit;
 pub mod config;
 pub mod consumer;
 pub mod context;
+pub mod decisions;
 pub mod describe;
 pub mod devices;
 pub mod error;
 pub mod executors;
+pub mod keeper;
 pub mod lease;
 pub mod load_request;
 pub mod memory;
 pub mod metrics;
+pub mod pressure;
 pub mod progress;
 pub mod publisher;
 pub mod runner;

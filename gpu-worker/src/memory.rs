@@ -18,7 +18,7 @@ pub fn own_rss_bytes() -> u64 {
     fs::read_to_string("/proc/self/status").ok().and_then(|text| field_kib(&text, "VmRSS:")).unwrap_or(0) * 1024
 }
 
-fn field_kib(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn field_kib(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }

@@ -1,9 +1,10 @@
 //! The agent's metrics; closed labels only, every series present from the start.
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
-use shared::job::JobKind;
+use residency::{AGE_BOUNDS_SECONDS, Reason};
+use shared::{job::JobKind, status::MemoryPressure};
 
 /// Outcomes of attempts as labels.
 const OUTCOMES: [&str; 6] = ["succeeded", "failed", "cancelled", "crashed", "handed_back", "stale"];
@@ -43,6 +44,18 @@ pub struct Metrics {
     pub attach_leases: IntGauge,
     /// Requests of programs, by answer.
     pub attach_requests: IntCounterVec,
+    /// Components taken out of RAM, by reason.
+    pub evictions: IntCounterVec,
+    /// Bytes of them, by reason.
+    pub evicted_bytes: IntCounterVec,
+    /// How long components had been in RAM when they were taken out.
+    pub eviction_age_seconds: Histogram,
+    /// How long they had not been used then.
+    pub eviction_idle_seconds: Histogram,
+    /// Loads of what had been evicted shortly before.
+    pub early_reloads: IntCounter,
+    /// Memory pressure.
+    pub pressure: PressureMetrics,
     /// 1 while Redis takes snapshots.
     pub redis_up: IntGauge,
     /// 1 while the lease is good and nothing drains.
@@ -107,6 +120,25 @@ impl Metrics {
                 "Requests of programs for resident weights, by answer.",
                 &["answer"],
             )?,
+            evictions: counters("modelyard_evictions_total", "Components taken out of RAM, by reason.", &["reason"])?,
+            evicted_bytes: counters(
+                "modelyard_evicted_bytes_total",
+                "Bytes of components taken out of RAM, by reason.",
+                &["reason"],
+            )?,
+            eviction_age_seconds: ages(
+                "modelyard_eviction_age_seconds",
+                "How long components had been in RAM when they were taken out.",
+            )?,
+            eviction_idle_seconds: ages(
+                "modelyard_eviction_idle_seconds",
+                "How long components had not been used when they were taken out of RAM.",
+            )?,
+            early_reloads: IntCounter::new(
+                "modelyard_early_reloads_total",
+                "Loads into RAM of what had been evicted within the five minutes before.",
+            )?,
+            pressure: PressureMetrics::new()?,
             redis_up: IntGauge::new("modelyard_redis_up", "1 while Redis takes snapshots.")?,
             admitting: IntGauge::new("modelyard_admitting", "1 while this agent claims jobs.")?,
         };
@@ -125,13 +157,17 @@ impl Metrics {
         for answer in ["attached", "refused"] {
             self.attach_requests.with_label_values(&[answer]);
         }
+        for reason in Reason::ALL {
+            self.evictions.with_label_values(&[reason.as_str()]);
+            self.evicted_bytes.with_label_values(&[reason.as_str()]);
+        }
         for device in devices {
             self.runner_exits.with_label_values(&[*device]);
         }
     }
 
     fn register_all(&self, registry: &Registry) -> prometheus::Result<()> {
-        let all: [Box<dyn prometheus::core::Collector>; 18] = [
+        let all: [Box<dyn prometheus::core::Collector>; 26] = [
             Box::new(self.attempts.clone()),
             Box::new(self.attempt_seconds.clone()),
             Box::new(self.wait_seconds.clone()),
@@ -148,6 +184,14 @@ impl Metrics {
             Box::new(self.cache_requests.clone()),
             Box::new(self.attach_leases.clone()),
             Box::new(self.attach_requests.clone()),
+            Box::new(self.evictions.clone()),
+            Box::new(self.evicted_bytes.clone()),
+            Box::new(self.eviction_age_seconds.clone()),
+            Box::new(self.eviction_idle_seconds.clone()),
+            Box::new(self.early_reloads.clone()),
+            Box::new(self.pressure.level.clone()),
+            Box::new(self.pressure.room_bytes.clone()),
+            Box::new(self.pressure.stalled_ratio.clone()),
             Box::new(self.redis_up.clone()),
             Box::new(self.admitting.clone()),
         ];
@@ -161,4 +205,54 @@ fn counters(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCo
 
 fn gauges(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
     IntGaugeVec::new(Opts::new(name, help), labels)
+}
+
+/// Seconds that a component was there, up to days.
+fn ages(name: &str, help: &str) -> prometheus::Result<Histogram> {
+    let bounds = AGE_BOUNDS_SECONDS.iter().map(|bound| *bound as f64).collect();
+    Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds))
+}
+
+/// Series about memory pressure.
+#[derive(Debug, Clone)]
+pub struct PressureMetrics {
+    /// 0 none, 1 tight, 2 critical.
+    pub level: IntGauge,
+    /// Bytes that may still be taken, of the machine or its tightest control group.
+    pub room_bytes: IntGauge,
+    /// Part of the last ten seconds in which all work stood still for want of memory.
+    pub stalled_ratio: Gauge,
+}
+
+impl PressureMetrics {
+    fn new() -> prometheus::Result<Self> {
+        Ok(Self {
+            level: IntGauge::new(
+                "modelyard_memory_pressure",
+                "0 while the RAM budget is whole, 1 while it is cut, 2 while more is in use than it allows.",
+            )?,
+            room_bytes: IntGauge::new(
+                "modelyard_memory_room_bytes",
+                "Memory that may still be taken, of the machine or its tightest control group.",
+            )?,
+            stalled_ratio: Gauge::new(
+                "modelyard_memory_stalled_ratio",
+                "Part of the last ten seconds in which all work stood still for want of memory.",
+            )?,
+        })
+    }
+
+    /// Sets all from what is published.
+    pub fn observe(&self, pressure: &MemoryPressure) {
+        let level = match pressure.level.as_str() {
+            "critical" => 2,
+            "tight" => 1,
+            _ => 0,
+        };
+        let group = pressure.group_limit_bytes.zip(pressure.group_used_bytes);
+        let group_room = group.map_or(u64::MAX, |(limit, used)| limit.saturating_sub(used));
+        self.level.set(level);
+        self.room_bytes.set(i64::try_from(pressure.available_bytes.min(group_room)).unwrap_or(i64::MAX));
+        self.stalled_ratio.set(pressure.stalled_full_percent / 100.0);
+    }
 }

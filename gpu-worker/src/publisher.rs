@@ -7,17 +7,23 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use residency::AGE_BOUNDS_SECONDS;
 use shared::{
     db::{DbError, farm, residency as rows, residency::ResidencyRow},
     error::chain,
     ids::ComponentId,
-    status::{CacheStats, DeviceSnapshot, Entry, HostSnapshot, LiveProgress},
+    status::{
+        AgeCount, CacheStats, DeviceSnapshot, Entry, EvictedCounts, EvictionStanding, HostSnapshot, LiveProgress,
+        MemoryPressure,
+    },
 };
 
 use crate::{
     context::{Agent, Device},
+    decisions::Decisions,
     lease::Standing,
     memory,
+    pressure::Pressure,
     runner::{RunnerState, RunnerStatus},
 };
 
@@ -30,6 +36,7 @@ const SETTLE: Duration = Duration::from_millis(100);
 pub async fn publish(agent: Arc<Agent>, standing: Standing) {
     let mut tier_changes = agent.tier.changes();
     let mut recorded: Option<Recorded> = None;
+    let mut decisions = Decisions::default();
     loop {
         let snapshot = snapshot(&agent, standing.is_draining());
         gauges(&agent, &snapshot);
@@ -48,6 +55,7 @@ pub async fn publish(agent: Arc<Agent>, standing: Standing) {
                 Err(error) => tracing::warn!(error = %chain(&error), "residency was not recorded; trying again"),
             }
         }
+        decisions.tell(&agent).await;
         tokio::time::sleep(SETTLE).await;
         tokio::select! {
             _ = tier_changes.changed() => {}
@@ -136,6 +144,7 @@ fn rows_of(agent: &Agent, snapshot: &HostSnapshot) -> Vec<ResidencyRow> {
 /// The whole host at this moment.
 pub fn snapshot(agent: &Agent, draining: bool) -> HostSnapshot {
     let tier = agent.tier.snapshot();
+    let stats = &tier.stats;
     let system_bytes = agent.tier.accounted_vs_system().map_or(0, |audit| audit.system_bytes);
     let statuses: Vec<(&Device, RunnerStatus)> =
         agent.devices.values().map(|device| (device, device.runner.status().borrow().clone())).collect();
@@ -147,22 +156,61 @@ pub fn snapshot(agent: &Agent, draining: bool) -> HostSnapshot {
         at: Utc::now(),
         ram: CacheStats {
             budget_bytes: tier.ledger.budget_bytes,
+            configured_bytes: tier.ledger.configured_bytes,
             used_bytes: tier.ledger.used_bytes,
             reserved_bytes: tier.ledger.reserved_bytes,
             system_bytes,
-            hits: tier.stats.hits_total,
-            misses: tier.stats.misses_total,
-            joins: tier.stats.joins_total,
-            evictions: tier.stats.evictions_total.room,
-            load_failures: tier.stats.load_failures_total,
-            loaded_bytes: tier.stats.bytes_loaded_total,
+            hits: stats.hits_total,
+            misses: stats.misses_total,
+            joins: stats.joins_total,
+            evictions: stats.evictions_total.room,
+            load_failures: stats.load_failures_total,
+            loaded_bytes: stats.bytes_loaded_total,
+            evicted: evicted(&stats.evictions_total),
+            evicted_bytes: stats.evicted_bytes_total,
+            early_reloads: stats.early_reloads_total,
+            eviction_ages: ages(&stats.ages),
+            eviction_ages_ms: stats.ages_ms_total,
         },
         entries: tier.entries.iter().filter_map(ram_entry).collect(),
         devices: statuses.iter().map(|(device, status)| device_snapshot(device, status)).collect(),
         jobs: agent.running.view(),
         watches: agent.watches.views(),
         draining,
+        ram_policy: Some(agent.tier.policy().as_str().to_owned()),
+        pressure: Some(pressure_view(&agent.pressure.borrow())),
         process_rss_bytes: memory::own_rss_bytes() + statuses.iter().map(|(_, status)| status.rss_bytes).sum::<u64>(),
+    }
+}
+
+fn evicted(counts: &residency::EvictionCounts) -> EvictedCounts {
+    EvictedCounts {
+        room: counts.room,
+        pressure: counts.pressure,
+        expired: counts.expired,
+        requested: counts.requested,
+        cleared: counts.cleared,
+        duplicate: counts.duplicate,
+        superseded: counts.superseded,
+    }
+}
+
+fn ages(counts: &[u64]) -> Vec<AgeCount> {
+    let bounds = AGE_BOUNDS_SECONDS.iter().copied().map(Some).chain([None]);
+    bounds.zip(counts).map(|(up_to_seconds, count)| AgeCount { up_to_seconds, count: *count }).collect()
+}
+
+fn pressure_view(seen: &Pressure) -> MemoryPressure {
+    let (sample, group) = (&seen.sample, seen.sample.group.as_ref());
+    MemoryPressure {
+        level: seen.level.as_str().to_owned(),
+        cause: (!seen.cause.is_empty()).then(|| seen.cause.clone()),
+        available_bytes: sample.available_bytes,
+        headroom_bytes: seen.headroom_bytes,
+        group_limit_bytes: group.map(|group| group.limit_bytes),
+        group_used_bytes: group.map(|group| group.used_bytes),
+        stalled_some_percent: sample.stalled_some_percent,
+        stalled_full_percent: sample.stalled_full_percent,
     }
 }
 
@@ -186,6 +234,9 @@ fn ram_entry(entry: &residency::EntrySnapshot) -> Option<Entry> {
         since: entry.loaded_unix_ms.map_or(last_used, from_unix_ms),
         last_used,
         hits: entry.hits,
+        holders: entry.holders.clone(),
+        expires_at: entry.expires_in_ms.map(|left| Utc::now() + Duration::from_millis(left)),
+        eviction: entry.standing.as_ref().map(standing_view),
         progress: entry.progress.map(|progress| LiveProgress {
             phase: "reading".to_owned(),
             bytes_done: progress.bytes_done,
@@ -193,6 +244,18 @@ fn ram_entry(entry: &residency::EntrySnapshot) -> Option<Entry> {
             eta_seconds: None,
         }),
     })
+}
+
+fn standing_view(standing: &residency::Standing) -> EvictionStanding {
+    let row = &standing.row;
+    EvictionStanding {
+        place: standing.place,
+        bytes_before: standing.bytes_before,
+        reload_seconds: row.reload_seconds,
+        reuses_per_hour: row.reuses_per_hour,
+        score: row.score,
+        young: row.young,
+    }
 }
 
 fn device_snapshot(device: &Device, status: &RunnerStatus) -> DeviceSnapshot {
@@ -224,6 +287,9 @@ fn device_entry(resident: &crate::runner::DeviceResident) -> Entry {
         since: resident.since,
         last_used: resident.last_used,
         hits: resident.uses,
+        holders: Vec::new(),
+        expires_at: None,
+        eviction: None,
         progress: None,
     }
 }
@@ -234,6 +300,10 @@ fn gauges(agent: &Agent, snapshot: &HostSnapshot) {
     set_tier(metrics, "ram", ram.used_bytes, ram.budget_bytes, Some(ram.system_bytes));
     for (answer, count) in [("hit", ram.hits), ("miss", ram.misses), ("join", ram.joins), ("evicted", ram.evictions)] {
         metrics.cache_requests.with_label_values(&[answer]).set(signed(count));
+    }
+    metrics.early_reloads.inc_by(ram.early_reloads.saturating_sub(metrics.early_reloads.get()));
+    if let Some(pressure) = &snapshot.pressure {
+        metrics.pressure.observe(pressure);
     }
     for device in &snapshot.devices {
         let name = device.id.rsplit('/').next().unwrap_or(&device.id);

@@ -7,7 +7,7 @@ use shared::{
     db::{Session, residency},
     error::ErrorCode,
     ids::ComponentId,
-    job::{CacheAddArgs, CacheRemoveArgs, JobSpec, Target, enqueue::Needs},
+    job::{CacheAddArgs, CacheKeepArgs, CacheRemoveArgs, JobSpec, Keep, KeepAlive, Target, enqueue::Needs},
 };
 
 use super::{
@@ -27,6 +27,7 @@ pub(super) fn decide_add(
     view: &View,
     subject: &Subject,
     components: Option<Vec<String>>,
+    keep: Keep,
     target: &Target,
     labels: &[String],
 ) -> Result<Decision, ApiError> {
@@ -40,7 +41,12 @@ pub(super) fn decide_add(
         Target::All => Spread::Places(hosts_that_can(subject, &with_file)?),
         _ => Spread::One,
     };
-    let spec = JobSpec::CacheAdd(CacheAddArgs { model: subject.model.id, components });
+    let spec = JobSpec::CacheAdd(CacheAddArgs {
+        model: subject.model.id,
+        components,
+        keep_alive: keep.keep_alive,
+        protect: keep.protect,
+    });
     Ok(Decision { spec, target: target.clone(), spread, needs: subject.needs() })
 }
 
@@ -102,6 +108,38 @@ pub(super) async fn decide_remove(
     }
     must_not_be_leased(view, &meant, &places, &label)?;
     Ok(spread(JobSpec::CacheRemove(args), target, places))
+}
+
+/// Decides about keeping what is in RAM: one job for each host that holds some of it.
+///
+/// # Errors
+/// 404 for what is not there; 409 when it is cached nowhere; database errors.
+pub(super) async fn decide_keep(
+    conn: &mut Session,
+    view: &View,
+    what: &Cached,
+    target: &Target,
+    protect: Option<bool>,
+    keep_alive: Option<KeepAlive>,
+) -> Result<Decision, ApiError> {
+    if protect.is_none() && keep_alive.is_none() {
+        return Err(ApiError::field("/args", "say `protect`, `keep_alive` or both"));
+    }
+    let hosts = hosts_of(view, target, "cache_keep")?;
+    let Some((args, meant, label)) = meant(conn, what).await? else {
+        return Err(ApiError::field("/args", "name a model or a component"));
+    };
+    let holders = holders(conn, view, Some(&meant)).await?;
+    let names = hosts.iter().map(|host| host.row.name.clone());
+    let places: Vec<String> = names.filter(|host| holders.contains(host)).collect();
+    if places.is_empty() {
+        let detail = format!("{label} is not in RAM there");
+        return Err(
+            ApiError::conflict(detail).hint("cache it first; `protect` and `keep_alive` may be given with that")
+        );
+    }
+    let (model, component) = (args.model, args.component);
+    Ok(spread(JobSpec::CacheKeep(CacheKeepArgs { model, component, protect, keep_alive }), target, places))
 }
 
 async fn meant(
@@ -167,18 +205,19 @@ mod tests {
     #[test]
     fn a_model_larger_than_every_budget_is_refused() {
         let mut farm = view(&[("a", 1), ("b", 1)]);
-        assert!(decide_add(&farm, &subject(), None, &Target::Any, &[]).is_ok());
+        assert!(decide_add(&farm, &subject(), None, Keep::default(), &Target::Any, &[]).is_ok());
         for host in &mut farm.hosts {
             host.row.ram_budget_bytes = 99;
         }
-        let error = decide_add(&farm, &subject(), None, &Target::Any, &[]).unwrap_err();
+        let error = decide_add(&farm, &subject(), None, Keep::default(), &Target::Any, &[]).unwrap_err();
         assert_eq!(error.code(), ErrorCode::InsufficientCapacity);
     }
 
     #[test]
     fn devices_are_not_hosts() {
         let farm = view(&[("a", 1)]);
-        let error = decide_add(&farm, &subject(), None, &Target::Device("a/cpu:0".into()), &[]).unwrap_err();
+        let error =
+            decide_add(&farm, &subject(), None, Keep::default(), &Target::Device("a/cpu:0".into()), &[]).unwrap_err();
         assert_eq!(error.body().hint.as_deref(), Some("write `host:a`"));
     }
 

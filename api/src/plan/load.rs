@@ -4,7 +4,7 @@ use shared::{
     bytes::ByteSize,
     db::farm::DeviceRow,
     error::ErrorCode,
-    job::{JobSpec, LoadArgs, Target},
+    job::{JobSpec, Keep, LoadArgs, Target},
 };
 
 use super::{
@@ -22,6 +22,7 @@ pub(super) fn decide(
     view: &View,
     subject: &Subject,
     components: Option<Vec<String>>,
+    keep: Keep,
     target: &Target,
     labels: &[String],
 ) -> Result<Decision, ApiError> {
@@ -32,7 +33,12 @@ pub(super) fn decide(
         Target::All => Spread::Places(suitable(view, subject, &devices, labels)?),
         _ => Spread::One,
     };
-    let spec = JobSpec::Load(LoadArgs { model: subject.model.id, components });
+    let spec = JobSpec::Load(LoadArgs {
+        model: subject.model.id,
+        components,
+        keep_alive: keep.keep_alive,
+        protect: keep.protect,
+    });
     Ok(Decision { spec, target: target.clone(), spread, needs: subject.needs() })
 }
 
@@ -131,7 +137,7 @@ mod tests {
     };
 
     fn decide_for(view: &View, target: Target) -> Result<Decision, ApiError> {
-        decide(view, &subject(), None, &target, &[])
+        decide(view, &subject(), None, Keep::default(), &target, &[])
     }
 
     #[test]

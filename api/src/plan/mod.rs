@@ -15,7 +15,7 @@ mod validate;
 use shared::{
     db::Session,
     ids::{ComponentId, JobId},
-    job::{JobSpec, NewJob, Target, ValidateLevel, enqueue::Needs},
+    job::{JobSpec, Keep, KeepAlive, NewJob, Target, ValidateLevel, enqueue::Needs},
     wire::MetadataWriteRequest,
 };
 
@@ -29,15 +29,17 @@ use crate::{idempotency::Asked, merge::View, problem::ApiError, state::AppState}
 #[derive(Debug, Clone)]
 pub(crate) enum Wanted {
     /// Disk → RAM → device.
-    Load { model: String, components: Option<Vec<String>>, target: Target },
+    Load { model: String, components: Option<Vec<String>>, target: Target, keep: Keep },
     /// Free device memory; everywhere when no target is given.
     Unload { model: String, components: Option<Vec<String>>, from_ram: bool, target: Option<Target> },
     /// Free one component of one device.
     UnloadComponent { component: ComponentId, device: String },
     /// Disk → RAM.
-    CacheAdd { model: String, components: Option<Vec<String>>, target: Target },
+    CacheAdd { model: String, components: Option<Vec<String>>, target: Target, keep: Keep },
     /// Free RAM.
     CacheRemove { what: Cached, target: Target },
+    /// Say how long what is in RAM stays there.
+    CacheKeep { what: Cached, target: Target, protect: Option<bool>, keep_alive: Option<KeepAlive> },
     /// Look at the disks.
     Scan { root: Option<String>, target: Target },
     /// Read a model's files again.
@@ -139,9 +141,9 @@ pub(crate) async fn make(state: &AppState, order: Order, asked: &Asked) -> Resul
 
 async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decision, ApiError> {
     match &order.wanted {
-        Wanted::Load { model, components, target } => {
+        Wanted::Load { model, components, target, keep } => {
             let subject = Subject::read(conn, model, components.as_deref()).await?;
-            load::decide(view, &subject, components.clone(), target, &order.labels)
+            load::decide(view, &subject, components.clone(), *keep, target, &order.labels)
         }
         Wanted::Unload { model, components, from_ram, target } => {
             let subject = Subject::read(conn, model, components.as_deref()).await?;
@@ -154,11 +156,14 @@ async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decisi
             let subject = Subject::read(conn, &row.model_id.to_string(), Some(&kinds)).await?;
             unload::decide(conn, view, &subject, Some(kinds), false, Some(&Target::Device(device.clone()))).await
         }
-        Wanted::CacheAdd { model, components, target } => {
+        Wanted::CacheAdd { model, components, target, keep } => {
             let subject = Subject::read(conn, model, components.as_deref()).await?;
-            cache::decide_add(view, &subject, components.clone(), target, &order.labels)
+            cache::decide_add(view, &subject, components.clone(), *keep, target, &order.labels)
         }
         Wanted::CacheRemove { what, target } => cache::decide_remove(conn, view, what, target).await,
+        Wanted::CacheKeep { what, target, protect, keep_alive } => {
+            cache::decide_keep(conn, view, what, target, *protect, *keep_alive).await
+        }
         Wanted::Scan { root, target } => scan::decide(conn, view, root.as_deref(), target).await,
         Wanted::Reidentify { model, target } => {
             let subject = Subject::read(conn, model, None).await?;

@@ -6,7 +6,7 @@ use shared::{
         jobs::{self, JobRow},
     },
     ids::JobId,
-    job::{JobSpec, JobState, Target},
+    job::{JobSpec, JobState, Keep, Target},
     wire::MetadataWriteRequest,
 };
 
@@ -63,7 +63,10 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
             Some(model) => Wanted::Reidentify { model: model.to_string(), target },
             None => Wanted::Scan { root: args.root, target },
         },
-        JobSpec::Load(args) => Wanted::Load { model: args.model.to_string(), components: args.components, target },
+        JobSpec::Load(args) => {
+            let keep = Keep { keep_alive: args.keep_alive, protect: args.protect };
+            Wanted::Load { model: args.model.to_string(), components: args.components, target, keep }
+        }
         JobSpec::Unload(args) => Wanted::Unload {
             model: args.model.to_string(),
             components: args.components,
@@ -71,7 +74,8 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
             target: Some(target),
         },
         JobSpec::CacheAdd(args) => {
-            Wanted::CacheAdd { model: args.model.to_string(), components: args.components, target }
+            let keep = Keep { keep_alive: args.keep_alive, protect: args.protect };
+            Wanted::CacheAdd { model: args.model.to_string(), components: args.components, target, keep }
         }
         JobSpec::Hash(args) => {
             Wanted::Hash { model: args.model.map(|model| model.to_string()), root: args.root, target }
@@ -96,6 +100,14 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
                 (None, None) => Cached::All,
             };
             Wanted::CacheRemove { what, target }
+        }
+        JobSpec::CacheKeep(args) => {
+            let what = match (args.model, args.component) {
+                (Some(model), _) => Cached::Model(model.to_string()),
+                (None, Some(component)) => Cached::Component(component),
+                (None, None) => Cached::All,
+            };
+            Wanted::CacheKeep { what, target, protect: args.protect, keep_alive: args.keep_alive }
         }
     }
 }

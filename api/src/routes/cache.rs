@@ -3,14 +3,14 @@
 use axum::{Json, extract::State, response::Response};
 use serde::Deserialize;
 use shared::{
-    db::models,
+    db::{evictions, models},
     ids::ComponentId,
-    job::Target,
-    status::CacheStats,
+    job::{Keep, Target},
+    status::{AgeCount, CacheStats, EvictedCounts},
     wire::{CacheHost, CacheRequest, CacheView, CachedComponent, JobView},
 };
 
-use super::id_of;
+use super::{evictions::shown, id_of};
 use crate::{
     extract::{Command, NoBody, NoParameters, Path, Query},
     merge::View,
@@ -50,6 +50,8 @@ pub(crate) async fn get_cache(State(state): State<AppState>, _: NoParameters) ->
     // a host that is gone holds nothing
     let hosts = view.hosts.iter().filter(|host| host.row.alive).map(|host| CacheHost {
         host: host.row.name.clone(),
+        policy: host.live.as_ref().and_then(|live| live.ram_policy.clone()),
+        pressure: host.live.as_ref().and_then(|live| live.pressure.clone()),
         stats: view.ram(host),
         components: owners.resident(in_ram().filter(|held| held.host == host.row.name)),
     });
@@ -61,6 +63,7 @@ pub(crate) async fn get_cache(State(state): State<AppState>, _: NoParameters) ->
 fn add(sum: CacheStats, more: &CacheStats) -> CacheStats {
     CacheStats {
         budget_bytes: sum.budget_bytes + more.budget_bytes,
+        configured_bytes: sum.configured_bytes + more.configured_bytes,
         used_bytes: sum.used_bytes + more.used_bytes,
         reserved_bytes: sum.reserved_bytes + more.reserved_bytes,
         system_bytes: sum.system_bytes + more.system_bytes,
@@ -70,12 +73,42 @@ fn add(sum: CacheStats, more: &CacheStats) -> CacheStats {
         evictions: sum.evictions + more.evictions,
         load_failures: sum.load_failures + more.load_failures,
         loaded_bytes: sum.loaded_bytes + more.loaded_bytes,
+        evicted: add_evicted(sum.evicted, more.evicted),
+        evicted_bytes: sum.evicted_bytes + more.evicted_bytes,
+        early_reloads: sum.early_reloads + more.early_reloads,
+        eviction_ages: add_ages(sum.eviction_ages, &more.eviction_ages),
+        eviction_ages_ms: sum.eviction_ages_ms + more.eviction_ages_ms,
     }
+}
+
+fn add_evicted(sum: EvictedCounts, more: EvictedCounts) -> EvictedCounts {
+    EvictedCounts {
+        room: sum.room + more.room,
+        pressure: sum.pressure + more.pressure,
+        expired: sum.expired + more.expired,
+        requested: sum.requested + more.requested,
+        cleared: sum.cleared + more.cleared,
+        duplicate: sum.duplicate + more.duplicate,
+        superseded: sum.superseded + more.superseded,
+    }
+}
+
+/// Steps with the same bound are added; an agent of another release may have others.
+fn add_ages(mut sum: Vec<AgeCount>, more: &[AgeCount]) -> Vec<AgeCount> {
+    for step in more {
+        match sum.iter_mut().find(|there| there.up_to_seconds == step.up_to_seconds) {
+            Some(there) => there.count += step.count,
+            None => sum.push(*step),
+        }
+    }
+    sum.sort_by_key(|step| step.up_to_seconds.unwrap_or(u64::MAX));
+    sum
 }
 
 /// Shows a cached component
 ///
-/// The component and its copies in RAM; no copies when it is not cached.
+/// The component and its copies in RAM; no copies when it is not cached. Each copy says who leases it, when it expires and
+/// what would go before it; `last_eviction` says why it went last.
 #[utoipa::path(get, path = "/v1/cache/components/{component}", operation_id = "getCachedComponent", tag = "cache",
     params(("component" = String, Path, description = "Id")),
     responses((status = 200, description = "The component", body = CachedComponent)))]
@@ -89,6 +122,8 @@ pub(crate) async fn get_cached(
     let row = get_component(&mut conn, id).await?;
     let view = View::read(&state, &mut conn).await?;
     let copies = view.held.iter().filter(|held| held.device.is_none() && held.component == id);
+    let last = evictions::list(&mut *conn, None, Some(row.id), 1).await?;
+    let last_eviction = shown(&mut conn, last).await?.pop();
     let owner = models::owners_of(&mut *conn, &[id]).await?.pop();
     let owners = Owners::of(&mut conn, copies.clone()).await?;
     Ok(Json(CachedComponent {
@@ -96,6 +131,7 @@ pub(crate) async fn get_cached(
         model: row.model_id,
         model_name: owner.map(|owner| owner.model_name).unwrap_or_default(),
         copies: owners.resident(copies),
+        last_eviction,
         staleness: view.staleness.clone(),
     }))
 }
@@ -108,7 +144,8 @@ pub(crate) async fn add_to_cache(
     _: NoParameters,
     Command { body, asked }: Command<CacheRequest>,
 ) -> Result<Response, ApiError> {
-    let wanted = Wanted::CacheAdd { model: body.model, components: body.components, target: body.target };
+    let keep = Keep { keep_alive: body.keep_alive, protect: body.protect };
+    let wanted = Wanted::CacheAdd { model: body.model, components: body.components, target: body.target, keep };
     submit(&state, asked, Order { priority: body.priority, ..Order::new(wanted) }).await
 }
 
@@ -138,4 +175,50 @@ pub(crate) async fn remove_cached(
 ) -> Result<Response, ApiError> {
     let what = Cached::Component(id_of(&component)?);
     submit(&state, asked, Order::new(Wanted::CacheRemove { what, target: query.target() })).await
+}
+
+/// Protects a component in RAM
+///
+/// It is not evicted until it is unprotected. Protection ends with the agent that holds the bytes.
+#[utoipa::path(post, path = "/v1/cache/components/{component}/protect", operation_id = "protectCachedComponent",
+    tag = "cache", params(("component" = String, Path, description = "Id"), HostQuery),
+    responses((status = 202, description = "Accepted", body = JobView)))]
+pub(crate) async fn protect_cached(
+    State(state): State<AppState>,
+    Path(component): Path<String>,
+    Query(query): Query<HostQuery>,
+    Command { asked, .. }: Command<NoBody>,
+) -> Result<Response, ApiError> {
+    submit(&state, asked, keep(&component, query, true)?).await
+}
+
+/// Unprotects a component in RAM
+#[utoipa::path(post, path = "/v1/cache/components/{component}/unprotect", operation_id = "unprotectCachedComponent",
+    tag = "cache", params(("component" = String, Path, description = "Id"), HostQuery),
+    responses((status = 202, description = "Accepted", body = JobView)))]
+pub(crate) async fn unprotect_cached(
+    State(state): State<AppState>,
+    Path(component): Path<String>,
+    Query(query): Query<HostQuery>,
+    Command { asked, .. }: Command<NoBody>,
+) -> Result<Response, ApiError> {
+    submit(&state, asked, keep(&component, query, false)?).await
+}
+
+fn keep(component: &str, query: HostQuery, protect: bool) -> Result<Order, ApiError> {
+    let (what, target) = (Cached::Component(id_of(component)?), query.target());
+    Ok(Order::new(Wanted::CacheKeep { what, target, protect: Some(protect), keep_alive: None }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histograms_are_added_step_by_step() {
+        let step = |up_to_seconds, count| AgeCount { up_to_seconds, count };
+        let sum =
+            add_ages(vec![step(Some(1), 1), step(None, 2)], &[step(Some(1), 3), step(Some(60), 4), step(None, 5)]);
+        assert_eq!(sum, [step(Some(1), 4), step(Some(60), 4), step(None, 7)]);
+    }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use shared::{
     config::nearest,
     ids::ComponentId,
-    job::{JobKind, ValidateLevel, WriteForm, WritePart},
+    job::{JobKind, Keep, KeepAlive, ValidateLevel, WriteForm, WritePart},
     wire::{JobRequest, MetadataWriteRequest},
 };
 
@@ -22,6 +22,30 @@ struct ModelArgs {
     model: String,
     #[serde(default)]
     components: Option<Vec<String>>,
+    #[serde(default)]
+    keep_alive: Option<KeepAlive>,
+    #[serde(default)]
+    protect: bool,
+}
+
+impl ModelArgs {
+    fn keep(&self) -> Keep {
+        Keep { keep_alive: self.keep_alive, protect: self.protect }
+    }
+}
+
+/// As [`shared::job::CacheKeepArgs`], with the model by id or name.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeepArgs {
+    #[serde(default)]
+    model: Option<String>,
+    #[serde(default)]
+    component: Option<ComponentId>,
+    #[serde(default)]
+    protect: Option<bool>,
+    #[serde(default)]
+    keep_alive: Option<KeepAlive>,
 }
 
 /// As [`shared::job::UnloadArgs`], with the model by id or name.
@@ -110,12 +134,12 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
             }
         }
         JobKind::Load => {
-            let ModelArgs { model, components } = parse_value("args", args)?;
-            Wanted::Load { model, components, target }
+            let args: ModelArgs = parse_value("args", args)?;
+            Wanted::Load { keep: args.keep(), model: args.model, components: args.components, target }
         }
         JobKind::CacheAdd => {
-            let ModelArgs { model, components } = parse_value("args", args)?;
-            Wanted::CacheAdd { model, components, target }
+            let args: ModelArgs = parse_value("args", args)?;
+            Wanted::CacheAdd { keep: args.keep(), model: args.model, components: args.components, target }
         }
         JobKind::Unload => {
             let UnloadArgs { model, components, from_ram } = parse_value("args", args)?;
@@ -133,6 +157,10 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
             let WriteArgs { model, form, to, overwrite, include } = parse_value("args", args)?;
             let wanted = MetadataWriteRequest { form, to, overwrite, include, ..MetadataWriteRequest::default() };
             Wanted::MetadataWrite { model, wanted, version: None, target }
+        }
+        JobKind::CacheKeep => {
+            let KeepArgs { model, component, protect, keep_alive } = parse_value("args", args)?;
+            Wanted::CacheKeep { what: what(RemoveArgs { model, component })?, target, protect, keep_alive }
         }
         JobKind::CacheRemove => Wanted::CacheRemove { what: what(parse_value("args", args)?)?, target },
     };

@@ -4,6 +4,7 @@ pub(crate) mod cache;
 pub(crate) mod components;
 pub(crate) mod devices;
 pub(crate) mod events;
+pub(crate) mod evictions;
 pub(crate) mod hosts;
 mod job_request;
 pub(crate) mod jobs;

@@ -10,7 +10,7 @@ use shared::{
         DbError, Session, hashes,
         models::{self, ModelRow},
     },
-    job::{JobSpec, NewJob, ScanArgs, Target, enqueue::enqueue},
+    job::{JobSpec, Keep, NewJob, ScanArgs, Target, enqueue::enqueue},
     wire::{Detected, JobView, LoadRequest, ModelDetail, Overrides, UnloadRequest},
 };
 
@@ -213,7 +213,8 @@ pub(crate) async fn load_model(
     _: NoParameters,
     Command { body, asked }: Command<LoadRequest>,
 ) -> Result<Response, ApiError> {
-    let wanted = Wanted::Load { model, components: body.components, target: body.target };
+    let keep = Keep { keep_alive: body.keep_alive, protect: body.protect };
+    let wanted = Wanted::Load { model, components: body.components, target: body.target, keep };
     let order = Order { priority: body.priority, labels: body.labels, ..Order::new(wanted) };
     submit(&state, asked, order).await
 }

@@ -2,7 +2,7 @@
 
 use axum::{extract::State, response::Response};
 use shared::{
-    job::Target,
+    job::{Keep, Target},
     wire::{JobView, MultiLoadRequest},
 };
 
@@ -19,18 +19,22 @@ fn load(body: MultiLoadRequest, target: Target) -> Result<Order, ApiError> {
     if body.from_ram {
         return Err(ApiError::field("/from_ram", "`from_ram` says something about an unload only"));
     }
-    let wanted = Wanted::Load { model: body.model, components: body.components, target };
+    let keep = Keep { keep_alive: body.keep_alive, protect: body.protect };
+    let wanted = Wanted::Load { model: body.model, components: body.components, target, keep };
     Ok(Order { priority: body.priority, ..Order::new(wanted) })
 }
 
-fn unload(body: MultiLoadRequest, target: Target) -> Order {
+fn unload(body: MultiLoadRequest, target: Target) -> Result<Order, ApiError> {
+    if body.protect || body.keep_alive.is_some() {
+        return Err(ApiError::field("/keep_alive", "`keep_alive` and `protect` say something about a load only"));
+    }
     let wanted = Wanted::Unload {
         model: body.model,
         components: body.components,
         from_ram: body.from_ram,
         target: Some(target),
     };
-    Order { priority: body.priority, ..Order::new(wanted) }
+    Ok(Order { priority: body.priority, ..Order::new(wanted) })
 }
 
 /// Loads a model onto all suitable devices
@@ -56,7 +60,7 @@ pub(crate) async fn unload_everywhere(
     _: NoParameters,
     Command { body, asked }: Command<MultiLoadRequest>,
 ) -> Result<Response, ApiError> {
-    submit(&state, asked, unload(body, Target::All)).await
+    submit(&state, asked, unload(body, Target::All)?).await
 }
 
 /// Loads a model onto a device
@@ -82,7 +86,7 @@ pub(crate) async fn unload_from_device(
     _: NoParameters,
     Command { body, asked }: Command<MultiLoadRequest>,
 ) -> Result<Response, ApiError> {
-    submit(&state, asked, unload(body, Target::Device(device))).await
+    submit(&state, asked, unload(body, Target::Device(device))?).await
 }
 
 /// Unloads a component from a device

@@ -2,16 +2,17 @@
 
 use std::{sync::Arc, time::Instant};
 
-use shared::job::CacheAddArgs;
+use shared::job::{CacheAddArgs, Keep};
 
 use super::{
-    Done,
+    Done, keep,
     model::{self, Landed},
 };
 use crate::{commit::Effects, context::Agent, error::WorkError, running::Attempt};
 
 pub(super) async fn run(agent: &Arc<Agent>, args: CacheAddArgs, attempt: &Attempt) -> Result<Done, WorkError> {
     let started = Instant::now();
+    let keep = Keep { keep_alive: args.keep_alive, protect: args.protect };
     attempt.progress.enter("locating", 0);
     let wanted = model::wanted(agent, args.model, args.components.as_ref()).await?;
     let inspection = model::inspect(agent, &wanted).await?;
@@ -27,6 +28,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: CacheAddArgs, attempt: &Attemp
         let acquired =
             super::load::watched(attempt, model::acquire(agent, attempt, request), || base + landed.bytes() - before);
         let (lease, cached) = acquired.await?;
+        keep::apply(agent, &lease, keep)?;
         done += lease.tensor_bytes();
         attempt.progress.set(done);
         let digest = lease.digest().to_string();

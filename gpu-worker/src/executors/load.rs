@@ -12,10 +12,14 @@ use std::{
 
 use model_formats::Inspection;
 use residency::Lease;
-use shared::{db::models::ComponentRow, ids::ComponentId, job::LoadArgs};
+use shared::{
+    db::models::ComponentRow,
+    ids::ComponentId,
+    job::{Keep, LoadArgs},
+};
 
 use super::{
-    Done,
+    Done, keep,
     model::{self, Landed, Wanted, unsigned},
 };
 use crate::{
@@ -44,6 +48,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: LoadArgs, attempt: &Attempt) -
         attempt,
         device,
         wanted: &wanted,
+        keep: Keep { keep_alive: args.keep_alive, protect: args.protect },
         inspection: &inspection,
         landed: Arc::default(),
         copied: AtomicU64::new(0),
@@ -94,6 +99,8 @@ struct Load<'a> {
     attempt: &'a Attempt,
     device: &'a Device,
     wanted: &'a Wanted,
+    /// What is said about the copies in RAM.
+    keep: Keep,
     inspection: &'a Inspection,
     landed: Arc<Landed>,
     /// Bytes that went to the device; set by the one copy that is under way.
@@ -166,6 +173,7 @@ impl Load<'_> {
         self.attempt.progress.detail(&row.kind);
         let request = model::request(self.agent, self.attempt, row, self.inspection, &self.landed)?;
         let (lease, cached) = model::acquire(self.agent, self.attempt, request).await?;
+        keep::apply(self.agent, &lease, self.keep)?;
         if cached {
             self.spared.fetch_add(unsigned(row.bytes), Ordering::AcqRel);
         }

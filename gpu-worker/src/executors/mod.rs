@@ -3,6 +3,7 @@
 mod cache_add;
 mod cache_remove;
 mod hash;
+mod keep;
 mod load;
 mod metadata_write;
 mod model;
@@ -38,6 +39,7 @@ pub async fn execute(agent: &Arc<Agent>, spec: JobSpec, attempt: &Attempt) -> Re
         JobSpec::Unload(args) => unload::run(agent, args, attempt).await,
         JobSpec::CacheAdd(args) => cache_add::run(agent, args, attempt).await,
         JobSpec::CacheRemove(args) => cache_remove::run(agent, args, attempt).await,
+        JobSpec::CacheKeep(args) => keep::run(agent, args, attempt).await,
         JobSpec::Hash(args) => hash::run(agent, args, attempt).await,
         JobSpec::Validate(args) => validate::run(agent, args, attempt).await,
         JobSpec::MetadataWrite(args) => metadata_write::run(agent, args, attempt).await,

@@ -100,7 +100,7 @@ pub(super) fn request(
 fn key(agent: &Agent, component: ComponentId) -> Arc<str> {
     let mut held = agent.aliases.held(component).into_iter().map(|id| Arc::<str>::from(id.to_string()));
     let own = held.next().unwrap_or_default();
-    let there = |key: &Arc<str>| agent.tier.progress(key).is_some() || agent.tier.lease(key).is_ok();
+    let there = |key: &Arc<str>| agent.tier.progress(key).is_some() || agent.tier.holds(key);
     if there(&own) { own } else { held.find(there).unwrap_or(own) }
 }
 
@@ -125,10 +125,11 @@ pub(super) async fn acquire(
     attempt: &Attempt,
     request: LoadRequest,
 ) -> Result<(Lease, bool), WorkError> {
-    let before = agent.tier.snapshot().stats.bytes_loaded_total;
-    let present = agent.tier.progress(&request.key).is_none() && agent.tier.lease(&request.key).is_ok();
+    let before = agent.tier.stats().bytes_loaded_total;
+    let present = agent.tier.progress(&request.key).is_none() && agent.tier.holds(&request.key);
     let lease = agent.tier.acquire(request, &attempt.cancel).await?;
-    let loaded = agent.tier.snapshot().stats.bytes_loaded_total.saturating_sub(before);
+    lease.mark(&format!("job {}", attempt.id));
+    let loaded = agent.tier.stats().bytes_loaded_total.saturating_sub(before);
     agent.metrics.loaded_bytes.inc_by(loaded.min(if present { 0 } else { lease.tensor_bytes() }));
     Ok((lease, present))
 }

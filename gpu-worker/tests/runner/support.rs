@@ -3,9 +3,7 @@
 use std::{fs::File, io::Write, path::PathBuf, sync::Arc, time::Duration};
 
 use gpu_worker::runner::{DeviceLoad, DeviceTensor, Runner, RunnerConfig, RunnerError, RunnerState, RunnerStatus};
-use residency::{
-    FileIdentity, IoOptions, Lease, LoadRequest, RamTier, SourceFile, TensorRange, TierConfig,
-};
+use residency::{FileIdentity, IoOptions, Lease, LoadRequest, RamTier, SourceFile, TensorRange, TierConfig};
 use shared::{ids::ComponentId, shutdown::Tasks};
 use tokio_util::sync::CancellationToken;
 

@@ -61,6 +61,7 @@ pub(super) fn ram_bytes(job: &PendingJob, place: &Place<'_>) -> u64 {
         | JobKind::Validate
         | JobKind::MetadataWrite
         | JobKind::Unload
-        | JobKind::CacheRemove => 0,
+        | JobKind::CacheRemove
+        | JobKind::CacheKeep => 0,
     }
 }

@@ -11,6 +11,7 @@
 
 pub mod backend;
 pub mod enqueue;
+pub mod keep;
 pub mod rules;
 pub mod spec;
 pub mod state;
@@ -18,9 +19,10 @@ pub mod target;
 pub mod write;
 
 pub use enqueue::{Enqueued, NewJob, enqueue};
+pub use keep::{Keep, KeepAlive};
 pub use spec::{
-    CacheAddArgs, CacheRemoveArgs, HashArgs, JobKind, JobSpec, Lane, LoadArgs, ScanArgs, UnloadArgs, ValidateArgs,
-    ValidateLevel,
+    CacheAddArgs, CacheKeepArgs, CacheRemoveArgs, HashArgs, JobKind, JobSpec, Lane, LoadArgs, ScanArgs, UnloadArgs,
+    ValidateArgs, ValidateLevel,
 };
 pub use state::JobState;
 pub use target::Target;

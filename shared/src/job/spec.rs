@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::write::MetadataWriteArgs;
+use super::{
+    keep::{Keep, KeepAlive},
+    write::MetadataWriteArgs,
+};
 use crate::ids::{ComponentId, ModelId};
 
 /// Where a kind runs.
@@ -42,6 +45,8 @@ pub enum JobKind {
     CacheAdd,
     /// Free RAM.
     CacheRemove,
+    /// Say how long what is in RAM stays there.
+    CacheKeep,
     /// Hash the files of models that have no hashes yet.
     Hash,
     /// Look for what is wrong with a model.
@@ -52,12 +57,13 @@ pub enum JobKind {
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Scan,
         Self::Load,
         Self::Unload,
         Self::CacheAdd,
         Self::CacheRemove,
+        Self::CacheKeep,
         Self::Hash,
         Self::Validate,
         Self::MetadataWrite,
@@ -71,6 +77,7 @@ impl JobKind {
             Self::Unload => "unload",
             Self::CacheAdd => "cache_add",
             Self::CacheRemove => "cache_remove",
+            Self::CacheKeep => "cache_keep",
             Self::Hash => "hash",
             Self::Validate => "validate",
             Self::MetadataWrite => "metadata_write",
@@ -81,7 +88,13 @@ impl JobKind {
     pub fn lane(self) -> Lane {
         match self {
             Self::Load | Self::Unload => Lane::Device,
-            Self::Scan | Self::CacheAdd | Self::CacheRemove | Self::Hash | Self::Validate | Self::MetadataWrite => {
+            Self::Scan
+            | Self::CacheAdd
+            | Self::CacheRemove
+            | Self::CacheKeep
+            | Self::Hash
+            | Self::Validate
+            | Self::MetadataWrite => {
                 Lane::Host
             }
         }
@@ -123,6 +136,12 @@ pub struct LoadArgs {
     /// Component kinds to load (`unet`, `vae`, …); all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub components: Option<Vec<String>>,
+    /// How long it stays in RAM after its last use; as configured on the host when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_alive: Option<KeepAlive>,
+    /// It is not evicted from RAM until somebody unprotects it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub protect: bool,
 }
 
 /// Arguments of `unload`.
@@ -148,6 +167,12 @@ pub struct CacheAddArgs {
     /// Component kinds to cache; all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub components: Option<Vec<String>>,
+    /// How long it stays in RAM after its last use; as configured on the host when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_alive: Option<KeepAlive>,
+    /// It is not evicted from RAM until somebody unprotects it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub protect: bool,
 }
 
 /// Arguments of `cache_remove`: one component, one model, or (neither given) everything that is not in use.
@@ -160,6 +185,24 @@ pub struct CacheRemoveArgs {
     /// Only this component.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub component: Option<ComponentId>,
+}
+
+/// Arguments of `cache_keep`: what is said about the components of one model, or one component, that are in RAM.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CacheKeepArgs {
+    /// The components of this model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelId>,
+    /// This component.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<ComponentId>,
+    /// Protect from eviction, or not any more; as it is when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protect: Option<bool>,
+    /// How long it stays after its last use; as it is when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_alive: Option<KeepAlive>,
 }
 
 /// Arguments of `hash`: one model, the models of one root, or (neither given) all models of the host.
@@ -239,6 +282,8 @@ pub enum JobSpec {
     CacheAdd(CacheAddArgs),
     /// See [`JobKind::CacheRemove`].
     CacheRemove(CacheRemoveArgs),
+    /// See [`JobKind::CacheKeep`].
+    CacheKeep(CacheKeepArgs),
     /// See [`JobKind::Hash`].
     Hash(HashArgs),
     /// See [`JobKind::Validate`].
@@ -272,6 +317,7 @@ impl JobSpec {
             Self::Unload(_) => JobKind::Unload,
             Self::CacheAdd(_) => JobKind::CacheAdd,
             Self::CacheRemove(_) => JobKind::CacheRemove,
+            Self::CacheKeep(_) => JobKind::CacheKeep,
             Self::Hash(_) => JobKind::Hash,
             Self::Validate(_) => JobKind::Validate,
             Self::MetadataWrite(_) => JobKind::MetadataWrite,
@@ -289,6 +335,7 @@ impl JobSpec {
             Self::Unload(args) => serde_json::to_value(args),
             Self::CacheAdd(args) => serde_json::to_value(args),
             Self::CacheRemove(args) => serde_json::to_value(args),
+            Self::CacheKeep(args) => serde_json::to_value(args),
             Self::Hash(args) => serde_json::to_value(args),
             Self::Validate(args) => serde_json::to_value(args),
             Self::MetadataWrite(args) => serde_json::to_value(args),
@@ -314,6 +361,7 @@ impl JobSpec {
             Self::Unload(args) => Some(args.model),
             Self::CacheAdd(args) => Some(args.model),
             Self::CacheRemove(args) => args.model,
+            Self::CacheKeep(args) => args.model,
             Self::Hash(args) => args.model,
             Self::Validate(args) => Some(args.model),
             Self::MetadataWrite(args) => Some(args.model),
@@ -333,14 +381,22 @@ impl JobSpec {
                 (Some(model), _) => format!("scan/{model}/{target}"),
                 (None, root) => format!("scan/{}/{target}", root.as_deref().unwrap_or("*")),
             },
-            Self::Load(args) => format!("load/{}/{}/{target}", args.model, of(&args.components)),
+            Self::Load(args) => {
+                let keep = Keep::key(args.keep_alive, args.protect);
+                format!("load/{}/{}{keep}/{target}", args.model, of(&args.components))
+            }
             Self::Unload(args) => format!("unload/{}/{}/{}/{target}", args.model, of(&args.components), args.from_ram),
-            Self::CacheAdd(args) => format!("cache_add/{}/{}/{target}", args.model, of(&args.components)),
+            Self::CacheAdd(args) => {
+                let keep = Keep::key(args.keep_alive, args.protect);
+                format!("cache_add/{}/{}{keep}/{target}", args.model, of(&args.components))
+            }
             Self::CacheRemove(args) => match (&args.model, &args.component) {
                 (Some(model), _) => format!("cache_remove/{model}/{target}"),
                 (None, Some(component)) => format!("cache_remove/{component}/{target}"),
                 (None, None) => format!("cache_remove/*/{target}"),
             },
+            // what was said last holds: no two such requests are one
+            Self::CacheKeep(_) => return None,
             Self::Hash(args) => match (&args.model, &args.root) {
                 (Some(model), _) => format!("hash/{model}/{target}"),
                 (None, root) => format!("hash/root/{}/{target}", root.as_deref().unwrap_or("*")),
@@ -357,7 +413,12 @@ mod tests {
 
     #[test]
     fn stored_form_round_trips_and_other_shapes_are_named() {
-        let spec = JobSpec::Load(LoadArgs { model: ModelId::generate(), components: Some(vec!["vae".into()]) });
+        let spec = JobSpec::Load(LoadArgs {
+            model: ModelId::generate(),
+            components: Some(vec!["vae".into()]),
+            keep_alive: None,
+            protect: false,
+        });
         let args = spec.args().unwrap();
         assert_eq!(JobSpec::decode("load", 1, &args).unwrap(), spec);
         assert!(JobSpec::decode("levitate", 1, &args).unwrap_err().to_string().contains("`levitate`"));
@@ -368,7 +429,8 @@ mod tests {
     fn equal_requests_share_a_key_whatever_the_order_of_components() {
         let model = ModelId::generate();
         let key = |kinds: [&str; 2]| {
-            JobSpec::Load(LoadArgs { model, components: Some(kinds.map(String::from).to_vec()) }).unique_key("any")
+            let components = Some(kinds.map(String::from).to_vec());
+            JobSpec::Load(LoadArgs { model, components, keep_alive: None, protect: false }).unique_key("any")
         };
         assert_eq!(key(["vae", "unet"]), key(["unet", "vae"]));
     }

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use redis::{AsyncCommands, aio::ConnectionManager};
 
-pub use snapshot::{CacheStats, DeviceSnapshot, Entry, HostSnapshot, LiveProgress, RootWatch, RunningJob};
+pub use snapshot::{
+    AgeCount, CacheStats, DeviceSnapshot, Entry, EvictedCounts, EvictionStanding, HostSnapshot, LiveProgress,
+    MemoryPressure, RootWatch, RunningJob,
+};
 
 /// Seconds after which a snapshot that was not renewed is gone.
 pub const TTL: Duration = Duration::from_secs(15);

@@ -29,6 +29,12 @@ pub struct HostSnapshot {
     pub watches: Vec<RootWatch>,
     /// Takes no new work.
     pub draining: bool,
+    /// How RAM components are chosen that have to go: `cost` or `lru`.
+    #[serde(default)]
+    pub ram_policy: Option<String>,
+    /// Memory pressure.
+    #[serde(default)]
+    pub pressure: Option<MemoryPressure>,
     /// Resident memory of agent and runners as the system reports it, in bytes.
     pub process_rss_bytes: u64,
 }
@@ -53,8 +59,11 @@ pub struct RootWatch {
 /// RAM tier totals.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct CacheStats {
-    /// Budget in bytes.
+    /// Budget in bytes, as memory pressure allows it now.
     pub budget_bytes: u64,
+    /// Budget as configured.
+    #[serde(default)]
+    pub configured_bytes: u64,
     /// Bytes of ready components.
     pub used_bytes: u64,
     /// Bytes promised to running loads.
@@ -73,6 +82,92 @@ pub struct CacheStats {
     pub load_failures: u64,
     /// Bytes read from disk.
     pub loaded_bytes: u64,
+    /// Components taken out, by reason.
+    #[serde(default)]
+    pub evicted: EvictedCounts,
+    /// Bytes of them.
+    #[serde(default)]
+    pub evicted_bytes: u64,
+    /// Loads of what a decision to evict, expire or shrink had taken out within the five minutes before.
+    #[serde(default)]
+    pub early_reloads: u64,
+    /// How long components had been in RAM when they were taken out.
+    #[serde(default)]
+    pub eviction_ages: Vec<AgeCount>,
+    /// Sum of those ages in milliseconds.
+    #[serde(default)]
+    pub eviction_ages_ms: u64,
+}
+
+/// Components taken out of RAM, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct EvictedCounts {
+    /// To make room for a load.
+    pub room: u64,
+    /// The system's memory was short.
+    pub pressure: u64,
+    /// Their keep-alive was over.
+    pub expired: u64,
+    /// Asked for by name.
+    pub requested: u64,
+    /// By a clear.
+    pub cleared: u64,
+    /// The same bytes were there a second time.
+    pub duplicate: u64,
+    /// Their file changed and was loaded anew.
+    pub superseded: u64,
+}
+
+/// One step of a histogram of ages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct AgeCount {
+    /// Older than the step before and at most this old; absent on the last step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up_to_seconds: Option<u64>,
+    /// How many.
+    pub count: u64,
+}
+
+/// How short a host's memory is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct MemoryPressure {
+    /// `none`; `tight`: the RAM budget is cut; `critical`: more is in use than the cut budget allows.
+    pub level: String,
+    /// Why the budget is cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// What programs may still take without swapping.
+    pub available_bytes: u64,
+    /// Memory that is left to others.
+    pub headroom_bytes: u64,
+    /// The tightest control group's limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_limit_bytes: Option<u64>,
+    /// What that group uses and the kernel cannot simply drop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_used_bytes: Option<u64>,
+    /// Percent of the last ten seconds in which some work stood still for want of memory.
+    pub stalled_some_percent: f64,
+    /// Percent of the last ten seconds in which all work did.
+    pub stalled_full_percent: f64,
+}
+
+/// Where a component in RAM stands with the eviction policy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct EvictionStanding {
+    /// Place in the order of eviction, from 1; absent while it is leased or protected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<u64>,
+    /// Bytes that would go before it.
+    pub bytes_before: u64,
+    /// Seconds that its reload would take, by the measured speed of its disk.
+    pub reload_seconds: f64,
+    /// Reuses to be expected in an hour.
+    pub reuses_per_hour: f64,
+    /// Reload seconds to be expected in an hour for each GiB; what `cost` sorts by.
+    pub score: f64,
+    /// It was used again and came back a moment ago: it goes after the others.
+    pub young: bool,
 }
 
 /// A component in a tier.
@@ -94,6 +189,15 @@ pub struct Entry {
     pub last_used: DateTime<Utc>,
     /// Uses since it was loaded.
     pub hits: u64,
+    /// Who leases it, of those that say so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<String>,
+    /// When its keep-alive ends (host clock), unless it is used before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Where it stands with the eviction policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eviction: Option<EvictionStanding>,
     /// Of a running load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<LiveProgress>,

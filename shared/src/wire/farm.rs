@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{ComponentId, ModelId},
-    status::{CacheStats, LiveProgress},
+    status::{CacheStats, EvictionStanding, LiveProgress},
 };
 
 /// How much a status can be trusted.
@@ -159,6 +159,15 @@ pub struct ResidentComponent {
     /// Uses since it was loaded, from the live view.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hits: Option<u64>,
+    /// Who leases it, of those that say so; from the live view.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<String>,
+    /// When its keep-alive ends unless it is used before (the host's clock); from the live view.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Where it stands with the eviction policy of the RAM tier; from the live view.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eviction: Option<EvictionStanding>,
     /// Of a running load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<LiveProgress>,

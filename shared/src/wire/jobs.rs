@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::ErrorBody,
     ids::{JobId, ModelId},
-    job::{JobState, Target},
+    job::{JobState, KeepAlive, Target},
 };
 
 /// `POST /v1/jobs`.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobRequest {
-    /// Kind: `scan`, `load`, `unload`, `cache_add`, `cache_remove`, `hash`, `validate`.
+    /// Kind: `scan`, `load`, `unload`, `cache_add`, `cache_remove`, `cache_keep`, `hash`, `validate`.
     pub kind: String,
     /// Arguments of the kind. A model may be given by id or name.
     #[serde(default)]
@@ -48,6 +48,14 @@ pub struct LoadRequest {
     pub priority: i32,
     /// Labels that the device must have.
     pub labels: Vec<String>,
+    /// How long it stays in RAM after its last use: `10m`, seconds, 0 for as long as it is in use, negative until it is evicted;
+    /// as configured on the host when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub keep_alive: Option<KeepAlive>,
+    /// Do not evict it from RAM until it is unprotected.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub protect: bool,
 }
 
 /// `POST /v1/vram/load|unload` and `POST /v1/devices/{device}/vram/load|unload`.
@@ -65,6 +73,14 @@ pub struct MultiLoadRequest {
     /// For unload: free the RAM copies as well.
     #[serde(default)]
     pub from_ram: bool,
+    /// How long it stays in RAM after its last use: `10m`, seconds, 0 for as long as it is in use, negative until it is evicted;
+    /// as configured on the host when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub keep_alive: Option<KeepAlive>,
+    /// Do not evict it from RAM until it is unprotected.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub protect: bool,
 }
 
 /// `POST /v1/models/{model}/unload`.
@@ -100,6 +116,14 @@ pub struct CacheRequest {
     /// Higher goes first.
     #[serde(default)]
     pub priority: i32,
+    /// How long it stays in RAM after its last use: `10m`, seconds, 0 for as long as it is in use, negative until it is evicted;
+    /// as configured on the host when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub keep_alive: Option<KeepAlive>,
+    /// Do not evict it from RAM until it is unprotected.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub protect: bool,
 }
 
 /// A job.

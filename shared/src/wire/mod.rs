@@ -9,7 +9,7 @@ mod models;
 mod problem;
 mod validations;
 
-pub use cache::{CacheHost, CacheView, CachedComponent, CachedCopy};
+pub use cache::{CacheHost, CacheView, CachedComponent, CachedCopy, EvictionCandidate, EvictionView};
 pub use components::{PartOf, SharedComponent};
 pub use farm::{
     DeviceModels, DeviceView, FarmStatus, HostView, ModelStatus, ResidentComponent, RootView, Staleness, WatchView,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 use crate::library::Library;
 
@@ -44,7 +44,7 @@ pub(crate) struct Use {
 }
 
 /// Exponent of Zipf's law.
-const EXPONENT: f64 = 0.9;
+const EXPONENT: f64 = 1.0;
 /// Mean seconds between uses.
 const PAUSE: f64 = 20.0;
 /// Times that popularity is dealt anew.
@@ -59,7 +59,7 @@ pub(crate) fn make(library: &Library, workload: Workload, uses: usize, seed: u64
     ranked.shuffle(&mut random);
     let weights: Vec<f64> = (1..=ranked.len()).map(|rank| (rank as f64).powf(-EXPONENT)).collect();
     let sum: f64 = weights.iter().sum();
-    let mut at = 0.0;
+    let mut at = 0.0_f64;
     let mut trace = Vec::with_capacity(uses);
     for number in 0..uses {
         if workload == Workload::Drifting && number > 0 && number.is_multiple_of((uses / DEALS).max(1)) {

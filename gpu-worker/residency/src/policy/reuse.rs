@@ -13,13 +13,13 @@ use std::{
 use crate::request::Key;
 
 /// Moments kept of one key.
-const MOMENTS: usize = 8;
+const MOMENTS: usize = 16;
 /// Uses closer together than this are one: a hundred callers at once are no hundred reuses.
 const ONE_USE: Duration = Duration::from_secs(1);
 /// Keys remembered; the longest unused are forgotten.
 const KEYS: usize = 4096;
-/// Idle time counts from this many of a key's own gaps on: one use in twenty comes later than that by chance.
-const PATIENCE: f64 = 3.0;
+/// Idle time counts from this many of a key's own gaps on: one use in seven comes later than that by chance.
+const PATIENCE: f64 = 2.0;
 /// What is expected of a key that was used once, as a part of an average key's rate.
 const FIRST: f64 = 0.25;
 /// Weight of the newest gap in the average over all keys.

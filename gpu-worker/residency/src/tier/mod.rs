@@ -31,7 +31,7 @@ use table::{Answer, Table};
 
 use crate::{
     arena::Arenas,
-    budget::Budget,
+    budget::{Budget, BudgetView},
     entry::State,
     error::ResidencyError,
     policy::{Policy, Rules},
@@ -239,6 +239,16 @@ impl RamTier {
     /// True when content is ready under `key`. No use: it changes no count and no order.
     pub fn holds(&self, key: &str) -> bool {
         self.inner.table().slots.get(key).is_some_and(|slot| slot.entry.state == State::Ready)
+    }
+
+    /// How victims are chosen.
+    pub fn policy(&self) -> Policy {
+        self.inner.config.policy
+    }
+
+    /// The ledger alone.
+    pub fn ledger(&self) -> BudgetView {
+        self.inner.budget.view()
     }
 
     /// The counters alone.

@@ -1,0 +1,98 @@
+//! Decisions of the RAM tier on their way to the metrics and to the database, each once.
+
+use residency::{Decision, policy::PlanRow};
+use shared::{
+    db::{
+        DbError,
+        evictions::{self, NewEviction},
+    },
+    error::chain,
+    ids::ComponentId,
+    wire::EvictionCandidate,
+};
+
+use crate::context::Agent;
+
+/// How far decisions were told.
+#[derive(Debug, Default)]
+pub struct Decisions {
+    counted: u64,
+    recorded: u64,
+}
+
+impl Decisions {
+    /// Counts and records what is new. What the database does not take is offered again; the tier keeps the last few
+    /// hundred decisions meanwhile.
+    pub async fn tell(&mut self, agent: &Agent) {
+        for decision in agent.tier.decisions_after(self.counted) {
+            self.counted = decision.seq;
+            count(agent, &decision);
+        }
+        if self.counted == self.recorded {
+            return;
+        }
+        let new = agent.tier.decisions_after(self.recorded);
+        let Some(last) = new.last().map(|decision| decision.seq) else { return };
+        match record(agent, &new).await {
+            Ok(()) => self.recorded = last,
+            Err(error) => tracing::debug!(error = %chain(&error), "evictions were not recorded; trying again"),
+        }
+    }
+}
+
+fn count(agent: &Agent, decision: &Decision) {
+    let (metrics, reason) = (&agent.metrics, decision.reason.as_str());
+    for row in decision.victims() {
+        metrics.evictions.with_label_values(&[reason]).inc();
+        metrics.evicted_bytes.with_label_values(&[reason]).inc_by(row.bytes);
+        metrics.eviction_age_seconds.observe(row.age_ms as f64 / 1000.0);
+        metrics.eviction_idle_seconds.observe(row.idle_ms as f64 / 1000.0);
+    }
+}
+
+async fn record(agent: &Agent, decisions: &[Decision]) -> Result<(), DbError> {
+    let now = agent.tier.uptime();
+    let rows: Vec<NewEviction> = decisions.iter().map(|one| row_of(one, now)).collect();
+    let mut tx = agent.pool.begin().await?;
+    evictions::record(&mut tx, &agent.host, agent.me, &rows).await?;
+    Ok(tx.commit().await?)
+}
+
+fn row_of(decision: &Decision, now: std::time::Duration) -> NewEviction {
+    let candidates: Vec<EvictionCandidate> = decision.rows.iter().filter_map(candidate).collect();
+    NewEviction {
+        seq: signed(decision.seq),
+        ago_seconds: now.saturating_sub(decision.since_start).as_secs_f64(),
+        reason: decision.reason.as_str(),
+        policy: decision.policy.map(residency::policy::Policy::as_str),
+        wanted: decision.wanted.clone(),
+        wanted_bytes: signed(decision.wanted_bytes),
+        need_bytes: signed(decision.need_bytes),
+        freed_bytes: signed(decision.freed_bytes),
+        victims: decision.victims().map(|row| row.key.clone()).collect(),
+        candidates: serde_json::json!(candidates),
+        omitted: signed(decision.omitted),
+    }
+}
+
+/// Keys of this tier are component ids; anything else is not ours to show.
+fn candidate(row: &PlanRow) -> Option<EvictionCandidate> {
+    let component: ComponentId = row.key.parse().ok()?;
+    Some(EvictionCandidate {
+        component,
+        name: None,
+        verdict: row.verdict.as_str().to_owned(),
+        bytes: row.bytes,
+        age_seconds: row.age_ms as f64 / 1000.0,
+        idle_seconds: row.idle_ms as f64 / 1000.0,
+        hits: row.hits,
+        reload_seconds: row.reload_seconds,
+        reuses_per_hour: row.reuses_per_hour,
+        score: row.score,
+        young: row.young,
+    })
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,64 @@
+//! `cache_keep`, and what loads say about keeping: protection and keep-alive of components in the host's RAM.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use residency::{KeepAlive, Lease, ResidencyError};
+use shared::{
+    db::models,
+    ids::ComponentId,
+    job::{self, CacheKeepArgs, Keep},
+};
+
+use super::Done;
+use crate::{commit::Effects, context::Agent, error::WorkError, running::Attempt};
+
+pub(super) async fn run(agent: &Arc<Agent>, args: CacheKeepArgs, attempt: &Attempt) -> Result<Done, WorkError> {
+    attempt.progress.enter("keeping", 0);
+    let meant: Vec<ComponentId> = match (args.component, args.model) {
+        (Some(component), _) => vec![component],
+        (None, Some(model)) => {
+            let rows = models::components_of(&agent.pool, &[model]).await?;
+            rows.iter().map(|row| row.id).collect()
+        }
+        (None, None) => Vec::new(),
+    };
+    let mut kept = BTreeSet::new();
+    for held in meant.iter().flat_map(|component| agent.aliases.held(*component)) {
+        match say(agent, &held.to_string(), args.protect, args.keep_alive) {
+            Ok(()) => drop(kept.insert(agent.aliases.now(held))),
+            Err(ResidencyError::NotResident { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let result = serde_json::json!({
+        "host": agent.host, "components": kept, "protect": args.protect, "keep_alive": args.keep_alive,
+    });
+    Ok(Done { result, effects: Effects::Resident(Vec::new()) })
+}
+
+/// What a load's request says about what it brought into RAM. A request that says nothing changes nothing.
+pub(super) fn apply(agent: &Agent, lease: &Lease, keep: Keep) -> Result<(), ResidencyError> {
+    match say(agent, lease.key(), keep.protect.then_some(true), keep.keep_alive) {
+        // replaced by newer content since; what is said about it is said by the load of that
+        Err(ResidencyError::NotResident { .. }) => Ok(()),
+        said => said,
+    }
+}
+
+fn say(
+    agent: &Agent,
+    key: &str,
+    protect: Option<bool>,
+    keep_alive: Option<job::KeepAlive>,
+) -> Result<(), ResidencyError> {
+    if let Some(protect) = protect {
+        agent.tier.protect(key, protect)?;
+    }
+    if let Some(job::KeepAlive(span)) = keep_alive {
+        agent.tier.set_keep_alive(key, Some(span.map_or(KeepAlive::Forever, KeepAlive::For)))?;
+    }
+    if protect.is_none() && keep_alive.is_none() || agent.tier.holds(key) {
+        return Ok(());
+    }
+    Err(ResidencyError::NotResident { key: key.into() })
+}
