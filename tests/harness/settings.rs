@@ -57,6 +57,8 @@ pub struct AgentSettings {
     pub hash_limit: String,
     /// How the roots are watched; `off`, so that stories see only their own jobs.
     pub watch: String,
+    /// More arguments, as they are.
+    pub more: Vec<String>,
     /// Grace of a drain.
     pub drain_grace: Duration,
     /// Labels.
@@ -80,6 +82,7 @@ impl AgentSettings {
             read_limit: None,
             hash_limit: "0".to_owned(),
             watch: "off".to_owned(),
+            more: Vec::new(),
             drain_grace: Duration::from_secs(30),
             labels: Vec::new(),
             database_url: None,
@@ -134,6 +137,13 @@ impl AgentSettings {
     #[must_use]
     pub fn watch(mut self, way: &str) -> Self {
         self.watch = way.to_owned();
+        self
+    }
+
+    /// With an option that has no setting of its own here.
+    #[must_use]
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        self.more.extend([name.to_owned(), value.to_owned()]);
         self
     }
 
@@ -195,6 +205,7 @@ impl AgentSettings {
         for label in &self.labels {
             option("--label", label.clone());
         }
+        arguments.extend(self.more.clone());
         arguments
     }
 }

@@ -4,11 +4,13 @@ use clap::{Args, Subcommand};
 use shared::{
     ids::ComponentId,
     job::Target,
-    wire::{CacheRequest, CacheView, JobRequest, JobView, ResidentComponent},
+    status::AgeCount,
+    wire::{CacheHost, CacheRequest, CacheView, JobRequest, JobView, ResidentComponent},
 };
 
 use super::{
-    load::some,
+    evictions::{self, EvictionArgs, ExplainArgs},
+    load::{KeepArgs, some},
     settle,
     text::{RESIDENT, age, bytes, bytes_of, resident_row, warn_stale},
 };
@@ -25,6 +27,16 @@ pub enum CacheCommand {
     /// What is in RAM, per host, with budgets and hit counts.
     #[command(visible_alias = "list")]
     Ls,
+    /// How the caches of RAM fare: hits, evictions by reason, ages, memory pressure.
+    Stats,
+    /// Why a component (or each of a model) is still in RAM, who holds it, when it would go, why it went last.
+    Explain(ExplainArgs),
+    /// What was taken out of RAM, and why.
+    Evictions(EvictionArgs),
+    /// Do not evict a component, or the components of a model, until they are unprotected.
+    Protect(ProtectArgs),
+    /// Let what is protected be evicted again.
+    Unprotect(ProtectArgs),
     /// Bring a model's components into RAM.
     Add(AddArgs),
     /// Free one component, or all components of one model.
@@ -51,6 +63,9 @@ pub struct AddArgs {
     priority: i32,
 
     #[command(flatten)]
+    keep: KeepArgs,
+
+    #[command(flatten)]
     wait: WaitArgs,
 }
 
@@ -63,6 +78,24 @@ pub struct RemoveArgs {
     /// `WHAT` is a model's id, not a component's.
     #[arg(long)]
     model: bool,
+
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+/// Options of `cache protect` and `cache unprotect`.
+#[derive(Debug, Args)]
+pub struct ProtectArgs {
+    /// Id of a component, or id or name of a model.
+    what: String,
+
+    /// `WHAT` is a model's id, not a component's.
+    #[arg(long)]
+    model: bool,
+
+    /// Only on this host.
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
 
     #[command(flatten)]
     wait: WaitArgs,
@@ -82,6 +115,11 @@ pub struct ClearArgs {
 pub(crate) async fn run(command: CacheCommand, client: &Client, output: Output) -> Result<(), CliError> {
     match command {
         CacheCommand::Ls => list(client, output).await,
+        CacheCommand::Stats => stats(client, output).await,
+        CacheCommand::Explain(args) => evictions::explain(args, client, output).await,
+        CacheCommand::Evictions(args) => evictions::evictions(args, client, output).await,
+        CacheCommand::Protect(args) => protect(args, true, client, output).await,
+        CacheCommand::Unprotect(args) => protect(args, false, client, output).await,
         CacheCommand::Add(args) => add(args, client, output).await,
         CacheCommand::Rm(args) => remove(args, client, output).await,
         CacheCommand::Clear(args) => {
@@ -127,12 +165,89 @@ pub(crate) fn print(view: &CacheView, output: Output) -> Result<(), CliError> {
     })
 }
 
+async fn stats(client: &Client, output: Output) -> Result<(), CliError> {
+    let view: CacheView = client.get("/v1/cache", &[]).await?;
+    if output.json {
+        return output.value(&view);
+    }
+    warn_stale(output, &view.staleness);
+    view.hosts.iter().try_for_each(|host| host_stats(host, output))
+}
+
+fn host_stats(host: &CacheHost, output: Output) -> Result<(), CliError> {
+    let stats = &host.stats;
+    output.heading(&host.host)?;
+    let lookups = stats.hits + stats.misses + stats.joins;
+    let ratio = if lookups == 0 { String::new() } else { format!(" ({}% hits)", stats.hits * 100 / lookups) };
+    let out = &stats.evicted;
+    let pressure = host.pressure.as_ref().map(|seen| match &seen.cause {
+        Some(cause) => format!("{}: {cause}", seen.level),
+        None => seen.level.clone(),
+    });
+    output.facts(&[
+        ("policy", host.policy.clone().unwrap_or_default()),
+        ("used", bytes_of(stats.used_bytes, stats.budget_bytes)),
+        ("configured", bytes(stats.configured_bytes)),
+        ("pressure", pressure.unwrap_or_default()),
+        ("lookups", format!("{} hits, {} misses, {} joins{ratio}", stats.hits, stats.misses, stats.joins)),
+        ("read", bytes(stats.loaded_bytes)),
+        (
+            "evicted",
+            format!(
+                "{}: {} for room, {} under pressure, {} expired, {} requested, {} cleared, {} duplicate, {} superseded",
+                bytes(stats.evicted_bytes),
+                out.room,
+                out.pressure,
+                out.expired,
+                out.requested,
+                out.cleared,
+                out.duplicate,
+                out.superseded
+            ),
+        ),
+        ("early reloads", stats.early_reloads.to_string()),
+        ("failed loads", stats.load_failures.to_string()),
+        ("ages", ages(&stats.eviction_ages)),
+    ])
+}
+
+/// `3 within 60s, 1 older`; empty when nothing was taken out.
+fn ages(steps: &[AgeCount]) -> String {
+    let seen = steps.iter().filter(|step| step.count > 0);
+    let text = seen.map(|step| match step.up_to_seconds {
+        Some(bound) => format!("{} within {bound}s", step.count),
+        None => format!("{} older", step.count),
+    });
+    text.collect::<Vec<_>>().join(", ")
+}
+
+async fn protect(args: ProtectArgs, on: bool, client: &Client, output: Output) -> Result<(), CliError> {
+    let label = format!("{} {}", if on { "protect" } else { "unprotect" }, args.what);
+    let component = args.what.parse::<ComponentId>().ok().filter(|_| !args.model);
+    let what = match component {
+        Some(component) => serde_json::json!({ "component": component, "protect": on }),
+        None => serde_json::json!({ "model": args.what, "protect": on }),
+    };
+    let request = JobRequest {
+        kind: "cache_keep".to_owned(),
+        args: what,
+        target: args.host.map_or(Target::All, Target::Host),
+        priority: 0,
+        labels: Vec::new(),
+        max_attempts: None,
+    };
+    let job: JobView = client.post("/v1/jobs", &request).await?;
+    settle(client, output, job, &label, args.wait).await
+}
+
 async fn add(args: AddArgs, client: &Client, output: Output) -> Result<(), CliError> {
     let request = CacheRequest {
         model: args.model.clone(),
         components: some(args.components),
         target: args.place.target().unwrap_or_default(),
         priority: args.priority,
+        keep_alive: args.keep.keep_alive,
+        protect: args.keep.protect,
     };
     let job: JobView = client.post("/v1/cache", &request).await?;
     settle(client, output, job, &format!("cache {}", args.model), args.wait).await

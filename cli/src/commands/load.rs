@@ -1,7 +1,10 @@
 //! `modelyard load` and `unload`.
 
 use clap::Args;
-use shared::wire::{JobView, LoadRequest, UnloadRequest};
+use shared::{
+    job::KeepAlive,
+    wire::{JobView, LoadRequest, UnloadRequest},
+};
 
 use super::settle;
 use crate::{
@@ -33,7 +36,22 @@ pub struct LoadArgs {
     labels: Vec<String>,
 
     #[command(flatten)]
+    keep: KeepArgs,
+
+    #[command(flatten)]
     wait: WaitArgs,
+}
+
+/// What is said about keeping what comes into RAM.
+#[derive(Debug, Args)]
+pub struct KeepArgs {
+    /// How long it stays in RAM after its last use: `10m`, `2h`, seconds, `0` for as long as it is in use, `-1` until it is evicted.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub(super) keep_alive: Option<KeepAlive>,
+
+    /// Do not evict it from RAM until it is unprotected.
+    #[arg(long)]
+    pub(super) protect: bool,
 }
 
 /// Options of `unload`.
@@ -72,6 +90,8 @@ pub(crate) async fn load(args: LoadArgs, client: &Client, output: Output) -> Res
         components: some(args.components),
         priority: args.priority,
         labels: args.labels,
+        keep_alive: args.keep.keep_alive,
+        protect: args.keep.protect,
     };
     let job: JobView = client.post(&format!("/v1/models/{}/load", segment(&args.model)), &request).await?;
     settle(client, output, job, &format!("load {}", args.model), args.wait).await

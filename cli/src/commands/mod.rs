@@ -4,6 +4,7 @@ pub(crate) mod cache;
 pub(crate) mod completions;
 pub(crate) mod components;
 pub(crate) mod devices;
+pub(crate) mod evictions;
 pub(crate) mod hosts;
 pub(crate) mod jobs;
 pub(crate) mod load;

@@ -104,7 +104,8 @@ impl Governor {
 
     fn allowed(&mut self, sample: &Sample, held: Held, now: Duration) -> (u64, String) {
         let reach = held.system_bytes.saturating_add(sample.room_bytes());
-        let by_room = reach.saturating_sub(self.settings.headroom_bytes).min(self.settings.budget_bytes);
+        let kept = self.settings.headroom_bytes.saturating_add(sample.over_bytes());
+        let by_room = reach.saturating_sub(kept).min(self.settings.budget_bytes);
         if sample.stalled_full_percent < STALL_PERCENT {
             return (by_room, cause_of(sample, self.settings.headroom_bytes));
         }
@@ -189,10 +190,7 @@ mod tests {
         let order = governor.step(&sample(1000, 800), held(700), at(0));
         assert_eq!((order.limit_bytes, order.level), (700 * MIB, Level::None));
         let order = governor.step(&sample(700, 800), held(700), at(1));
-        assert_eq!((order.limit_bytes, order.level), (600 * MIB, Level::Critical), "room for others is kept");
-        // the tier gave 100 MiB back, but the group is still over
-        let order = governor.step(&sample(700, 700), held(600), at(2));
-        assert_eq!((order.limit_bytes, order.level), (500 * MIB, Level::Critical));
+        assert_eq!((order.limit_bytes, order.level), (500 * MIB, Level::Critical), "what is over, and the headroom");
         let order = governor.step(&sample(700, 600), held(500), at(3));
         assert_eq!((order.limit_bytes, order.level), (500 * MIB, Level::Tight), "{order:?}");
         assert!(order.cause.contains("/farm uses"), "{order:?}");

@@ -49,6 +49,11 @@ impl Sample {
         self.available_bytes.min(group)
     }
 
+    /// Bytes by which the group is over its limit: a limit that was cut, or a soft one.
+    pub fn over_bytes(&self) -> u64 {
+        self.group.as_ref().map_or(0, |group| group.used_bytes.saturating_sub(group.limit_bytes))
+    }
+
     /// Memory that there is in all for this process.
     pub fn limit_bytes(&self) -> u64 {
         let group = self.group.as_ref().map_or(u64::MAX, |group| group.limit_bytes);
