@@ -20,8 +20,8 @@ fn small(farm: &Farm) -> AgentSettings {
 }
 
 async fn cache(farm: &Farm, model: &str, more: Value) {
-    let mut request = json!({ "model": model });
-    request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let mut request = more;
+    request["model"] = json!(model);
     let job = farm.api.submit("/v1/cache", request).await;
     farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
 }

@@ -14,19 +14,21 @@ const GROUP: &str = "sys/fs/cgroup/farm";
 /// A machine with plenty of memory, and a group of 400 MiB of which the agent and others use 200 MiB beside the tier.
 fn system(root: &Path) {
     for folder in ["proc/self", GROUP] {
-        fs::create_dir_all(root.join(folder)).unwrap();
+        fs::create_dir_all(root.join(folder)).expect("the system of the story can be written");
     }
-    fs::write(root.join("proc/meminfo"), "MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n").unwrap();
-    fs::write(root.join("proc/self/cgroup"), "0::/farm\n").unwrap();
-    fs::write(root.join("sys/fs/cgroup/cgroup.controllers"), "memory\n").unwrap();
+    fs::write(root.join("proc/meminfo"), "MemTotal: 16777216 kB\nMemAvailable: 8388608 kB\n")
+        .expect("the system of the story can be written");
+    fs::write(root.join("proc/self/cgroup"), "0::/farm\n").expect("the system of the story can be written");
+    fs::write(root.join("sys/fs/cgroup/cgroup.controllers"), "memory\n")
+        .expect("the system of the story can be written");
     group(root, mebibytes(400), mebibytes(200));
 }
 
 fn group(root: &Path, limit: u64, used: u64) {
     let write = |name: &str, value: u64| {
         let (part, path) = (root.join(format!("{name}.part")), root.join(GROUP).join(name));
-        fs::write(&part, format!("{value}\n")).unwrap();
-        fs::rename(part, path).unwrap();
+        fs::write(&part, format!("{value}\n")).expect("the system of the story can be written");
+        fs::rename(part, path).expect("the system of the story can be written");
     };
     write("memory.current", used);
     write("memory.max", limit);

@@ -32,6 +32,8 @@ fn snapshot(row: &HostRow) -> HostSnapshot {
         devices: Vec::new(),
         jobs: Vec::new(),
         watches: Vec::new(),
+        ram_policy: None,
+        pressure: None,
         draining: false,
         process_rss_bytes: 0,
     }

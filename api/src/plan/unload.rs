@@ -120,6 +120,9 @@ mod tests {
             since: Utc::now(),
             last_used: None,
             hits: None,
+            holders: Vec::new(),
+            expires_at: None,
+            eviction: None,
             progress: None,
         }
     }

@@ -71,7 +71,7 @@ pub(super) async fn shown(conn: &mut Session, rows: Vec<EvictionRow>) -> Result<
 
 /// `model/kind` of each component, by the first of its models; also under ids of before a merge.
 async fn names_of(conn: &mut Session, ids: &[ComponentId]) -> Result<HashMap<ComponentId, String>, ApiError> {
-    let merged: HashMap<ComponentId, ComponentId> = models::merged(conn, ids).await?.into_iter().collect();
+    let merged: HashMap<ComponentId, ComponentId> = models::merged(&mut *conn, ids).await?.into_iter().collect();
     let now = |id: &ComponentId| merged.get(id).copied().unwrap_or(*id);
     let present: Vec<ComponentId> = ids.iter().map(now).collect();
     let mut names: HashMap<ComponentId, String> = HashMap::new();

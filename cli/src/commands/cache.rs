@@ -178,7 +178,8 @@ fn host_stats(host: &CacheHost, output: Output) -> Result<(), CliError> {
     let stats = &host.stats;
     output.heading(&host.host)?;
     let lookups = stats.hits + stats.misses + stats.joins;
-    let ratio = if lookups == 0 { String::new() } else { format!(" ({}% hits)", stats.hits * 100 / lookups) };
+    let percent = (stats.hits * 100).checked_div(lookups);
+    let ratio = percent.map(|percent| format!(" ({percent}% hits)")).unwrap_or_default();
     let out = &stats.evicted;
     let pressure = host.pressure.as_ref().map(|seen| match &seen.cause {
         Some(cause) => format!("{}: {cause}", seen.level),

@@ -44,7 +44,7 @@ pub struct LoadArgs {
 
 /// What is said about keeping what comes into RAM.
 #[derive(Debug, Args)]
-pub struct KeepArgs {
+pub(crate) struct KeepArgs {
     /// How long it stays in RAM after its last use: `10m`, `2h`, seconds, `0` for as long as it is in use, `-1` until it is evicted.
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub(super) keep_alive: Option<KeepAlive>,

@@ -60,7 +60,8 @@ fn hinted(code: ErrorCode, message: &str, hint: &str) -> ErrorBody {
 }
 
 fn lease(agent: &Agent, component: &ComponentRow) -> Option<Lease> {
-    agent.aliases.held(component.id).into_iter().find_map(|id| agent.tier.lease(&id.to_string()).ok())
+    let lease = agent.aliases.held(component.id).into_iter().find_map(|id| agent.tier.lease(&id.to_string()).ok());
+    lease.inspect(|lease| lease.mark("an attached program"))
 }
 
 async fn row(agent: &Agent, wanted: &Wanted) -> Result<(ModelRow, ComponentRow), ErrorBody> {
@@ -89,7 +90,12 @@ async fn row(agent: &Agent, wanted: &Wanted) -> Result<(ModelRow, ComponentRow),
 
 /// Loads through the queue, like everybody: an equal load that is under way is joined, and the job is seen by all.
 async fn load(agent: &Agent, model: &ModelRow, component: &ComponentRow, wait: Duration) -> Result<(), ErrorBody> {
-    let args = CacheAddArgs { model: model.id, components: Some(vec![component.kind.clone()]) };
+    let args = CacheAddArgs {
+        model: model.id,
+        components: Some(vec![component.kind.clone()]),
+        keep_alive: None,
+        protect: false,
+    };
     let job = NewJob::new(JobSpec::CacheAdd(args), Target::Host(agent.host.clone()));
     let enqueued = async {
         let mut tx = agent.pool.begin().await?;

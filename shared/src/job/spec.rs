@@ -94,9 +94,7 @@ impl JobKind {
             | Self::CacheKeep
             | Self::Hash
             | Self::Validate
-            | Self::MetadataWrite => {
-                Lane::Host
-            }
+            | Self::MetadataWrite => Lane::Host,
         }
     }
 }
