@@ -28,6 +28,7 @@ mod redis_loss;
 mod rescan;
 mod retries;
 mod search;
+mod search_plans;
 mod shared_components;
 mod startup;
 mod store_loss;
