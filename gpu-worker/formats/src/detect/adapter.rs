@@ -99,10 +99,16 @@ pub(super) fn t2i_adapter(keys: &Keys<'_>) -> Option<Verdict> {
     Some(verdict)
 }
 
-/// AnimateDiff motion module: one set of modules per UNet level.
+/// AnimateDiff motion module, in its own naming or diffusers': one set of modules per UNet level. A UNet that holds
+/// them already is none.
 pub(super) fn motion_module(keys: &Keys<'_>) -> Option<Verdict> {
-    let part = ".motion_modules.0.temporal_transformer.";
-    let levels = (0..8usize).take_while(|level| keys.any_under(&format!("down_blocks.{level}{part}"))).count();
+    if keys.scope("").has("conv_in.weight") {
+        return None;
+    }
+    let levels_of =
+        |part: &str| (0..8usize).take_while(|level| keys.any_under(&format!("down_blocks.{level}{part}"))).count();
+    let parts = [".motion_modules.0.temporal_transformer.", ".motion_modules.0.transformer_blocks."];
+    let (part, levels) = parts.map(|part| (part, levels_of(part))).into_iter().max_by_key(|(_, levels)| *levels)?;
     if levels == 0 {
         return None;
     }

@@ -128,6 +128,23 @@ fn encoder_width(verdict: &mut Verdict, adapted: &[Adapted<'_>]) -> Base {
 
 /// The input width of the first module with this ending.
 fn width(adapted: &[Adapted<'_>], ending: &str) -> Option<(String, u64)> {
-    let item = adapted.iter().find(|item| item.part == Part::Down && item.module.ends_with(ending))?;
-    Some((item.tensor.name.clone(), item.tensor.shape.get(1).copied()?))
+    let item = adapted.iter().find(|item| item.part == Part::Down && item.module.ends_with(ending));
+    match item {
+        Some(item) => Some((item.tensor.name.clone(), item.tensor.shape.get(1).copied()?)),
+        None => kronecker(adapted, ending),
+    }
+}
+
+/// The same of a Kronecker product: each factor has its part of the width, whole or as the second of two factors.
+fn kronecker(adapted: &[Adapted<'_>], ending: &str) -> Option<(String, u64)> {
+    let factor = |module: Option<&str>, names: [&str; 2]| {
+        adapted.iter().find(|item| {
+            let here = module.map_or_else(|| item.module.ends_with(ending), |module| item.module == module);
+            here && names.iter().any(|name| item.tensor.name.ends_with(name))
+        })
+    };
+    let outer = factor(None, [".lokr_w1", ".lokr_w1_b"])?;
+    let inner = factor(Some(&outer.module), [".lokr_w2", ".lokr_w2_b"])?;
+    let width = outer.tensor.shape.get(1)?.checked_mul(*inner.tensor.shape.get(1)?)?;
+    Some((outer.tensor.name.clone(), width))
 }

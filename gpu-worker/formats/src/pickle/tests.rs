@@ -2,6 +2,7 @@
 
 mod containers;
 mod hostile;
+mod large;
 mod write;
 
 use std::{collections::BTreeMap, fs::File, path::PathBuf};
