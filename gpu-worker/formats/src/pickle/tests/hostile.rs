@@ -194,3 +194,29 @@ fn a_weight_that_is_named_twice_is_an_error() {
     fs::write(dir.path().join("x.pt"), Zip::of(&pickle(&other)).bytes()).unwrap();
     assert_eq!(read(&dir.path().join("x.pt")).unwrap().extra.ignored, ["a"]);
 }
+
+/// What two programs would read as two things is one thing here, by its first bytes, and whole or refused.
+#[test]
+fn polyglots_are_what_they_begin_as() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("x.safetensors");
+    let evil = Zip::of(&pickle(b"cos\nsystem\n(S'id'\ntR")).bytes();
+    let header = |bytes: usize| {
+        let text = format!("{{\"w\":{{\"dtype\":\"U8\",\"shape\":[{bytes}],\"data_offsets\":[0,{bytes}]}}}}");
+        [u64::try_from(text.len()).unwrap().to_le_bytes().as_slice(), text.as_bytes()].concat()
+    };
+    // an archive in the data of a tensor is data
+    fs::write(&path, [header(evil.len()), evil.clone()].concat()).unwrap();
+    let found = crate::safetensors::read(&path, "").unwrap();
+    assert_eq!(found.tensors[0].bytes(), u64::try_from(evil.len()).unwrap());
+    // behind the data it is a byte too many
+    fs::write(&path, [header(0), evil.clone()].concat()).unwrap();
+    assert_eq!(crate::safetensors::read(&path, "").unwrap_err().kind(), ErrorKind::Corrupt);
+    // a header before an archive, and a pickle before an archive, are no archive
+    for front in [header(0), pickle(b"}")] {
+        let path = dir.path().join("x.ckpt");
+        fs::write(&path, [front, evil.clone()].concat()).unwrap();
+        let found = inspect(&path).unwrap();
+        assert!(found.components.is_empty() && found.reason.is_some());
+    }
+}
