@@ -1,5 +1,6 @@
 //! Files that would exhaust a careless reader: each is refused or read with memory below a stated bound, and what its
 //! program would have done never happens. One test in a process of its own, because memory is counted for the process.
+#![expect(clippy::unwrap_used, reason = "a test: what fails here fails the test")]
 
 mod allocator;
 
@@ -21,8 +22,11 @@ const ZIP_BYTES: usize = 128 << 20;
 /// Headers, indices and everything that lies about its length.
 const HEADER_BYTES: usize = 16 << 20;
 
+/// Bytes, and how often they follow each other.
+type Part<'b> = (&'b [u8], usize);
+
 /// A pickle in an archive as torch writes it, the pickle made of repeated parts.
-fn archive(path: &Path, parts: &[(&[u8], usize)]) {
+fn archive(path: &Path, parts: &[Part<'_>]) {
     let length: usize = parts.iter().map(|(part, count)| part.len() * count).sum();
     let mut out = BufWriter::new(File::create(path).unwrap());
     let name = b"x/data.pkl";
@@ -54,7 +58,7 @@ fn pickled(path: &Path) {
 fn pickle_bombs(path: &Path) {
     let lists = 500_000;
     let text = [b"X\0\0\x08\0".as_slice(), &[b'a'; 1 << 19]].concat();
-    let bombs: [(&str, Vec<(&[u8], usize)>); 9] = [
+    let bombs: [(&str, Vec<Part<'_>>); 9] = [
         ("nested lists", vec![(b"\x80\x02", 1), (b"]", lists), (b"a", lists - 1), (b".", 1)]),
         ("nested tuples", vec![(b"\x80\x02)", 1), (b"\x85", lists), (b".", 1)]),
         ("marks", vec![(b"\x80\x02", 1), (b"(", 1_500_000), (b".", 1)]),
