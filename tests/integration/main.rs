@@ -35,3 +35,4 @@ mod store_loss;
 mod support;
 mod targets;
 mod validate;
+mod watch;

@@ -1,0 +1,131 @@
+//! The first listing of a library of ten thousand files and the scan of the same library unchanged, beside a Python loop that
+//! opens each file for its keys and metadata.
+
+#[path = "../facts.rs"]
+mod facts;
+mod ours;
+#[path = "../server.rs"]
+mod server;
+mod tree;
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::Context;
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+
+use ours::Scan;
+
+const SCRIPT: &str = include_str!("safe_open.py");
+
+/// Options.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Folder for the tree and the private server; removed by the caller.
+    #[arg(long)]
+    dir: PathBuf,
+
+    /// An interpreter that has safetensors and torch; without it the peer is left out.
+    #[arg(long)]
+    python: Option<PathBuf>,
+
+    /// Single files; diffusers folders come on top.
+    #[arg(long, default_value_t = 10_000)]
+    files: usize,
+
+    /// Passes of each; the median counts.
+    #[arg(long, default_value_t = 3)]
+    passes: usize,
+
+    /// Threads that read headers; the agent's default.
+    #[arg(long, default_value_t = 4)]
+    threads: usize,
+
+    /// The result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the peer says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Peer {
+    seconds: f64,
+    files: usize,
+    tensors: usize,
+    safetensors: String,
+    torch: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    facts: facts::Facts,
+    peer: Option<Peer>,
+    first: Scan,
+    again: Scan,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let facts = facts::facts(&options.dir)?;
+    let library = options.dir.join("library");
+    tree::make(&library, options.files)?;
+    let server = server::Server::start(&options.dir.join("server")).await?;
+    let (mut peers, mut firsts, mut agains) = (Vec::new(), Vec::new(), Vec::new());
+    for pass in 0..=options.passes {
+        let peer = options.python.as_deref().map(|python| peer(python, &library)).transpose()?;
+        let pool = ours::catalogue(server.database(&format!("pass_{pass}")).await?, &library).await?;
+        server.settle().await?;
+        let first = ours::scan(&pool, &library, options.threads).await?;
+        let again = ours::scan(&pool, &library, options.threads).await?;
+        pool.close().await;
+        // the first pass only brings everything into the page cache
+        if pass > 0 {
+            peers.extend(peer);
+            firsts.push(first);
+            agains.push(again);
+        }
+    }
+    peers.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    let peer = peers.get(peers.len() / 2).cloned();
+    let report = Report { facts, peer, first: median(firsts)?, again: median(agains)? };
+    print(&report, options.json)
+}
+
+fn peer(python: &Path, library: &Path) -> anyhow::Result<Peer> {
+    let output = Command::new(python).args(["-c", SCRIPT]).arg(library).output()?;
+    anyhow::ensure!(output.status.success(), "Python: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).context("Python said something else than JSON")
+}
+
+fn median(mut scans: Vec<Scan>) -> anyhow::Result<Scan> {
+    scans.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    scans.get(scans.len() / 2).copied().context("no pass")
+}
+
+fn print(report: &Report, json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        return Ok(writeln!(out, "{}", serde_json::to_string(report)?)?);
+    }
+    writeln!(out, "Scan: {}; {} models\n", report.facts, report.first.models)?;
+    writeln!(out, "| library in the page cache → listing | seconds | walk | known | read | record | ours is |")?;
+    writeln!(out, "|---|---|---|---|---|---|---|")?;
+    for (name, scan) in [("modelyard: first scan, recorded", &report.first), ("modelyard: scan again", &report.again)] {
+        let ratio = report.peer.as_ref().map(|peer| format!("{:.1}×", peer.seconds / scan.seconds)).unwrap_or_default();
+        let Scan { seconds, walk, known, read, record, .. } = scan;
+        writeln!(out, "| {name} | {seconds:.2} | {walk:.2} | {known:.2} | {read:.2} | {record:.2} | {ratio} |")?;
+    }
+    if let Some(Peer { seconds, files, tensors, safetensors, torch }) = &report.peer {
+        writeln!(
+            out,
+            "| Python loop: safe_open, keys, metadata | {seconds:.2} | | | | | 1× |\n\nPeer: safetensors {safetensors}, torch \
+             {torch}; {files} files with {tensors} tensors."
+        )?;
+    }
+    Ok(())
+}
