@@ -18,7 +18,7 @@ use replay::Outcome;
 #[derive(Debug, Parser)]
 struct Args {
     /// Uses of models in the trace.
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 10_000)]
     uses: usize,
     /// Traces with different seeds; figures are sums over them.
     #[arg(long, default_value_t = 3)]
