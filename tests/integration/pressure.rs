@@ -41,7 +41,7 @@ async fn a_limit_cut_by_thirty_percent_while_full_shrinks_the_tier_in_order() {
     system(&root);
     for number in 0..8 {
         let name = format!("m{number}.safetensors");
-        ModelFile::vae(mebibytes(20)).seed(30 + number).write(&farm.library(), &name);
+        ModelFile::vae(mebibytes(19)).seed(30 + number).write(&farm.library(), &name);
     }
     let settings = farm.agent("a").ram_budget("170MiB").option("--system-root", root.to_str().unwrap());
     let agent = farm.agent_with_library(settings.option("--memory-headroom", "20MiB")).await;
@@ -52,7 +52,7 @@ async fn a_limit_cut_by_thirty_percent_while_full_shrinks_the_tier_in_order() {
     }
     let before: CacheView = farm.api.get("/v1/cache").await;
     let full = before.total.used_bytes;
-    assert!(full > mebibytes(160), "{before:?}");
+    assert!(full >= mebibytes(160), "{before:?}");
     let pressure = before.hosts[0].pressure.clone().unwrap();
     assert_eq!((pressure.level.as_str(), pressure.group_limit_bytes), ("none", Some(mebibytes(400))));
 
