@@ -266,7 +266,7 @@ impl Watch {
         self.pending.is_due(now) && self.ask_at.is_none_or(|at| at <= now)
     }
 
-    /// Asks for a scan; what cannot be asked for now stays due.
+    /// Asks for a scan; while that is not possible it stays due.
     async fn ask(&mut self, now: Instant) {
         self.ask_at = None;
         if self.standing.is_draining() {
