@@ -63,6 +63,8 @@ struct Peer {
 #[derive(Debug, Serialize)]
 struct Report {
     facts: facts::Facts,
+    /// Version of the database server.
+    postgres: String,
     peer: Option<Peer>,
     first: Scan,
     again: Scan,
@@ -92,7 +94,8 @@ async fn main() -> anyhow::Result<()> {
     }
     peers.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let peer = peers.get(peers.len() / 2).cloned();
-    let report = Report { facts, peer, first: median(firsts)?, again: median(agains)? };
+    let postgres = server.version().to_owned();
+    let report = Report { facts, postgres, peer, first: median(firsts)?, again: median(agains)? };
     print(&report, options.json)
 }
 
@@ -112,7 +115,7 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     if json {
         return Ok(writeln!(out, "{}", serde_json::to_string(report)?)?);
     }
-    writeln!(out, "Scan: {}; {} models\n", report.facts, report.first.models)?;
+    writeln!(out, "Scan: {}; Postgres {}; {} models\n", report.facts, report.postgres, report.first.models)?;
     writeln!(out, "| library in the page cache → listing | seconds | walk | known | read | record | ours is |")?;
     writeln!(out, "|---|---|---|---|---|---|---|")?;
     for (name, scan) in [("modelyard: first scan, recorded", &report.first), ("modelyard: scan again", &report.again)] {
