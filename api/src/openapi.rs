@@ -156,7 +156,7 @@ mod tests {
         let document = crate::openapi();
         let declared = document["paths"]["/v1/models"]["get"]["parameters"].as_array().unwrap();
         let names: Vec<_> = declared.iter().map(|parameter| parameter["name"].as_str().unwrap()).collect();
-        let wanted = "type base format state host q text dtype prediction component tags size_min size_max hash tier sort limit cursor";
+        let wanted = "type base format state verdict host q text dtype prediction component tags size_min size_max hash tier sort limit cursor";
         assert_eq!(names, wanted.split(' ').collect::<Vec<_>>());
         assert!(declared.iter().all(|parameter| parameter["in"] == "query" && parameter["required"] == false));
     }

@@ -130,10 +130,9 @@ async fn a_model_that_is_recognised_as_something_else_loses_its_digests() {
     assert!(before.digest.is_some());
 
     // as an earlier release recorded it
-    sqlx::query("update models set base = 'flux', metadata = metadata #- '{extracted,rules}'")
-        .execute(farm.ledger.pool())
-        .await
-        .unwrap();
+    for change in ["update models set base = 'flux'", "update model_locations set stamp = null"] {
+        sqlx::query(change).execute(farm.ledger.pool()).await.unwrap();
+    }
     let scan = farm.api.submit("/v1/jobs", json!({ "kind": "scan", "target": "host:a" })).await;
     farm.api.job_ended(scan.id, JobState::Succeeded, SHORT).await;
     let after = farm.model("small").await.components.remove(0);
