@@ -70,7 +70,7 @@ pub type ChunkObserver = Arc<dyn Fn(u64) + Send + Sync>;
 /// How a load reads.
 #[derive(Clone)]
 pub struct IoOptions {
-    /// Threads that read and hash.
+    /// Threads that read and hash; 0: as many as proved best for the disk.
     pub threads: usize,
     /// Bytes of one read, also the slice that is hashed on its own: rounded to a power of two in
     /// [64 KiB, 64 MiB]. Cancellation is looked at before each.
@@ -83,10 +83,6 @@ pub struct IoOptions {
     pub on_chunk: Option<ChunkObserver>,
 }
 
-/// Threads that read and hash. Measured on 2 cores and a virtual disk of about 1 GB/s, 2 GiB cold: one
-/// thread reaches 0.6 of a raw direct read, because the disk idles while it hashes; from three on the
-/// disk is busy, eight gain nothing.
-pub const DEFAULT_THREADS: usize = 4;
 /// Measured beside 1, 4 and 8 MiB: the largest that is still in the cache when it is hashed and copied.
 pub const DEFAULT_CHUNK_BYTES: usize = 2 << 20;
 const CHUNK_MIN: usize = 64 << 10;
@@ -96,7 +92,7 @@ const THREADS_MAX: usize = 64;
 impl Default for IoOptions {
     fn default() -> Self {
         Self {
-            threads: DEFAULT_THREADS,
+            threads: 0,
             chunk_bytes: DEFAULT_CHUNK_BYTES,
             direct: Direct::Auto,
             follow_symlinks: false,
@@ -112,9 +108,9 @@ impl IoOptions {
         1 << (usize::BITS - 1 - wanted.leading_zeros())
     }
 
-    /// The number of threads really used.
-    pub fn threads(&self) -> usize {
-        self.threads.clamp(1, THREADS_MAX)
+    /// The number of threads that the caller fixed.
+    pub fn threads(&self) -> Option<usize> {
+        (self.threads > 0).then(|| self.threads.min(THREADS_MAX))
     }
 }
 

@@ -17,6 +17,10 @@ use rustix::{
 };
 use serde::Serialize;
 
+use super::{
+    bounce::Bounce,
+    disk::{Disk, Disks, Kind},
+};
 use crate::{
     error::ResidencyError,
     identity::{ChangedFact, ChangedFile, FileIdentity, SourceFile},
@@ -24,7 +28,7 @@ use crate::{
 };
 
 /// Alignment of offset, length and memory that every common file system takes for `O_DIRECT`.
-const ALIGN: usize = 4096;
+pub(super) const ALIGN: usize = 4096;
 
 /// How a file was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -46,18 +50,21 @@ pub(super) struct Source {
     direct_refused: AtomicBool,
     required: bool,
     follow: bool,
+    disk: Arc<Disk>,
 }
 
 impl Source {
-    pub(super) fn open(source: &SourceFile, io: &IoOptions) -> Result<Self, ResidencyError> {
+    pub(super) fn open(source: &SourceFile, io: &IoOptions, disks: &Disks) -> Result<Self, ResidencyError> {
         let buffered =
             open(&source.path, io.follow_symlinks, OFlags::empty()).map_err(|error| open_error(&source.path, error))?;
         let meta = buffered.metadata().map_err(|error| open_error(&source.path, error))?;
         if !meta.is_file() {
             return Err(not_regular(&source.path, &meta));
         }
+        let disk = disks.of(&buffered).map_err(|error| open_error(&source.path, error))?;
         let direct = match io.direct {
             Direct::Off => None,
+            Direct::Auto if disk.kind() != Kind::Local => None,
             Direct::Auto => open(&source.path, io.follow_symlinks, OFlags::DIRECT).ok(),
             Direct::On => Some(
                 open(&source.path, io.follow_symlinks, OFlags::DIRECT)
@@ -71,6 +78,7 @@ impl Source {
             direct_refused: AtomicBool::new(false),
             required: io.direct == Direct::On,
             follow: io.follow_symlinks,
+            disk,
         };
         opened.compare_descriptors()?;
         Ok(opened)
@@ -124,16 +132,30 @@ impl Source {
         }))
     }
 
-    /// The bytes `begin..end` of the file, in the bounce buffer.
-    pub(super) fn read<'b>(&self, bounce: &'b mut Bounce, begin: u64, end: u64) -> Result<&'b [u8], ResidencyError> {
-        let wanted = (end - begin) as usize;
+    /// The disk that it is on.
+    pub(super) fn disk(&self) -> &Arc<Disk> {
+        &self.disk
+    }
+
+    /// The bytes `begin..end` of the file, in the bounce buffer; none when they are not wanted any more before their turn
+    /// to read came. Cancel is the caller's: `wanted` is asked only while waiting.
+    pub(super) fn read<'b>(
+        &self,
+        bounce: &'b mut Bounce,
+        begin: u64,
+        end: u64,
+        wanted: impl Fn() -> bool,
+    ) -> Result<Option<&'b [u8]>, ResidencyError> {
+        let length = (end - begin) as usize;
+        let Some(_turn) = self.disk.turn(wanted) else { return Ok(None) };
         if let Some(file) = self.direct() {
             let low = begin / ALIGN as u64 * ALIGN as u64;
             let skip = (begin - low) as usize;
-            let room = bounce.room((skip + wanted).next_multiple_of(ALIGN));
-            match fill(file, room, skip + wanted, low) {
+            let room = bounce.room((skip + length).next_multiple_of(ALIGN));
+            match fill(file, room, skip + length, low) {
                 Ok(got) => {
-                    return self.whole(&bounce.bytes()[skip..], wanted, got.saturating_sub(skip), begin);
+                    let got = got.saturating_sub(skip);
+                    return self.whole(&bounce.bytes()[skip..], length, got, begin).map(Some);
                 }
                 Err(Errno::INVAL) if !self.required => {
                     self.direct_refused.store(true, Ordering::Release);
@@ -145,8 +167,8 @@ impl Source {
         // hence no error.
         let _ = fadvise(&self.buffered, begin, std::num::NonZeroU64::new(end - begin), Advice::WillNeed);
         let got =
-            fill(&self.buffered, bounce.room(wanted), wanted, begin).map_err(|errno| self.io_error(begin, errno))?;
-        self.whole(bounce.bytes(), wanted, got, begin)
+            fill(&self.buffered, bounce.room(length), length, begin).map_err(|errno| self.io_error(begin, errno))?;
+        self.whole(bounce.bytes(), length, got, begin).map(Some)
     }
 
     fn whole<'b>(&self, bytes: &'b [u8], wanted: usize, got: usize, offset: u64) -> Result<&'b [u8], ResidencyError> {
@@ -206,29 +228,4 @@ fn open_error(path: &Path, error: io::Error) -> ResidencyError {
 fn not_regular(path: &Path, meta: &fs::Metadata) -> ResidencyError {
     let found = if meta.is_dir() { "directory" } else { "special file" };
     ResidencyError::NotRegular { path: path.to_owned(), found }
-}
-
-/// One thread's aligned buffer between file and extent: tensors lie in a file at any offset, direct
-/// reads want aligned memory, so a copy is needed; it is done piecewise while hashing, in cache.
-#[derive(Debug)]
-pub(super) struct Bounce {
-    memory: Vec<u8>,
-    start: usize,
-}
-
-impl Bounce {
-    /// For reads of up to `chunk` bytes at any offset.
-    pub(super) fn new(chunk: usize) -> Self {
-        let memory = vec![0; chunk + 3 * ALIGN];
-        let start = memory.as_ptr().align_offset(ALIGN).min(ALIGN);
-        Self { memory, start }
-    }
-
-    fn room(&mut self, len: usize) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + len]
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.memory[self.start..]
-    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::file::{Bounce, Source};
+use super::{bounce::Bounce, file::Source};
 use crate::{
     arena::Draft,
     digest::Digest,
@@ -28,7 +28,11 @@ impl Gathering<'_> {
     /// Brings all gathered tensors to their places; their hashes, in order. Beside the extent it holds one tensor and
     /// the stored bytes of one part at a time.
     pub(super) fn run(&self, placed: &[PlacedTensor]) -> Result<Vec<Digest>, ResidencyError> {
-        let mut bounce = Bounce::new(self.request.io.chunk());
+        if placed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut bounce = Bounce::new(self.request.io.chunk())
+            .map_err(|error| ResidencyError::Memory { bytes: self.draft.len(), source: Arc::new(error) })?;
         let of = |(tensor, place)| self.one(tensor, place, &mut bounce);
         self.request.gathered.iter().zip(placed).map(of).collect()
     }
@@ -58,11 +62,11 @@ impl Gathering<'_> {
         let mut stored = Vec::with_capacity((part.end - part.begin) as usize);
         let mut at = part.begin;
         while at < part.end {
-            if self.cancel.is_cancelled() {
-                return Err(ResidencyError::Cancelled { key: self.request.key.clone() });
-            }
             let end = part.end.min(at + self.request.io.chunk() as u64);
-            stored.extend_from_slice(self.sources[part.file_index].read(bounce, at, end)?);
+            let wanted = || !self.cancel.is_cancelled();
+            let bytes = if wanted() { self.sources[part.file_index].read(bounce, at, end, wanted)? } else { None };
+            let cancelled = || ResidencyError::Cancelled { key: self.request.key.clone() };
+            stored.extend_from_slice(bytes.ok_or_else(cancelled)?);
             at = end;
         }
         Ok(stored)

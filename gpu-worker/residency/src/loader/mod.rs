@@ -5,8 +5,11 @@
 //! batch in any order, because slices are hashed as subtrees (see [`crate::digest`]).
 
 mod batch;
+mod bounce;
+mod disk;
 mod file;
 mod gather;
+mod tuning;
 mod worker;
 
 use std::{
@@ -20,10 +23,12 @@ use crate::{
     arena::Draft,
     digest::{Digest, TensorFacts, component_digest, merge_slices},
     error::ResidencyError,
-    layout::Layout,
+    layout::{Layout, PlacedTensor},
     progress::{Phase, Progress},
     request::LoadRequest,
 };
+pub use disk::Disks;
+use disk::Session;
 pub use file::ReadMode;
 use file::Source;
 use gather::Gathering;
@@ -53,17 +58,21 @@ pub fn load(
     draft: &Draft,
     cancel: &CancellationToken,
     progress: &Progress,
+    disks: &Disks,
 ) -> Result<Loaded, ResidencyError> {
     let started = Instant::now();
     progress.enter(Phase::Reading);
     let sources: Vec<Source> =
-        request.sources.iter().map(|s| Source::open(s, &request.io)).collect::<Result<_, _>>()?;
+        request.sources.iter().map(|s| Source::open(s, &request.io, disks)).collect::<Result<_, _>>()?;
+    let session = sources.first().map(|source| source.disk().begin(request.io.threads()));
+    let readers = session.as_ref().map_or(1, Session::readers);
     let chunk = request.io.chunk();
     let batches = batch::plan(request, layout, chunk);
     let (plain, gathered) = layout.tensors.split_at(layout.order.len());
     let counts: Vec<usize> = plain.iter().map(|t| batch::slices(t.len, chunk)).collect();
-    let shared = Shared::new(request, &sources, draft, batches, cancel, progress);
+    let shared = Shared::new(request, &sources, draft, batches, readers, cancel, progress);
     let pieces = shared.run().map_err(|error| explain(error, &sources))?;
+    learn(session.as_ref(), &sources, plain, started.elapsed());
     let gathering = Gathering { request, sources: &sources, draft, cancel, progress };
     let whole = gathering.run(gathered).map_err(|error| explain(error, &sources))?;
     // The rounding at the end belongs to the component too: what the ledger says is what is allocated.
@@ -80,6 +89,16 @@ pub fn load(
     }
     let modes = sources.iter().map(Source::mode).collect();
     Ok(Loaded { digest, bytes: layout.tensor_bytes, took: started.elapsed(), modes })
+}
+
+/// What the parallel reads reached is remembered for their disk, when they went around the page cache and one disk gave all
+/// of it.
+fn learn(session: Option<&Session>, sources: &[Source], read: &[PlacedTensor], took: Duration) {
+    let (Some(session), Some(first)) = (session, sources.first()) else { return };
+    let of_disk = |source: &Source| source.mode() == ReadMode::Direct && Arc::ptr_eq(source.disk(), first.disk());
+    if sources.iter().all(of_disk) {
+        session.learn(read.iter().map(|tensor| tensor.len).sum(), took);
+    }
 }
 
 /// A read that fails because the file changed says so, not the symptom.

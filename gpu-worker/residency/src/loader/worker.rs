@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     batch::{Batch, Slice},
-    file::{Bounce, Source},
+    bounce::Bounce,
+    file::Source,
 };
 use crate::{arena::Draft, digest::SliceHasher, error::ResidencyError, progress::Progress, request::LoadRequest};
 
@@ -46,10 +47,11 @@ impl<'a> Shared<'a> {
         sources: &'a [Source],
         draft: &'a Draft,
         batches: Vec<Batch>,
+        readers: usize,
         cancel: &'a CancellationToken,
         progress: &'a Progress,
     ) -> Self {
-        let threads = request.io.threads().min(batches.len()).max(1);
+        let threads = readers.min(batches.len()).max(1);
         let queue = Mutex::new(batches.into_iter());
         Self {
             request,
@@ -91,7 +93,7 @@ impl<'a> Shared<'a> {
 
     /// One worker. After another's error it returns quietly with what it has.
     fn work(&self) -> Result<Vec<Piece>, ResidencyError> {
-        let mut bounce = Bounce::new(self.request.io.chunk());
+        let mut bounce = Bounce::new(self.request.io.chunk()).map_err(|error| self.memory(error))?;
         let mut pieces = Vec::new();
         while !self.stop.load(Ordering::Acquire) {
             if self.cancel.is_cancelled() {
@@ -107,6 +109,10 @@ impl<'a> Shared<'a> {
         Ok(pieces)
     }
 
+    fn memory(&self, error: io::Error) -> ResidencyError {
+        ResidencyError::Memory { bytes: self.draft.len(), source: Arc::new(error) }
+    }
+
     fn next(&self) -> Option<Batch> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).next()
     }
@@ -115,13 +121,17 @@ impl<'a> Shared<'a> {
         let bytes = if batch.begin == batch.end {
             &[][..]
         } else {
-            self.sources[batch.file].read(bounce, batch.begin, batch.end)?
+            let wanted = || !self.stop.load(Ordering::Acquire) && !self.cancel.is_cancelled();
+            match self.sources[batch.file].read(bounce, batch.begin, batch.end, wanted)? {
+                Some(bytes) => bytes,
+                // the caller looks at what was the reason
+                None => return Ok(()),
+            }
         };
         let at = |slice: &Slice| (slice.begin - batch.begin) as usize;
         let part = |slice: &Slice| &bytes[at(slice)..at(slice) + slice.len];
         pieces.extend(batch.slices.iter().map(|slice| hash(slice, part(slice))));
-        self.write(&batch, part)
-            .map_err(|error| ResidencyError::Memory { bytes: self.draft.len(), source: Arc::new(error) })?;
+        self.write(&batch, part).map_err(|error| self.memory(error))?;
         let landed = batch.slices.iter().map(|slice| slice.len as u64).sum();
         let done = self.progress.add(landed);
         if let Some(observer) = &self.request.io.on_chunk {

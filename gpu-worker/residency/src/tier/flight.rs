@@ -93,7 +93,7 @@ impl Inner {
         let reservation = self.make_room(&request.key, layout.extent_bytes, cancel)?;
         let memory = |source| ResidencyError::Memory { bytes: layout.extent_bytes, source: Arc::new(source) };
         let draft = self.arenas.create(layout.extent_bytes).map_err(memory)?;
-        let loaded = loader::load(request, &layout, &draft, cancel, progress)?;
+        let loaded = loader::load(request, &layout, &draft, cancel, progress, &self.disks)?;
         let extent = draft.seal().map_err(memory)?;
         let resident = Resident {
             extent,

@@ -34,6 +34,7 @@ use crate::{
     budget::{Budget, BudgetView},
     entry::State,
     error::ResidencyError,
+    loader::Disks,
     policy::{Policy, Rules},
     progress::ProgressSnapshot,
     request::LoadRequest,
@@ -85,6 +86,7 @@ struct Inner {
     config: TierConfig,
     budget: Budget,
     arenas: Arenas,
+    disks: Disks,
     table: Mutex<Table>,
     room: Mutex<()>,
     /// Why the budget is cut, while it is.
@@ -119,6 +121,7 @@ impl RamTier {
             config,
             budget: Budget::new(config.budget_bytes, config.headroom_bytes),
             arenas: Arenas::default(),
+            disks: Disks::default(),
             table: Mutex::default(),
             room: Mutex::default(),
             cause: Mutex::default(),
