@@ -1,7 +1,7 @@
 //! Attach: a program on this host gets resident weights as a descriptor of sealed memory, without a copy of its own.
 //!
 //! A unix socket; a frame is five bytes (length of the text, little-endian; 1 when a descriptor comes with it) and a JSON
-//! text, see [`protocol`]. The connection is the lease: what was attached over it stays resident until it is released or
+//! text, see `protocol`. The connection is the lease: what was attached over it stays resident until it is released or
 //! the connection ends, however the program ends.
 
 mod find;

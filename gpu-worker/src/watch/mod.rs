@@ -1,7 +1,7 @@
 //! Watching the roots: what changes on disk leads to a scan of that root, without anybody asking for one.
 //!
-//! One task for each root ([`root`]) looks by inotify ([`inotify`]) or, where that cannot see or is not allowed to, by walking
-//! ([`poll`]); [`debounce`] makes one scan of many changes, [`submit`] asks for it. A watch only ever asks: what is in the
+//! One task for each root (`root`) looks by inotify (`inotify`) or, where that cannot see or is not allowed to, by walking
+//! (`poll`); `debounce` makes one scan of many changes, `submit` asks for it. A watch only ever asks: what is in the
 //! catalogue is what scans found.
 
 mod debounce;

@@ -4,7 +4,7 @@
 //! or that of something that was written here before. A reader sees all of it or nothing, also after a power failure.
 //!
 //! - [`Document`] is the side-car `<stem>.json`; its fields are its schema, and [`crate::metadata`] reads it back.
-//! - [`Copy`] is a safetensors file with the same tensors byte for byte under a header with more metadata.
+//! - [`struct@Copy`] is a safetensors file with the same tensors byte for byte under a header with more metadata.
 
 mod copy;
 mod document;
