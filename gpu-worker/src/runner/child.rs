@@ -71,10 +71,12 @@ pub fn run_child(args: RunnerArgs) -> ExitCode {
     };
     match serve(Copies::new(device), socket) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(End::Socket(error)) => refuse(&error.to_string()),
-        Err(End::Sticky(why)) => {
-            tracing::error!(why, "the device answers nothing but errors any more");
-            ExitCode::from(EXIT_STICKY)
+        Err(end) => {
+            match &end {
+                End::Socket(error) => tracing::error!(%error, "the runner ends"),
+                End::Sticky(why) => tracing::error!(why, "the device answers nothing but errors any more"),
+            }
+            ExitCode::from(end.code())
         }
     }
 }
@@ -85,11 +87,22 @@ fn refuse(why: &str) -> ExitCode {
 }
 
 /// Why the process ends before it is told to.
-enum End {
+#[derive(Debug)]
+pub(super) enum End {
     /// The agent is gone or cannot be understood.
     Socket(std::io::Error),
     /// The device is lost to this process.
     Sticky(String),
+}
+
+impl End {
+    /// The process's exit code.
+    pub(super) fn code(&self) -> u8 {
+        match self {
+            Self::Socket(_) => 1,
+            Self::Sticky(_) => EXIT_STICKY,
+        }
+    }
 }
 
 impl From<std::io::Error> for End {
@@ -122,7 +135,8 @@ impl Cancelled {
 
 type Received = (Command, Option<OwnedFd>);
 
-fn serve(copies: Copies, mut socket: UnixStream) -> Result<(), End> {
+/// Serves commands until told to stop.
+pub(super) fn serve(copies: Copies, mut socket: UnixStream) -> Result<(), End> {
     channel::send_event(&mut socket, &Event::Hello { facts: copies.device().facts().clone() })?;
     let cancelled = Cancelled::default();
     let (sender, commands) = sync_channel(QUEUE);

@@ -12,6 +12,8 @@ pub(crate) mod channel;
 mod child;
 mod copies;
 mod error;
+#[cfg(test)]
+mod fault;
 mod handle;
 mod life;
 mod process;
