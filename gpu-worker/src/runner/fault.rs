@@ -133,9 +133,7 @@ impl Device for FaultDevice {
 mod tests {
     use std::{os::unix::net::UnixStream, thread::JoinHandle};
 
-    use residency::{
-        FileIdentity, IoOptions, Lease, LoadRequest, RamTier, SourceFile, TensorRange, TierConfig, policy::Policy,
-    };
+    use residency::{FileIdentity, IoOptions, Lease, LoadRequest, RamTier, SourceFile, TensorRange, TierConfig};
     use shared::{ids::ComponentId, shutdown::Tasks};
     use tokio::sync::mpsc;
     use tokio_util::sync::CancellationToken;
@@ -183,7 +181,7 @@ mod tests {
             expected_digest: None,
             io: IoOptions::default(),
         };
-        let tier = RamTier::new(TierConfig { budget_bytes: 1 << 30, headroom_bytes: 0, policy: Policy::Lru });
+        let tier = RamTier::new(TierConfig::new(1 << 30));
         tier.acquire(request, &CancellationToken::new()).await.unwrap()
     }
 
