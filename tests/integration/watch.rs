@@ -30,6 +30,26 @@ async fn root_is(farm: &Farm, way: &str, state: &str) -> HostView {
     .await
 }
 
+/// Waits until no scan runs and none was asked for since three seconds: a watch that starts beside a scan asks for another one
+/// after a second, and that one could walk past a file in the moment before its first event is read.
+async fn scans_are_over(farm: &Farm) {
+    let seen = std::cell::Cell::new((0, std::time::Instant::now()));
+    wait_for("the scans of the start to be over", SHORT, || async {
+        let jobs: Vec<shared::wire::JobView> = farm.api.list("/v1/jobs?kind=scan").await;
+        let (count, since) = seen.get();
+        if jobs.len() != count || jobs.iter().any(|job| !job.state.is_terminal()) {
+            seen.set((jobs.len(), std::time::Instant::now()));
+            return Err(format!("{} scans", jobs.len()));
+        }
+        if since.elapsed() >= std::time::Duration::from_secs(3) {
+            Ok(())
+        } else {
+            Err("not quiet for long enough".to_owned())
+        }
+    })
+    .await;
+}
+
 async fn watched(farm: &Farm, way: &str) -> Daemon {
     ModelFile::vae(mebibytes(1)).seed(1).write(&farm.library(), "one.safetensors");
     let agent = farm.start_agent(farm.agent("a").watch(way)).await;
@@ -99,6 +119,7 @@ async fn a_file_is_listed_once_it_is_whole() {
     use std::io::Write;
     let farm = Farm::start().await;
     let agent = watched(&farm, "inotify").await;
+    scans_are_over(&farm).await;
     let whole = ModelFile::vae(mebibytes(1)).seed(2).write(&farm.path("elsewhere"), "slow.safetensors");
     let bytes = fs::read(whole).expect("what was written");
     let mut slow = fs::File::create(farm.library().join("slow.safetensors")).expect("a new file");
