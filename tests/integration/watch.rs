@@ -30,6 +30,26 @@ async fn root_is(farm: &Farm, way: &str, state: &str) -> HostView {
     .await
 }
 
+/// Waits until no scan runs and none was asked for since three seconds: a watch that starts beside a scan asks for another one
+/// after a second, and that one could walk past a file in the moment before its first event is read.
+async fn scans_are_over(farm: &Farm) {
+    let seen = std::cell::Cell::new((0, std::time::Instant::now()));
+    wait_for("the scans of the start to be over", SHORT, || async {
+        let jobs: Vec<shared::wire::JobView> = farm.api.list("/v1/jobs?kind=scan").await;
+        let (count, since) = seen.get();
+        if jobs.len() != count || jobs.iter().any(|job| !job.state.is_terminal()) {
+            seen.set((jobs.len(), std::time::Instant::now()));
+            return Err(format!("{} scans", jobs.len()));
+        }
+        if since.elapsed() >= std::time::Duration::from_secs(3) {
+            Ok(())
+        } else {
+            Err("not quiet for long enough".to_owned())
+        }
+    })
+    .await;
+}
+
 async fn watched(farm: &Farm, way: &str) -> Daemon {
     ModelFile::vae(mebibytes(1)).seed(1).write(&farm.library(), "one.safetensors");
     let agent = farm.start_agent(farm.agent("a").watch(way)).await;
@@ -91,4 +111,33 @@ async fn a_root_that_goes_and_comes_back_is_watched_again() {
     fs::rename(&aside, farm.library()).expect("a move back");
     catalogue_is(&farm, &[("one", "available"), ("two", "available")]).await;
     root_is(&farm, "inotify", "ready").await;
+}
+
+/// A file that is still being written is not listed, whoever scans; its last write leads to the scan that lists it.
+#[tokio::test]
+async fn a_file_is_listed_once_it_is_whole() {
+    use std::io::Write;
+    let farm = Farm::start().await;
+    let agent = watched(&farm, "inotify").await;
+    scans_are_over(&farm).await;
+    let whole = ModelFile::vae(mebibytes(1)).seed(2).write(&farm.path("elsewhere"), "slow.safetensors");
+    let bytes = fs::read(whole).expect("what was written");
+    let mut slow = fs::File::create(farm.library().join("slow.safetensors")).expect("a new file");
+    slow.write_all(&bytes[..bytes.len() / 2]).expect("its first half");
+    let scans = agent.metric("modelyard_watch_scans_total", "").await;
+    // a scan of what is there now
+    let passed_over = || async {
+        let job: shared::wire::JobView =
+            farm.api.submit("/v1/jobs", serde_json::json!({ "kind": "scan", "target": "host:a" })).await;
+        let done = farm.api.job_ended(job.id, shared::job::JobState::Succeeded, SHORT).await;
+        let result = done.job.result.expect("a scan has a result");
+        if result["unfinished"] == 1 { Ok(()) } else { Err(result.to_string()) }
+    };
+    wait_for("a scan to pass it over", SHORT, passed_over).await;
+    catalogue_is(&farm, &[("one", "available")]).await;
+    slow.write_all(&bytes[bytes.len() / 2..]).expect("its second half");
+    drop(slow);
+    let models = catalogue_is(&farm, &[("one", "available"), ("slow", "available")]).await;
+    assert_eq!(models[1].model_type, "vae");
+    assert!(agent.metric("modelyard_watch_scans_total", "").await > scans);
 }

@@ -89,6 +89,7 @@ async fn scan_root(
         tracing::debug!(root = root.name, path, reason, "skipped");
     }
     let known = models::known(&agent.pool, &agent.host, &root.name, again).await?;
+    agent.watches.settle(&root.name).await;
     let before = Before { known, writing: agent.watches.being_written(&root.name) };
     let candidates = discovery.candidates;
     let total = candidates.len() as u64;

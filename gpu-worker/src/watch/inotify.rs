@@ -107,6 +107,19 @@ impl Tree {
     }
 }
 
+impl Tree {
+    /// Takes the events that are there, without waiting.
+    ///
+    /// # Errors
+    /// When the queue cannot be read.
+    pub(super) fn waiting(&self) -> io::Result<Vec<Event>> {
+        match take(self.queue.get_ref(), &self.folders) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Vec::new()),
+            taken => taken,
+        }
+    }
+}
+
 /// Everything in the queue; `WouldBlock` when it is empty.
 fn take(queue: &OwnedFd, folders: &HashMap<i32, PathBuf>) -> io::Result<Vec<Event>> {
     let mut buffer = vec![MaybeUninit::uninit(); BUFFER_BYTES];

@@ -109,6 +109,7 @@ impl Watch {
             Err(error) => return End::Gone(error.to_string()),
         };
         self.agent.watches.set(&self.root.name, Way::Inotify, None);
+        let mut requests = self.agent.watches.requests(&self.root.name);
         if let Err(end) = self.follow(&mut tree).await {
             return end;
         }
@@ -146,6 +147,14 @@ impl Watch {
                         return End::Gone("it was moved or removed".to_owned());
                     }
                 }
+                Some(asked) = requests.recv() => match tree.waiting() {
+                    Ok(events) => {
+                        new_folders |= self.note(events);
+                        // a scan that was stopped meanwhile waits no more
+                        let _ = asked.send(());
+                    }
+                    Err(error) => return End::Unable(format!("events cannot be read: {error}")),
+                },
                 events = tree.events() => match events {
                     Ok(events) => {
                         new_folders |= self.note(events);

@@ -10,9 +10,15 @@ use std::{
 use chrono::{DateTime, Utc};
 use prometheus::{IntCounter, IntGaugeVec, Opts, Registry};
 use shared::status::RootWatch;
+use tokio::sync::{mpsc, oneshot};
 
 /// A file without a write for so long is no longer taken for unfinished, though nobody has closed it.
 pub(super) const UNFINISHED_FOR: Duration = Duration::from_secs(60);
+
+/// Scans that may wait for one watch.
+const REQUESTS: usize = 16;
+/// How long a scan waits for a watch that walks its root just now.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a root is watched now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +55,8 @@ struct State {
     scans: u64,
     /// Files that are being written, with the time of the last write that was seen.
     writing: HashMap<PathBuf, Instant>,
+    /// The way to a watch that can be made to read what the kernel has told so far.
+    requests: Option<mpsc::Sender<oneshot::Sender<()>>>,
 }
 
 /// All watches of a host. All methods are quick.
@@ -66,8 +74,15 @@ impl Watches {
     /// # Errors
     /// When a metric's name is registered twice.
     pub fn new(roots: impl Iterator<Item = String>, registry: &Registry) -> prometheus::Result<Self> {
-        let state =
-            || State { way: Way::Off, reason: None, folders: 0, changed_at: None, scans: 0, writing: HashMap::new() };
+        let state = || State {
+            way: Way::Off,
+            reason: None,
+            folders: 0,
+            changed_at: None,
+            scans: 0,
+            writing: HashMap::new(),
+            requests: None,
+        };
         let watches = Self {
             roots: Mutex::new(roots.map(|root| (root, state())).collect()),
             ways: IntGaugeVec::new(
@@ -113,7 +128,30 @@ impl Watches {
             state.reason = reason;
             state.folders = 0;
             state.writing.clear();
+            state.requests = None;
         });
+    }
+
+    /// Requests of scans to read what the kernel has told so far, for the watch that is there from now on.
+    pub(super) fn requests(&self, root: &str) -> mpsc::Receiver<oneshot::Sender<()>> {
+        let (sender, receiver) = mpsc::channel(REQUESTS);
+        self.update(root, |state| state.requests = Some(sender));
+        receiver
+    }
+
+    /// Waits until the watch has read what the kernel told before this call, so that [`Self::being_written`] knows every file
+    /// that a walk before it can have found. A watch that is busy for long is not waited for.
+    pub async fn settle(&self, root: &str) {
+        let requests = self.lock().get(root).and_then(|state| state.requests.clone());
+        let (done, answer) = oneshot::channel();
+        if requests.is_some_and(|requests| requests.try_send(done).is_ok())
+            && tokio::time::timeout(SETTLE_PATIENCE, answer).await.is_err()
+        {
+            tracing::warn!(
+                root,
+                "the watch did not answer; a file that is being written may be listed before it is whole"
+            );
+        }
     }
 
     /// So many folders are watched.
