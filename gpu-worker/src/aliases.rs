@@ -69,12 +69,12 @@ pub async fn fold(agent: &Agent, held: ComponentId, now: ComponentId) {
 /// it is evicted; nobody gets it for that component, as its digest is not the registered one.
 pub async fn give_back(agent: &Agent, component: ComponentId) {
     if let Err(kept) = agent.tier.evict(&component.to_string()).await {
-        tracing::warn!(%component, reason = %chain(&kept), "bytes that are not the component's stay in RAM for now");
+        tracing::warn!(%component, reason = %chain(&kept), "bytes that are not the component's stay in RAM until they are evicted");
     }
     for device in agent.devices.values() {
         let is_there = device.runner.status().borrow().resident.iter().any(|resident| resident.component == component);
         if is_there && let Err(kept) = device.runner.unload(component).await {
-            tracing::warn!(%component, reason = %chain(&kept), device = device.id, "bytes that are not the component's stay for now");
+            tracing::warn!(%component, reason = %chain(&kept), device = device.id, "bytes that are not the component's stay on a device until they are evicted");
         }
     }
 }

@@ -31,7 +31,7 @@ async fn root_is(farm: &Farm, way: &str, state: &str) -> HostView {
 }
 
 /// Waits until no scan runs and none was asked for since three seconds: a watch that starts beside a scan asks for another one
-/// after a second, and that one could walk past a file in the moment before its first event is read.
+/// after a second, and that one could find a file in the moment between its creation and its first write.
 async fn scans_are_over(farm: &Farm) {
     let seen = std::cell::Cell::new((0, std::time::Instant::now()));
     wait_for("the scans of the start to be over", SHORT, || async {
