@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, builder::FalseyValueParser};
 use shared::{config::parse_seconds, job::Target};
 
-use crate::{commands, dev, doctor, migrate, up};
+use crate::{commands, dev, doctor, migrate, top, up};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -96,6 +96,8 @@ pub enum Command {
     Jobs(commands::jobs::JobsCommand),
     /// What is resident where, or where one model is.
     Status(commands::status::StatusArgs),
+    /// Watch hosts, devices, running jobs and what is resident, live.
+    Top(top::TopArgs),
     /// Look for models on disk and bring the catalogue up to date.
     Scan(commands::scan::ScanArgs),
     /// Print a completion script for a shell.

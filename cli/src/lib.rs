@@ -10,6 +10,7 @@ mod follow;
 mod migrate;
 pub mod output;
 mod progress;
+mod top;
 mod up;
 
 use args::{Cli, Command};
@@ -48,6 +49,7 @@ async fn dispatch(cli: Cli, output: Output) -> Result<u8, CliError> {
         Command::Hosts(args) => commands::hosts::run(args, &client()?, output).await?,
         Command::Jobs(command) => commands::jobs::run(command, &client()?, output).await?,
         Command::Status(args) => commands::status::run(args, &client()?, output).await?,
+        Command::Top(args) => top::run(args, &client()?, output).await?,
         Command::Scan(args) => commands::scan::run(args, &client()?, output).await?,
         Command::Completions(args) => commands::completions::run(&args)?,
         Command::Dev(command) => commands::dev_tools(command, output)?,

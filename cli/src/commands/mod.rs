@@ -13,7 +13,7 @@ pub(crate) mod models;
 pub(crate) mod scan;
 pub(crate) mod status;
 mod tensors;
-mod text;
+pub(crate) mod text;
 pub(crate) mod validate;
 
 use shared::{error::ErrorCode, wire::JobView};

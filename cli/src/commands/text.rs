@@ -9,7 +9,7 @@ use shared::{
 use crate::output::Output;
 
 /// A time as an age: `12s`, `5m`, `3h`, `9d`.
-pub(super) fn age(at: DateTime<Utc>) -> String {
+pub(crate) fn age(at: DateTime<Utc>) -> String {
     span((Utc::now() - at).num_seconds())
 }
 
@@ -23,7 +23,7 @@ fn span(seconds: i64) -> String {
 }
 
 /// Bytes with a unit.
-pub(super) fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     ByteSize(count).to_string()
 }
 
@@ -38,7 +38,7 @@ pub(super) fn joined(items: &[String]) -> String {
 }
 
 /// A value, or a dash.
-pub(super) fn dash(value: Option<&str>) -> String {
+pub(crate) fn dash(value: Option<&str>) -> String {
     value.unwrap_or("-").to_owned()
 }
 
