@@ -1,5 +1,7 @@
 //! What the rows of `top` say: pure text from a look.
 
+use std::{cmp::Reverse, collections::BTreeMap};
+
 use shared::{
     bytes::ByteSize,
     wire::{CacheHost, DeviceView, HostView, JobView, ResidentComponent},
@@ -121,14 +123,15 @@ pub(super) fn waiting(job: &JobView, sample: &Sample) -> Row {
     Row { share: None, cells: vec![job.kind.clone(), sample.model_name(job), age(job.created_at), waits(job)] }
 }
 
-/// One component in one tier.
-pub(super) fn resident(component: &ResidentComponent) -> Row {
+/// One component in one tier, with how many models share it beside the one it is named after.
+pub(super) fn resident((component, others): (&ResidentComponent, usize)) -> Row {
     let place = component.device.clone().unwrap_or_else(|| format!("{} {}", component.host, component.tier));
     let kept = if component.protected { " kept" } else { "" };
+    let shared = if others > 0 { format!(" +{others}") } else { String::new() };
     Row {
         share: None,
         cells: vec![
-            component.model_name.clone(),
+            format!("{}{shared}", component.model_name),
             component.kind.clone(),
             place,
             component.state.clone(),
@@ -139,16 +142,20 @@ pub(super) fn resident(component: &ResidentComponent) -> Row {
     }
 }
 
-/// Everything that is resident, ordered.
-pub(super) fn residents(sample: &Sample, order: Order) -> Vec<&ResidentComponent> {
-    let mut all: Vec<&ResidentComponent> = sample.status.models.iter().flat_map(|model| &model.resident).collect();
-    let name = |c: &&ResidentComponent| (c.model_name.clone(), c.kind.clone(), c.host.clone(), c.device.clone());
-    all.sort_by_cached_key(name);
+/// Everything that is resident, ordered. What several models share is in memory once, so it is here once.
+pub(super) fn residents(sample: &Sample, order: Order) -> Vec<(&ResidentComponent, usize)> {
+    let mut copies: BTreeMap<_, (&ResidentComponent, usize)> = BTreeMap::new();
+    for c in sample.status.models.iter().flat_map(|model| &model.resident) {
+        let copy = copies.entry((c.component, &c.tier, &c.host, &c.device));
+        copy.and_modify(|(_, others)| *others += 1).or_insert((c, 0));
+    }
+    let mut all: Vec<_> = copies.into_values().collect();
+    all.sort_by_key(|(c, _)| (&c.model_name, &c.kind, &c.host, &c.device));
     match order {
-        Order::Bytes => all.sort_by_key(|c| std::cmp::Reverse(c.bytes)),
-        Order::Used => all.sort_by_key(|c| std::cmp::Reverse(c.last_used)),
+        Order::Bytes => all.sort_by_key(|(c, _)| Reverse(c.bytes)),
+        Order::Used => all.sort_by_key(|(c, _)| Reverse(c.last_used)),
         Order::Model => {}
-        Order::Place => all.sort_by_key(|c| (c.host.clone(), c.device.clone())),
+        Order::Place => all.sort_by_key(|(c, _)| (&c.host, &c.device)),
     }
     all
 }

@@ -23,7 +23,7 @@ fn sample() -> Sample {
     };
     let resident = |model: &str, kind: &str, device: Option<&str>, bytes: u64, protected: bool| {
         json!({
-            "component": "01JGJJGRVDCZYB61JNCVRKV6TS", "kind": kind, "model": "01JGJJGRVDCZYB61JNCVRKV6TR", "model_name": model,
+            "component": format!("01JGJJGRVDCZYB61JNCVRKV6T{}", bytes / gib), "kind": kind, "model": "01JGJJGRVDCZYB61JNCVRKV6TR", "model_name": model,
             "tier": if device.is_some() { "vram" } else { "ram" }, "host": "gpu-01", "device": device, "state": "ready",
             "bytes": bytes, "leases": 1, "protected": protected, "since": at
         })
@@ -42,8 +42,9 @@ fn sample() -> Sample {
         job
     };
     let progress = json!({"phase": "reading", "bytes_done": 3 * gib, "bytes_total": 12 * gib, "eta_seconds": 9.0, "detail": "transformer"});
-    let residents: Vec<_> =
+    let mut residents: Vec<_> =
         (0..6u64).map(|n| resident(&format!("sdxl-{n}"), "unet", None, (n + 1) * gib, n == 2)).collect();
+    residents.push(resident("a-twin", "unet", None, gib, false));
     let running = job("load", "running", json!({"device": "gpu-01/cuda:0", "progress": progress}));
     let read = |value: serde_json::Value| serde_json::from_value(value).unwrap();
     let mut sample = Sample {
