@@ -14,6 +14,7 @@ mod corrections;
 mod drain;
 mod events;
 mod fencing;
+mod fine_tunes;
 mod hashes;
 mod leadership;
 mod lost_workers;

@@ -126,14 +126,14 @@ pub(super) fn plan(arch: Arch, request: &Request) -> anyhow::Result<Vec<Output>>
         Arch::SdxlRefiner => refiner(request),
         _ => sdxl(request),
     };
-    let unet = arch::unet(&format!("{}/unet", arch.name()), &family.unet);
+    let unet = arch::unet(&request.unet_key(arch), &family.unet);
     let vae = arch::vae(&format!("{}/vae", arch.name()), &family.vae);
     let mut outputs = Vec::new();
     if request.wants_single() {
-        outputs.push(single(arch, request.scale, file(arch, request, &family, (&unet, &vae))));
+        outputs.push(single(arch, request, file(arch, request, &family, (&unet, &vae))));
     }
     if request.wants_diffusers() {
-        outputs.push(folder(request, &family, (&unet, &vae))?.output(arch, request.scale));
+        outputs.push(folder(request, &family, (&unet, &vae))?.output(arch, request));
     }
     Ok(outputs)
 }

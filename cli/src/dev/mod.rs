@@ -21,6 +21,7 @@ mod values;
 mod write;
 
 use std::{
+    collections::BTreeSet,
     io::Write,
     path::{Path, PathBuf},
 };
@@ -66,6 +67,10 @@ pub struct MakeModelsArgs {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 
+    /// Beside each checkpoint, this many that share everything with it but the values of the UNet: `NAME-ft1`, ….
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub fine_tunes: u32,
+
     /// Write anew what exists.
     #[arg(long)]
     pub force: bool,
@@ -81,8 +86,7 @@ pub struct MakeModelsArgs {
 /// When the folder cannot be written to, has too little space, or holds such a model already.
 pub fn run(command: DevCommand, json: bool) -> anyhow::Result<()> {
     let DevCommand::MakeModels(args) = command;
-    let request = Request { scale: args.scale, layout: args.layout, precision: args.dtype, seed: args.seed };
-    let outputs = plan_all(&args.arch, &request)?;
+    let outputs = plan_all(&args)?;
     let Some(dir) = args.out.filter(|_| !args.list) else { return list(&outputs, json) };
     let existing = if args.force { Existing::Replace } else { Existing::Refuse };
     let bar = progress_bar(outputs.iter().map(Output::bytes).sum::<anyhow::Result<u64>>()?)?;
@@ -105,20 +109,22 @@ pub fn make_tiny_library(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     ];
     let mut outputs = Vec::new();
     for (arch, layout) in library {
-        let request = Request { scale: Scale::Tiny, layout, precision: Precision::Fp16, seed: 0 };
+        let request = Request { scale: Scale::Tiny, layout, precision: Precision::Fp16, seed: 0, fine_tune: 0 };
         outputs.extend(plan::plan(arch, &request)?);
     }
     let made = make::make(dir, &outputs, 0, Existing::Keep, &|_| {})?;
     Ok(made.into_iter().map(|made| made.path).collect())
 }
 
-fn plan_all(archs: &[Arch], request: &Request) -> anyhow::Result<Vec<Output>> {
-    let mut archs = archs.to_vec();
-    archs.sort_unstable();
-    archs.dedup();
+fn plan_all(args: &MakeModelsArgs) -> anyhow::Result<Vec<Output>> {
+    let MakeModelsArgs { scale, layout, dtype: precision, seed, .. } = *args;
+    let archs: BTreeSet<Arch> = args.arch.iter().copied().collect();
     let mut outputs = Vec::new();
     for arch in archs {
-        outputs.extend(plan::plan(arch, request)?);
+        let tunes = if arch.is_checkpoint() { args.fine_tunes } else { 0 };
+        for fine_tune in 0..=tunes {
+            outputs.extend(plan::plan(arch, &Request { scale, layout, precision, seed, fine_tune })?);
+        }
     }
     Ok(outputs)
 }

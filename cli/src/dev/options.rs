@@ -39,6 +39,11 @@ pub enum Arch {
 }
 
 impl Arch {
+    /// UNet, VAE and encoders in one model.
+    pub(super) const fn is_checkpoint(self) -> bool {
+        matches!(self, Self::Sd15 | Self::Sd21 | Self::Sdxl | Self::SdxlRefiner)
+    }
+
     /// The name on the command line and in file names.
     pub(super) const fn name(self) -> &'static str {
         match self {

@@ -56,7 +56,7 @@ fn controlnet(arch: Arch, request: &Request) -> anyhow::Result<Vec<Output>> {
         outputs.push(one(arch, request, &weights, "control_model."));
     }
     if request.wants_diffusers() {
-        outputs.push(folder(request, &weights, DIFFUSERS_WEIGHTS, Some(config))?.output(arch, request.scale));
+        outputs.push(folder(request, &weights, DIFFUSERS_WEIGHTS, Some(config))?.output(arch, request));
     }
     Ok(outputs)
 }
@@ -73,7 +73,7 @@ fn text_encoder(arch: Arch, request: &Request, size: &ClipSize, pad: &str) -> an
         for (name, text) in tokenizer::files(size.vocabulary, pad)? {
             folder.text(name, text);
         }
-        outputs.push(folder.output(arch, request.scale));
+        outputs.push(folder.output(arch, request));
     }
     Ok(outputs)
 }
@@ -91,14 +91,14 @@ fn both(
         outputs.push(one(arch, request, weights, ""));
     }
     if request.wants_diffusers() {
-        outputs.push(folder(request, weights, file, config)?.output(arch, request.scale));
+        outputs.push(folder(request, weights, file, config)?.output(arch, request));
     }
     Ok(outputs)
 }
 
 fn one(arch: Arch, request: &Request, weights: &Weights, prefix: &str) -> Output {
     let tensors = weights.in_original(prefix, request.dtype());
-    single(arch, request.scale, TensorFile::new(tensors, metadata(arch, request)))
+    single(arch, request, TensorFile::new(tensors, metadata(arch, request)))
 }
 
 fn folder(request: &Request, weights: &Weights, file: &str, config: Option<Value>) -> anyhow::Result<FolderPlan> {

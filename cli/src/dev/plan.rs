@@ -19,9 +19,23 @@ pub(super) struct Request {
     pub(super) layout: Layout,
     pub(super) precision: Precision,
     pub(super) seed: u64,
+    /// Number of the fine-tune: other values in a checkpoint's UNet, everything else as in 0.
+    pub(super) fine_tune: u32,
 }
 
 impl Request {
+    /// `sdxl-tiny`, `sdxl-tiny-ft3`: the name without its ending.
+    pub(super) fn stem(&self, arch: Arch) -> String {
+        let plain = format!("{}-{}", arch.name(), self.scale.name());
+        if self.fine_tune == 0 { plain } else { format!("{plain}-ft{}", self.fine_tune) }
+    }
+
+    /// Names the values of a checkpoint's UNet.
+    pub(super) fn unet_key(&self, arch: Arch) -> String {
+        let plain = format!("{}/unet", arch.name());
+        if self.fine_tune == 0 { plain } else { format!("{plain}-ft{}", self.fine_tune) }
+    }
+
     /// Element type of the weights.
     pub(super) const fn dtype(&self) -> Dtype {
         self.precision.dtype()
@@ -107,23 +121,20 @@ impl FolderPlan {
     }
 
     /// The whole folder.
-    pub(super) fn output(self, arch: Arch, scale: Scale) -> Output {
-        let name = format!("{}-{}-diffusers", arch.name(), scale.name()).into();
+    pub(super) fn output(self, arch: Arch, request: &Request) -> Output {
+        let name = format!("{}-diffusers", request.stem(arch)).into();
         Output { arch, name, is_folder: true, files: self.files }
     }
 }
 
 /// A single file as an output.
-pub(super) fn single(arch: Arch, scale: Scale, file: TensorFile) -> Output {
-    let name = PathBuf::from(format!("{}-{}.safetensors", arch.name(), scale.name()));
+pub(super) fn single(arch: Arch, request: &Request, file: TensorFile) -> Output {
+    let name = PathBuf::from(format!("{}.safetensors", request.stem(arch)));
     let files = vec![PlannedFile { path: name.clone(), content: Content::Tensors(file) }];
     Output { arch, name, is_folder: false, files }
 }
 
 /// Everything that `arch` makes.
 pub(super) fn plan(arch: Arch, request: &Request) -> anyhow::Result<Vec<Output>> {
-    match arch {
-        Arch::Sd15 | Arch::Sd21 | Arch::Sdxl | Arch::SdxlRefiner => checkpoint::plan(arch, request),
-        _ => parts::plan(arch, request),
-    }
+    if arch.is_checkpoint() { checkpoint::plan(arch, request) } else { parts::plan(arch, request) }
 }

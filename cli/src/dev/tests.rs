@@ -14,7 +14,7 @@ use super::{
 };
 
 fn request(scale: Scale, layout: Layout) -> Request {
-    Request { scale, layout, precision: Precision::Fp16, seed: 0 }
+    Request { scale, layout, precision: Precision::Fp16, seed: 0, fine_tune: 0 }
 }
 
 fn planned(arch: Arch, scale: Scale, layout: Layout) -> Vec<Output> {
