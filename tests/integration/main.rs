@@ -31,6 +31,7 @@ mod retries;
 mod search;
 mod search_plans;
 mod shared_components;
+mod soak;
 mod startup;
 mod store_loss;
 mod support;

@@ -12,7 +12,7 @@ use shared::{
 use crate::support::{device_is, load};
 
 /// Bytes of the memory files that a process holds, each counted once.
-fn memory_files(pid: u32) -> u64 {
+pub(crate) fn memory_files(pid: u32) -> u64 {
     let mut seen = HashSet::new();
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors can be read");
     let bytes_of = |entry: fs::DirEntry| {
@@ -24,7 +24,7 @@ fn memory_files(pid: u32) -> u64 {
 }
 
 /// Bytes of anonymous memory of a process.
-fn anonymous(pid: u32) -> u64 {
+pub(crate) fn anonymous(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("its memory can be read");
     let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("a line");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
