@@ -1,5 +1,5 @@
 //! The load bench: one cold file from disk to memory, by a raw direct read, by the product's loader with its digest, and by
-//! `safetensors.torch.load_file`, in interleaved passes of one run; then the digest beside `b3sum` and `sha256sum`.
+//! `safetensors.torch.load_file` and other readers of the Python world, in interleaved passes of one run; then the digest beside `b3sum` and `sha256sum`.
 //! `README.md` in the parent folder has the method.
 #![expect(clippy::print_stdout, reason = "printing results is what a bench is for")]
 
@@ -24,7 +24,8 @@ struct Args {
     /// Folder for the file; removed by the caller.
     #[arg(long)]
     dir: PathBuf,
-    /// Interpreter with torch and safetensors; without it the peer is left out.
+    /// Interpreter with torch and safetensors, and runai-model-streamer and fastsafetensors if they are to be measured; without it
+    /// the peers are left out.
     #[arg(long)]
     python: Option<PathBuf>,
     /// Bytes of the file.
@@ -179,10 +180,12 @@ fn load_pass(
     cache::drop_pages(&subject.path)?;
     loads.add(OURS, subject.load(Direct::Auto)?);
     if let Some(python) = python {
-        cache::drop_pages(&subject.path)?;
-        let loaded = python.load(&subject.path)?;
-        loads.add("safetensors.torch.load_file, every page read once", loaded.touched);
-        loads.add("safetensors.torch.load_file, until it returns", loaded.returned);
+        for way in python.versions.ways.clone().into_keys() {
+            cache::drop_pages(&subject.path)?;
+            let loaded = python.load(&way, &subject.path)?;
+            loads.add(&format!("{way}, every page read once"), loaded.touched);
+            loads.add(&format!("{way}, until it returns"), loaded.returned);
+        }
     }
     Ok(cold)
 }
@@ -201,8 +204,9 @@ fn digest_pass(subject: &mut Subject, digests: &mut Series) -> anyhow::Result<()
 
 fn print(report: &Report) {
     println!("\nLoad: {}; file of {} bytes, {}", report.machine, report.file_bytes, report.cold);
-    if let Some(python::Versions { torch, safetensors }) = &report.peer {
-        println!("Peer: torch {torch}, safetensors {safetensors}");
+    if let Some(python::Versions { torch, ways }) = &report.peer {
+        let ways: Vec<String> = ways.iter().map(|(way, version)| format!("{way} {version}")).collect();
+        println!("Peers: torch {torch}, {}", ways.join(", "));
     }
     table("cold file → memory", &report.load);
     println!(

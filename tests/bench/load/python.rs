@@ -1,6 +1,7 @@
-//! The peer: `safetensors.torch.load_file` in a Python process that has imported everything before the clock starts.
+//! The peers: readers of the Python world in a process that has imported everything before the clock starts.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -9,7 +10,7 @@ use std::{
 use anyhow::Context;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-const SCRIPT: &str = include_str!("load_file.py");
+const SCRIPT: &str = include_str!("peers.py");
 
 /// A waiting Python process.
 #[derive(Debug)]
@@ -26,14 +27,14 @@ pub(crate) struct Python {
 pub(crate) struct Versions {
     /// torch.
     pub torch: String,
-    /// safetensors.
-    pub safetensors: String,
+    /// Version of each way that can be asked for.
+    pub ways: BTreeMap<String, String>,
 }
 
 /// One load.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub(crate) struct Loaded {
-    /// Seconds until `load_file` returned.
+    /// Seconds until the reader returned.
     pub returned: f64,
     /// Seconds until every page had been read.
     pub touched: f64,
@@ -54,12 +55,12 @@ impl Python {
         Ok(Self { child, input, output, versions })
     }
 
-    /// Loads the file.
+    /// Loads the file in one of the ways of [`Versions::ways`].
     ///
     /// # Errors
     /// When Python fails.
-    pub(crate) fn load(&mut self, path: &Path) -> anyhow::Result<Loaded> {
-        writeln!(self.input, "{}", path.display())?;
+    pub(crate) fn load(&mut self, way: &str, path: &Path) -> anyhow::Result<Loaded> {
+        writeln!(self.input, "{way} {}", path.display())?;
         answer(&mut self.output)
     }
 }
