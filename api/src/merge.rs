@@ -15,7 +15,7 @@ use shared::{
         models,
         residency::{self, ResidencyRow},
     },
-    ids::ComponentId,
+    ids::{ComponentId, ModelId},
     status::{CacheStats, DeviceSnapshot, Entry, EvictionStanding, HostSnapshot, LiveProgress},
     wire::Staleness,
 };
@@ -45,6 +45,8 @@ pub(crate) struct Held {
     pub(crate) hits: Option<u64>,
     /// Who leases it, live only.
     pub(crate) holders: Vec<String>,
+    /// On a device: the models that were loaded there and need it.
+    pub(crate) models: Vec<ModelId>,
     /// When its keep-alive ends, live only.
     pub(crate) expires_at: Option<DateTime<Utc>>,
     /// Where it stands with the eviction policy, live only.
@@ -72,6 +74,7 @@ impl Held {
             last_used: Some(entry.last_used),
             hits: Some(entry.hits),
             holders: entry.holders,
+            models: entry.models,
             expires_at: entry.expires_at,
             eviction: entry.eviction,
             progress: entry.progress,
@@ -91,6 +94,7 @@ impl Held {
             last_used: None,
             hits: None,
             holders: Vec::new(),
+            models: row.models.clone(),
             expires_at: None,
             eviction: None,
             progress: None,

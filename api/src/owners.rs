@@ -43,12 +43,20 @@ impl Owners {
 
     /// These as the wire shows them, each with the first model that it is in; what left the catalogue is left out.
     pub(crate) fn resident<'h>(&self, held: impl Iterator<Item = &'h Held>) -> Vec<ResidentComponent> {
-        held.filter_map(|held| self.0.get(&held.component)?.first().map(|owner| resident(held, owner))).collect()
+        held.filter_map(|held| self.0.get(&held.component)?.first().map(|owner| self.shown(held, owner))).collect()
     }
 
     /// The part that a held component plays in a model.
     fn in_model(&self, model: ModelId, held: &Held) -> Option<&OwnedComponent> {
         self.0.get(&held.component)?.iter().find(|owner| owner.model_id == model)
+    }
+
+    /// One held component as the wire shows it, with the models that need it as far as they still have it.
+    fn shown(&self, held: &Held, owner: &OwnedComponent) -> ResidentComponent {
+        let owners = self.0.get(&held.component).into_iter().flatten();
+        let needing = owners.filter(|row| held.models.contains(&row.model_id));
+        let needed_by: BTreeSet<String> = needing.map(|row| row.model_name.clone()).collect();
+        ResidentComponent { needed_by: needed_by.into_iter().collect(), ..resident(held, owner) }
     }
 
     /// One model's residency among `held`.
@@ -60,7 +68,7 @@ impl Owners {
         view: &View,
     ) -> ModelStatus {
         let resident: Vec<_> =
-            held.filter_map(|held| self.in_model(model, held).map(|owner| resident(held, owner))).collect();
+            held.filter_map(|held| self.in_model(model, held).map(|owner| self.shown(held, owner))).collect();
         let absent = components
             .iter()
             .filter(|component| component.model_id == model)
@@ -88,6 +96,7 @@ fn resident(held: &Held, owner: &OwnedComponent) -> ResidentComponent {
         last_used: held.last_used,
         hits: held.hits,
         holders: held.holders.clone(),
+        needed_by: Vec::new(),
         expires_at: held.expires_at,
         eviction: held.eviction.clone(),
         progress: held.progress.clone(),

@@ -51,8 +51,10 @@ pub async fn fold(agent: &Agent, held: ComponentId, now: ComponentId) {
         }
     }
     for device in agent.devices.values() {
-        let on_it = |id| device.runner.status().borrow().resident.iter().any(|resident| resident.component == id);
-        if on_it(held) && on_it(now) {
+        let copies = device.resident();
+        let copy_of = |id| copies.iter().find(|copy| copy.component == id);
+        if let (Some(second), Some(first)) = (copy_of(held), copy_of(now)) {
+            device.tier.hand_over(second, first);
             match device.runner.unload(held).await {
                 Ok(freed_bytes) => {
                     tracing::info!(component = %now, freed_bytes, device = device.id, "gave a second copy on a device back");

@@ -12,8 +12,15 @@ use shared::{
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    aliases::Aliases, config::Root, metrics::Metrics, pressure::Pressure, runner::Runner, running::Running,
-    throttle::Throttle, watch::Watches,
+    aliases::Aliases,
+    config::Root,
+    device_tier::DeviceTier,
+    metrics::Metrics,
+    pressure::Pressure,
+    runner::{DeviceResident, Runner},
+    running::Running,
+    throttle::Throttle,
+    watch::Watches,
 };
 
 /// A device of this host with its runner.
@@ -25,6 +32,30 @@ pub struct Device {
     pub name: String,
     /// Its runner process.
     pub runner: Runner,
+    /// What is known of the components on it.
+    pub tier: Arc<DeviceTier>,
+}
+
+/// Bytes of weights on a device at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct DeviceBytes {
+    /// By our ledger.
+    pub used_bytes: u64,
+    /// As the device or the system says.
+    pub system_bytes: u64,
+}
+
+impl Device {
+    /// The copies on it now.
+    pub fn resident(&self) -> Vec<DeviceResident> {
+        self.runner.status().borrow().resident.clone()
+    }
+
+    /// The bytes on it now.
+    pub fn memory(&self) -> DeviceBytes {
+        let memory = self.runner.status().borrow().memory;
+        DeviceBytes { used_bytes: memory.used_bytes, system_bytes: memory.system_bytes }
+    }
 }
 
 /// The agent's parts. Shared as `Arc<Agent>`.

@@ -1,6 +1,6 @@
 //! Which devices this host runs, and what they look like in the database.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use shared::{db::farm::DeviceRow, shutdown::Tasks};
 
@@ -74,7 +74,8 @@ pub fn start(
             log_filter: log_filter.to_owned(),
         };
         let id = format!("{host}/{}", chosen.name);
-        (id.clone(), Device { id, name: chosen.name.clone(), runner: Runner::supervise(config, tasks) })
+        let (name, runner) = (chosen.name.clone(), Runner::supervise(config, tasks));
+        (id.clone(), Device { id, name, runner, tier: Arc::default() })
     };
     chosen.iter().map(device).collect()
 }

@@ -2,8 +2,8 @@
 //!
 //! A claim travels: [`consumer`] (apalis) → [`attempt`] (supervised, fenced) → [`executors`] (one per job kind) →
 //! [`commit`] (one transaction). Beside it [`lease`] keeps or loses the right to do so, [`publisher`] tells what is
-//! resident, [`pressure`] and [`keeper`] take out of RAM what must or may go, and [`runner`] is the process that owns a
-//! device.
+//! resident, [`pressure`] and [`keeper`] take out of RAM what must or may go, [`runner`] is the process that owns a device,
+//! and [`device_tier`] knows what is on it and for whom.
 
 pub mod agent;
 pub mod aliases;
@@ -16,6 +16,7 @@ pub mod consumer;
 pub mod context;
 pub mod decisions;
 pub mod describe;
+pub mod device_tier;
 pub mod devices;
 pub mod error;
 pub mod executors;

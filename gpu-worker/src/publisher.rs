@@ -24,7 +24,7 @@ use crate::{
     lease::Standing,
     memory,
     pressure::Pressure,
-    runner::{RunnerState, RunnerStatus},
+    runner::{DeviceResident, RunnerState, RunnerStatus},
 };
 
 /// Time between pictures when nothing changes.
@@ -124,6 +124,7 @@ fn rows_of(agent: &Agent, snapshot: &HostSnapshot) -> Vec<ResidencyRow> {
         protected: entry.protected,
         incarnation: agent.me,
         since: entry.since,
+        models: entry.models.clone(),
     };
     let ram = snapshot.entries.iter().map(|entry| row("", "ram", entry));
     let vram =
@@ -235,6 +236,7 @@ fn ram_entry(entry: &residency::EntrySnapshot) -> Option<Entry> {
         last_used,
         hits: entry.hits,
         holders: entry.holders.clone(),
+        models: Vec::new(),
         expires_at: entry.expires_in_ms.map(|left| Utc::now() + Duration::from_millis(left)),
         eviction: entry.standing.as_ref().map(standing_view),
         progress: entry.progress.map(|progress| LiveProgress {
@@ -273,11 +275,11 @@ fn device_snapshot(device: &Device, status: &RunnerStatus) -> DeviceSnapshot {
         memory_system_bytes: Some(status.memory.system_bytes),
         utilization_ratio: status.utilization_ratio,
         temperature_celsius: status.temperature_celsius,
-        entries: status.resident.iter().map(device_entry).collect(),
+        entries: status.resident.iter().map(|resident| device_entry(device, resident)).collect(),
     }
 }
 
-fn device_entry(resident: &crate::runner::DeviceResident) -> Entry {
+fn device_entry(device: &Device, resident: &DeviceResident) -> Entry {
     Entry {
         component: resident.component,
         state: "ready".to_owned(),
@@ -288,6 +290,7 @@ fn device_entry(resident: &crate::runner::DeviceResident) -> Entry {
         last_used: resident.last_used,
         hits: resident.uses,
         holders: Vec::new(),
+        models: device.tier.models(resident),
         expires_at: None,
         eviction: None,
         progress: None,

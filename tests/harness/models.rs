@@ -37,17 +37,23 @@ impl Tensor {
 pub struct ModelFile {
     tensors: Vec<Tensor>,
     seed: u64,
+    /// Bytes from the first on that are the same whatever the seed.
+    common: u64,
 }
 
 impl ModelFile {
     /// A VAE of about this many bytes, with the original key names.
     pub fn vae(bytes: u64) -> Self {
-        Self { tensors: vae("", bytes), seed: 1 }
+        Self { tensors: vae("", bytes), seed: 1, common: 0 }
     }
 
     /// A file of about this many bytes whose names no rule knows.
     pub fn unnamed(bytes: u64) -> Self {
-        Self { tensors: vec![Tensor::new("alpha.weight", &[16, 16]), filler("beta.weight".into(), bytes)], seed: 1 }
+        Self {
+            tensors: vec![Tensor::new("alpha.weight", &[16, 16]), filler("beta.weight".into(), bytes)],
+            seed: 1,
+            common: 0,
+        }
     }
 
     /// An SD1 checkpoint whose UNet, VAE and text encoder have about this many bytes each.
@@ -55,7 +61,15 @@ impl ModelFile {
         let mut tensors = unet_sd1(unet);
         tensors.extend(vae("first_stage_model.", vae_bytes));
         tensors.extend(clip_l("cond_stage_model.transformer.text_model.", text_encoder));
-        Self { tensors, seed: 1 }
+        Self { tensors, seed: 1, common: 0 }
+    }
+
+    /// An SD1 checkpoint of a VAE and a UNet of about this many bytes. The VAE is the same whatever the seed, the UNet is not.
+    pub fn with_common_vae(vae_bytes: u64, unet: u64) -> Self {
+        let mut tensors = vae("first_stage_model.", vae_bytes);
+        let common = tensors.iter().map(Tensor::bytes).sum();
+        tensors.extend(unet_sd1(unet));
+        Self { tensors, seed: 1, common }
     }
 
     /// With other contents.
@@ -88,10 +102,11 @@ impl ModelFile {
         let header = self.header();
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(header.as_bytes())?;
-        let mut block = random_block(self.seed);
+        let (mut common, mut own) = (random_block(1), random_block(self.seed));
         let mut left = self.tensor_bytes();
         let mut number = 0_u64;
         while left > 0 {
+            let block = if number * (common.len() as u64) < self.common { &mut common } else { &mut own };
             // blocks differ in their first bytes, so that no two parts of a file are equal
             block[..8].copy_from_slice(&number.to_le_bytes());
             let take = left.min(block.len() as u64);

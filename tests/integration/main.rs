@@ -11,6 +11,7 @@ mod checkpoints;
 mod clocks;
 mod command_line;
 mod corrections;
+mod device_tier;
 mod drain;
 mod events;
 mod fencing;

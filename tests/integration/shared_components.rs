@@ -61,6 +61,9 @@ async fn files_with_equal_tensors_become_one_component_once_both_were_read() {
     assert_eq!(one.models.len(), 2);
 
     let unload = farm.api.submit("/v1/models/second/unload", json!({ "from_ram": true })).await;
+    let left = farm.api.job_ended(unload.id, JobState::Succeeded, SHORT).await.job.result.unwrap();
+    assert_eq!((&left["freed_bytes"], &left["stays"][0]["needed_by"]), (&json!(0), &json!(["first"])), "{left}");
+    let unload = farm.api.submit("/v1/models/first/unload", json!({ "from_ram": true })).await;
     farm.api.job_ended(unload.id, JobState::Succeeded, SHORT).await;
     device_is(&farm, "a/cpu:0", "only the other one", |view| view.resident.len() == 1).await;
     let again = load(&farm, "first").await;

@@ -51,6 +51,7 @@ fn report(row: &HostRow) -> ResidencyRow {
         protected: false,
         incarnation: row.incarnation,
         since: Utc::now(),
+        models: Vec::new(),
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) enum Wanted {
     /// Disk → RAM → device.
     Load { model: String, components: Option<Vec<String>>, target: Target, keep: Keep },
     /// Free device memory; everywhere when no target is given.
-    Unload { model: String, components: Option<Vec<String>>, from_ram: bool, target: Option<Target> },
+    Unload { model: String, components: Option<Vec<String>>, from_ram: bool, force: bool, target: Option<Target> },
     /// Free one component of one device.
     UnloadComponent { component: ComponentId, device: String },
     /// Disk → RAM.
@@ -145,16 +145,18 @@ async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decisi
             let subject = Subject::read(conn, model, components.as_deref()).await?;
             load::decide(view, &subject, components.clone(), *keep, target, &order.labels)
         }
-        Wanted::Unload { model, components, from_ram, target } => {
+        Wanted::Unload { model, components, from_ram, force, target } => {
             let subject = Subject::read(conn, model, components.as_deref()).await?;
-            unload::decide(conn, view, &subject, components.clone(), *from_ram, target.as_ref()).await
+            let manner = unload::Manner { from_ram: *from_ram, force: *force };
+            unload::decide(conn, view, &subject, components.clone(), manner, target.as_ref()).await
         }
         Wanted::UnloadComponent { component, device } => {
             get_device(view, device)?;
             let row = get_component(conn, *component).await?;
             let kinds = vec![row.kind.clone()];
             let subject = Subject::read(conn, &row.model_id.to_string(), Some(&kinds)).await?;
-            unload::decide(conn, view, &subject, Some(kinds), false, Some(&Target::Device(device.clone()))).await
+            let target = Target::Device(device.clone());
+            unload::decide(conn, view, &subject, Some(kinds), unload::Manner::default(), Some(&target)).await
         }
         Wanted::CacheAdd { model, components, target, keep } => {
             let subject = Subject::read(conn, model, components.as_deref()).await?;

@@ -71,6 +71,7 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
             model: args.model.to_string(),
             components: args.components,
             from_ram: args.from_ram,
+            force: args.force,
             target: Some(target),
         },
         JobSpec::CacheAdd(args) => {

@@ -13,6 +13,15 @@ use crate::{merge::View, problem::ApiError};
 /// A load that succeeded within this time may not show in the host's report yet.
 const RECENTLY: Duration = Duration::from_secs(15);
 
+/// How far an unload goes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Manner {
+    /// The RAM copies as well.
+    pub(super) from_ram: bool,
+    /// Also what others need or what is protected.
+    pub(super) force: bool,
+}
+
 /// Looks up who holds the model, then decides.
 ///
 /// # Errors
@@ -22,7 +31,7 @@ pub(super) async fn decide(
     view: &View,
     subject: &Subject,
     components: Option<Vec<String>>,
-    from_ram: bool,
+    Manner { from_ram, force }: Manner,
     target: Option<&Target>,
 ) -> Result<Decision, ApiError> {
     let reported = residency::of_model(&mut *conn, subject.model.id).await?;
@@ -31,7 +40,7 @@ pub(super) async fn decide(
     let also: BTreeSet<String> = rows.map(|row| row.device).chain(loads).collect();
     let holders = holders(view, subject, also, target)?;
     must_not_be_leased(view, subject, &holders)?;
-    let spec = JobSpec::Unload(UnloadArgs { model: subject.model.id, components, from_ram });
+    let spec = JobSpec::Unload(UnloadArgs { model: subject.model.id, components, from_ram, force });
     let (target, spread) = spread(holders, target);
     Ok(Decision { spec, target, spread, needs: subject.needs() })
 }
@@ -121,6 +130,7 @@ mod tests {
             last_used: None,
             hits: None,
             holders: Vec::new(),
+            models: Vec::new(),
             expires_at: None,
             eviction: None,
             progress: None,

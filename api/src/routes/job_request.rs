@@ -57,6 +57,8 @@ struct UnloadArgs {
     components: Option<Vec<String>>,
     #[serde(default)]
     from_ram: bool,
+    #[serde(default)]
+    force: bool,
 }
 
 /// As [`shared::job::CacheRemoveArgs`], with the model by id or name.
@@ -142,8 +144,8 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
             Wanted::CacheAdd { keep: args.keep(), model: args.model, components: args.components, target }
         }
         JobKind::Unload => {
-            let UnloadArgs { model, components, from_ram } = parse_value("args", args)?;
-            Wanted::Unload { model, components, from_ram, target: Some(target) }
+            let UnloadArgs { model, components, from_ram, force } = parse_value("args", args)?;
+            Wanted::Unload { model, components, from_ram, force, target: Some(target) }
         }
         JobKind::Hash => {
             let HashArgs { model, root } = parse_value("args", args)?;

@@ -221,7 +221,8 @@ pub(crate) async fn load_model(
 
 /// Unloads a model
 ///
-/// A job for the device that holds it, or a parent with one child for each of several.
+/// A job for the device that holds it, or a parent with one child for each of several. Components that another model
+/// loaded there needs stay, and the result says for whom.
 #[utoipa::path(post, path = "/v1/models/{model}/unload", operation_id = "unloadModel", tag = "models",
     params(("model" = String, Path, description = "Id or name")), request_body = UnloadRequest,
     responses((status = 202, description = "Accepted", body = JobView)))]
@@ -231,8 +232,9 @@ pub(crate) async fn unload_model(
     _: NoParameters,
     Command { body, asked }: Command<UnloadRequest>,
 ) -> Result<Response, ApiError> {
-    let wanted = Wanted::Unload { model, components: body.components, from_ram: body.from_ram, target: body.target };
-    submit(&state, asked, Order { priority: body.priority, ..Order::new(wanted) }).await
+    let UnloadRequest { target, components, from_ram, force, priority } = body;
+    let wanted = Wanted::Unload { model, components, from_ram, force, target };
+    submit(&state, asked, Order { priority, ..Order::new(wanted) }).await
 }
 
 #[cfg(test)]

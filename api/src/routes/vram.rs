@@ -19,6 +19,9 @@ fn load(body: MultiLoadRequest, target: Target) -> Result<Order, ApiError> {
     if body.from_ram {
         return Err(ApiError::field("/from_ram", "`from_ram` says something about an unload only"));
     }
+    if body.force {
+        return Err(ApiError::field("/force", "`force` says something about an unload only"));
+    }
     let keep = Keep { keep_alive: body.keep_alive, protect: body.protect };
     let wanted = Wanted::Load { model: body.model, components: body.components, target, keep };
     Ok(Order { priority: body.priority, ..Order::new(wanted) })
@@ -32,6 +35,7 @@ fn unload(body: MultiLoadRequest, target: Target) -> Result<Order, ApiError> {
         model: body.model,
         components: body.components,
         from_ram: body.from_ram,
+        force: body.force,
         target: Some(target),
     };
     Ok(Order { priority: body.priority, ..Order::new(wanted) })
@@ -52,7 +56,7 @@ pub(crate) async fn load_everywhere(
 
 /// Unloads a model from all devices
 ///
-/// A parent with one child for each device that holds it.
+/// A parent with one child for each device that holds it. Components that another model loaded there needs stay.
 #[utoipa::path(post, path = "/v1/vram/unload", operation_id = "unloadEverywhere", tag = "vram",
     request_body = MultiLoadRequest, responses((status = 202, description = "Accepted", body = JobView)))]
 pub(crate) async fn unload_everywhere(
@@ -77,6 +81,8 @@ pub(crate) async fn load_on_device(
 }
 
 /// Unloads a model from a device
+///
+/// Components that another model loaded there needs stay, and the result says for whom.
 #[utoipa::path(post, path = "/v1/devices/{device}/vram/unload", operation_id = "unloadFromDevice", tag = "vram",
     params(("device" = String, Path, description = "`host%2Fname`; `host/name` as two segments works as well")),
     request_body = MultiLoadRequest, responses((status = 202, description = "Accepted", body = JobView)))]
@@ -90,6 +96,8 @@ pub(crate) async fn unload_from_device(
 }
 
 /// Unloads a component from a device
+///
+/// Also when models that are loaded there need it.
 #[utoipa::path(delete, path = "/v1/devices/{device}/vram/components/{component}",
     operation_id = "removeDeviceComponent", tag = "vram",
     params(("device" = String, Path, description = "`host%2Fname`; `host/name` as two segments works as well"),

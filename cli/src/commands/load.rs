@@ -71,6 +71,10 @@ pub struct UnloadArgs {
     #[arg(long)]
     from_ram: bool,
 
+    /// Also what other models that are loaded there need, and what is protected; never what is in use.
+    #[arg(long)]
+    force: bool,
+
     /// Higher goes first.
     #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
     priority: i32,
@@ -102,6 +106,7 @@ pub(crate) async fn unload(args: UnloadArgs, client: &Client, output: Output) ->
         target: args.place.target(),
         components: some(args.components),
         from_ram: args.from_ram,
+        force: args.force,
         priority: args.priority,
     };
     let job: JobView = client.post(&format!("/v1/models/{}/unload", segment(&args.model)), &request).await?;

@@ -10,6 +10,7 @@ pub(crate) mod jobs;
 pub(crate) mod load;
 pub(crate) mod meta;
 pub(crate) mod models;
+mod outcome;
 pub(crate) mod scan;
 pub(crate) mod status;
 mod tensors;
@@ -32,6 +33,9 @@ async fn settle(client: &Client, output: Output, job: JobView, label: &str, wait
     };
     if output.json {
         return output.value(&job);
+    }
+    if let Some(result) = &job.result {
+        outcome::notes(result).into_iter().for_each(|note| output.note(note));
     }
     if wait.no_wait {
         output.note(format!("accepted; follow it with `modelyard jobs watch {}`", job.id));

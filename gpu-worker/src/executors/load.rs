@@ -65,6 +65,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: LoadArgs, attempt: &Attempt) -
             return Err(error);
         }
     };
+    load.note_needs();
     attempt.progress.enter("done", wanted.bytes());
     attempt.progress.set(wanted.bytes());
     let bytes: u64 = loaded.iter().map(|loaded| loaded.device.bytes).sum();
@@ -230,6 +231,16 @@ impl Load<'_> {
         let held = status.borrow().resident.iter().any(|resident| resident.component == component);
         if !held {
             self.placed.lock().unwrap_or_else(PoisonError::into_inner).push(component);
+        }
+    }
+
+    /// The whole model is on the device and needs its components there.
+    fn note_needs(&self) {
+        for copy in self.device.resident() {
+            let component = self.agent.aliases.now(copy.component);
+            if self.wanted.components.iter().any(|row| row.id == component) {
+                self.device.tier.needs(self.wanted.model.id, &copy);
+            }
         }
     }
 

@@ -1,40 +1,103 @@
-//! `unload`: a model off a device; success means that the bytes are back.
+//! `unload`: a model off a device; success means that the bytes are back. What other models that were loaded there need
+//! stays, unless it is named or the unload is forced.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use shared::job::UnloadArgs;
+use shared::{
+    db::models::{self, ComponentRow},
+    ids::ComponentId,
+    job::UnloadArgs,
+};
 
-use super::{Done, cache_remove, load, model};
-use crate::{commit::Effects, context::Agent, error::WorkError, runner::RunnerError, running::Attempt};
+use super::{
+    Done, cache_remove, load,
+    model::{self, Wanted},
+};
+use crate::{
+    commit::Effects,
+    context::{Agent, Device},
+    error::WorkError,
+    runner::RunnerError,
+    running::Attempt,
+};
 
 pub(super) async fn run(agent: &Arc<Agent>, args: UnloadArgs, attempt: &Attempt) -> Result<Done, WorkError> {
     attempt.progress.enter("freeing", 0);
     let wanted = model::wanted(agent, args.model, args.components.as_ref()).await?;
     let device = load::device_of(agent, attempt)?;
-    let (mut unloaded, mut freed_bytes) = (Vec::new(), 0);
+    let anyway = args.force || args.components.is_some();
+    let needed = if anyway { BTreeMap::new() } else { needed_by_others(agent, device, &wanted).await? };
+    let before = device.memory();
+    let (mut unloaded, mut stays, mut freed_bytes) = (Vec::new(), Vec::new(), 0);
     for row in &wanted.components {
         if attempt.cancel.is_cancelled() {
             return Err(WorkError::Cancelled);
         }
         attempt.progress.detail(&row.kind);
-        for held in agent.aliases.held(row.id) {
-            match device.runner.unload(held).await {
-                Ok(bytes) => {
-                    freed_bytes += bytes;
-                    unloaded.push(serde_json::json!({ "id": row.id, "kind": row.kind, "bytes": bytes }));
-                }
-                // unloading what is not there has the effect that was asked for
-                Err(RunnerError::NotResident { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
+        if let Some(others) = needed.get(&row.id) {
+            release(agent, device, &wanted, row);
+            stays.push(serde_json::json!({ "id": row.id, "kind": row.kind, "needed_by": others }));
+            continue;
+        }
+        let bytes = take_off(agent, device, &wanted, row).await?;
+        if bytes > 0 {
+            freed_bytes += bytes;
+            unloaded.push(serde_json::json!({ "id": row.id, "kind": row.kind, "bytes": bytes }));
         }
     }
     let mut result = serde_json::json!({
         "model": wanted.model.name, "device": device.id, "freed_bytes": freed_bytes, "components": unloaded,
+        "stays": stays, "memory": { "before": before, "after": device.memory() },
     });
     if args.from_ram {
-        let ids: Vec<_> = wanted.components.iter().map(|row| row.id).collect();
+        let gone = wanted.components.iter().filter(|row| !needed.contains_key(&row.id));
+        let ids: Vec<_> = gone.map(|row| row.id).collect();
         result["ram"] = cache_remove::evict(agent, &ids).await?;
     }
     Ok(Done { result, effects: Effects::Resident(Vec::new()) })
+}
+
+/// The components that other models loaded on the device need, with the names of those models. A model that left the
+/// catalogue, or whose files changed so that it has other components now, needs nothing any more.
+async fn needed_by_others(
+    agent: &Agent,
+    device: &Device,
+    wanted: &Wanted,
+) -> Result<BTreeMap<ComponentId, BTreeSet<String>>, WorkError> {
+    let ids: Vec<ComponentId> = wanted.components.iter().map(|row| row.id).collect();
+    let owners = models::owners_of(&agent.pool, &ids).await?;
+    let mut needed: BTreeMap<ComponentId, BTreeSet<String>> = BTreeMap::new();
+    for copy in device.resident() {
+        let (component, needing) = (agent.aliases.now(copy.component), device.tier.models(&copy));
+        let others = owners.iter().filter(|owner| {
+            owner.id == component && owner.model_id != wanted.model.id && needing.contains(&owner.model_id)
+        });
+        for other in others {
+            needed.entry(component).or_default().insert(other.model_name.clone());
+        }
+    }
+    Ok(needed)
+}
+
+fn release(agent: &Agent, device: &Device, wanted: &Wanted, row: &ComponentRow) {
+    for held in agent.aliases.held(row.id) {
+        device.tier.needs_no_more(wanted.model.id, held);
+    }
+}
+
+/// Frees every copy of a component; unloading what is not there has the effect that was asked for.
+async fn take_off(agent: &Agent, device: &Device, wanted: &Wanted, row: &ComponentRow) -> Result<u64, WorkError> {
+    let mut freed_bytes = 0;
+    for held in agent.aliases.held(row.id) {
+        match device.runner.unload(held).await {
+            Ok(bytes) => freed_bytes += bytes,
+            Err(RunnerError::NotResident { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    release(agent, device, wanted, row);
+    Ok(freed_bytes)
 }

@@ -29,6 +29,8 @@ pub struct ResidencyRow {
     pub incarnation: Incarnation,
     /// Since when.
     pub since: DateTime<Utc>,
+    /// On a device: the models that were loaded there and need it.
+    pub models: Vec<ModelId>,
 }
 
 /// Replaces what a host reports, in the caller's transaction; a report by an agent that has no lease or a
@@ -56,8 +58,8 @@ pub async fn replace(
     for row in rows {
         // a component that left the catalogue is not reported any more; a merged one counts as the row it was merged into
         sqlx::query(
-            "insert into residency (host, device, component_id, tier, state, bytes, leases, protected, incarnation, since)
-             select $1, $2, coalesce(merged_into, id), $4, $5, $6, $7, $8, $9, $10 from components where id = $3
+            "insert into residency (host, device, component_id, tier, state, bytes, leases, protected, incarnation, since, models)
+             select $1, $2, coalesce(merged_into, id), $4, $5, $6, $7, $8, $9, $10, $11 from components where id = $3
              on conflict do nothing",
         )
         .bind(host)
@@ -70,6 +72,7 @@ pub async fn replace(
         .bind(row.protected)
         .bind(me)
         .bind(row.since)
+        .bind(&row.models)
         .execute(&mut *tx)
         .await?;
     }

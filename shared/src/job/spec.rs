@@ -154,6 +154,9 @@ pub struct UnloadArgs {
     /// Free the host's RAM copy as well.
     #[serde(default)]
     pub from_ram: bool,
+    /// Also what other models that are loaded there need, and what is protected; never what is in use.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// Arguments of `cache_add`.
@@ -383,7 +386,10 @@ impl JobSpec {
                 let keep = Keep::key(args.keep_alive, args.protect);
                 format!("load/{}/{}{keep}/{target}", args.model, of(&args.components))
             }
-            Self::Unload(args) => format!("unload/{}/{}/{}/{target}", args.model, of(&args.components), args.from_ram),
+            Self::Unload(args) => {
+                let force = if args.force { "/force" } else { "" };
+                format!("unload/{}/{}/{}{force}/{target}", args.model, of(&args.components), args.from_ram)
+            }
             Self::CacheAdd(args) => {
                 let keep = Keep::key(args.keep_alive, args.protect);
                 format!("cache_add/{}/{}{keep}/{target}", args.model, of(&args.components))

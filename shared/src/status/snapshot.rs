@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ComponentId, Incarnation, JobId};
+use crate::ids::{ComponentId, Incarnation, JobId, ModelId};
 
 /// The whole host at one moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -192,6 +192,9 @@ pub struct Entry {
     /// Who leases it, of those that say so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<String>,
+    /// On a device: the models that were loaded there and need it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<ModelId>,
     /// When its keep-alive ends (host clock), unless it is used before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<DateTime<Utc>>,

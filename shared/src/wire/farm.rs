@@ -162,6 +162,9 @@ pub struct ResidentComponent {
     /// Who leases it, of those that say so; from the live view.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<String>,
+    /// On a device: the models that were loaded there and need it, by name. An unload of another model spares it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needed_by: Vec<String>,
     /// When its keep-alive ends unless it is used before (the host's clock); from the live view.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<DateTime<Utc>>,

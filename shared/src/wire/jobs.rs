@@ -73,6 +73,9 @@ pub struct MultiLoadRequest {
     /// For unload: free the RAM copies as well.
     #[serde(default)]
     pub from_ram: bool,
+    /// For unload: also what other models that are loaded there need, and what is protected; never what is in use.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
     /// How long it stays in RAM after its last use: `10m`, seconds, 0 for as long as it is in use, negative until it is evicted;
     /// as configured on the host when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -96,6 +99,10 @@ pub struct UnloadRequest {
     pub components: Option<Vec<String>>,
     /// Free the RAM copies as well.
     pub from_ram: bool,
+    /// Also what other models that are loaded there need, and what is protected; never what is in use. Components that are
+    /// named go even if others need them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
     /// Higher goes first.
     pub priority: i32,
 }

@@ -85,7 +85,7 @@ async fn adopt(tx: &mut PgConnection, component: ComponentId, digest: &str) -> R
         .execute(&mut *tx)
         .await?;
     sqlx::query(
-        "insert into residency select host, device, $2, tier, state, bytes, leases, protected, incarnation, since
+        "insert into residency select host, device, $2, tier, state, bytes, leases, protected, incarnation, since, models
          from residency where component_id = $1 on conflict do nothing",
     )
     .bind(component)

@@ -1,0 +1,48 @@
+//! What a job's result says beyond that it succeeded: what stayed and for whom, what came back.
+
+use serde_json::Value;
+use shared::bytes::ByteSize;
+
+/// Lines for a person; none when the result holds nothing of the kind.
+pub(super) fn notes(result: &Value) -> Vec<String> {
+    let mut notes = Vec::new();
+    for part in list(result, "stays") {
+        let for_whom: Vec<&str> = list(part, "needed_by").filter_map(Value::as_str).collect();
+        notes.push(format!("{} stays: {} loaded there too", text(part, "kind"), all_of(&for_whom)));
+    }
+    if let Some(bytes) = result["freed_bytes"].as_u64() {
+        notes.push(format!("{} came back", ByteSize(bytes)));
+    }
+    notes
+}
+
+fn list<'v>(value: &'v Value, key: &str) -> impl Iterator<Item = &'v Value> {
+    value[key].as_array().into_iter().flatten()
+}
+
+fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+    value[key].as_str().unwrap_or_default()
+}
+
+/// `a is`, `a and b are`, `a, b and c are`.
+fn all_of(names: &[&str]) -> String {
+    match names {
+        [] => "another model is".to_owned(),
+        [one] => format!("{one} is"),
+        [first @ .., last] => format!("{} and {last} are", first.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_is_said_with_whom_it_stays_for() {
+        let stays = |names: &[&str]| serde_json::json!({ "stays": [{ "kind": "vae", "needed_by": names }] });
+        assert_eq!(notes(&stays(&["b"])), ["vae stays: b is loaded there too"]);
+        assert_eq!(notes(&stays(&["a", "b", "c"])), ["vae stays: a, b and c are loaded there too"]);
+        assert_eq!(notes(&serde_json::json!({ "freed_bytes": 0 })), ["0 B came back"]);
+        assert!(notes(&serde_json::json!({ "bytes": 5 })).is_empty());
+    }
+}
