@@ -31,6 +31,42 @@ async fn all_makes_one_child_per_device_under_a_parent() {
     farm.assert_ledger_is_clean().await;
 }
 
+/// A load onto all devices goes where it fits, names the places that it does not go to, and says the same everywhere about
+/// keeping and order.
+#[tokio::test]
+async fn a_load_onto_all_devices_names_those_that_are_left_out() {
+    use harness::{ModelFile, mebibytes};
+    let farm = Farm::start().await;
+    ModelFile::vae(mebibytes(24)).write(&farm.library(), "big.safetensors");
+    let _a = farm.agent_with_library(farm.agent("a")).await;
+    let _b = farm.agent_with_library(farm.agent("b")).await;
+    let _c = farm.agent_with_library(farm.agent("c").cpu_memory("16MiB")).await;
+    let request = json!({ "model": "big", "keep_alive": "2h", "protect": true, "priority": 7 });
+    let parent = farm.api.submit("/v1/vram/load", request).await;
+    let done = farm.api.job_ended(parent.id, JobState::Succeeded, SHORT).await;
+    assert_eq!(done.children.len(), 2);
+    for child in &done.children {
+        assert_eq!((child.priority, &child.args["protect"]), (7, &json!(true)), "{child:?}");
+        assert_eq!(child.args["keep_alive"], parent.args["keep_alive"]);
+    }
+    let result = done.job.result.expect("a result");
+    let mut places: Vec<&str> =
+        result["children"].as_array().into_iter().flatten().filter_map(|child| child["place"].as_str()).collect();
+    places.sort_unstable();
+    assert_eq!(places, ["a/cpu:0", "b/cpu:0"]);
+    assert_eq!(result["left_out"][0]["place"], "c/cpu:0", "{result}");
+    assert!(result["left_out"][0]["reason"].as_str().is_some_and(|why| why.contains("has only 16.0 MiB")), "{result}");
+    assert_eq!(done.placement.expect("why it goes there")["left_out"], result["left_out"]);
+
+    let unload = json!({ "model": "big", "from_ram": true, "force": true });
+    let unload = farm.api.submit("/v1/vram/unload", unload).await;
+    let unloaded = farm.api.job_ended(unload.id, JobState::Succeeded, SHORT).await.job.result.expect("a result");
+    assert!(unloaded["children"][0]["freed_bytes"].as_u64().is_some_and(|bytes| bytes > mebibytes(24)), "{unloaded}");
+    for device in ["a/cpu:0", "b/cpu:0"] {
+        device_is(&farm, device, "empty", |view| view.resident.is_empty()).await;
+    }
+}
+
 /// A parent fails when a child does, and its children say which and why.
 #[tokio::test]
 async fn a_parent_fails_when_a_child_fails() {

@@ -47,7 +47,7 @@ pub(super) fn decide_add(
         keep_alive: keep.keep_alive,
         protect: keep.protect,
     });
-    Ok(Decision { spec, target: target.clone(), spread, needs: subject.needs() })
+    Ok(Decision { spec, target: target.clone(), spread, needs: subject.needs(), left_out: Vec::new() })
 }
 
 fn must_fit_a_budget(subject: &Subject, candidates: &[&HostNow]) -> Result<(), ApiError> {
@@ -184,15 +184,15 @@ fn must_not_be_leased(view: &View, meant: &[ComponentId], hosts: &[String], labe
 fn spread(spec: JobSpec, target: &Target, mut hosts: Vec<String>) -> Decision {
     let needs = Needs::default();
     if let (Target::Host(_), 0 | 1) = (target, hosts.len()) {
-        return Decision { spec, target: target.clone(), spread: Spread::One, needs };
+        return Decision { spec, target: target.clone(), spread: Spread::One, needs, left_out: Vec::new() };
     }
     if hosts.len() == 1
         && let Some(host) = hosts.pop()
     {
-        return Decision { spec, target: Target::Host(host), spread: Spread::One, needs };
+        return Decision { spec, target: Target::Host(host), spread: Spread::One, needs, left_out: Vec::new() };
     }
     let places = hosts.into_iter().map(Target::Host).collect();
-    Decision { spec, target: Target::All, spread: Spread::Places(places), needs }
+    Decision { spec, target: Target::All, spread: Spread::Places(places), needs, left_out: Vec::new() }
 }
 
 #[cfg(test)]

@@ -37,13 +37,19 @@ pub(super) async fn decide(
     let spec = JobSpec::Hash(HashArgs { model, root: root.map(str::to_owned) });
     let needs = Needs::default();
     match (<[Target; 1]>::try_from(places), target) {
-        (Ok([only]), Target::Any | Target::Host(_)) => Ok(Decision { spec, target: only, spread: Spread::One, needs }),
-        (Ok(only), _) => Ok(Decision { spec, target: Target::All, spread: Spread::Places(only.into()), needs }),
+        (Ok([only]), Target::Any | Target::Host(_)) => {
+            Ok(Decision { spec, target: only, spread: Spread::One, needs, left_out: Vec::new() })
+        }
+        (Ok(only), _) => {
+            Ok(Decision { spec, target: Target::All, spread: Spread::Places(only.into()), needs, left_out: Vec::new() })
+        }
         (Err(places), _) if places.is_empty() => {
             Err(ApiError::conflict("no living host that is meant has these files")
                 .hint("scan again, or start the host that has them"))
         }
-        (Err(places), _) => Ok(Decision { spec, target: Target::All, spread: Spread::Places(places), needs }),
+        (Err(places), _) => {
+            Ok(Decision { spec, target: Target::All, spread: Spread::Places(places), needs, left_out: Vec::new() })
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use shared::{
 };
 
 use super::{
-    Decision, Spread, Subject,
+    Decision, LeftOut, Spread, Subject,
     places::{devices_of, has_labels},
 };
 use crate::{merge::View, problem::ApiError};
@@ -29,9 +29,12 @@ pub(super) fn decide(
     let devices = devices_of(view, target)?;
     subject.must_be_loadable()?;
     must_fit_somewhere(view, subject, &devices, labels)?;
-    let spread = match target {
-        Target::All => Spread::Places(suitable(view, subject, &devices, labels)?),
-        _ => Spread::One,
+    let (spread, left_out) = match target {
+        Target::All => {
+            let (places, left_out) = suitable(view, subject, &devices, labels)?;
+            (Spread::Places(places), left_out)
+        }
+        _ => (Spread::One, Vec::new()),
     };
     let spec = JobSpec::Load(LoadArgs {
         model: subject.model.id,
@@ -39,7 +42,7 @@ pub(super) fn decide(
         keep_alive: keep.keep_alive,
         protect: keep.protect,
     });
-    Ok(Decision { spec, target: target.clone(), spread, needs: subject.needs() })
+    Ok(Decision { spec, target: target.clone(), spread, needs: subject.needs(), left_out })
 }
 
 /// Refuses what exceeds the capacity of every candidate: devices with the labels, of hosts with the file where there are
@@ -84,24 +87,25 @@ fn too_large(subject: &Subject, largest: &DeviceRow) -> ApiError {
     ))
 }
 
-/// Every device that could take it now.
+/// Every device that could take it now, and the others with what keeps it from them.
 fn suitable(
     view: &View,
     subject: &Subject,
     devices: &[&DeviceRow],
     labels: &[String],
-) -> Result<Vec<Target>, ApiError> {
+) -> Result<(Vec<Target>, Vec<LeftOut>), ApiError> {
     let mut places = Vec::new();
-    let mut reasons = Vec::new();
+    let mut left_out = Vec::new();
     for device in devices {
         match unsuitable(view, subject, device, labels) {
             None => places.push(Target::Device(device.id.clone())),
-            Some(why) => reasons.push(format!("`{}` {why}", device.id)),
+            Some(reason) => left_out.push(LeftOut { place: device.id.clone(), reason }),
         }
     }
     if !places.is_empty() {
-        return Ok(places);
+        return Ok((places, left_out));
     }
+    let reasons: Vec<String> = left_out.iter().map(|out| format!("`{}` {}", out.place, out.reason)).collect();
     let why = if reasons.is_empty() { "the farm has no devices".to_owned() } else { reasons.join("; ") };
     Err(ApiError::conflict(format!("no device can take `{}` now: {why}", subject.model.name))
         .hint("target `any` waits until one can"))
@@ -162,6 +166,9 @@ mod tests {
         let farm = view(&[("a", 200), ("b", 50), ("c", 500)]);
         let decision = decide_for(&farm, Target::All).unwrap();
         assert_eq!(decision.spread, Spread::Places(vec![Target::Device("a/cpu:0".into())]), "c has no file");
+        let left_out: Vec<&str> = decision.left_out.iter().map(|out| out.place.as_str()).collect();
+        assert_eq!(left_out, ["b/cpu:0", "c/cpu:0"]);
+        assert!(decision.left_out[0].reason.contains("has only 50 B"), "{:?}", decision.left_out);
         let mut draining = view(&[("a", 200)]);
         draining.hosts[0].row.draining = true;
         let error = decide_for(&draining, Target::All).unwrap_err();

@@ -46,7 +46,7 @@ pub(super) fn decide(
         include: wanted.include.clone(),
         version,
     });
-    Ok(Decision { spec, target: target.clone(), spread: Spread::One, needs: Needs::default() })
+    Ok(Decision { spec, target: target.clone(), spread: Spread::One, needs: Needs::default(), left_out: Vec::new() })
 }
 
 #[cfg(test)]

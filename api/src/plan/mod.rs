@@ -96,6 +96,13 @@ pub(crate) enum Spread {
     Places(Vec<Target>),
 }
 
+/// A place that a job for all places does not go to.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct LeftOut {
+    place: String,
+    reason: String,
+}
+
 /// What to enqueue.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -112,6 +119,8 @@ struct Decision {
     target: Target,
     spread: Spread,
     needs: Needs,
+    /// Of a job for all places: where it does not go.
+    left_out: Vec<LeftOut>,
 }
 
 /// Plans an order.
@@ -136,6 +145,9 @@ pub(crate) async fn make(state: &AppState, order: Order, asked: &Asked) -> Resul
     job.needs = decision.needs;
     job.retry_of = order.retry_of;
     job.traceparent.clone_from(&asked.traceparent);
+    if !decision.left_out.is_empty() {
+        job.placement = Some(serde_json::json!({ "left_out": decision.left_out }));
+    }
     Ok(Plan { job, spread: decision.spread })
 }
 

@@ -31,7 +31,7 @@ pub(super) async fn decide(
     let spec = JobSpec::Scan(ScanArgs { root: root.map(str::to_owned), model: None });
     let needs = Needs::default();
     if let Target::Host(_) = target {
-        return Ok(Decision { spec, target: target.clone(), spread: Spread::One, needs });
+        return Ok(Decision { spec, target: target.clone(), spread: Spread::One, needs, left_out: Vec::new() });
     }
     let has_root = |host: &str| roots.iter().any(|row| row.host == host && root.is_none_or(|root| root == row.name));
     let alive = view.hosts.iter().filter(|host| host.row.alive && has_root(&host.row.name));
@@ -40,13 +40,13 @@ pub(super) async fn decide(
         && *target == Target::Any
         && let Some(target) = places.pop()
     {
-        return Ok(Decision { spec, target, spread: Spread::One, needs });
+        return Ok(Decision { spec, target, spread: Spread::One, needs, left_out: Vec::new() });
     }
     if places.is_empty() {
         return Err(ApiError::conflict("no living host has a model root to scan")
             .hint("start a worker with `--root NAME=PATH`"));
     }
-    Ok(Decision { spec, target: Target::All, spread: Spread::Places(places), needs })
+    Ok(Decision { spec, target: Target::All, spread: Spread::Places(places), needs, left_out: Vec::new() })
 }
 
 /// Decides about reading a model again: on the first living host that is meant and has its files. What one host reads counts
@@ -63,7 +63,7 @@ pub(super) fn decide_again(view: &View, subject: &Subject, target: &Target) -> R
     };
     let spec = JobSpec::Scan(ScanArgs { root: Some(subject.model.root.clone()), model: Some(subject.model.id) });
     let target = Target::Host(host.row.name.clone());
-    Ok(Decision { spec, target, spread: Spread::One, needs: Needs::default() })
+    Ok(Decision { spec, target, spread: Spread::One, needs: Needs::default(), left_out: Vec::new() })
 }
 
 #[cfg(test)]

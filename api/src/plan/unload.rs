@@ -42,7 +42,7 @@ pub(super) async fn decide(
     must_not_be_leased(view, subject, &holders)?;
     let spec = JobSpec::Unload(UnloadArgs { model: subject.model.id, components, from_ram, force });
     let (target, spread) = spread(holders, target);
-    Ok(Decision { spec, target, spread, needs: subject.needs() })
+    Ok(Decision { spec, target, spread, needs: subject.needs(), left_out: Vec::new() })
 }
 
 /// Devices within the target that hold a component: by the live view, by the last report, or by a load just done.

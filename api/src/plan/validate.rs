@@ -30,7 +30,7 @@ pub(super) fn decide(
     }
     let spec = JobSpec::Validate(ValidateArgs { model: subject.model.id, level });
     let spread = if *target == Target::All { Spread::Places(places) } else { Spread::One };
-    Ok(Decision { spec, target: target.clone(), spread, needs: Needs::default() })
+    Ok(Decision { spec, target: target.clone(), spread, needs: Needs::default(), left_out: Vec::new() })
 }
 
 #[cfg(test)]

@@ -29,19 +29,30 @@ async fn settle(client: &Client, output: Output, job: JobView, label: &str, wait
         output.note(format!("{label}: {}, there was nothing to do", job.state));
         job
     } else {
-        follow::follow(client, output, &job, label, wait.timeout).await?
+        match follow::follow(client, output, &job, label, wait.timeout).await {
+            Err(CliError::JobEnded(job)) => {
+                tell(output, &job);
+                return Err(CliError::JobEnded(job));
+            }
+            followed => followed?,
+        }
     };
     if output.json {
         return output.value(&job);
     }
-    if let Some(result) = &job.result {
-        outcome::notes(result).into_iter().for_each(|note| output.note(note));
-    }
+    tell(output, &job);
     if wait.no_wait {
         output.note(format!("accepted; follow it with `modelyard jobs watch {}`", job.id));
         return output.line(job.id);
     }
     Ok(())
+}
+
+/// Says what the job's result holds beyond that it ended.
+fn tell(output: Output, job: &JobView) {
+    if let Some(result) = job.result.as_ref().filter(|_| !output.json) {
+        outcome::notes(result).into_iter().for_each(|note| output.note(note));
+    }
 }
 
 /// Runs a developer's tool.

@@ -13,6 +13,14 @@ pub(super) fn notes(result: &Value) -> Vec<String> {
     if let Some(bytes) = result["freed_bytes"].as_u64() {
         notes.push(format!("{} came back", ByteSize(bytes)));
     }
+    for child in list(result, "children") {
+        let why = child["error"].as_str().map(|error| format!(": {error}")).unwrap_or_default();
+        let bytes = child["bytes"].as_u64().map(|bytes| format!(", {}", ByteSize(bytes))).unwrap_or_default();
+        notes.push(format!("{}: {}{bytes}{why}", text(child, "place"), text(child, "state")));
+    }
+    for out in list(result, "left_out") {
+        notes.push(format!("left out: {} {}", text(out, "place"), text(out, "reason")));
+    }
     notes
 }
 
@@ -44,5 +52,15 @@ mod tests {
         assert_eq!(notes(&stays(&["a", "b", "c"])), ["vae stays: a, b and c are loaded there too"]);
         assert_eq!(notes(&serde_json::json!({ "freed_bytes": 0 })), ["0 B came back"]);
         assert!(notes(&serde_json::json!({ "bytes": 5 })).is_empty());
+    }
+
+    #[test]
+    fn places_are_listed_with_what_became_of_them() {
+        let result = serde_json::json!({
+            "children": [{ "place": "a/cpu:0", "state": "succeeded", "bytes": 2048 }, { "place": "b/cpu:0", "state": "failed", "error": "gone" }],
+            "left_out": [{ "place": "c/cpu:0", "reason": "has only 1.0 KiB" }],
+        });
+        let expected = ["a/cpu:0: succeeded, 2.0 KiB", "b/cpu:0: failed: gone", "left out: c/cpu:0 has only 1.0 KiB"];
+        assert_eq!(notes(&result), expected);
     }
 }

@@ -29,6 +29,8 @@ pub struct NewJob {
     pub retry_of: Option<JobId>,
     /// W3C trace context of the request.
     pub traceparent: Option<String>,
+    /// Of a job with children: the places that were left out, and why.
+    pub placement: Option<serde_json::Value>,
 }
 
 /// What the placement must know of the work, recorded at enqueue.
@@ -59,6 +61,7 @@ impl NewJob {
             parent: None,
             retry_of: None,
             traceparent: None,
+            placement: None,
         }
     }
 }
@@ -99,7 +102,7 @@ pub async fn enqueue_group(tx: &mut PgConnection, job: NewJob, targets: Vec<Targ
         return Ok(parent);
     }
     for target in targets {
-        let child = NewJob { target, parent: Some(parent.id), ..job.clone() };
+        let child = NewJob { target, parent: Some(parent.id), placement: None, ..job.clone() };
         let lane = child.spec.kind().lane();
         table::insert(tx, &child, lane).await?;
     }

@@ -69,7 +69,7 @@ pub async fn cancel(tx: &mut PgConnection, id: JobId) -> Result<Option<CancelOut
         .execute(&mut *tx)
         .await?;
     event(tx, id, "cancelled", serde_json::json!({ "state": JobState::Cancelled })).await?;
-    super::settle::settle_parent_of(tx, id).await?;
+    super::parent::settle_parent_of(tx, id).await?;
     Ok(Some(CancelOutcome::Cancelled))
 }
 

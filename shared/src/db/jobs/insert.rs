@@ -12,8 +12,8 @@ use crate::{
 const INSERT: &str = "
     with added as (
         insert into jobs (id, kind, args, args_version, state, priority, lane, pin_host, pin_device, need_labels, needs, model_id,
-                          unique_key, max_attempts, parent, retry_of, traceparent, started_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, case when $5 = 'running' then now() end)
+                          unique_key, max_attempts, parent, retry_of, traceparent, started_at, placement)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, case when $5 = 'running' then now() end, $19)
         on conflict (unique_key) where unique_key is not null and state in ('pending', 'placed', 'running') do nothing
         returning id
     ), logged as (
@@ -83,6 +83,7 @@ async fn try_insert(
         .bind(job.retry_of)
         .bind(&job.traceparent)
         .bind(event)
+        .bind(&job.placement)
         .fetch_one(tx)
         .await?;
     Ok(inserted == 1)

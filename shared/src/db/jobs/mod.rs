@@ -1,11 +1,12 @@
 //! The fenced job table. One file per way a row changes:
-//! insert → place → claim → settle, with cancel and reap beside them; `read` changes nothing.
+//! insert → place → claim → settle (and its parent's), with cancel and reap beside them; `read` changes nothing.
 
 mod archive;
 mod cancel;
 mod claim;
 mod events;
 mod insert;
+mod parent;
 mod place;
 mod place_many;
 mod progress;
@@ -20,6 +21,7 @@ pub use cancel::{CancelOutcome, cancel};
 pub use claim::{ClaimLane, Claimed, claim};
 pub use events::{EventRow, events_after, latest_event};
 pub use insert::insert;
+pub use parent::settle_parent;
 pub use place::{PendingRow, Unplaced, fail_unplaceable, pending, place, set_reason};
 pub use place_many::{PendingCursor, Placement, pending_after, place_many, set_reasons};
 pub use progress::{ProgressRow, progress_of, progress_of_each, write_progress};
@@ -29,7 +31,7 @@ pub use read::{
 };
 pub use reap::{Reaped, reap};
 pub use report::report;
-pub use settle::{Settlement, hold, settle, settle_parent};
+pub use settle::{Settlement, hold, settle};
 pub use waiting::scan_waits;
 
 use sqlx::PgConnection;

@@ -148,6 +148,6 @@ pub async fn fail_unplaceable(
         return Ok(false);
     }
     event(tx, id, "failed", serde_json::json!({ "error": body })).await?;
-    super::settle::settle_parent_of(tx, id).await?;
+    super::parent::settle_parent_of(tx, id).await?;
     Ok(true)
 }

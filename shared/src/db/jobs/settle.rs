@@ -2,7 +2,7 @@
 
 use sqlx::{FromRow, PgConnection};
 
-use super::{JobLease, event};
+use super::{JobLease, event, parent::settle_parent_of};
 use crate::{
     db::{DbError, farm::notify, listen, seconds},
     error::{ErrorBody, ErrorCode},
@@ -147,61 +147,4 @@ async fn hint_if_others_wait(tx: &mut PgConnection) -> Result<(), DbError> {
     .execute(tx)
     .await?;
     Ok(())
-}
-
-/// Settles the parent of a job that just ended, if it has one.
-pub(super) async fn settle_parent_of(tx: &mut PgConnection, child: JobId) -> Result<(), DbError> {
-    let parent: Option<Option<JobId>> =
-        sqlx::query_scalar("select parent from jobs where id = $1").bind(child).fetch_optional(&mut *tx).await?;
-    match parent.flatten() {
-        Some(parent) => settle_parent(tx, parent).await,
-        None => Ok(()),
-    }
-}
-
-/// Ends a job with children when all of them have ended: failed if one failed, cancelled if one was cancelled, else succeeded.
-///
-/// # Errors
-/// Database errors.
-pub async fn settle_parent(tx: &mut PgConnection, parent: JobId) -> Result<(), DbError> {
-    // the lock orders children that end at the same moment: the last one sees all
-    let open: Option<JobId> =
-        sqlx::query_scalar("select id from jobs where id = $1 and lane = 'fanout' and state = 'running' for update")
-            .bind(parent)
-            .fetch_optional(&mut *tx)
-            .await?;
-    if open.is_none() {
-        return Ok(());
-    }
-    let children: Vec<(JobId, String, Option<String>)> =
-        sqlx::query_as("select id, state, coalesce(device, host) from jobs where parent = $1 order by id")
-            .bind(parent)
-            .fetch_all(&mut *tx)
-            .await?;
-    let states: Vec<JobState> = children
-        .iter()
-        .map(|(_, state, _)| {
-            state.parse().map_err(|error: crate::job::state::UnknownState| DbError::BadRow(error.to_string()))
-        })
-        .collect::<Result<_, _>>()?;
-    if !states.iter().all(|state| state.is_terminal()) {
-        return Ok(());
-    }
-    let state = if states.iter().any(|state| matches!(state, JobState::Failed | JobState::Quarantined)) {
-        JobState::Failed
-    } else if states.contains(&JobState::Cancelled) {
-        JobState::Cancelled
-    } else {
-        JobState::Succeeded
-    };
-    let ended = |wanted: JobState| states.iter().filter(|state| **state == wanted).count();
-    let error = (state == JobState::Failed).then(|| {
-        let failed = states.len() - ended(JobState::Succeeded);
-        ErrorBody::new(ErrorCode::Conflict, format!("{failed} of {} child jobs did not succeed", states.len()))
-    });
-    let result = serde_json::json!({ "children": children.iter().map(|(id, state, place)|
-        serde_json::json!({ "id": id, "state": state, "place": place })).collect::<Vec<_>>() });
-    let settled =
-        Settled { state, delay: std::time::Duration::ZERO, attempt: 0, crash_count: 0, outcome: state.as_str(), error };
-    Box::pin(apply(tx, parent, &settled, Some(result))).await
 }
