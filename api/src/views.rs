@@ -246,6 +246,7 @@ pub(crate) fn device(view: &View, row: &DeviceRow, owners: &Owners) -> DeviceVie
         memory_used_bytes: live.map_or(unsigned(row.memory_used_bytes), |live| live.memory_used_bytes),
         memory_system_bytes: live.and_then(|live| live.memory_system_bytes),
         labels: row.labels.clone(),
+        policy: live.and_then(|live| live.policy.clone()),
         resident: owners.resident(view.held.iter().filter(|held| held.device.as_deref() == Some(&row.id))),
         staleness,
     }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use residency::{KeepAlive, RamTier, TierConfig};
+use residency::{KeepAlive, RamTier, TierConfig, policy::Rules};
 use shared::db::Pool;
 use shared::{
     db::{self, DbError, farm, listen},
@@ -154,8 +154,9 @@ fn assemble(
         keep_alive: config.ram_keep_alive.map(KeepAlive::For),
         ..TierConfig::new(0)
     });
+    let rules = Rules { policy: config.vram_policy, ..tier.rules() };
     let agent = Arc::new(Agent {
-        devices: devices::start(&host, &chosen, &program, &config.logging.filter, tasks),
+        devices: devices::start(&host, &chosen, &program, &config.logging.filter, rules, tasks),
         host,
         me: Incarnation::generate(),
         teller: db::tell::Teller::start(pool.clone(), tasks),
@@ -245,6 +246,7 @@ async fn serve(
     let (sampler, headroom) = memory_watch(config)?;
     until_stop("memory watch", Box::pin(pressure::watch(agent.clone(), sampler, headroom)));
     for device in agent.devices.values().cloned() {
+        until_stop("device keeper", Box::pin(keeper::expire_on(agent.clone(), device.clone())));
         until_stop("device watch", Box::pin(watch_device(agent.clone(), device)));
     }
     if let Some(path) = &config.attach_socket {
@@ -308,11 +310,16 @@ async fn cancels(running: Running, hints: listen::Hints) {
     }
 }
 
-/// Wakes the publisher when a runner's status changes, and counts deaths.
+/// Wakes the publisher when a runner's status or what is noted about its components changes, and counts deaths.
 async fn watch_device(agent: Arc<Agent>, device: crate::context::Device) {
-    let mut status = device.runner.status();
+    let (mut status, mut notes) = (device.runner.status(), device.tier.changes());
     let mut restarts = 0;
-    while status.changed().await.is_ok() {
+    loop {
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return },
+            // the tier lives as long as the device here: this never errs
+            _ = notes.changed() => {}
+        }
         let now = status.borrow_and_update().restarts_total;
         if now > restarts {
             agent.metrics.runner_exits.with_label_values(&[&device.name]).inc_by(now - restarts);

@@ -9,7 +9,7 @@ use std::{
 use residency::Reason;
 use shared::{error::chain, ids::ComponentId};
 
-use crate::context::Agent;
+use crate::{context::Agent, device_tier::evict};
 
 /// Ids that bytes are held under, with the component that they are now. Lives as long as the process that holds the bytes.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ pub async fn fold(agent: &Agent, held: ComponentId, now: ComponentId) {
         let copy_of = |id| copies.iter().find(|copy| copy.component == id);
         if let (Some(second), Some(first)) = (copy_of(held), copy_of(now)) {
             device.tier.hand_over(second, first);
-            match device.runner.unload(held).await {
+            match evict::take(agent, device, held, Reason::Duplicate, true).await {
                 Ok(freed_bytes) => {
                     tracing::info!(component = %now, freed_bytes, device = device.id, "gave a second copy on a device back");
                 }
@@ -75,7 +75,7 @@ pub async fn give_back(agent: &Agent, component: ComponentId) {
     }
     for device in agent.devices.values() {
         let is_there = device.runner.status().borrow().resident.iter().any(|resident| resident.component == component);
-        if is_there && let Err(kept) = device.runner.unload(component).await {
+        if is_there && let Err(kept) = evict::take(agent, device, component, Reason::Requested, true).await {
             tracing::warn!(%component, reason = %chain(&kept), device = device.id, "bytes that are not the component's stay on a device until they are evicted");
         }
     }

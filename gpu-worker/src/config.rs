@@ -49,7 +49,12 @@ pub struct AgentConfig {
     #[arg(long, value_parser = parse_seconds)]
     pub ram_keep_alive: Option<Duration>,
 
-    /// Memory of the machine, or of the control group, that is left to others: RAM components are evicted to keep it free. A
+    /// As `--ram-policy`, for components that leave a device. `--ram-min-age` holds there, too.
+    #[arg(long, default_value = "cost")]
+    pub vram_policy: Policy,
+
+    /// Memory of the machine, or of the control group, that is left to others: components are evicted from RAM, then from
+    /// `cpu:0`, to keep it free. A
     /// 32nd of the memory when absent, at least 64 MiB, at most 2 GiB.
     #[arg(long)]
     pub memory_headroom: Option<ByteSize>,

@@ -51,6 +51,11 @@ impl Device {
         self.runner.status().borrow().resident.clone()
     }
 
+    /// Its memory is host memory, in the same budget of the machine as the RAM tier.
+    pub fn is_host_memory(&self) -> bool {
+        self.name.starts_with("cpu:")
+    }
+
     /// The bytes on it now.
     pub fn memory(&self) -> DeviceBytes {
         let memory = self.runner.status().borrow().memory;

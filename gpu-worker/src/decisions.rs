@@ -1,4 +1,6 @@
-//! Decisions of the RAM tier on their way to the metrics and to the database, each once.
+//! Decisions of the RAM tier and of the devices on their way to the metrics and to the database, each once.
+
+use std::{collections::BTreeMap, time::Duration};
 
 use residency::{Decision, policy::PlanRow};
 use shared::{
@@ -13,30 +15,54 @@ use shared::{
 
 use crate::context::Agent;
 
-/// How far decisions were told.
+/// How far the decisions of each tier were told; the RAM tier goes by the empty name.
 #[derive(Debug, Default)]
 pub struct Decisions {
+    told: BTreeMap<String, Told>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Told {
     counted: u64,
     recorded: u64,
 }
 
 impl Decisions {
-    /// Counts and records what is new. What the database does not take is offered again; the tier keeps the last few
+    /// Counts and records what is new. What the database does not take is offered again; each tier keeps its last few
     /// hundred decisions meanwhile.
     pub async fn tell(&mut self, agent: &Agent) {
-        for decision in agent.tier.decisions_after(self.counted) {
-            self.counted = decision.seq;
+        let ram = Tier { device: "", now: agent.tier.uptime(), after: &|seq| agent.tier.decisions_after(seq) };
+        tell_of(agent, &ram, self.told.entry(String::new()).or_default()).await;
+        for (id, device) in &agent.devices {
+            let after = |seq| device.tier.decisions_after(seq);
+            let tier = Tier { device: id, now: device.tier.uptime(), after: &after };
+            tell_of(agent, &tier, self.told.entry(id.clone()).or_default()).await;
+        }
+    }
+}
+
+/// One tier as a source of decisions.
+struct Tier<'t> {
+    device: &'t str,
+    now: Duration,
+    after: &'t (dyn Fn(u64) -> Vec<Decision> + Sync),
+}
+
+async fn tell_of(agent: &Agent, tier: &Tier<'_>, told: &mut Told) {
+    for decision in (tier.after)(told.counted) {
+        told.counted = decision.seq;
+        if tier.device.is_empty() {
             count(agent, &decision);
         }
-        if self.counted == self.recorded {
-            return;
-        }
-        let new = agent.tier.decisions_after(self.recorded);
-        let Some(last) = new.last().map(|decision| decision.seq) else { return };
-        match record(agent, &new).await {
-            Ok(()) => self.recorded = last,
-            Err(error) => tracing::debug!(error = %chain(&error), "evictions were not recorded; trying again"),
-        }
+    }
+    if told.counted == told.recorded {
+        return;
+    }
+    let new = (tier.after)(told.recorded);
+    let Some(last) = new.last().map(|decision| decision.seq) else { return };
+    match record(agent, tier, &new).await {
+        Ok(()) => told.recorded = last,
+        Err(error) => tracing::debug!(error = %chain(&error), "evictions were not recorded; trying again"),
     }
 }
 
@@ -50,15 +76,14 @@ fn count(agent: &Agent, decision: &Decision) {
     }
 }
 
-async fn record(agent: &Agent, decisions: &[Decision]) -> Result<(), DbError> {
-    let now = agent.tier.uptime();
-    let rows: Vec<NewEviction> = decisions.iter().map(|one| row_of(one, now)).collect();
+async fn record(agent: &Agent, tier: &Tier<'_>, decisions: &[Decision]) -> Result<(), DbError> {
+    let rows: Vec<NewEviction> = decisions.iter().map(|one| row_of(one, tier.now)).collect();
     let mut tx = agent.pool.begin().await?;
-    evictions::record(&mut tx, &agent.host, agent.me, &rows).await?;
+    evictions::record(&mut tx, (&agent.host, tier.device), agent.me, &rows).await?;
     Ok(tx.commit().await?)
 }
 
-fn row_of(decision: &Decision, now: std::time::Duration) -> NewEviction {
+fn row_of(decision: &Decision, now: Duration) -> NewEviction {
     let candidates: Vec<EvictionCandidate> = decision.rows.iter().filter_map(candidate).collect();
     NewEviction {
         seq: signed(decision.seq),
@@ -75,7 +100,7 @@ fn row_of(decision: &Decision, now: std::time::Duration) -> NewEviction {
     }
 }
 
-/// Keys of this tier are component ids; anything else is not ours to show.
+/// Keys of the tiers are component ids; anything else is not ours to show.
 fn candidate(row: &PlanRow) -> Option<EvictionCandidate> {
     let component: ComponentId = row.key.parse().ok()?;
     Some(EvictionCandidate {

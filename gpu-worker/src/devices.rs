@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
+use residency::policy::Rules;
 use shared::{db::farm::DeviceRow, shutdown::Tasks};
 
 use crate::{
     config::AgentConfig,
     context::Device,
+    device_tier::DeviceTier,
     memory,
     runner::{Runner, RunnerConfig, RunnerState},
 };
@@ -64,6 +66,7 @@ pub fn start(
     chosen: &[Chosen],
     program: &Path,
     log_filter: &str,
+    rules: Rules,
     tasks: &Tasks,
 ) -> BTreeMap<String, Device> {
     let device = |chosen: &Chosen| {
@@ -75,7 +78,7 @@ pub fn start(
         };
         let id = format!("{host}/{}", chosen.name);
         let (name, runner) = (chosen.name.clone(), Runner::supervise(config, tasks));
-        (id.clone(), Device { id, name, runner, tier: Arc::default() })
+        (id.clone(), Device { id, name, runner, tier: Arc::new(DeviceTier::new(rules)) })
     };
     chosen.iter().map(device).collect()
 }

@@ -8,7 +8,7 @@ use shared::{
     error::{Classify, ErrorCode},
 };
 
-use crate::runner::RunnerError;
+use crate::{device_tier::evict::Refused, runner::RunnerError};
 
 /// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,9 @@ pub enum WorkError {
     /// The device's runner refused or failed.
     #[error(transparent)]
     Runner(#[from] RunnerError),
+    /// A copy on a device has to stay.
+    #[error(transparent)]
+    Stays(Refused),
     /// The device has no room, whatever is evicted.
     #[error(
         "device `{device}` has {} for weights, the model needs {}: {} are missing",
@@ -146,7 +149,7 @@ impl Classify for WorkError {
             Self::Runner(error) => error.code(),
             Self::TooBig { .. } => ErrorCode::InsufficientCapacity,
             Self::NoDevice(_) | Self::Panicked(_) | Self::System { .. } => ErrorCode::Internal,
-            Self::InUse { .. } => ErrorCode::Conflict,
+            Self::InUse { .. } | Self::Stays(_) => ErrorCode::Conflict,
             Self::Cancelled => ErrorCode::Cancelled,
         }
     }
@@ -164,7 +167,8 @@ impl Classify for WorkError {
             Self::Residency(ResidencyError::Pressure(_)) => {
                 Some("free memory on the host; it is tried again when there is some".into())
             }
-            Self::InUse { .. } | Self::Residency(ResidencyError::Leased { .. }) => {
+            Self::Stays(Refused::Protected { .. }) => Some("unprotect it, or unload it with `force`".into()),
+            Self::Stays(_) | Self::InUse { .. } | Self::Residency(ResidencyError::Leased { .. }) => {
                 Some("wait for the jobs that use it, or cancel them".into())
             }
             Self::Write(WriteError::Exists { .. }) => {
@@ -177,6 +181,15 @@ impl Classify for WorkError {
             Self::RootsMissing(_) => Some("mount the folder or correct --root of the host's agent".into()),
             Self::Runner(error) => error.hint(),
             _ => None,
+        }
+    }
+}
+
+impl From<Refused> for WorkError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Runner(error) => Self::Runner(error),
+            stays => Self::Stays(stays),
         }
     }
 }

@@ -1,10 +1,13 @@
-//! Takes components out of RAM whose keep-alive is over.
+//! Takes components out of RAM and off devices whose keep-alive is over.
 
 use std::{sync::Arc, time::Duration};
 
 use shared::error::chain;
 
-use crate::context::Agent;
+use crate::{
+    context::{Agent, Device},
+    device_tier::evict,
+};
 
 /// Longest wait without a look: changes wake it, this only bounds what a missed one costs.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -27,6 +30,20 @@ pub async fn expire(agent: Arc<Agent>) {
             // an entry that is used or told something expires at another time
             _ = changes.changed() => tokio::time::sleep(SHORTEST).await,
             () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// The same for one device.
+pub async fn expire_on(agent: Arc<Agent>, device: Device) {
+    let mut changes = device.tier.changes();
+    loop {
+        changes.mark_unchanged();
+        evict::expire(&agent, &device).await;
+        let left = device.resident().iter().filter_map(|copy| device.tier.noted(copy).expires_in).min();
+        tokio::select! {
+            _ = changes.changed() => tokio::time::sleep(SHORTEST).await,
+            () = tokio::time::sleep(left.unwrap_or(LONGEST).clamp(SHORTEST, LONGEST)) => {}
         }
     }
 }

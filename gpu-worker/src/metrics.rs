@@ -28,7 +28,7 @@ pub struct Metrics {
     pub loaded_bytes: IntCounter,
     /// Bytes copied from RAM to devices.
     pub copied_bytes: IntCounter,
-    /// Components taken off a device to make room.
+    /// Components taken off a device by our own choice.
     pub device_evictions: IntCounter,
     /// Deaths of device runners.
     pub runner_exits: IntCounterVec,
@@ -99,7 +99,7 @@ impl Metrics {
             copied_bytes: IntCounter::new("modelyard_copied_bytes_total", "Bytes copied from RAM to devices.")?,
             device_evictions: IntCounter::new(
                 "modelyard_device_evictions_total",
-                "Components taken off a device to make room for others.",
+                "Components taken off devices by the policy: to make room for others, or under memory pressure.",
             )?,
             runner_exits: counters("modelyard_runner_exits_total", "Deaths of device runners.", &["device"])?,
             tier_bytes: gauges("modelyard_tier_bytes", "Bytes of weights in a tier, by our ledger.", &["tier"])?,

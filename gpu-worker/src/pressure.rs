@@ -2,6 +2,7 @@
 //!
 //! Reading ([`sample`]) and deciding ([`decide`]) are apart; here is the loop between them and the tier. A cut takes out
 //! by the tier's policy what no longer fits; what is leased or protected stays, and loads are refused with the reason.
+//! Where that is not enough, devices whose memory is the host's give what they can, by their policy.
 
 pub mod decide;
 pub mod sample;
@@ -12,7 +13,7 @@ use decide::{Governor, Held, Level, Order, Settings};
 use sample::{Sample, Sampler};
 use shared::error::chain;
 
-use crate::context::Agent;
+use crate::{context::Agent, device_tier::evict};
 
 /// Time between looks: a limit that is cut while the tier is full has to be met within two seconds.
 const PERIOD: Duration = Duration::from_millis(250);
@@ -83,11 +84,27 @@ async fn look_after(agent: &Agent, governor: &mut Governor, sample: Sample, head
             Err(error) => tracing::debug!(error = %chain(&error), "the limit was not applied; trying again"),
         }
     }
+    let short_bytes = order.deficit_bytes.saturating_add(agent.tier.ledger().excess_bytes());
+    if short_bytes > 0 {
+        shrink_devices(agent, short_bytes, &order.cause).await;
+    }
     // what could go has gone: what is still too much is in use
     if level == Level::Critical && held(agent).ledger_bytes <= order.limit_bytes {
         level = Level::Tight;
     }
     publish(agent, Pressure { sample, level, cause: order.cause, headroom_bytes });
+}
+
+/// Takes components off devices whose memory is the host's: the RAM tier alone cannot give what is short.
+async fn shrink_devices(agent: &Agent, short_bytes: u64, cause: &str) {
+    let mut left = short_bytes;
+    for device in agent.devices.values().filter(|device| device.is_host_memory()) {
+        let freed_bytes = evict::shrink(agent, device, left).await;
+        left = left.saturating_sub(freed_bytes);
+        if freed_bytes > 0 {
+            tracing::warn!(freed_bytes, device = device.id, cause, "a device gave memory back under pressure");
+        }
+    }
 }
 
 /// The limit is new, or more is held than it allows.

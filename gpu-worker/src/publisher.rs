@@ -21,6 +21,7 @@ use shared::{
 use crate::{
     context::{Agent, Device},
     decisions::Decisions,
+    device_tier::{self, Standings},
     lease::Standing,
     memory,
     pressure::Pressure,
@@ -149,11 +150,12 @@ pub fn snapshot(agent: &Agent, draining: bool) -> HostSnapshot {
     let system_bytes = agent.tier.accounted_vs_system().map_or(0, |audit| audit.system_bytes);
     let statuses: Vec<(&Device, RunnerStatus)> =
         agent.devices.values().map(|device| (device, device.runner.status().borrow().clone())).collect();
-    let runner_generations: u64 = statuses.iter().map(|(_, status)| status.generation).sum();
+    let device_generations: u64 =
+        statuses.iter().map(|(device, status)| status.generation + *device.tier.changes().borrow()).sum();
     HostSnapshot {
         host: agent.host.clone(),
         incarnation: agent.me,
-        generation: tier.generation + runner_generations,
+        generation: tier.generation + device_generations,
         at: Utc::now(),
         ram: CacheStats {
             budget_bytes: tier.ledger.budget_bytes,
@@ -174,7 +176,7 @@ pub fn snapshot(agent: &Agent, draining: bool) -> HostSnapshot {
             eviction_ages_ms: stats.ages_ms_total,
         },
         entries: tier.entries.iter().filter_map(ram_entry).collect(),
-        devices: statuses.iter().map(|(device, status)| device_snapshot(device, status)).collect(),
+        devices: statuses.iter().map(|(device, status)| device_snapshot(agent, device, status)).collect(),
         jobs: agent.running.view(),
         watches: agent.watches.views(),
         draining,
@@ -193,6 +195,7 @@ fn evicted(counts: &residency::EvictionCounts) -> EvictedCounts {
         cleared: counts.cleared,
         duplicate: counts.duplicate,
         superseded: counts.superseded,
+        optimized: counts.optimized,
     }
 }
 
@@ -260,7 +263,8 @@ fn standing_view(standing: &residency::Standing) -> EvictionStanding {
     }
 }
 
-fn device_snapshot(device: &Device, status: &RunnerStatus) -> DeviceSnapshot {
+fn device_snapshot(agent: &Agent, device: &Device, status: &RunnerStatus) -> DeviceSnapshot {
+    let standings = device_tier::standings(agent, device);
     let (state, reason) = match &status.state {
         RunnerState::Ready => ("ready", None),
         RunnerState::Starting => ("lost", Some("its runner is starting".to_owned())),
@@ -275,24 +279,27 @@ fn device_snapshot(device: &Device, status: &RunnerStatus) -> DeviceSnapshot {
         memory_system_bytes: Some(status.memory.system_bytes),
         utilization_ratio: status.utilization_ratio,
         temperature_celsius: status.temperature_celsius,
-        entries: status.resident.iter().map(|resident| device_entry(device, resident)).collect(),
+        entries: status.resident.iter().map(|copy| device_entry(device, copy, &standings)).collect(),
+        policy: Some(device.tier.rules().policy.as_str().to_owned()),
     }
 }
 
-fn device_entry(device: &Device, resident: &DeviceResident) -> Entry {
+/// The leases of loads that are under way are not told: an unload waits behind them in the device's queue.
+fn device_entry(device: &Device, copy: &DeviceResident, standings: &Standings) -> Entry {
+    let noted = device.tier.noted(copy);
     Entry {
-        component: resident.component,
+        component: copy.component,
         state: "ready".to_owned(),
-        bytes: resident.bytes,
+        bytes: copy.bytes,
         leases: 0,
-        protected: false,
-        since: resident.since,
-        last_used: resident.last_used,
-        hits: resident.uses,
+        protected: noted.protected,
+        since: copy.since,
+        last_used: noted.used_at.unwrap_or(copy.last_used),
+        hits: noted.uses.max(copy.uses),
         holders: Vec::new(),
-        models: device.tier.models(resident),
-        expires_at: None,
-        eviction: None,
+        models: noted.models,
+        expires_at: noted.expires_in.map(|left| Utc::now() + left),
+        eviction: standings.get(copy.component.to_string().as_str()).map(standing_view),
         progress: None,
     }
 }

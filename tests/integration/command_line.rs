@@ -67,6 +67,8 @@ async fn the_main_job_through_the_command() {
         ("cache ls", "small"),
         ("jobs ls", "load"),
         ("unload small", ""),
+        ("load small --all", "a/cpu:0: succeeded"),
+        ("unload small --force", "came back"),
         ("cache clear", ""),
     ] {
         let said = run(words).await.with(0);

@@ -1,13 +1,14 @@
 //! What is on a device, for whom, and what an unload leaves there.
 
-use harness::{Farm, ModelFile, SHORT, mebibytes};
+use harness::{Farm, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::{Value, json};
 use shared::{
+    error::ErrorCode,
     job::JobState,
-    wire::{DeviceView, ResidentComponent},
+    wire::{CachedComponent, DeviceView, EvictionView, Page, ResidentComponent},
 };
 
-use crate::support::{device_is, loaded};
+use crate::support::{device_is, load_with, loaded};
 
 /// Two checkpoints with one VAE and a UNet each of their own, both on the device.
 async fn two_with_one_vae(farm: &Farm) {
@@ -74,4 +75,77 @@ async fn an_unload_spares_what_another_loaded_model_needs() {
         device_is(&farm, "a/cpu:0", "holds no VAE", |view| vae(view).is_none()).await;
     }
     farm.assert_ledger_is_clean().await;
+}
+
+/// A device that can hold two of these and no third.
+async fn three_for_two(farm: &Farm) {
+    for (seed, name) in (11..).zip(["one", "two", "three"]) {
+        ModelFile::vae(mebibytes(24)).seed(seed).write(&farm.library(), &format!("{name}.safetensors"));
+    }
+}
+
+fn named(names: &[&str]) -> impl Fn(&DeviceView) -> bool {
+    move |view| {
+        let mut there: Vec<&str> = view.resident.iter().map(|one| one.model_name.as_str()).collect();
+        there.sort_unstable();
+        there == names
+    }
+}
+
+#[tokio::test]
+async fn what_leaves_a_device_is_chosen_by_the_policy_and_explained() {
+    let farm = Farm::start().await;
+    three_for_two(&farm).await;
+    let _agent = farm.agent_with_library(farm.agent("a").cpu_memory("64MiB")).await;
+    loaded_with(&farm, "one", json!({ "protect": true })).await;
+    loaded(&farm, "two").await;
+    loaded(&farm, "three").await;
+    let view = device_is(&farm, "a/cpu:0", "holds the protected and the new one", named(&["one", "three"])).await;
+    assert_eq!(view.policy.as_deref(), Some("cost"));
+    let one = view.resident.iter().find(|there| there.model_name == "one").expect("it is there");
+    assert!(one.protected && one.eviction.as_ref().is_some_and(|standing| standing.place.is_none()), "{one:?}");
+    let three = view.resident.iter().find(|there| there.model_name == "three").expect("it is there");
+    let standing = three.eviction.clone().expect("a standing");
+    assert!(standing.place == Some(1) && standing.reload_seconds > 0.0, "{standing:?}");
+
+    // why it went, with the table of what else could have gone
+    let decision = wait_for("the decision to be recorded", SHORT, || async {
+        let page: Page<EvictionView> = farm.api.get("/v1/cache/evictions?device=a%2Fcpu:0").await;
+        page.items.first().cloned().ok_or_else(|| "none yet".to_owned())
+    })
+    .await;
+    assert_eq!((decision.reason.as_str(), decision.policy.as_deref()), ("room", Some("cost")));
+    assert_eq!((decision.device.as_deref(), decision.wanted_name.as_deref()), (Some("a/cpu:0"), Some("three/vae")));
+    let verdict = |name: &str| {
+        let row = decision.candidates.iter().find(|row| row.name.as_deref() == Some(name));
+        row.map(|row| row.verdict.clone()).unwrap_or_default()
+    };
+    assert_eq!((verdict("one/vae"), verdict("two/vae")), ("protected".to_owned(), "evict".to_owned()));
+    let in_ram: Page<EvictionView> = farm.api.get("/v1/cache/evictions?tier=ram").await;
+    assert!(in_ram.items.is_empty(), "{in_ram:?}");
+    let id = farm.model("two").await.components[0].id;
+    let explained: CachedComponent = farm.api.get(&format!("/v1/cache/components/{id}")).await;
+    assert!(explained.on_devices.is_empty() && explained.last_eviction.is_none(), "{explained:?}");
+    assert!(explained.last_device_eviction.is_some_and(|last| last.at == decision.at));
+
+    // protected, it refuses to be unloaded; unprotected, it goes like any other
+    let refused = farm.api.submit("/v1/models/one/unload", json!({})).await;
+    let error = farm.api.job_ended(refused.id, JobState::Failed, SHORT).await.job.error.expect("an error");
+    assert!(error.code == ErrorCode::Conflict && error.message.contains("is protected"), "{error:?}");
+    let keep = |args: Value| json!({ "kind": "cache_keep", "target": "device:a/cpu:0", "args": args });
+    let job = farm.api.submit("/v1/jobs", keep(json!({ "model": "one", "protect": false }))).await;
+    farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
+    device_is(&farm, "a/cpu:0", "protects nothing", |view| view.resident.iter().all(|one| !one.protected)).await;
+    unload(&farm, "one", json!({})).await;
+
+    // a time that has run out takes it off by itself
+    let job = farm.api.submit("/v1/jobs", keep(json!({ "model": "three", "keep_alive": 0 }))).await;
+    farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
+    device_is(&farm, "a/cpu:0", "empty", |view| view.resident.is_empty()).await;
+    farm.assert_ledger_is_clean().await;
+}
+
+async fn loaded_with(farm: &Farm, model: &str, request: Value) {
+    let job = load_with(farm, model, request).await;
+    farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
 }

@@ -6,8 +6,10 @@ use harness::{Farm, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::json;
 use shared::{
     job::JobState,
-    wire::{CacheView, EvictionView, Page},
+    wire::{CacheView, DeviceView, EvictionView, Page},
 };
+
+use crate::support::{device, load_with};
 
 const GROUP: &str = "sys/fs/cgroup/farm";
 
@@ -99,5 +101,51 @@ async fn a_limit_cut_by_thirty_percent_while_full_shrinks_the_tier_in_order() {
         if whole { Ok(()) } else { Err(format!("{view:?}")) }
     })
     .await;
+    farm.assert_ledger_is_clean().await;
+}
+
+/// What the RAM tier cannot give, `cpu:0` gives: its memory is the machine's as well.
+#[tokio::test]
+async fn the_cpu_device_gives_what_the_ram_tier_cannot() {
+    let farm = Farm::start().await;
+    let root = farm.path("system");
+    system(&root);
+    for number in 0..3 {
+        let name = format!("m{number}.safetensors");
+        ModelFile::vae(mebibytes(19)).seed(60 + number).write(&farm.library(), &name);
+    }
+    let settings = farm.agent("a").option("--system-root", root.to_str().unwrap());
+    let _agent = farm.agent_with_library(settings.option("--memory-headroom", "20MiB")).await;
+    for number in 0..3 {
+        let request = json!({ "protect": number == 0 });
+        let job = load_with(&farm, &format!("m{number}"), request).await;
+        farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
+    }
+    let used = || async {
+        let (cache, device): (CacheView, DeviceView) =
+            (farm.api.get("/v1/cache").await, device(&farm, "a/cpu:0").await);
+        cache.total.used_bytes + device.memory_used_bytes
+    };
+    let full = used().await;
+    assert!(full >= mebibytes(6 * 19), "{full}");
+
+    // room for the protected copies, in RAM and on the device, and little more
+    let limit = mebibytes(200 + 2 * 20 + 24);
+    group(&root, limit, mebibytes(200) + full);
+    let left = wait_for("RAM and the device to shrink", SHORT, || async {
+        let held = used().await;
+        group(&root, limit, mebibytes(200) + held);
+        if held <= mebibytes(2 * 20) { Ok(held) } else { Err(format!("{held} bytes are held")) }
+    })
+    .await;
+    assert!(left >= mebibytes(2 * 19), "what is protected stays: {left}");
+    let view = device(&farm, "a/cpu:0").await;
+    assert!(view.resident.len() == 1 && view.resident[0].model_name == "m0", "{view:?}");
+    let page: Page<EvictionView> = wait_for("a record", SHORT, || async {
+        let page: Page<EvictionView> = farm.api.get("/v1/cache/evictions?tier=vram").await;
+        if page.items.is_empty() { Err(format!("{page:?}")) } else { Ok(page) }
+    })
+    .await;
+    assert!(page.items.iter().all(|one| one.reason == "pressure" && one.policy.as_deref() == Some("cost")), "{page:?}");
     farm.assert_ledger_is_clean().await;
 }

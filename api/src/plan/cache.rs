@@ -12,7 +12,7 @@ use shared::{
 
 use super::{
     Cached, Decision, Spread, Subject, get_component,
-    places::{has_labels, hosts_of},
+    places::{get_device, has_labels, hosts_of},
 };
 use crate::{
     merge::{HostNow, View},
@@ -110,7 +110,7 @@ pub(super) async fn decide_remove(
     Ok(spread(JobSpec::CacheRemove(args), target, places))
 }
 
-/// Decides about keeping what is in RAM: one job for each host that holds some of it.
+/// Decides about keeping what is in RAM, one job for each host that holds some of it, or what is on one device.
 ///
 /// # Errors
 /// 404 for what is not there; 409 when it is cached nowhere; database errors.
@@ -125,10 +125,14 @@ pub(super) async fn decide_keep(
     if protect.is_none() && keep_alive.is_none() {
         return Err(ApiError::field("/args", "say `protect`, `keep_alive` or both"));
     }
-    let hosts = hosts_of(view, target, "cache_keep")?;
     let Some((args, meant, label)) = meant(conn, what).await? else {
         return Err(ApiError::field("/args", "name a model or a component"));
     };
+    let keep = CacheKeepArgs { model: args.model, component: args.component, protect, keep_alive, device: None };
+    if let Target::Device(id) = target {
+        return keep_on_device(conn, view, keep, (&meant, &label), id).await;
+    }
+    let hosts = hosts_of(view, target, "cache_keep")?;
     let holders = holders(conn, view, Some(&meant)).await?;
     let names = hosts.iter().map(|host| host.row.name.clone());
     let places: Vec<String> = names.filter(|host| holders.contains(host)).collect();
@@ -138,8 +142,27 @@ pub(super) async fn decide_keep(
             ApiError::conflict(detail).hint("cache it first; `protect` and `keep_alive` may be given with that")
         );
     }
-    let (model, component) = (args.model, args.component);
-    Ok(spread(JobSpec::CacheKeep(CacheKeepArgs { model, component, protect, keep_alive }), target, places))
+    Ok(spread(JobSpec::CacheKeep(keep), target, places))
+}
+
+/// A job of the device's host, beside the work of the device: what is said holds at once.
+async fn keep_on_device(
+    conn: &mut Session,
+    view: &View,
+    keep: CacheKeepArgs,
+    (meant, label): (&[ComponentId], &str),
+    id: &str,
+) -> Result<Decision, ApiError> {
+    let device = get_device(view, id)?;
+    let reported = residency::of_components(conn, meant).await?;
+    let live = view.held.iter().any(|held| held.device.as_deref() == Some(id) && meant.contains(&held.component));
+    if !live && !reported.iter().any(|row| row.device == id) {
+        let detail = format!("{label} is not on device `{id}`");
+        return Err(ApiError::conflict(detail).hint("load it first; `protect` and `keep_alive` may be given with that"));
+    }
+    let spec = JobSpec::CacheKeep(CacheKeepArgs { device: Some(device.id.clone()), ..keep });
+    let (target, needs) = (Target::Host(device.host.clone()), Needs::default());
+    Ok(Decision { spec, target, spread: Spread::One, needs, left_out: Vec::new() })
 }
 
 async fn meant(

@@ -108,6 +108,7 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
                 (None, Some(component)) => Cached::Component(component),
                 (None, None) => Cached::All,
             };
+            let target = args.device.map_or(target, Target::Device);
             Wanted::CacheKeep { what, target, protect: args.protect, keep_alive: args.keep_alive }
         }
     }

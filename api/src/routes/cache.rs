@@ -3,17 +3,21 @@
 use axum::{Json, extract::State, response::Response};
 use serde::Deserialize;
 use shared::{
-    db::{evictions, models},
+    db::{
+        Session,
+        evictions::{self, EvictionFilter},
+        models,
+    },
     ids::ComponentId,
     job::{Keep, Target},
     status::{AgeCount, CacheStats, EvictedCounts},
-    wire::{CacheHost, CacheRequest, CacheView, CachedComponent, JobView},
+    wire::{CacheHost, CacheRequest, CacheView, CachedComponent, EvictionView, JobView},
 };
 
 use super::{evictions::shown, id_of};
 use crate::{
     extract::{Command, NoBody, NoParameters, Path, Query},
-    merge::View,
+    merge::{Held, View},
     owners::Owners,
     plan::{Cached, Order, Wanted, get_component},
     problem::ApiError,
@@ -90,6 +94,7 @@ fn add_evicted(sum: EvictedCounts, more: EvictedCounts) -> EvictedCounts {
         cleared: sum.cleared + more.cleared,
         duplicate: sum.duplicate + more.duplicate,
         superseded: sum.superseded + more.superseded,
+        optimized: sum.optimized + more.optimized,
     }
 }
 
@@ -107,8 +112,8 @@ fn add_ages(mut sum: Vec<AgeCount>, more: &[AgeCount]) -> Vec<AgeCount> {
 
 /// Shows a cached component
 ///
-/// The component and its copies in RAM; no copies when it is not cached. Each copy says who leases it, when it expires and
-/// what would go before it; `last_eviction` says why it went last.
+/// The component and its copies in RAM and on devices; no copies when it is not cached. Each copy says who leases or needs it,
+/// when it expires and what would go before it; `last_eviction` and `last_device_eviction` say why it went last.
 #[utoipa::path(get, path = "/v1/cache/components/{component}", operation_id = "getCachedComponent", tag = "cache",
     params(("component" = String, Path, description = "Id")),
     responses((status = 200, description = "The component", body = CachedComponent)))]
@@ -121,19 +126,29 @@ pub(crate) async fn get_cached(
     let mut conn = state.connection().await?;
     let row = get_component(&mut conn, id).await?;
     let view = View::read(&state, &mut conn).await?;
-    let copies = view.held.iter().filter(|held| held.device.is_none() && held.component == id);
-    let last = evictions::list(&mut *conn, None, Some(row.id), 1).await?;
-    let last_eviction = shown(&mut conn, last).await?.pop();
+    let held = view.held.iter().filter(|held| held.component == id);
+    let (on_devices, copies): (Vec<&Held>, Vec<&Held>) = held.partition(|held| held.device.is_some());
+    let last_eviction = last(&mut conn, row.id, false).await?;
+    let last_device_eviction = last(&mut conn, row.id, true).await?;
     let owner = models::owners_of(&mut *conn, &[id]).await?.pop();
-    let owners = Owners::of(&mut conn, copies.clone()).await?;
+    let owners = Owners::of(&mut conn, copies.iter().chain(&on_devices).copied()).await?;
     Ok(Json(CachedComponent {
         component: views::component(&row),
         model: row.model_id,
         model_name: owner.map(|owner| owner.model_name).unwrap_or_default(),
-        copies: owners.resident(copies),
+        copies: owners.resident(copies.into_iter()),
+        on_devices: owners.resident(on_devices.into_iter()),
         last_eviction,
+        last_device_eviction,
         staleness: view.staleness.clone(),
     }))
+}
+
+/// The last decision that took a component out of RAM, or off a device.
+async fn last(conn: &mut Session, component: ComponentId, device: bool) -> Result<Option<EvictionView>, ApiError> {
+    let filter = EvictionFilter { component: Some(component), of_devices: Some(device), ..EvictionFilter::default() };
+    let rows = evictions::list(&mut *conn, filter, 1).await?;
+    Ok(shown(conn, rows).await?.pop())
 }
 
 /// Caches a model in RAM

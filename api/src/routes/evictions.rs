@@ -1,4 +1,4 @@
-//! What RAM tiers took out and why.
+//! What the tiers of hosts took out and why.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use shared::{
     db::{
         Session,
-        evictions::{self, EvictionRow},
+        evictions::{self, EvictionFilter, EvictionRow},
         models,
     },
     ids::ComponentId,
@@ -24,6 +24,10 @@ use crate::{extract::Query, plan::get_component, problem::ApiError, state::AppSt
 pub(crate) struct EvictionQuery {
     /// Only of this host.
     host: Option<String>,
+    /// Only of this device, `host/name`.
+    device: Option<String>,
+    /// Only of this tier: `ram` or `vram`.
+    tier: Option<String>,
     /// Only those that took out this component.
     component: Option<String>,
     /// At most so many, 1 to 1000; 100 when absent.
@@ -32,7 +36,7 @@ pub(crate) struct EvictionQuery {
 
 /// Lists evictions
 ///
-/// Decisions that took components out of RAM, the newest first, each with its reason and the table of what else could have
+/// Decisions that took components out of RAM or off devices, the newest first, each with its reason and the table of what else could have
 /// gone. The last thousand of each host are kept.
 #[utoipa::path(get, path = "/v1/cache/evictions", operation_id = "listEvictions", tag = "cache", params(EvictionQuery),
     responses((status = 200, description = "Decisions", body = Page<EvictionView>)))]
@@ -46,7 +50,14 @@ pub(crate) async fn list_evictions(
         Some(text) => Some(get_component(&mut conn, id_of(text)?).await?.id),
         None => None,
     };
-    let rows = evictions::list(&mut *conn, query.host.as_deref(), component, limit).await?;
+    let of_devices = match query.tier.as_deref() {
+        None => None,
+        Some("ram") => Some(false),
+        Some("vram") => Some(true),
+        Some(other) => return Err(ApiError::field("tier", format!("`{other}` is not one of ram, vram"))),
+    };
+    let (host, device) = (query.host.as_deref(), query.device.as_deref());
+    let rows = evictions::list(&mut *conn, EvictionFilter { host, device, of_devices, component }, limit).await?;
     let items = shown(&mut conn, rows).await?;
     Ok(Json(Page { items, next_cursor: None }))
 }
@@ -86,6 +97,7 @@ fn view(row: EvictionRow) -> Result<EvictionView, ApiError> {
     let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
     Ok(EvictionView {
         host: row.host,
+        device: (!row.device.is_empty()).then_some(row.device),
         at: row.at,
         reason: row.reason,
         policy: row.policy,

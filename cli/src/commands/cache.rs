@@ -29,9 +29,9 @@ pub enum CacheCommand {
     Ls,
     /// How the caches of RAM fare: hits, evictions by reason, ages, memory pressure.
     Stats,
-    /// Why a component (or each of a model) is still in RAM, who holds it, when it would go, why it went last.
+    /// Why a component (or each of a model) is still in RAM or on a device, who holds it, when it would go, why it went last.
     Explain(ExplainArgs),
-    /// What was taken out of RAM, and why.
+    /// What was taken out of RAM or off devices, and why.
     Evictions(EvictionArgs),
     /// Do not evict a component, or the components of a model, until they are unprotected.
     Protect(ProtectArgs),
@@ -93,9 +93,13 @@ pub struct ProtectArgs {
     #[arg(long)]
     model: bool,
 
-    /// Only on this host.
-    #[arg(long, value_name = "NAME")]
+    /// Only in the RAM of this host.
+    #[arg(long, value_name = "NAME", conflicts_with = "device")]
     host: Option<String>,
+
+    /// The copies on this device instead of those in RAM.
+    #[arg(long, value_name = "HOST/DEVICE")]
+    device: Option<String>,
 
     #[command(flatten)]
     wait: WaitArgs,
@@ -195,7 +199,7 @@ fn host_stats(host: &CacheHost, output: Output) -> Result<(), CliError> {
         (
             "evicted",
             format!(
-                "{}: {} for room, {} under pressure, {} expired, {} requested, {} cleared, {} duplicate, {} superseded",
+                "{}: {} for room, {} under pressure, {} expired, {} requested, {} cleared, {} duplicate, {} superseded, {} by plans",
                 bytes(stats.evicted_bytes),
                 out.room,
                 out.pressure,
@@ -203,7 +207,8 @@ fn host_stats(host: &CacheHost, output: Output) -> Result<(), CliError> {
                 out.requested,
                 out.cleared,
                 out.duplicate,
-                out.superseded
+                out.superseded,
+                out.optimized
             ),
         ),
         ("early reloads", stats.early_reloads.to_string()),
@@ -232,7 +237,7 @@ async fn protect(args: ProtectArgs, on: bool, client: &Client, output: Output) -
     let request = JobRequest {
         kind: "cache_keep".to_owned(),
         args: what,
-        target: args.host.map_or(Target::All, Target::Host),
+        target: args.device.map(Target::Device).or(args.host.map(Target::Host)).unwrap_or(Target::All),
         priority: 0,
         labels: Vec::new(),
         max_attempts: None,

@@ -70,6 +70,7 @@ pub(crate) fn show(device: &DeviceView, output: Output) -> Result<(), CliError> 
         ("state", device.state.clone()),
         ("reason", device.reason.clone().unwrap_or_default()),
         ("memory", bytes_of(device.memory_used_bytes, device.memory_total_bytes)),
+        ("policy", device.policy.clone().unwrap_or_default()),
         ("reported", device.memory_system_bytes.map(bytes).unwrap_or_default()),
         ("labels", joined(&device.labels)),
     ])?;

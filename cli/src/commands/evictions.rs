@@ -20,6 +20,10 @@ pub struct EvictionArgs {
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
 
+    /// Only off this device.
+    #[arg(long, value_name = "HOST/DEVICE")]
+    device: Option<String>,
+
     /// Only those that took out this component.
     #[arg(long, value_name = "ID")]
     component: Option<String>,
@@ -41,17 +45,22 @@ pub struct ExplainArgs {
 }
 
 pub(super) async fn evictions(args: EvictionArgs, client: &Client, output: Output) -> Result<(), CliError> {
-    let query = [("host", args.host), ("component", args.component), ("limit", Some(args.limit.to_string()))];
+    let query = [
+        ("host", args.host),
+        ("device", args.device),
+        ("component", args.component),
+        ("limit", Some(args.limit.to_string())),
+    ];
     let page: Page<EvictionView> = client.get("/v1/cache/evictions", &query).await?;
     if output.json {
         return output.value(&page);
     }
-    output.list(&page.items, &["WHEN", "HOST", "REASON", "FREED", "WENT", "FOR"], "nothing was evicted", |one| {
+    output.list(&page.items, &["WHEN", "PLACE", "REASON", "FREED", "WENT", "FOR"], "nothing was evicted", |one| {
         let went = one.candidates.iter().filter(|candidate| candidate.verdict == "evict");
         let went: Vec<String> = went.map(|gone| name_of(gone.name.as_deref(), gone.component)).collect();
         vec![
             age(one.at),
-            one.host.clone(),
+            place_of(one),
             one.reason.clone(),
             bytes(one.freed_bytes),
             joined(&went),
@@ -83,14 +92,19 @@ pub(super) async fn explain(args: ExplainArgs, client: &Client, output: Output) 
 
 fn explain_one(one: &CachedComponent, output: Output) -> Result<(), CliError> {
     let title = format!("{}/{} ({})", one.model_name, one.component.kind, one.component.id);
-    let header = ["HOST", "STATE", "BYTES", "LEASES", "HELD BY", "LAST USE", "RELOAD", "REUSE/H", "SCORE", "WOULD GO"];
-    output.section(&title, &one.copies, &header, "not in RAM", copy_row)?;
-    let Some(last) = &one.last_eviction else { return Ok(()) };
+    let header = ["PLACE", "STATE", "BYTES", "LEASES", "HELD BY", "LAST USE", "RELOAD", "REUSE/H", "SCORE", "WOULD GO"];
+    let copies: Vec<ResidentComponent> = one.copies.iter().chain(&one.on_devices).cloned().collect();
+    output.section(&title, &copies, &header, "neither in RAM nor on a device", copy_row)?;
+    let decisions = one.last_eviction.iter().chain(&one.last_device_eviction);
+    decisions.into_iter().try_for_each(|last| explain_decision(last, output))
+}
+
+fn explain_decision(last: &EvictionView, output: Output) -> Result<(), CliError> {
     let wanted = last.wanted.map(|id| format!(" for {}", name_of(last.wanted_name.as_deref(), id)));
     let label = format!(
         "went last {} ago from {}: {}{}; {} were needed",
         age(last.at),
-        last.host,
+        place_of(last),
         last.reason,
         wanted.unwrap_or_default(),
         bytes(last.need_bytes)
@@ -116,11 +130,11 @@ fn copy_row(copy: &ResidentComponent) -> Vec<String> {
     let figure = |text: Option<String>| dash(text.as_deref());
     let kept = resident_row(copy).pop().unwrap_or_default();
     vec![
-        copy.host.clone(),
+        copy.device.clone().unwrap_or_else(|| copy.host.clone()),
         copy.state.clone(),
         bytes(copy.bytes),
         kept,
-        joined(&copy.holders),
+        joined(if copy.holders.is_empty() { &copy.needed_by } else { &copy.holders }),
         figure(copy.last_used.map(age)),
         figure(standing.map(|one| format!("{:.2}s", one.reload_seconds))),
         figure(standing.map(|one| format!("{:.2}", one.reuses_per_hour))),
@@ -147,6 +161,10 @@ fn when(copy: &ResidentComponent) -> String {
         Some(at) => format!("at {} or {by_policy}", at.format("%H:%M:%S")),
         None => by_policy,
     }
+}
+
+fn place_of(decision: &EvictionView) -> String {
+    decision.device.clone().unwrap_or_else(|| decision.host.clone())
 }
 
 fn name_of(name: Option<&str>, id: ComponentId) -> String {

@@ -45,11 +45,12 @@ pub struct LoadArgs {
 /// What is said about keeping what comes into RAM.
 #[derive(Debug, Args)]
 pub(crate) struct KeepArgs {
-    /// How long it stays in RAM after its last use: `10m`, `2h`, seconds, `0` for as long as it is in use, `-1` until it is evicted.
+    /// How long it stays in RAM, and on the device, after its last use: `10m`, `2h`, seconds, `-1` until it is evicted; `0`: in
+    /// RAM for as long as it is in use, on the device until it is evicted.
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub(super) keep_alive: Option<KeepAlive>,
 
-    /// Do not evict it from RAM until it is unprotected.
+    /// Do not evict it from RAM or the device until it is unprotected.
     #[arg(long)]
     pub(super) protect: bool,
 }

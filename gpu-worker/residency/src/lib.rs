@@ -36,9 +36,10 @@ pub use error::{ResidencyError, Shortage, Squeeze};
 pub use gather::{GatheredTensor, Part, PartOrder};
 pub use identity::{FileIdentity, SourceFile};
 pub use layout::PlacedTensor;
+pub use policy::Standing;
 pub use progress::{Phase, Progress, ProgressSnapshot};
 pub use request::{Direct, IoOptions, Key, LoadRequest, TensorRange};
 pub use tier::{
-    AGE_BOUNDS_SECONDS, Audit, ClearReport, Decision, EntrySnapshot, EvictionCounts, FreedBytes, KeepAlive, Lease,
-    RamTier, Reason, Standing, TierConfig, TierSnapshot, TierStats,
+    AGE_BOUNDS_SECONDS, Audit, ClearReport, Decision, Decisions, Draft, EntrySnapshot, EvictionCounts, FreedBytes,
+    KeepAlive, Lease, RamTier, Reason, TierConfig, TierSnapshot, TierStats,
 };

@@ -1,25 +1,97 @@
-//! Notes about the copies on a device: plain data.
+//! Notes about the copies on a device: plain data. Times are those of the tier's own clock.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
+use residency::{
+    KeepAlive,
+    policy::{
+        Candidate,
+        bandwidth::{Bandwidth, ReadFrom},
+        reuse::Reuse,
+    },
+};
 use shared::ids::{ComponentId, ModelId};
 
 use crate::runner::DeviceResident;
 
+/// The copy to the device in the measure of speeds, which tells disks apart by number.
+const COPYING: u64 = 0;
+
 /// What is noted of one copy.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Note {
     /// When the copy became resident: another copy of the component is another note.
     since: DateTime<Utc>,
     /// The models that were loaded and need it.
     pub(super) models: BTreeSet<ModelId>,
+    /// Who uses it now, by number of the lease.
+    pub(super) leases: BTreeMap<u64, String>,
+    /// It is being taken off: nobody may lease it any more.
+    pub(super) leaving: bool,
+    /// The operator's keep.
+    pub(super) protected: bool,
+    /// How long it stays after its last use.
+    pub(super) keep_alive: Option<KeepAlive>,
+    /// When it was loaded, and when it was last taken or let go.
+    loaded: Duration,
+    used: Duration,
+    pub(super) used_at: DateTime<Utc>,
+    /// Uses of it, the first included.
+    pub(super) uses: u64,
+    /// What its reload would read from which disk.
+    read_from: Vec<ReadFrom>,
 }
 
-/// The notes by the id that a component is held under.
+impl Note {
+    fn of(copy: &DeviceResident, now: Duration) -> Self {
+        Self {
+            since: copy.since,
+            models: BTreeSet::new(),
+            leases: BTreeMap::new(),
+            leaving: false,
+            protected: false,
+            keep_alive: None,
+            loaded: now,
+            used: now,
+            used_at: copy.last_used,
+            uses: 0,
+            read_from: Vec::new(),
+        }
+    }
+
+    /// When its keep-alive ends; none while it is used or kept or has no end.
+    pub(super) fn expires(&self) -> Option<Duration> {
+        match self.keep_alive {
+            Some(KeepAlive::For(span)) if self.leases.is_empty() && !self.protected && !self.leaving => {
+                self.used.checked_add(span)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Why a copy stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stays {
+    /// So many use it.
+    Leased(usize),
+    /// The operator's keep.
+    Protected,
+    /// Something else takes it off already.
+    Leaving,
+}
+
+/// The notes by the id that a component is held under, and what was learned of all.
 #[derive(Debug, Default)]
 pub(super) struct Book {
     notes: BTreeMap<ComponentId, Note>,
+    reuse: Reuse,
+    copying: Bandwidth,
+    next_lease: u64,
 }
 
 impl Book {
@@ -28,14 +100,66 @@ impl Book {
         self.notes.get(&copy.component).filter(|note| note.since == copy.since)
     }
 
-    /// The note of this copy; an empty one where there was none or one of an earlier copy.
-    pub(super) fn note(&mut self, copy: &DeviceResident) -> &mut Note {
-        let fresh = || Note { since: copy.since, ..Note::default() };
-        let note = self.notes.entry(copy.component).or_insert_with(fresh);
+    /// The note of this copy; a fresh one where there was none or one of an earlier copy.
+    pub(super) fn note(&mut self, copy: &DeviceResident, now: Duration) -> &mut Note {
+        let note = self.notes.entry(copy.component).or_insert_with(|| Note::of(copy, now));
         if note.since != copy.since {
-            *note = fresh();
+            *note = Note::of(copy, now);
         }
         note
+    }
+
+    /// A use of a copy begins; none when it is on its way off.
+    pub(super) fn lease(&mut self, copy: &DeviceResident, holder: &str, now: Duration) -> Option<u64> {
+        if self.of(copy).is_some_and(|note| note.leaving) {
+            return None;
+        }
+        self.next_lease += 1;
+        let lease = self.next_lease;
+        let note = self.note(copy, now);
+        note.leases.insert(lease, holder.to_owned());
+        (note.used, note.used_at) = (now, Utc::now());
+        note.uses += 1;
+        self.reuse.touch(&copy.component.to_string().into(), now);
+        Some(lease)
+    }
+
+    /// A use ends.
+    pub(super) fn release(&mut self, component: ComponentId, lease: u64, now: Duration) {
+        if let Some(note) = self.notes.get_mut(&component).filter(|note| note.leases.contains_key(&lease)) {
+            note.leases.remove(&lease);
+            (note.used, note.used_at) = (now, Utc::now());
+        }
+    }
+
+    /// A copy took so long to arrive, and its bytes came from there.
+    pub(super) fn copied(&mut self, copy: &DeviceResident, from: Vec<ReadFrom>, took: Duration, now: Duration) {
+        self.copying.observe(&[ReadFrom { device: COPYING, bytes: copy.bytes }], took);
+        self.note(copy, now).read_from = from;
+    }
+
+    /// Begins to take a copy off, unless it has to stay.
+    pub(super) fn leave(&mut self, copy: &DeviceResident, protected_too: bool, now: Duration) -> Result<(), Stays> {
+        let note = self.note(copy, now);
+        match note {
+            note if note.leaving => Err(Stays::Leaving),
+            note if !note.leases.is_empty() => Err(Stays::Leased(note.leases.len())),
+            note if note.protected && !protected_too => Err(Stays::Protected),
+            note => {
+                note.leaving = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// A copy is gone, or stayed after all.
+    pub(super) fn left(&mut self, component: ComponentId, gone: bool, now: Duration) {
+        if gone {
+            self.notes.remove(&component);
+            self.reuse.evicted(&component.to_string(), now);
+        } else if let Some(note) = self.notes.get_mut(&component) {
+            note.leaving = false;
+        }
     }
 
     pub(super) fn forget_model(&mut self, model: ModelId, component: ComponentId) {
@@ -44,10 +168,37 @@ impl Book {
         }
     }
 
-    pub(super) fn hand_over(&mut self, from: &DeviceResident, to: &DeviceResident) {
-        if let Some(models) = self.of(from).map(|note| note.models.clone()) {
-            self.note(to).models.extend(models);
-            self.notes.remove(&from.component);
+    /// What people said and models need of one copy counts for another one of the same component.
+    pub(super) fn hand_over(&mut self, from: &DeviceResident, to: &DeviceResident, now: Duration) {
+        let Some(note) = self.of(from).cloned() else { return };
+        let there = self.note(to, now);
+        there.models.extend(note.models);
+        there.protected |= note.protected;
+        there.keep_alive = note.keep_alive.or(there.keep_alive);
+    }
+
+    /// A copy as the policy sees it. `reading` tells how long its bytes take to come into RAM, where they may be already.
+    /// What was not noted yet is being loaded and counts as in use.
+    pub(super) fn candidate(
+        &self,
+        copy: &DeviceResident,
+        reading: impl Fn(&[ReadFrom]) -> f64,
+        now: Duration,
+    ) -> Candidate {
+        let (key, note) = (copy.component.to_string(), self.of(copy));
+        let copying = self.copying.seconds(&[ReadFrom { device: COPYING, bytes: copy.bytes }]);
+        Candidate {
+            bytes: copy.bytes,
+            last_used: note.map_or(now, |note| note.used),
+            loaded_at: note.map_or(now, |note| note.loaded),
+            hits: note.map_or(0, |note| note.uses),
+            reload_seconds: copying + note.map_or(0.0, |note| reading(&note.read_from)),
+            reuses_per_hour: self.reuse.per_hour(&key, now),
+            reused: self.reuse.was_reused(&key),
+            holders: note
+                .map_or(1, |note| u32::try_from(note.leases.len()).unwrap_or(u32::MAX).max(u32::from(note.leaving))),
+            protected: note.is_some_and(|note| note.protected),
+            key: key.into(),
         }
     }
 }
@@ -59,7 +210,11 @@ mod tests {
     use super::*;
 
     fn copy(component: ComponentId, since: DateTime<Utc>) -> DeviceResident {
-        DeviceResident { component, digest: "d".into(), bytes: 1, since, last_used: since, uses: 1 }
+        DeviceResident { component, digest: "d".into(), bytes: 1 << 30, since, last_used: since, uses: 1 }
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
     }
 
     #[test]
@@ -67,15 +222,55 @@ mod tests {
         let [a, b] = std::array::from_fn(|_| ComponentId::generate());
         let (now, model) = (Utc::now(), ModelId::generate());
         let mut book = Book::default();
-        book.note(&copy(a, now)).models.insert(model);
-        assert!(book.of(&copy(a, now)).is_some_and(|note| note.models.contains(&model)));
+        let note = book.note(&copy(a, now), at(0));
+        note.models.insert(model);
+        note.protected = true;
         let later = copy(a, now + TimeDelta::seconds(1));
         assert!(book.of(&later).is_none(), "the runner died and the component was loaded again");
 
-        book.hand_over(&copy(a, now), &copy(b, now));
-        assert!(book.of(&copy(a, now)).is_none() && book.of(&copy(b, now)).is_some());
-        assert!(book.note(&later).models.is_empty());
+        book.hand_over(&copy(a, now), &copy(b, now), at(1));
+        assert!(book.of(&copy(b, now)).is_some_and(|note| note.models.contains(&model) && note.protected));
+        assert!(book.note(&later, at(1)).models.is_empty());
         book.forget_model(model, b);
         assert!(book.of(&copy(b, now)).is_some_and(|note| note.models.is_empty()));
+    }
+
+    #[test]
+    fn what_is_used_or_kept_does_not_leave_and_what_leaves_is_not_lent() {
+        let one = copy(ComponentId::generate(), Utc::now());
+        let mut book = Book::default();
+        let lease = book.lease(&one, "job", at(0)).unwrap();
+        assert_eq!(book.leave(&one, true, at(1)), Err(Stays::Leased(1)));
+        book.release(one.component, lease, at(2));
+        book.note(&one, at(2)).protected = true;
+        assert_eq!(book.leave(&one, false, at(3)), Err(Stays::Protected));
+        assert_eq!(book.leave(&one, true, at(3)), Ok(()));
+        assert_eq!(book.leave(&one, true, at(3)), Err(Stays::Leaving));
+        assert_eq!(book.lease(&one, "late", at(3)), None);
+        book.left(one.component, false, at(4));
+        assert!(book.lease(&one, "again", at(4)).is_some());
+    }
+
+    #[test]
+    fn a_reload_costs_the_copy_and_what_has_to_be_read_first() {
+        let one = copy(ComponentId::generate(), Utc::now());
+        let mut book = Book::default();
+        assert_eq!(book.candidate(&one, |_| 5.0, at(0)).holders, 1, "nobody noted it yet: it is being loaded");
+        book.copied(&one, vec![ReadFrom { device: 7, bytes: one.bytes }], Duration::from_secs(2), at(0));
+        let in_ram = book.candidate(&one, |_| 0.0, at(9));
+        assert!((in_ram.reload_seconds - 2.0).abs() < 1e-9 && in_ram.holders == 0, "{in_ram:?}");
+        let on_disk = book.candidate(&one, |from| from[0].bytes as f64 / 1e9, at(9));
+        assert!(on_disk.reload_seconds > 3.0, "{on_disk:?}");
+    }
+
+    #[test]
+    fn keep_alive_counts_from_the_end_of_the_last_use() {
+        let one = copy(ComponentId::generate(), Utc::now());
+        let mut book = Book::default();
+        let lease = book.lease(&one, "job", at(0)).unwrap();
+        book.note(&one, at(0)).keep_alive = Some(KeepAlive::For(at(10)));
+        assert_eq!(book.of(&one).unwrap().expires(), None);
+        book.release(one.component, lease, at(5));
+        assert_eq!(book.of(&one).unwrap().expires(), Some(at(15)));
     }
 }

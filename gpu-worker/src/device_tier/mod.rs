@@ -1,46 +1,154 @@
-//! What the agent knows of the components on a device beyond their bytes: which models were loaded there and need them.
+//! What the agent knows of the components on a device beyond their bytes: which models need them, who uses them, what was
+//! said about keeping them, and what their reload would cost. What leaves a device is chosen by the same policy as in RAM.
 //!
 //! The bytes are the runner's; this book is kept beside them and dies with them. A note belongs to one copy: once the copy
 //! was replaced or went away with its runner, the note says nothing any more. What is noted here is published with the
 //! bytes, so that the database has it as well.
+//!
+//! [`evict`] takes copies off: plan by the policy, mark as leaving, have the runner free it, keep the decision.
 
 mod book;
+pub mod evict;
+mod view;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use book::Book;
-use shared::ids::{ComponentId, ModelId};
+use residency::{
+    Decision, Decisions, Draft, KeepAlive,
+    policy::{Rules, bandwidth::ReadFrom},
+};
+use shared::{
+    ids::{ComponentId, ModelId},
+    job::Keep,
+};
+use tokio::sync::watch;
+
+pub use view::{Noted, Standings, candidates, is_in_ram, standings};
 
 use crate::runner::DeviceResident;
 
 /// The book of one device.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct DeviceTier {
+    rules: Rules,
     book: Mutex<Book>,
+    decisions: Mutex<Decisions>,
+    /// Everything that frees memory by a plan holds it, so that two never plan with the same bytes.
+    room: tokio::sync::Mutex<()>,
+    changes: watch::Sender<u64>,
+    started: Instant,
+}
+
+/// Use of a copy on a device: while it lives, the copy stays.
+#[derive(Debug)]
+pub struct DeviceLease {
+    tier: Arc<DeviceTier>,
+    component: ComponentId,
+    lease: u64,
+}
+
+impl Drop for DeviceLease {
+    fn drop(&mut self) {
+        self.tier.book().release(self.component, self.lease, self.tier.uptime());
+        self.tier.bump();
+    }
 }
 
 impl DeviceTier {
+    /// An empty device.
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            book: Mutex::default(),
+            decisions: Mutex::default(),
+            room: tokio::sync::Mutex::default(),
+            changes: watch::Sender::new(0),
+            started: Instant::now(),
+        }
+    }
+
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A model was loaded and needs this copy.
-    pub fn needs(&self, model: ModelId, copy: &DeviceResident) {
-        self.book().note(copy).models.insert(model);
+    fn decisions(&self) -> MutexGuard<'_, Decisions> {
+        self.decisions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bump(&self) {
+        self.changes.send_modify(|generation| *generation += 1);
+    }
+
+    /// Time since the tier's start, on the clock of its decisions.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Changes with every note; the value grows.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// A lease on this copy; none while it is being taken off.
+    pub fn lease(self: &Arc<Self>, copy: &DeviceResident, holder: &str) -> Option<DeviceLease> {
+        let lease = self.book().lease(copy, holder, self.uptime())?;
+        self.bump();
+        Some(DeviceLease { tier: self.clone(), component: copy.component, lease })
+    }
+
+    /// A copy arrived: what it took, and what its reload would read.
+    pub fn copied(&self, copy: &DeviceResident, from: Vec<ReadFrom>, took: Duration) {
+        self.book().copied(copy, from, took, self.uptime());
+    }
+
+    /// A model was loaded, needs this copy, and its request said something about keeping it. A keep-alive of zero means RAM
+    /// alone: what is on the device was put there to be used.
+    pub fn needs(&self, model: ModelId, copy: &DeviceResident, keep: Keep) {
+        let mut book = self.book();
+        let note = book.note(copy, self.uptime());
+        note.models.insert(model);
+        note.protected |= keep.protect;
+        if let Some(shared::job::KeepAlive(span)) = keep.keep_alive.filter(|keep| keep.0 != Some(Duration::ZERO)) {
+            note.keep_alive = Some(span.map_or(KeepAlive::Forever, KeepAlive::For));
+        }
+        drop(book);
+        self.bump();
     }
 
     /// A model does not need a component any more.
     pub fn needs_no_more(&self, model: ModelId, component: ComponentId) {
         self.book().forget_model(model, component);
+        self.bump();
     }
 
-    /// The models that need this copy.
-    pub fn models(&self, copy: &DeviceResident) -> Vec<ModelId> {
-        self.book().of(copy).map(|note| note.models.iter().copied().collect()).unwrap_or_default()
+    /// What an operator says about a copy; absent parts stay as they are.
+    pub fn say(&self, copy: &DeviceResident, protect: Option<bool>, keep_alive: Option<KeepAlive>) {
+        let mut book = self.book();
+        let note = book.note(copy, self.uptime());
+        note.protected = protect.unwrap_or(note.protected);
+        note.keep_alive = keep_alive.or(note.keep_alive);
+        drop(book);
+        self.bump();
     }
 
     /// What is noted of one copy counts for another: both hold the same component, and the first is given back.
     pub fn hand_over(&self, from: &DeviceResident, to: &DeviceResident) {
-        self.book().hand_over(from, to);
+        self.book().hand_over(from, to, self.uptime());
+    }
+
+    /// Decisions after `seq`, oldest first; the last few hundred are kept.
+    pub fn decisions_after(&self, seq: u64) -> Vec<Decision> {
+        self.decisions().after(seq)
+    }
+
+    fn record(&self, draft: Draft) {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
+        self.decisions().record(draft, self.uptime(), unix_ms);
+        self.bump();
     }
 }

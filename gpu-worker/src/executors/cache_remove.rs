@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use residency::ResidencyError;
+use residency::{FreedBytes, ResidencyError};
 use shared::{db::models, ids::ComponentId, job::CacheRemoveArgs};
 
 use super::Done;
@@ -11,21 +11,26 @@ use crate::{commit::Effects, context::Agent, error::WorkError, running::Attempt}
 pub(super) async fn run(agent: &Arc<Agent>, args: CacheRemoveArgs, attempt: &Attempt) -> Result<Done, WorkError> {
     attempt.progress.enter("freeing", 0);
     let result = match (args.component, args.model) {
-        (Some(component), _) => evict(agent, &[component]).await?,
+        (Some(component), _) => evict(agent, &[component], false).await?,
         (None, Some(model)) => {
             let rows = models::components_of(&agent.pool, &[model]).await?;
-            evict(agent, &rows.iter().map(|row| row.id).collect::<Vec<_>>()).await?
+            evict(agent, &rows.iter().map(|row| row.id).collect::<Vec<_>>(), false).await?
         }
         (None, None) => clear(agent).await?,
     };
     Ok(Done { result, effects: Effects::Resident(Vec::new()) })
 }
 
-/// Takes components out of RAM; those that are not there are fine, those in use make it fail after the others went.
-pub(super) async fn evict(agent: &Agent, components: &[ComponentId]) -> Result<serde_json::Value, WorkError> {
+/// Takes components out of RAM; those that are not there are fine, those in use (or protected, unless it is forced) make it
+/// fail after the others went.
+pub(super) async fn evict(
+    agent: &Agent,
+    components: &[ComponentId],
+    force: bool,
+) -> Result<serde_json::Value, WorkError> {
     let (mut evicted, mut freed, mut in_use) = (Vec::new(), 0, Vec::new());
     for held in components.iter().flat_map(|component| agent.aliases.held(*component)) {
-        match agent.tier.evict(&held.to_string()).await {
+        match out(agent, &held.to_string(), force).await {
             Ok(bytes) => {
                 freed += bytes.0;
                 evicted.push(agent.aliases.now(held));
@@ -45,6 +50,20 @@ pub(super) async fn evict(agent: &Agent, components: &[ComponentId]) -> Result<s
         Some(first) => Err(WorkError::InUse { count: in_use.len(), first: first.to_string() }),
         None => Ok(serde_json::json!({ "host": agent.host, "freed_bytes": freed, "evicted": evicted })),
     }
+}
+
+async fn out(agent: &Agent, key: &str, force: bool) -> Result<FreedBytes, ResidencyError> {
+    let first = agent.tier.evict(key).await;
+    if !force || !matches!(first, Err(ResidencyError::Protected { .. })) {
+        return first;
+    }
+    agent.tier.protect(key, false)?;
+    let forced = agent.tier.evict(key).await;
+    if forced.is_err() {
+        // it was taken into use meanwhile and stays as it was; one that is gone needs no protection
+        let _ = agent.tier.protect(key, true);
+    }
+    forced
 }
 
 /// Clearing is best effort by its meaning: what is in use stays and is named.

@@ -1,17 +1,17 @@
 //! `load`: disk → RAM → device, the next component being read while one is copied.
 
 use std::{
-    collections::HashSet,
+    collections::BTreeMap,
     future::Future,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use model_formats::Inspection;
-use residency::Lease;
+use residency::{Lease, policy::bandwidth::ReadFrom};
 use shared::{
     db::models::ComponentRow,
     ids::ComponentId,
@@ -25,8 +25,9 @@ use super::{
 use crate::{
     commit::Effects,
     context::{Agent, Device},
+    device_tier::{DeviceLease, evict},
     error::WorkError,
-    runner::{DeviceLoad, DeviceLoaded, DeviceTensor, RunnerError},
+    runner::{DeviceLoad, DeviceLoaded, DeviceResident, DeviceTensor, RunnerError},
     running::Attempt,
 };
 
@@ -54,7 +55,9 @@ pub(super) async fn run(agent: &Arc<Agent>, args: LoadArgs, attempt: &Attempt) -
         copied: AtomicU64::new(0),
         spared: AtomicU64::new(0),
         placed: Mutex::default(),
+        leases: Mutex::default(),
     };
+    load.lease_present();
     // every byte is moved twice: into RAM, then to the device
     attempt.progress.enter("reading", wanted.bytes() * 2);
     let moved = watched(attempt, load.all(), || load.done_bytes()).await;
@@ -100,7 +103,7 @@ struct Load<'a> {
     attempt: &'a Attempt,
     device: &'a Device,
     wanted: &'a Wanted,
-    /// What is said about the copies in RAM.
+    /// What is said about the copies in RAM and on the device.
     keep: Keep,
     inspection: &'a Inspection,
     landed: Arc<Landed>,
@@ -110,6 +113,8 @@ struct Load<'a> {
     spared: AtomicU64,
     /// What this attempt puts on the device.
     placed: Mutex<Vec<ComponentId>>,
+    /// What of the model is on the device, by the id that it is held under there: nothing takes it off while this goes on.
+    leases: Mutex<BTreeMap<ComponentId, DeviceLease>>,
 }
 
 struct Loaded {
@@ -131,7 +136,7 @@ impl Loaded {
 
 /// A component on its way: in RAM, or already on the device with the registered content.
 enum Arrived {
-    InRam(Lease, bool),
+    InRam { lease: Lease, cached: bool, read_from: Vec<ReadFrom> },
     OnDevice(DeviceLoaded, String),
 }
 
@@ -169,25 +174,52 @@ impl Load<'_> {
         }
         if let Some((resident, digest)) = self.on_device(row) {
             self.landed_elsewhere(row);
+            keep::remember(self.agent, row.id, self.keep)?;
             return Ok(Arrived::OnDevice(resident, digest));
         }
         self.attempt.progress.detail(&row.kind);
         let request = model::request(self.agent, self.attempt, row, self.inspection, &self.landed)?;
+        let read_from = request.read_from();
         let (lease, cached) = model::acquire(self.agent, self.attempt, request).await?;
         keep::apply(self.agent, &lease, self.keep)?;
         if cached {
             self.spared.fetch_add(unsigned(row.bytes), Ordering::AcqRel);
         }
-        Ok(Arrived::InRam(lease, cached))
+        Ok(Arrived::InRam { lease, cached, read_from })
     }
 
     /// What the device holds already with the digest that the catalogue registered.
     fn on_device(&self, row: &ComponentRow) -> Option<(DeviceLoaded, String)> {
-        let status = self.device.runner.status();
-        let status = status.borrow();
-        let resident = status.resident.iter().find(|resident| self.agent.aliases.now(resident.component) == row.id)?;
+        let copies = self.device.resident();
+        let resident = copies.iter().find(|copy| self.is(copy, row) && self.leases().contains_key(&copy.component))?;
         (row.digest.as_ref() == Some(&resident.digest))
             .then(|| (DeviceLoaded { bytes: resident.bytes, seconds: 0.0, already: true }, resident.digest.clone()))
+    }
+
+    /// Whether a copy on the device is of this component, under whatever id.
+    fn is(&self, copy: &DeviceResident, row: &ComponentRow) -> bool {
+        self.agent.aliases.now(copy.component) == row.id
+    }
+
+    fn leases(&self) -> MutexGuard<'_, BTreeMap<ComponentId, DeviceLease>> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what is there of the model into use, so that room for the rest is not made at its cost.
+    fn lease_present(&self) {
+        for copy in self.device.resident() {
+            if self.wanted.components.iter().any(|row| self.is(&copy, row)) {
+                self.lease(&copy);
+            }
+        }
+    }
+
+    /// False while the copy is being taken off.
+    fn lease(&self, copy: &DeviceResident) -> bool {
+        let lease = self.device.tier.lease(copy, &format!("job {}", self.attempt.id));
+        let leased = lease.is_some();
+        self.leases().extend(lease.map(|lease| (copy.component, lease)));
+        leased
     }
 
     fn landed_elsewhere(&self, row: &ComponentRow) {
@@ -197,31 +229,47 @@ impl Load<'_> {
     async fn place(&self, row: &ComponentRow, arrived: Arrived) -> Result<Loaded, WorkError> {
         let (device, digest, from) = match arrived {
             Arrived::OnDevice(device, digest) => (device, digest, "device"),
-            Arrived::InRam(lease, cached) => {
-                let device = self.copy(row, &lease).await?;
+            Arrived::InRam { lease, cached, read_from } => {
+                let device = self.copy(row, &lease, &read_from).await?;
                 (device, lease.digest().to_string(), if cached { "ram" } else { "disk" })
             }
         };
         Ok(Loaded { id: row.id, kind: row.kind.clone(), digest, from, device })
     }
 
-    /// Copies to the device; when it has no room, the least recently used of its other components go first.
-    async fn copy(&self, row: &ComponentRow, lease: &Lease) -> Result<DeviceLoaded, WorkError> {
+    /// Copies to the device; when it has no room, others of its components go first, by the policy.
+    async fn copy(&self, row: &ComponentRow, lease: &Lease, from: &[ReadFrom]) -> Result<DeviceLoaded, WorkError> {
         self.note_placed(row.id);
         loop {
+            let mut changes = self.device.tier.changes();
             let before = self.copied.load(Ordering::Acquire);
             let progress = |bytes| self.copied.store(before + bytes, Ordering::Release);
             let load = device_load(row, lease)?;
             match self.device.runner.load(load, progress, &self.attempt.cancel).await {
                 Ok(loaded) => {
+                    if !self.note_copied(row, &loaded, from) {
+                        // a copy that was there already is being taken off just now: it has to be made again
+                        let _ = changes.changed().await;
+                        continue;
+                    }
                     self.copied.store(before + unsigned(row.bytes), Ordering::Release);
                     self.agent.metrics.copied_bytes.inc_by(if loaded.already { 0 } else { loaded.bytes });
                     return Ok(loaded);
                 }
-                Err(full @ RunnerError::OutOfMemory { .. }) => self.make_room(full).await?,
+                Err(full @ RunnerError::OutOfMemory { .. }) => self.make_room(row, full).await?,
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Leases the copy that arrived and remembers what it took; false when it is on its way off again.
+    fn note_copied(&self, row: &ComponentRow, loaded: &DeviceLoaded, from: &[ReadFrom]) -> bool {
+        let copies = self.device.resident();
+        let Some(copy) = copies.iter().find(|copy| copy.component == row.id) else { return true };
+        if !loaded.already {
+            self.device.tier.copied(copy, from.to_vec(), Duration::from_secs_f64(loaded.seconds.max(0.0)));
+        }
+        self.leases().contains_key(&copy.component) || self.lease(copy)
     }
 
     /// Noted before the copy: one that is dropped when another component fails may have finished all the same.
@@ -237,15 +285,15 @@ impl Load<'_> {
     /// The whole model is on the device and needs its components there.
     fn note_needs(&self) {
         for copy in self.device.resident() {
-            let component = self.agent.aliases.now(copy.component);
-            if self.wanted.components.iter().any(|row| row.id == component) {
-                self.device.tier.needs(self.wanted.model.id, &copy);
+            if self.wanted.components.iter().any(|row| self.is(&copy, row)) {
+                self.device.tier.needs(self.wanted.model.id, &copy, self.keep);
             }
         }
     }
 
     /// A load that did not finish leaves no half model on the device. What is complete in RAM stays as cache.
     async fn roll_back(&self) {
+        self.leases().clear();
         let placed = std::mem::take(&mut *self.placed.lock().unwrap_or_else(PoisonError::into_inner));
         for component in placed {
             match self.device.runner.unload(component).await {
@@ -257,25 +305,17 @@ impl Load<'_> {
         }
     }
 
-    async fn make_room(&self, full: RunnerError) -> Result<(), WorkError> {
-        let keep: HashSet<ComponentId> = self.wanted.components.iter().map(|row| row.id).collect();
-        let victim = {
-            let status = self.device.runner.status();
-            let status = status.borrow();
-            let aliases = &self.agent.aliases;
-            let others = status.resident.iter().filter(|resident| !keep.contains(&aliases.now(resident.component)));
-            others.min_by_key(|resident| (resident.last_used, resident.component)).map(|resident| resident.component)
-        };
-        let Some(victim) = victim else { return Err(full.into()) };
-        match self.device.runner.unload(victim).await {
-            Ok(freed_bytes) => {
-                self.agent.metrics.device_evictions.inc();
-                tracing::info!(component = %victim, freed_bytes, device = self.device.id, "took a component off the device to make room");
-                Ok(())
+    /// At least one byte: a device that has the bytes and still does not find them has them in pieces.
+    async fn make_room(&self, row: &ComponentRow, full: RunnerError) -> Result<(), WorkError> {
+        let need_bytes = match &full {
+            RunnerError::OutOfMemory { needed_bytes, available_bytes, .. } => {
+                needed_bytes.saturating_sub(*available_bytes).max(1)
             }
-            Err(RunnerError::NotResident { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+            _ => 1,
+        };
+        let wanted = (row.id, unsigned(row.bytes));
+        let freed = evict::make_room(self.agent, self.device, wanted, need_bytes).await;
+        freed.map(|_| ()).ok_or_else(|| full.into())
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use residency::Reason;
 use shared::{
     db::models::{self, ComponentRow},
     ids::ComponentId,
@@ -19,8 +20,8 @@ use super::{
 use crate::{
     commit::Effects,
     context::{Agent, Device},
+    device_tier::evict,
     error::WorkError,
-    runner::RunnerError,
     running::Attempt,
 };
 
@@ -31,6 +32,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: UnloadArgs, attempt: &Attempt)
     let anyway = args.force || args.components.is_some();
     let needed = if anyway { BTreeMap::new() } else { needed_by_others(agent, device, &wanted).await? };
     let before = device.memory();
+    must_not_stay(agent, device, wanted.components.iter().filter(|row| !needed.contains_key(&row.id)), args.force)?;
     let (mut unloaded, mut stays, mut freed_bytes) = (Vec::new(), Vec::new(), 0);
     for row in &wanted.components {
         if attempt.cancel.is_cancelled() {
@@ -42,7 +44,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: UnloadArgs, attempt: &Attempt)
             stays.push(serde_json::json!({ "id": row.id, "kind": row.kind, "needed_by": others }));
             continue;
         }
-        let bytes = take_off(agent, device, &wanted, row).await?;
+        let bytes = take_off(agent, device, &wanted, row, args.force).await?;
         if bytes > 0 {
             freed_bytes += bytes;
             unloaded.push(serde_json::json!({ "id": row.id, "kind": row.kind, "bytes": bytes }));
@@ -55,7 +57,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: UnloadArgs, attempt: &Attempt)
     if args.from_ram {
         let gone = wanted.components.iter().filter(|row| !needed.contains_key(&row.id));
         let ids: Vec<_> = gone.map(|row| row.id).collect();
-        result["ram"] = cache_remove::evict(agent, &ids).await?;
+        result["ram"] = cache_remove::evict(agent, &ids, args.force).await?;
     }
     Ok(Done { result, effects: Effects::Resident(Vec::new()) })
 }
@@ -71,7 +73,7 @@ async fn needed_by_others(
     let owners = models::owners_of(&agent.pool, &ids).await?;
     let mut needed: BTreeMap<ComponentId, BTreeSet<String>> = BTreeMap::new();
     for copy in device.resident() {
-        let (component, needing) = (agent.aliases.now(copy.component), device.tier.models(&copy));
+        let (component, needing) = (agent.aliases.now(copy.component), device.tier.noted(&copy).models);
         let others = owners.iter().filter(|owner| {
             owner.id == component && owner.model_id != wanted.model.id && needing.contains(&owner.model_id)
         });
@@ -82,6 +84,22 @@ async fn needed_by_others(
     Ok(needed)
 }
 
+/// Refuses before anything goes: half a model on the device helps nobody.
+fn must_not_stay<'r>(
+    agent: &Agent,
+    device: &Device,
+    going: impl Iterator<Item = &'r ComponentRow> + Clone,
+    force: bool,
+) -> Result<(), WorkError> {
+    for copy in device.resident() {
+        let (component, noted) = (agent.aliases.now(copy.component), device.tier.noted(&copy));
+        if going.clone().any(|row| row.id == component) {
+            evict::may_go(device, &copy, &noted, force)?;
+        }
+    }
+    Ok(())
+}
+
 fn release(agent: &Agent, device: &Device, wanted: &Wanted, row: &ComponentRow) {
     for held in agent.aliases.held(row.id) {
         device.tier.needs_no_more(wanted.model.id, held);
@@ -89,14 +107,16 @@ fn release(agent: &Agent, device: &Device, wanted: &Wanted, row: &ComponentRow) 
 }
 
 /// Frees every copy of a component; unloading what is not there has the effect that was asked for.
-async fn take_off(agent: &Agent, device: &Device, wanted: &Wanted, row: &ComponentRow) -> Result<u64, WorkError> {
+async fn take_off(
+    agent: &Agent,
+    device: &Device,
+    wanted: &Wanted,
+    row: &ComponentRow,
+    force: bool,
+) -> Result<u64, WorkError> {
     let mut freed_bytes = 0;
     for held in agent.aliases.held(row.id) {
-        match device.runner.unload(held).await {
-            Ok(bytes) => freed_bytes += bytes,
-            Err(RunnerError::NotResident { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
+        freed_bytes += evict::take(agent, device, held, Reason::Requested, force).await?;
     }
     release(agent, device, wanted, row);
     Ok(freed_bytes)

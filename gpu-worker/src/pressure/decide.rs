@@ -68,6 +68,8 @@ pub struct Order {
     pub level: Level,
     /// Why it is less than the budget; empty otherwise.
     pub cause: String,
+    /// Bytes that are short even if the tier held nothing: others of ours have to give them.
+    pub deficit_bytes: u64,
 }
 
 /// Remembers what was ordered.
@@ -99,13 +101,12 @@ impl Governor {
         } else {
             self.calm_since = None;
         }
-        Order { limit_bytes: self.limit_bytes, level: self.level(held), cause: self.cause.clone() }
+        let deficit_bytes = self.kept(sample).saturating_sub(reach(sample, held));
+        Order { limit_bytes: self.limit_bytes, level: self.level(held), cause: self.cause.clone(), deficit_bytes }
     }
 
     fn allowed(&mut self, sample: &Sample, held: Held, now: Duration) -> (u64, String) {
-        let reach = held.system_bytes.saturating_add(sample.room_bytes());
-        let kept = self.settings.headroom_bytes.saturating_add(sample.over_bytes());
-        let by_room = reach.saturating_sub(kept).min(self.settings.budget_bytes);
+        let by_room = reach(sample, held).saturating_sub(self.kept(sample)).min(self.settings.budget_bytes);
         if sample.stalled_full_percent < STALL_PERCENT {
             return (by_room, cause_of(sample, self.settings.headroom_bytes));
         }
@@ -122,6 +123,11 @@ impl Governor {
         } else {
             (by_stalls, stalls)
         }
+    }
+
+    /// Bytes that must not be taken: the headroom, and what the group is over its limit.
+    fn kept(&self, sample: &Sample) -> u64 {
+        self.settings.headroom_bytes.saturating_add(sample.over_bytes())
     }
 
     fn raise(&mut self, allowed: u64, now: Duration) {
@@ -146,6 +152,11 @@ impl Governor {
             Level::Tight
         }
     }
+}
+
+/// Bytes that the tier could have: what it holds and what is free.
+fn reach(sample: &Sample, held: Held) -> u64 {
+    held.system_bytes.saturating_add(sample.room_bytes())
 }
 
 fn cause_of(sample: &Sample, headroom_bytes: u64) -> String {
@@ -213,6 +224,15 @@ mod tests {
             governor.step(&sample(640, 400), held(400), at(second));
         }
         assert_eq!(governor.step(&sample(640, 400), held(400), at(70)).limit_bytes, 540 * MIB);
+    }
+
+    #[test]
+    fn what_the_tier_cannot_give_is_short() {
+        let mut governor = Governor::new(SETTINGS);
+        let order = governor.step(&sample(1000, 960), held(10), at(0));
+        assert_eq!((order.limit_bytes, order.deficit_bytes), (0, 50 * MIB), "{order:?}");
+        let order = governor.step(&sample(700, 800), held(700), at(1));
+        assert_eq!(order.deficit_bytes, 0, "{order:?}");
     }
 
     #[test]

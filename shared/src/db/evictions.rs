@@ -1,4 +1,4 @@
-//! What RAM tiers took out and why, kept for those who ask later.
+//! What the tiers of hosts took out and why, kept for those who ask later.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -17,7 +17,7 @@ pub struct NewEviction {
     pub seq: i64,
     /// How long ago it was made.
     pub ago_seconds: f64,
-    /// `room`, `pressure`, `expired`, `requested`, `cleared`, `duplicate`, `superseded`.
+    /// `room`, `pressure`, `expired`, `requested`, `cleared`, `duplicate`, `superseded`, `optimized`.
     pub reason: &'static str,
     /// The policy that chose, where one did.
     pub policy: Option<&'static str>,
@@ -42,6 +42,8 @@ pub struct NewEviction {
 pub struct EvictionRow {
     /// Host.
     pub host: String,
+    /// The device whose memory it was; empty for RAM.
+    pub device: String,
     /// The agent.
     pub incarnation: Incarnation,
     /// Counts the decisions of the agent.
@@ -66,22 +68,22 @@ pub struct EvictionRow {
     pub omitted: i64,
 }
 
-/// Stores decisions of an agent in the caller's transaction, those that are not there yet, and drops the oldest of the
+/// Stores decisions about one tier of an agent (a device, or `""` for RAM) in the caller's transaction, those that are not there yet, and drops the oldest of the
 /// host beyond what is kept. The database's clock says when they were.
 ///
 /// # Errors
 /// Database errors.
 pub async fn record(
     tx: &mut PgConnection,
-    host: &str,
+    (host, device): (&str, &str),
     me: Incarnation,
     decisions: &[NewEviction],
 ) -> Result<(), DbError> {
     for one in decisions {
         sqlx::query(
             "insert into cache_evictions (host, incarnation, seq, at, reason, policy, wanted, wanted_bytes, need_bytes,
-                                          freed_bytes, victims, candidates, omitted)
-             values ($1, $2, $3, now() - make_interval(secs => $4), $5, $6, $7, $8, $9, $10, $11, $12, $13)
+                                          freed_bytes, victims, candidates, omitted, device)
+             values ($1, $2, $3, now() - make_interval(secs => $4), $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
              on conflict do nothing",
         )
         .bind(host)
@@ -97,13 +99,14 @@ pub async fn record(
         .bind(&one.victims)
         .bind(&one.candidates)
         .bind(one.omitted)
+        .bind(device)
         .execute(&mut *tx)
         .await?;
     }
     sqlx::query(
         "delete from cache_evictions e using (
-             select incarnation, seq from cache_evictions where host = $1 order by at desc, seq desc offset $2) old
-         where e.host = $1 and e.incarnation = old.incarnation and e.seq = old.seq",
+             select incarnation, device, seq from cache_evictions where host = $1 order by at desc, seq desc offset $2) old
+         where e.host = $1 and e.incarnation = old.incarnation and e.device = old.device and e.seq = old.seq",
     )
     .bind(host)
     .bind(KEPT)
@@ -112,27 +115,42 @@ pub async fn record(
     Ok(())
 }
 
-/// Decisions, the newest first: of one host, or those that took out one component (also while it had another id).
+/// Which decisions to list; absent means any.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EvictionFilter<'f> {
+    /// Of this host.
+    pub host: Option<&'f str>,
+    /// Of this device.
+    pub device: Option<&'f str>,
+    /// Of devices, or (false) of RAM.
+    pub of_devices: Option<bool>,
+    /// Those that took out this component, also while it had another id.
+    pub component: Option<ComponentId>,
+}
+
+/// Decisions, the newest first.
 ///
 /// # Errors
 /// Database errors.
 pub async fn list(
     db: impl PgExecutor<'_>,
-    host: Option<&str>,
-    component: Option<ComponentId>,
+    filter: EvictionFilter<'_>,
     limit: i64,
 ) -> Result<Vec<EvictionRow>, DbError> {
     Ok(sqlx::query_as(
-        "select host, incarnation, seq, at, reason, policy, wanted, wanted_bytes, need_bytes, freed_bytes, candidates, omitted
+        "select host, device, incarnation, seq, at, reason, policy, wanted, wanted_bytes, need_bytes, freed_bytes, candidates, omitted
          from cache_evictions
-         where ($1::text is null or host = $1)
+         where ($1::text is null or host = $1) and ($4::text is null or device = $4)
+           and ($5::bool is null or $5 = (device <> ''))
            and ($2::text is null
                 or victims && array(select id from components where merged_into = $2 union select $2))
          order by at desc, host, seq desc limit $3",
     )
-    .bind(host)
-    .bind(component.map(|id| id.to_string()))
+    .bind(filter.host)
+    .bind(filter.component.map(|id| id.to_string()))
     .bind(limit)
+    .bind(filter.device)
+    .bind(filter.of_devices)
     .fetch_all(db)
     .await?)
 }

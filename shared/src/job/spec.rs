@@ -134,10 +134,10 @@ pub struct LoadArgs {
     /// Component kinds to load (`unet`, `vae`, …); all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub components: Option<Vec<String>>,
-    /// How long it stays in RAM after its last use; as configured on the host when absent.
+    /// How long it stays in RAM and on the device after its last use; as configured on the host when absent. Zero is about RAM only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_alive: Option<KeepAlive>,
-    /// It is not evicted from RAM until somebody unprotects it.
+    /// It is not evicted from RAM or the device until somebody unprotects it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub protect: bool,
 }
@@ -188,7 +188,7 @@ pub struct CacheRemoveArgs {
     pub component: Option<ComponentId>,
 }
 
-/// Arguments of `cache_keep`: what is said about the components of one model, or one component, that are in RAM.
+/// Arguments of `cache_keep`: what is said about the components of one model, or one component, that are in RAM or on a device.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CacheKeepArgs {
@@ -204,6 +204,9 @@ pub struct CacheKeepArgs {
     /// How long it stays after its last use; as it is when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_alive: Option<KeepAlive>,
+    /// The copies on this device; those in RAM when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
 }
 
 /// Arguments of `hash`: one model, the models of one root, or (neither given) all models of the host.

@@ -116,6 +116,9 @@ pub struct EvictedCounts {
     pub duplicate: u64,
     /// Their file changed and was loaded anew.
     pub superseded: u64,
+    /// By a plan to free memory that somebody asked for.
+    #[serde(default)]
+    pub optimized: u64,
 }
 
 /// One step of a histogram of ages.
@@ -152,7 +155,7 @@ pub struct MemoryPressure {
     pub stalled_full_percent: f64,
 }
 
-/// Where a component in RAM stands with the eviction policy.
+/// Where a component stands with the eviction policy of its tier.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct EvictionStanding {
     /// Place in the order of eviction, from 1; absent while it is leased or protected.
@@ -160,7 +163,7 @@ pub struct EvictionStanding {
     pub place: Option<u64>,
     /// Bytes that would go before it.
     pub bytes_before: u64,
-    /// Seconds that its reload would take, by the measured speed of its disk.
+    /// Seconds that its reload would take, by the measured speed of its disk, and for a device of the copy to it.
     pub reload_seconds: f64,
     /// Reuses to be expected in an hour.
     pub reuses_per_hour: f64,
@@ -241,6 +244,9 @@ pub struct DeviceSnapshot {
     pub temperature_celsius: Option<f64>,
     /// Components on the device.
     pub entries: Vec<Entry>,
+    /// How components are chosen that have to go: `cost` or `lru`.
+    #[serde(default)]
+    pub policy: Option<String>,
 }
 
 /// A job that runs on the host.

@@ -49,25 +49,33 @@ pub struct CachedComponent {
     pub model_name: String,
     /// Copies in RAM.
     pub copies: Vec<CachedCopy>,
+    /// Copies on devices.
+    pub on_devices: Vec<CachedCopy>,
     /// The last decision that took it out of the RAM of any host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_eviction: Option<EvictionView>,
+    /// The last decision that took it off any device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_device_eviction: Option<EvictionView>,
     /// Trust in the live parts.
     #[serde(flatten)]
     pub staleness: Staleness,
 }
 
-/// One copy in the RAM of one host.
+/// One copy in the RAM of one host, or on one device.
 pub type CachedCopy = ResidentComponent;
 
-/// A decision that took components out of a host's RAM.
+/// A decision that took components out of a host's RAM or off a device.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct EvictionView {
     /// Host.
     pub host: String,
+    /// The device whose memory it was; absent for RAM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// When.
     pub at: DateTime<Utc>,
-    /// `room`, `pressure`, `expired`, `requested`, `cleared`, `duplicate`, `superseded`.
+    /// `room`, `pressure`, `expired`, `requested`, `cleared`, `duplicate`, `superseded`, `optimized`.
     pub reason: String,
     /// The policy that chose, where one did: `cost` or `lru`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,11 +110,11 @@ pub struct EvictionCandidate {
     pub verdict: String,
     /// Bytes.
     pub bytes: u64,
-    /// Seconds in RAM.
+    /// Seconds in the tier.
     pub age_seconds: f64,
     /// Seconds since its last use.
     pub idle_seconds: f64,
-    /// Uses while in RAM.
+    /// Uses while in the tier.
     pub hits: u64,
     /// Seconds that its reload would take.
     pub reload_seconds: f64,

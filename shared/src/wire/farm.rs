@@ -118,6 +118,9 @@ pub struct DeviceView {
     pub memory_system_bytes: Option<u64>,
     /// Labels.
     pub labels: Vec<String>,
+    /// How components are chosen that have to go: `cost` or `lru`; from the live view.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// Components on it.
     pub resident: Vec<ResidentComponent>,
     /// Trust in the live parts.
@@ -168,7 +171,7 @@ pub struct ResidentComponent {
     /// When its keep-alive ends unless it is used before (the host's clock); from the live view.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<DateTime<Utc>>,
-    /// Where it stands with the eviction policy of the RAM tier; from the live view.
+    /// Where it stands with the eviction policy of its tier; from the live view.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eviction: Option<EvictionStanding>,
     /// Of a running load.

@@ -48,12 +48,12 @@ pub struct LoadRequest {
     pub priority: i32,
     /// Labels that the device must have.
     pub labels: Vec<String>,
-    /// How long it stays in RAM after its last use: `10m`, seconds, 0 for as long as it is in use, negative until it is evicted;
-    /// as configured on the host when absent.
+    /// How long it stays in RAM and on the device after its last use: `10m`, seconds, negative until it is evicted; 0: in RAM for
+    /// as long as it is in use, on the device until it is evicted; as configured on the host when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub keep_alive: Option<KeepAlive>,
-    /// Do not evict it from RAM until it is unprotected.
+    /// Do not evict it from RAM or the device until it is unprotected.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub protect: bool,
 }
@@ -76,12 +76,12 @@ pub struct MultiLoadRequest {
     /// For unload: also what other models that are loaded there need, and what is protected; never what is in use.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
-    /// How long it stays in RAM after its last use: `10m`, seconds, 0 for as long as it is in use, negative until it is evicted;
-    /// as configured on the host when absent.
+    /// How long it stays in RAM and on the device after its last use: `10m`, seconds, negative until it is evicted; 0: in RAM for
+    /// as long as it is in use, on the device until it is evicted; as configured on the host when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub keep_alive: Option<KeepAlive>,
-    /// Do not evict it from RAM until it is unprotected.
+    /// Do not evict it from RAM or the device until it is unprotected.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub protect: bool,
 }

@@ -8,12 +8,15 @@
 pub mod bandwidth;
 pub mod reuse;
 mod score;
+mod standing;
 #[cfg(test)]
 mod tests;
 
 use std::{cmp::Reverse, fmt, str::FromStr, time::Duration};
 
 use serde::Serialize;
+
+pub use standing::{Standing, standings};
 
 use crate::request::Key;
 

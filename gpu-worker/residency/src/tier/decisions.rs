@@ -4,7 +4,6 @@ use std::{collections::VecDeque, time::Duration};
 
 use serde::Serialize;
 
-use super::table::Moment;
 use crate::policy::{PlanRow, Policy, Verdict};
 
 /// Decisions kept.
@@ -30,12 +29,22 @@ pub enum Reason {
     Duplicate,
     /// Other content was wanted under its key.
     Superseded,
+    /// By a plan to free memory that somebody asked for.
+    Optimized,
 }
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 7] =
-        [Self::Room, Self::Pressure, Self::Expired, Self::Requested, Self::Cleared, Self::Duplicate, Self::Superseded];
+    pub const ALL: [Self; 8] = [
+        Self::Room,
+        Self::Pressure,
+        Self::Expired,
+        Self::Requested,
+        Self::Cleared,
+        Self::Duplicate,
+        Self::Superseded,
+        Self::Optimized,
+    ];
 
     /// The stable name.
     pub fn as_str(self) -> &'static str {
@@ -47,6 +56,7 @@ impl Reason {
             Self::Cleared => "cleared",
             Self::Duplicate => "duplicate",
             Self::Superseded => "superseded",
+            Self::Optimized => "optimized",
         }
     }
 
@@ -92,34 +102,50 @@ impl Decision {
 
 /// A decision that is being carried out.
 #[derive(Debug)]
-pub(super) struct Draft {
-    pub(super) reason: Reason,
-    pub(super) policy: Option<Policy>,
-    pub(super) wanted: Option<String>,
-    pub(super) wanted_bytes: u64,
-    pub(super) need_bytes: u64,
-    pub(super) freed_bytes: u64,
-    pub(super) rows: Vec<PlanRow>,
+pub struct Draft {
+    /// Why.
+    pub reason: Reason,
+    /// The policy that chose, where one did.
+    pub policy: Option<Policy>,
+    /// The component that needed room.
+    pub wanted: Option<String>,
+    /// Its bytes.
+    pub wanted_bytes: u64,
+    /// Bytes that have to go.
+    pub need_bytes: u64,
+    /// Bytes that came back.
+    pub freed_bytes: u64,
+    /// The table so far.
+    pub rows: Vec<PlanRow>,
 }
 
 impl Draft {
     /// One that no policy chose.
-    pub(super) fn plain(reason: Reason) -> Self {
+    pub fn plain(reason: Reason) -> Self {
         let (need_bytes, freed_bytes, wanted_bytes) = (0, 0, 0);
         Self { reason, policy: None, wanted: None, wanted_bytes, need_bytes, freed_bytes, rows: Vec::new() }
     }
+
+    /// Takes the table of the plan, with what came of it: `went` says which victims are gone. A victim that was taken into
+    /// use since the plan was made has stayed.
+    pub fn carried_out(&mut self, plan: Vec<PlanRow>, went: impl Fn(&str) -> bool) {
+        self.rows = plan;
+        for row in self.rows.iter_mut().filter(|row| row.verdict == Verdict::Evict) {
+            row.verdict = if went(&row.key) { Verdict::Evict } else { Verdict::Leased };
+        }
+    }
 }
 
-/// The last decisions.
+/// The last decisions of one tier.
 #[derive(Debug, Default)]
-pub(super) struct Decisions {
+pub struct Decisions {
     last: VecDeque<Decision>,
     seq: u64,
 }
 
 impl Decisions {
-    /// Keeps what was done; nothing when nothing went.
-    pub(super) fn record(&mut self, mut draft: Draft, now: Moment) {
+    /// Keeps what was done at this moment, which is told on the tier's clock and on the wall's; nothing when nothing went.
+    pub fn record(&mut self, mut draft: Draft, since_start: Duration, unix_ms: u64) {
         if !draft.rows.iter().any(|row| row.verdict == Verdict::Evict) {
             return;
         }
@@ -135,8 +161,8 @@ impl Decisions {
         }
         self.last.push_back(Decision {
             seq: self.seq,
-            unix_ms: now.unix_ms,
-            since_start: now.since_start,
+            unix_ms,
+            since_start,
             reason: draft.reason,
             policy: draft.policy,
             wanted: draft.wanted,
@@ -149,7 +175,7 @@ impl Decisions {
     }
 
     /// Decisions after `seq`, oldest first, as far as they are kept.
-    pub(super) fn after(&self, seq: u64) -> Vec<Decision> {
+    pub fn after(&self, seq: u64) -> Vec<Decision> {
         self.last.iter().filter(|decision| decision.seq > seq).cloned().collect()
     }
 }
@@ -168,13 +194,12 @@ mod tests {
     #[test]
     fn records_and_their_tables_are_bounded_and_victims_are_never_left_out() {
         let mut decisions = Decisions::default();
-        let now = Moment { since_start: Duration::ZERO, unix_ms: 0 };
         for _ in 0..300 {
             let mut draft = Draft::plain(Reason::Room);
             draft.rows = (0..100).map(|n| row(n, if n < 60 { Verdict::NotNeeded } else { Verdict::Evict })).collect();
-            decisions.record(draft, now);
+            decisions.record(draft, Duration::ZERO, 0);
         }
-        decisions.record(Draft::plain(Reason::Room), now);
+        decisions.record(Draft::plain(Reason::Room), Duration::ZERO, 0);
         let kept = decisions.after(0);
         assert_eq!((kept.len(), kept[0].seq, decisions.after(299).len()), (KEPT, 45, 1));
         assert!(kept.iter().all(|one| one.victims().count() == 40 && one.rows.len() == 80 && one.omitted == 20));

@@ -14,7 +14,7 @@ use crate::{
     budget::Reservation,
     entry::{Event, State},
     error::{ResidencyError, Shortage, Squeeze},
-    policy::{self, Candidate, Goal, Plan, PlanRow, Verdict, select_victims},
+    policy::{self, Candidate, Goal, Plan, Verdict, select_victims},
     request::Key,
 };
 
@@ -135,11 +135,7 @@ impl Inner {
         }
         // the table shows what happened, in the order and with the figures of the plan
         let went = std::mem::take(&mut draft.rows);
-        let gone = |row: &PlanRow| went.iter().any(|out| out.key == row.key);
-        draft.rows = plan.rows;
-        for row in draft.rows.iter_mut().filter(|row| row.verdict == Verdict::Evict) {
-            row.verdict = if gone(row) { Verdict::Evict } else { Verdict::Leased };
-        }
+        draft.carried_out(plan.rows, |key| went.iter().any(|out| out.key == key));
         self.record(draft)
     }
 
@@ -222,7 +218,7 @@ impl Inner {
             );
             table.stats.count(draft.reason, row.bytes, row.age_ms);
         }
-        table.decisions.record(draft, now);
+        table.decisions.record(draft, now.since_start, now.unix_ms);
         drop(table);
         self.bump();
         freed

@@ -22,11 +22,11 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use decisions::{Decision, Reason};
+pub use decisions::{Decision, Decisions, Draft, Reason};
 pub use evict::{ClearReport, FreedBytes};
 pub use keep::KeepAlive;
 pub use lease::Lease;
-pub use snapshot::{AGE_BOUNDS_SECONDS, Audit, EntrySnapshot, EvictionCounts, Standing, TierSnapshot, TierStats};
+pub use snapshot::{AGE_BOUNDS_SECONDS, Audit, EntrySnapshot, EvictionCounts, TierSnapshot, TierStats};
 use table::{Answer, Table};
 
 use crate::{
@@ -35,7 +35,7 @@ use crate::{
     entry::State,
     error::ResidencyError,
     loader::Disks,
-    policy::{Policy, Rules},
+    policy::{Candidate, Policy, Rules, bandwidth::ReadFrom},
     progress::ProgressSnapshot,
     request::LoadRequest,
 };
@@ -247,6 +247,22 @@ impl RamTier {
     /// How victims are chosen.
     pub fn policy(&self) -> Policy {
         self.inner.config.policy
+    }
+
+    /// The policy with its settings.
+    pub fn rules(&self) -> Rules {
+        self.inner.config.rules()
+    }
+
+    /// The ready entries as the policy sees them now.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        let now = self.inner.started.elapsed();
+        self.inner.table().candidates(now)
+    }
+
+    /// Seconds that reading these bytes takes, by the measured speed of each disk.
+    pub fn read_seconds(&self, from: &[ReadFrom]) -> f64 {
+        self.inner.table().bandwidth.seconds(from)
     }
 
     /// The ledger alone.

@@ -1,22 +1,16 @@
 //! The tier as data: entries, counters, ledger; what is published and shown.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{
-    Inner,
-    decisions::Reason,
-    keep::KeepAlive,
-    table::{Slot, Table},
-};
+use super::{Inner, decisions::Reason, keep::KeepAlive, table::Slot};
 use crate::{
     budget::BudgetView,
     digest::Digest,
     entry::State,
-    policy::{self, PlanRow, Verdict},
+    policy::{self, Standing},
     progress::ProgressSnapshot,
-    request::Key,
 };
 
 /// Upper bounds of the counts of [`TierStats::ages`]; the last count is of what is older.
@@ -68,6 +62,8 @@ pub struct EvictionCounts {
     pub duplicate: u64,
     /// Other content was wanted under the key.
     pub superseded: u64,
+    /// By a plan to free memory.
+    pub optimized: u64,
 }
 
 impl EvictionCounts {
@@ -81,6 +77,7 @@ impl EvictionCounts {
             Reason::Cleared => &mut self.cleared,
             Reason::Duplicate => &mut self.duplicate,
             Reason::Superseded => &mut self.superseded,
+            Reason::Optimized => &mut self.optimized,
         }
     }
 }
@@ -95,17 +92,6 @@ impl TierStats {
             *count += 1;
         }
     }
-}
-
-/// Where a ready entry stands with the policy at one moment: why it is still here and when it would go.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Standing {
-    /// Place in the order of eviction, from 1; none while it is leased or protected.
-    pub place: Option<u64>,
-    /// Bytes that would go before it.
-    pub bytes_before: u64,
-    /// What the policy knows; the verdict is of a moment at which everything would have to go.
-    pub row: PlanRow,
 }
 
 /// One entry.
@@ -204,34 +190,12 @@ impl Slot {
     }
 }
 
-impl Table {
-    /// Where each ready entry stands.
-    fn standings(&self, rules: policy::Rules, now: Duration) -> HashMap<Key, Standing> {
-        let candidates = self.candidates(now);
-        let (mut place, mut bytes_before) = (0, 0);
-        let mut standings = HashMap::with_capacity(candidates.len());
-        for one in policy::order(rules, &candidates, now) {
-            let verdict = match one {
-                one if one.holders > 0 => Verdict::Leased,
-                one if one.protected => Verdict::Protected,
-                _ => Verdict::Evict,
-            };
-            let goes = verdict == Verdict::Evict;
-            place += u64::from(goes);
-            let row = policy::row(rules, one, now, verdict);
-            standings.insert(one.key.clone(), Standing { place: goes.then_some(place), bytes_before, row });
-            bytes_before += if goes { one.bytes } else { 0 };
-        }
-        standings
-    }
-}
-
 impl Inner {
     pub(super) fn snapshot(&self) -> TierSnapshot {
         let now = self.started.elapsed();
         let table = self.table();
         let generation = *self.changes.borrow();
-        let mut standings = table.standings(self.config.rules(), now);
+        let mut standings = policy::standings(self.config.rules(), &table.candidates(now), now);
         let default = self.config.keep_alive;
         let current = table.slots.values().map(|slot| slot.snapshot(default, now, standings.remove(&slot.key)));
         let mut entries: Vec<_> = current.collect();

@@ -5,7 +5,6 @@ use sqlx::{FromRow, PgConnection};
 use super::{JobLease, event, parent::settle_parent_of};
 use crate::{
     db::{DbError, farm::notify, listen, seconds},
-    error::{ErrorBody, ErrorCode},
     ids::JobId,
     job::{
         JobState,

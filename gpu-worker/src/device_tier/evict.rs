@@ -1,0 +1,183 @@
+//! Taking copies off a device: to make room, under pressure, when their time is over, on request. Plan, act, keep the record.
+
+use residency::{
+    Draft, Reason,
+    policy::{self, Goal, Plan, Verdict, select_victims},
+};
+use shared::{error::chain, ids::ComponentId};
+
+use super::{DeviceTier, Noted, book::Stays, view::candidates};
+use crate::{
+    context::{Agent, Device},
+    runner::{DeviceResident, RunnerError},
+};
+
+/// Why a copy was not taken off.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// Somebody uses it.
+    #[error("component {component} is in use on `{device}` ({by} leases)")]
+    Leased {
+        /// The component.
+        component: ComponentId,
+        /// The device.
+        device: String,
+        /// Leases.
+        by: usize,
+    },
+    /// The operator keeps it.
+    #[error("component {component} is protected on `{device}`")]
+    Protected {
+        /// The component.
+        component: ComponentId,
+        /// The device.
+        device: String,
+    },
+    /// The runner did not do it.
+    #[error(transparent)]
+    Runner(#[from] RunnerError),
+}
+
+/// Marks a copy as leaving until its bytes are back, or it stays.
+struct Leaving<'t> {
+    tier: &'t DeviceTier,
+    component: ComponentId,
+    gone: bool,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.tier.book().left(self.component, self.gone, self.tier.uptime());
+        self.tier.bump();
+    }
+}
+
+/// Frees `need_bytes` for a copy of `wanted`, or nothing where that cannot be: then the answer is none.
+pub async fn make_room(
+    agent: &Agent,
+    device: &Device,
+    (wanted, wanted_bytes): (ComponentId, u64),
+    need_bytes: u64,
+) -> Option<u64> {
+    let _room = device.tier.room.lock().await;
+    let plan = plan(agent, device, Goal::AllOf(need_bytes));
+    if plan.victims.is_empty() {
+        return None;
+    }
+    let wanted = Some(wanted.to_string());
+    let draft = Draft { wanted, wanted_bytes, need_bytes, ..chosen(device, Reason::Room) };
+    Some(carry_out(agent, device, draft, plan).await)
+}
+
+/// Frees up to `need_bytes` because the machine's memory is short; what is leased or protected stays.
+pub async fn shrink(agent: &Agent, device: &Device, need_bytes: u64) -> u64 {
+    let _room = device.tier.room.lock().await;
+    let plan = plan(agent, device, Goal::UpTo(need_bytes));
+    let draft = Draft { need_bytes, ..chosen(device, Reason::Pressure) };
+    carry_out(agent, device, draft, plan).await
+}
+
+/// Takes off what has outlived its keep-alive.
+pub async fn expire(agent: &Agent, device: &Device) -> u64 {
+    let due = |copy: &DeviceResident| device.tier.noted(copy).expires_in.is_some_and(|left| left.is_zero());
+    let due: Vec<ComponentId> = device.resident().iter().filter(|copy| due(copy)).map(|copy| copy.component).collect();
+    let mut freed_bytes = 0;
+    for component in due {
+        match take(agent, device, component, Reason::Expired, false).await {
+            Ok(bytes) => freed_bytes += bytes,
+            Err(stays) => tracing::debug!(%component, %stays, "an expired copy stays on the device"),
+        }
+    }
+    freed_bytes
+}
+
+/// Takes one copy off, with its record. Nothing is freed, and nothing wrong, when it is not there.
+///
+/// # Errors
+/// [`Refused`]; protected copies go only when `protected_too`.
+pub async fn take(
+    agent: &Agent,
+    device: &Device,
+    component: ComponentId,
+    reason: Reason,
+    protected_too: bool,
+) -> Result<u64, Refused> {
+    let now = device.tier.uptime();
+    let row = candidates(agent, device).into_iter().find(|one| *one.key == *component.to_string());
+    let bytes = out(device, component, protected_too).await?;
+    let mut draft = Draft { freed_bytes: bytes, ..Draft::plain(reason) };
+    let gone = row.filter(|_| bytes > 0);
+    draft.rows.extend(gone.map(|one| policy::row(device.tier.rules, &one, now, Verdict::Evict)));
+    device.tier.record(draft);
+    Ok(bytes)
+}
+
+/// Whether somebody uses a copy, or keeps it.
+///
+/// # Errors
+/// Then.
+pub fn may_go(device: &Device, copy: &DeviceResident, noted: &Noted, protected_too: bool) -> Result<(), Refused> {
+    let (component, name) = (copy.component, device.id.clone());
+    match noted {
+        noted if noted.leases > 0 => Err(Refused::Leased { component, device: name, by: noted.leases }),
+        noted if noted.protected && !protected_too => Err(Refused::Protected { component, device: name }),
+        _ => Ok(()),
+    }
+}
+
+fn chosen(device: &Device, reason: Reason) -> Draft {
+    Draft { policy: Some(device.tier.rules.policy), ..Draft::plain(reason) }
+}
+
+fn plan(agent: &Agent, device: &Device, goal: Goal) -> Plan {
+    select_victims(device.tier.rules, &candidates(agent, device), goal, device.tier.uptime())
+}
+
+/// A victim that was taken into use since the plan stays; the caller plans again.
+async fn carry_out(agent: &Agent, device: &Device, mut draft: Draft, plan: Plan) -> u64 {
+    let mut went = Vec::new();
+    for victim in &plan.victims {
+        let Ok(component) = victim.parse() else { continue };
+        match out(device, component, false).await {
+            Ok(bytes) => {
+                draft.freed_bytes += bytes;
+                went.push(victim.clone());
+                agent.metrics.device_evictions.inc();
+                tracing::info!(%component, bytes, reason = draft.reason.as_str(), device = device.id, "took a component off the device");
+            }
+            Err(stays) => tracing::debug!(%component, stays = %chain(&stays), device = device.id, "a victim stays"),
+        }
+    }
+    let freed_bytes = draft.freed_bytes;
+    draft.carried_out(plan.rows, |key| went.iter().any(|gone| **gone == *key));
+    device.tier.record(draft);
+    freed_bytes
+}
+
+/// Has the runner free a copy; on return its bytes are back.
+async fn out(device: &Device, component: ComponentId, protected_too: bool) -> Result<u64, Refused> {
+    let copies = device.resident();
+    let Some(copy) = copies.iter().find(|copy| copy.component == component) else { return Ok(0) };
+    let name = || device.id.clone();
+    // the lock ends with this statement: nothing is awaited under it
+    let left = device.tier.book().leave(copy, protected_too, device.tier.uptime());
+    match left {
+        Ok(()) => {}
+        Err(Stays::Leased(by)) => return Err(Refused::Leased { component, device: name(), by }),
+        Err(Stays::Protected) => return Err(Refused::Protected { component, device: name() }),
+        // whoever takes it off counts its bytes
+        Err(Stays::Leaving) => return Ok(0),
+    }
+    let mut leaving = Leaving { tier: &device.tier, component, gone: false };
+    match device.runner.unload(component).await {
+        Ok(bytes) => {
+            leaving.gone = true;
+            Ok(bytes)
+        }
+        Err(RunnerError::NotResident { .. }) => {
+            leaving.gone = true;
+            Ok(0)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
