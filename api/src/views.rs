@@ -198,6 +198,8 @@ pub(crate) fn host(view: &View, host: &HostNow, roots: &[RootRow]) -> HostView {
         devices: devices.map(|device| device.id.clone()).collect(),
         roots: roots.iter().filter(|root| root.host == host.row.name).map(|row| root(row, host)).collect(),
         process_rss_bytes: host.live.as_ref().map(|live| live.process_rss_bytes),
+        nvml: host.live.as_ref().and_then(|live| live.nvml.clone()),
+        unaccounted: host.live.as_ref().map(|live| live.unaccounted.clone()).unwrap_or_default(),
         registered_at: host.row.registered_at,
         staleness: host.staleness(),
     }
@@ -245,6 +247,7 @@ pub(crate) fn device(view: &View, row: &DeviceRow, owners: &Owners) -> DeviceVie
         memory_total_bytes: live.map_or(unsigned(row.memory_total_bytes), |live| live.memory_total_bytes),
         memory_used_bytes: live.map_or(unsigned(row.memory_used_bytes), |live| live.memory_used_bytes),
         memory_system_bytes: live.and_then(|live| live.memory_system_bytes),
+        vitals: live.and_then(|live| live.vitals.clone()),
         labels: row.labels.clone(),
         policy: live.and_then(|live| live.policy.clone()),
         resident: owners.resident(view.held.iter().filter(|held| held.device.as_deref() == Some(&row.id))),

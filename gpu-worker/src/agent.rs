@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use engine::nvml::MonitorOptions;
 use residency::{KeepAlive, RamTier, TierConfig, policy::Rules};
 use shared::db::Pool;
 use shared::{
@@ -32,7 +33,7 @@ use crate::{
     publisher,
     running::{Running, StopReason},
     throttle::Throttle,
-    watch,
+    vitals, watch,
 };
 
 /// After a hand-back, how long reports may take to reach the database.
@@ -147,6 +148,8 @@ fn assemble(
     let registry = ops::registry("gpu-worker")?;
     let device_names: Vec<&str> = chosen.iter().map(|device| device.name.as_str()).collect();
     let metrics = Metrics::register(&registry, &device_names)?;
+    let vitals = vitals::Vitals::start(nvml_options(config, &chosen))
+        .map_err(system("cannot start the threads that watch devices"))?;
     let tier = RamTier::new(TierConfig {
         budget_bytes: config.ram_budget.map_or(available / 5 * 2, |size| size.0),
         policy: config.ram_policy,
@@ -173,11 +176,19 @@ fn assemble(
         running: Running::default(),
         metrics,
         pressure: Default::default(),
+        vitals,
+        unaccounted: Default::default(),
         changed: tokio::sync::Notify::new(),
         tasks: tasks.clone(),
     });
     let capabilities = serde_json::json!({ "onnxruntime": onnx, "cuda": cuda });
     Ok((agent, capabilities, registry))
+}
+
+/// Watched for the devices of its vendor, and where somebody names a library.
+fn nvml_options(config: &AgentConfig, chosen: &[devices::Chosen]) -> Option<MonitorOptions> {
+    let wanted = config.nvml_library.is_some() || chosen.iter().any(|device| device.name.starts_with("cuda:"));
+    wanted.then(|| MonitorOptions { library: config.nvml_library.clone(), ..MonitorOptions::default() })
 }
 
 /// Registers host, devices and roots, and asks for a first scan, in one transaction.
@@ -245,6 +256,7 @@ async fn serve(
     until_stop("keeper", Box::pin(keeper::expire(agent.clone())));
     let (sampler, headroom) = memory_watch(config)?;
     until_stop("memory watch", Box::pin(pressure::watch(agent.clone(), sampler, headroom)));
+    until_stop("vitals", Box::pin(vitals::watch(agent.clone())));
     for device in agent.devices.values().cloned() {
         until_stop("device keeper", Box::pin(keeper::expire_on(agent.clone(), device.clone())));
         until_stop("device watch", Box::pin(watch_device(agent.clone(), device)));

@@ -67,6 +67,10 @@ pub struct AgentConfig {
     #[arg(long = "device", default_value = "auto")]
     pub devices: Vec<String>,
 
+    /// The devices' management library (NVML); the system's, and only with a CUDA device, when absent.
+    #[arg(long)]
+    pub nvml_library: Option<PathBuf>,
+
     /// Bytes of the bounded arena that is the memory of `cpu:0`; two fifths of the available memory when absent.
     #[arg(long)]
     pub cpu_memory: Option<ByteSize>,

@@ -7,7 +7,7 @@ use shared::{
     db::{Pool, tell::Teller},
     ids::Incarnation,
     shutdown::Tasks,
-    status::LiveStatus,
+    status::{LiveStatus, Unaccounted},
 };
 use tokio::sync::{Notify, watch};
 
@@ -20,6 +20,7 @@ use crate::{
     runner::{DeviceResident, Runner},
     running::Running,
     throttle::Throttle,
+    vitals::Vitals,
     watch::Watches,
 };
 
@@ -100,6 +101,10 @@ pub struct Agent {
     pub metrics: Metrics,
     /// Memory pressure as last seen.
     pub pressure: watch::Sender<Pressure>,
+    /// How the devices are.
+    pub vitals: Vitals,
+    /// Tiers whose ledger and system differ, as last audited.
+    pub unaccounted: watch::Sender<Vec<Unaccounted>>,
     /// Wakes the publisher before its period.
     pub changed: Notify,
     /// Spawns tasks.

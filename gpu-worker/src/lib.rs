@@ -3,12 +3,13 @@
 //! A claim travels: [`consumer`] (apalis) → [`attempt`] (supervised, fenced) → [`executors`] (one per job kind) →
 //! [`commit`] (one transaction). Beside it [`lease`] keeps or loses the right to do so, [`publisher`] tells what is
 //! resident, [`pressure`] and [`keeper`] take out of RAM what must or may go, [`runner`] is the process that owns a device,
-//! and [`device_tier`] knows what is on it and for whom.
+//! [`device_tier`] knows what is on it and for whom, and [`vitals`] watches how devices are.
 
 pub mod agent;
 pub mod aliases;
 pub mod attach;
 pub mod attempt;
+pub mod audit;
 pub mod catalogue;
 pub mod commit;
 pub mod config;
@@ -31,4 +32,5 @@ pub mod publisher;
 pub mod runner;
 pub mod running;
 pub mod throttle;
+pub mod vitals;
 pub mod watch;

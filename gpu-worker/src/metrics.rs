@@ -6,6 +6,8 @@ use prometheus::{
 use residency::{AGE_BOUNDS_SECONDS, Reason};
 use shared::{job::JobKind, status::MemoryPressure};
 
+use crate::vitals::VitalsMetrics;
+
 /// Outcomes of attempts as labels.
 const OUTCOMES: [&str; 6] = ["succeeded", "failed", "cancelled", "crashed", "handed_back", "stale"];
 
@@ -36,7 +38,7 @@ pub struct Metrics {
     pub tier_bytes: IntGaugeVec,
     /// Limits by tier.
     pub tier_limit_bytes: IntGaugeVec,
-    /// System's figure minus the ledger, by tier (G8).
+    /// What the system says beyond the ledger, by tier (G8).
     pub unaccounted_bytes: IntGaugeVec,
     /// Requests to the RAM tier by answer.
     pub cache_requests: IntGaugeVec,
@@ -56,6 +58,8 @@ pub struct Metrics {
     pub early_reloads: IntCounter,
     /// Memory pressure.
     pub pressure: PressureMetrics,
+    /// Devices, as their management library sees them.
+    pub vitals: VitalsMetrics,
     /// 1 while Redis takes snapshots.
     pub redis_up: IntGauge,
     /// 1 while the lease is good and nothing drains.
@@ -106,7 +110,7 @@ impl Metrics {
             tier_limit_bytes: gauges("modelyard_tier_limit_bytes", "Bytes that a tier may hold.", &["tier"])?,
             unaccounted_bytes: gauges(
                 "modelyard_tier_unaccounted_bytes",
-                "The system's figure minus our ledger.",
+                "What the system says beyond our ledger and what is promised to running loads; negative when it says less.",
                 &["tier"],
             )?,
             cache_requests: gauges(
@@ -139,6 +143,7 @@ impl Metrics {
                 "Loads into RAM of what had been evicted within the five minutes before.",
             )?,
             pressure: PressureMetrics::new()?,
+            vitals: VitalsMetrics::register(registry)?,
             redis_up: IntGauge::new("modelyard_redis_up", "1 while Redis takes snapshots.")?,
             admitting: IntGauge::new("modelyard_admitting", "1 while this agent claims jobs.")?,
         };

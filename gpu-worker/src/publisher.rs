@@ -7,6 +7,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use engine::nvml::{Condition, NvmlView};
 use residency::AGE_BOUNDS_SECONDS;
 use shared::{
     db::{DbError, farm, residency as rows, residency::ResidencyRow},
@@ -14,11 +15,12 @@ use shared::{
     ids::ComponentId,
     status::{
         AgeCount, CacheStats, DeviceSnapshot, Entry, EvictedCounts, EvictionStanding, HostSnapshot, LiveProgress,
-        MemoryPressure,
+        MemoryPressure, Unaccounted,
     },
 };
 
 use crate::{
+    audit::{self, Auditor},
     context::{Agent, Device},
     decisions::Decisions,
     device_tier::{self, Standings},
@@ -26,6 +28,7 @@ use crate::{
     memory,
     pressure::Pressure,
     runner::{DeviceResident, RunnerState, RunnerStatus},
+    vitals,
 };
 
 /// Time between pictures when nothing changes.
@@ -38,8 +41,9 @@ pub async fn publish(agent: Arc<Agent>, standing: Standing) {
     let mut tier_changes = agent.tier.changes();
     let mut recorded: Option<Recorded> = None;
     let mut decisions = Decisions::default();
+    let mut auditor = Auditor::default();
     loop {
-        let snapshot = snapshot(&agent, standing.is_draining());
+        let snapshot = audited(&agent, &mut auditor, snapshot(&agent, standing.is_draining()));
         gauges(&agent, &snapshot);
         match agent.live.publish(&snapshot).await {
             Ok(()) => agent.metrics.redis_up.set(1),
@@ -64,6 +68,20 @@ pub async fn publish(agent: Arc<Agent>, standing: Standing) {
             () = tokio::time::sleep(PERIOD) => {}
         }
     }
+}
+
+/// Compares the ledgers with what the system says; a picture with what differs.
+fn audited(agent: &Agent, auditor: &mut Auditor, snapshot: HostSnapshot) -> HostSnapshot {
+    let readings = audit::readings(&snapshot, agent.pressure.borrow().headroom_bytes);
+    for reading in &readings {
+        agent.metrics.unaccounted_bytes.with_label_values(&[&reading.tier]).set(reading.difference());
+    }
+    let audit = auditor.audit(&readings, Instant::now());
+    for Unaccounted { tier, ledger_bytes, system_bytes, allowed_bytes } in &audit.news {
+        tracing::warn!(tier, ledger_bytes, system_bytes, allowed_bytes, "the system says otherwise than the ledger");
+    }
+    agent.unaccounted.send_replace(audit.unaccounted.clone());
+    HostSnapshot { unaccounted: audit.unaccounted, ..snapshot }
 }
 
 /// Publishes at once, before a job that changed what is resident is reported as succeeded: whoever reads after that must
@@ -150,6 +168,8 @@ pub fn snapshot(agent: &Agent, draining: bool) -> HostSnapshot {
     let system_bytes = agent.tier.accounted_vs_system().map_or(0, |audit| audit.system_bytes);
     let statuses: Vec<(&Device, RunnerStatus)> =
         agent.devices.values().map(|device| (device, device.runner.status().borrow().clone())).collect();
+    let nvml = agent.vitals.view();
+    let pids: Vec<u32> = statuses.iter().filter_map(|(_, status)| status.pid).collect();
     let device_generations: u64 =
         statuses.iter().map(|(device, status)| status.generation + *device.tier.changes().borrow()).sum();
     HostSnapshot {
@@ -176,10 +196,15 @@ pub fn snapshot(agent: &Agent, draining: bool) -> HostSnapshot {
             eviction_ages_ms: stats.ages_ms_total,
         },
         entries: tier.entries.iter().filter_map(ram_entry).collect(),
-        devices: statuses.iter().map(|(device, status)| device_snapshot(agent, device, status)).collect(),
+        devices: statuses
+            .iter()
+            .map(|(device, status)| device_snapshot(agent, device, status, nvml.as_ref()))
+            .collect(),
         jobs: agent.running.view(),
         watches: agent.watches.views(),
         draining,
+        nvml: nvml.as_ref().map(|view| vitals::nvml_status(view, &pids)),
+        unaccounted: agent.unaccounted.borrow().clone(),
         ram_policy: Some(agent.tier.policy().as_str().to_owned()),
         pressure: Some(pressure_view(&agent.pressure.borrow())),
         process_rss_bytes: memory::own_rss_bytes() + statuses.iter().map(|(_, status)| status.rss_bytes).sum::<u64>(),
@@ -263,13 +288,17 @@ fn standing_view(standing: &residency::Standing) -> EvictionStanding {
     }
 }
 
-fn device_snapshot(agent: &Agent, device: &Device, status: &RunnerStatus) -> DeviceSnapshot {
+fn device_snapshot(agent: &Agent, device: &Device, status: &RunnerStatus, nvml: Option<&NvmlView>) -> DeviceSnapshot {
     let standings = device_tier::standings(agent, device);
-    let (state, reason) = match &status.state {
-        RunnerState::Ready => ("ready", None),
-        RunnerState::Starting => ("lost", Some("its runner is starting".to_owned())),
-        RunnerState::Down { reason } => ("lost", Some(reason.clone())),
+    let uuid = status.facts.as_ref().and_then(|facts| facts.uuid.as_deref());
+    let (condition, vitals) = match nvml.zip(uuid) {
+        Some((view, uuid)) => {
+            let pids: Vec<u32> = status.pid.into_iter().collect();
+            (engine::nvml::condition(view, uuid), Some(vitals::device_vitals(view, uuid, &pids)))
+        }
+        None => (Condition::Good, None),
     };
+    let (state, reason) = device_state(&status.state, &condition);
     DeviceSnapshot {
         id: device.id.clone(),
         state: state.to_owned(),
@@ -277,10 +306,19 @@ fn device_snapshot(agent: &Agent, device: &Device, status: &RunnerStatus) -> Dev
         memory_total_bytes: status.memory.capacity_bytes,
         memory_used_bytes: status.memory.used_bytes,
         memory_system_bytes: Some(status.memory.system_bytes),
-        utilization_ratio: status.utilization_ratio,
-        temperature_celsius: status.temperature_celsius,
+        vitals,
         entries: status.resident.iter().map(|copy| device_entry(device, copy, &standings)).collect(),
         policy: Some(device.tier.rules().policy.as_str().to_owned()),
+    }
+}
+
+/// A device that must not get work is quarantined, whatever its process says.
+fn device_state(runner: &RunnerState, condition: &Condition) -> (&'static str, Option<String>) {
+    match (runner, condition) {
+        (_, Condition::Broken { reason } | Condition::Unknown { reason }) => ("quarantined", Some(reason.clone())),
+        (RunnerState::Ready, _) => ("ready", None),
+        (RunnerState::Starting, _) => ("lost", Some("its runner is starting".to_owned())),
+        (RunnerState::Down { reason }, _) => ("lost", Some(reason.clone())),
     }
 }
 
@@ -307,7 +345,7 @@ fn device_entry(device: &Device, copy: &DeviceResident, standings: &Standings) -
 fn gauges(agent: &Agent, snapshot: &HostSnapshot) {
     let metrics = &agent.metrics;
     let ram = &snapshot.ram;
-    set_tier(metrics, "ram", ram.used_bytes, ram.budget_bytes, Some(ram.system_bytes));
+    set_tier(metrics, "ram", ram.used_bytes, ram.budget_bytes);
     for (answer, count) in [("hit", ram.hits), ("miss", ram.misses), ("join", ram.joins), ("evicted", ram.evictions)] {
         metrics.cache_requests.with_label_values(&[answer]).set(signed(count));
     }
@@ -317,16 +355,13 @@ fn gauges(agent: &Agent, snapshot: &HostSnapshot) {
     }
     for device in &snapshot.devices {
         let name = device.id.rsplit('/').next().unwrap_or(&device.id);
-        set_tier(metrics, name, device.memory_used_bytes, device.memory_total_bytes, device.memory_system_bytes);
+        set_tier(metrics, name, device.memory_used_bytes, device.memory_total_bytes);
     }
 }
 
-fn set_tier(metrics: &crate::metrics::Metrics, tier: &str, used: u64, limit: u64, system: Option<u64>) {
+fn set_tier(metrics: &crate::metrics::Metrics, tier: &str, used: u64, limit: u64) {
     metrics.tier_bytes.with_label_values(&[tier]).set(signed(used));
     metrics.tier_limit_bytes.with_label_values(&[tier]).set(signed(limit));
-    if let Some(system) = system {
-        metrics.unaccounted_bytes.with_label_values(&[tier]).set(signed(system).saturating_sub(signed(used)));
-    }
 }
 
 fn from_unix_ms(ms: u64) -> DateTime<Utc> {

@@ -117,6 +117,7 @@ async fn ledger_and_system_do_not_drift_apart() {
     }
     let agent = farm.agent_with_library(farm.agent("a").ram_budget("44MiB").cpu_memory("44MiB")).await;
     let (limit, began) = (limit(), Instant::now());
+    let empty = held(&agent).await;
     let mut first: Option<Held> = None;
     for round in 0.. {
         let seeds = (0..CLIENTS).map(|number| round * CLIENTS + number);
@@ -147,5 +148,8 @@ async fn ledger_and_system_do_not_drift_apart() {
     nothing_is_resident(&farm, &agent, "a").await;
     let (pid, runner) = (agent.process.pid(), agent.runner().await);
     assert_eq!((memory_files(pid), memory_files(runner)), (0, 0), "weights stay behind");
+    // connections to the stores come and go; a descriptor for each load would be a hundred
+    let open = held(&agent).await.descriptors;
+    assert!(open <= empty.descriptors + 16, "{} descriptors, then {open}", empty.descriptors);
     farm.assert_ledger_is_clean().await;
 }

@@ -34,6 +34,8 @@ fn snapshot(row: &HostRow) -> HostSnapshot {
         watches: Vec::new(),
         ram_policy: None,
         pressure: None,
+        nvml: None,
+        unaccounted: Vec::new(),
         draining: false,
         process_rss_bytes: 0,
     }

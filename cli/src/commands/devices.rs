@@ -3,7 +3,10 @@
 use clap::{Args, Subcommand};
 use shared::wire::DeviceView;
 
-use super::text::{RESIDENT, bytes, bytes_of, joined, resident_row, warn_stale};
+use super::{
+    text::{RESIDENT, bytes, bytes_of, joined, resident_row, warn_stale},
+    vitals,
+};
 use crate::{
     client::{Client, segment},
     error::CliError,
@@ -63,7 +66,7 @@ pub(crate) fn print(devices: &[DeviceView], output: Output) -> Result<(), CliErr
 /// One device with its components.
 pub(crate) fn show(device: &DeviceView, output: Output) -> Result<(), CliError> {
     warn_stale(output, &device.staleness);
-    output.facts(&[
+    let mut facts = vec![
         ("device", device.id.clone()),
         ("product", device.product.clone()),
         ("uuid", device.uuid.clone().unwrap_or_default()),
@@ -73,6 +76,10 @@ pub(crate) fn show(device: &DeviceView, output: Output) -> Result<(), CliError> 
         ("policy", device.policy.clone().unwrap_or_default()),
         ("reported", device.memory_system_bytes.map(bytes).unwrap_or_default()),
         ("labels", joined(&device.labels)),
-    ])?;
+    ];
+    if let Some(vitals) = &device.vitals {
+        facts.extend(vitals::facts(vitals));
+    }
+    output.facts(&facts)?;
     output.section("resident", &device.resident, &RESIDENT, "nothing", resident_row)
 }

@@ -3,7 +3,10 @@
 use clap::{Args, Subcommand};
 use shared::wire::{HostView, RootView};
 
-use super::text::{age, bytes, bytes_of, joined, warn_stale};
+use super::{
+    text::{age, bytes, bytes_of, joined, warn_stale},
+    vitals,
+};
 use crate::{
     client::{Client, segment},
     error::CliError,
@@ -101,6 +104,9 @@ fn reason(root: &RootView) -> String {
 
 fn show(host: &HostView, output: Output) -> Result<(), CliError> {
     warn_stale(output, &host.staleness);
+    for tier in &host.unaccounted {
+        output.note(vitals::unaccounted(tier));
+    }
     output.facts(&[
         ("host", host.name.clone()),
         ("state", host.state.clone()),
@@ -112,6 +118,7 @@ fn show(host: &HostView, output: Output) -> Result<(), CliError> {
         ("devices", joined(&host.devices)),
         ("labels", joined(&host.labels)),
         ("capabilities", capabilities(&host.capabilities)),
+        ("NVML", host.nvml.as_ref().map(vitals::nvml).unwrap_or_default()),
     ])?;
     output.section("roots", &host.roots, &["NAME", "STATE", "SCANNED", "WATCHED", "PATH", "REASON"], "none", |root| {
         vec![

@@ -16,6 +16,7 @@ pub(crate) mod status;
 mod tensors;
 pub(crate) mod text;
 pub(crate) mod validate;
+mod vitals;
 
 use shared::{error::ErrorCode, wire::JobView};
 

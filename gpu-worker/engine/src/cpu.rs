@@ -8,7 +8,7 @@ use rustix::{
     io::{Errno, pread, pwrite, retry_on_intr},
 };
 
-use crate::device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceHealth, DeviceMemory, SlabId, check_range};
+use crate::device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceMemory, SlabId, check_range};
 
 /// Memory comes in pages.
 const PAGE: u64 = 4096;
@@ -99,10 +99,6 @@ impl Device for CpuDevice {
             system_bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
         }
         Ok(DeviceMemory { capacity_bytes: self.facts.capacity_bytes, used_bytes: self.used_bytes, system_bytes })
-    }
-
-    fn health(&self) -> DeviceHealth {
-        DeviceHealth::default()
     }
 
     fn allocate_while(&mut self, bytes: u64, go_on: &mut dyn FnMut() -> bool) -> Result<SlabId, DeviceError> {

@@ -33,17 +33,9 @@ pub struct DeviceMemory {
     pub capacity_bytes: u64,
     /// Bytes of live slabs by our ledger.
     pub used_bytes: u64,
-    /// Bytes that the device or the system says our slabs take.
+    /// Bytes that the system says our slabs take; for CUDA, bytes of the device that were free before our first slab and
+    /// are not any more, whoever took them.
     pub system_bytes: u64,
-}
-
-/// How a device feels, where it says so.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct DeviceHealth {
-    /// Share of time in which it computed, 0..1.
-    pub utilization_ratio: Option<f64>,
-    /// Temperature.
-    pub temperature_celsius: Option<f64>,
 }
 
 /// A slab of an open device; never reused for another.
@@ -124,9 +116,6 @@ pub trait Device: Send {
     /// # Errors
     /// When the device or system cannot be asked.
     fn memory(&self) -> Result<DeviceMemory, DeviceError>;
-
-    /// How it feels; absent figures where it does not say.
-    fn health(&self) -> DeviceHealth;
 
     /// A slab of at least `bytes` bytes, uninitialised.
     ///

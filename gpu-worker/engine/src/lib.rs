@@ -8,11 +8,13 @@ pub mod contract;
 mod cpu;
 mod cuda;
 mod device;
-mod nvml;
+pub mod nvml;
 pub mod onnx;
 mod probe;
+#[cfg(test)]
+mod scripted;
 
 pub use cpu::CpuDevice;
 pub use cuda::CudaDevice;
-pub use device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceHealth, DeviceMemory, SlabId, open};
+pub use device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceMemory, SlabId, open};
 pub use probe::{CudaReport, DeviceCandidate, probe};

@@ -38,6 +38,6 @@ pub fn probe() -> CudaReport {
             let devices = (0..count).map(|ordinal| DeviceCandidate { name: format!("cuda:{ordinal}") }).collect();
             CudaReport { available: true, devices, reason: None }
         }
-        Err(error) => none(error.to_string()),
+        Err(reason) => none(reason),
     }
 }

@@ -201,12 +201,7 @@ impl Child {
                 return Ok(());
             }
         };
-        let event = Event::Status {
-            memory,
-            health: self.copies.device().health(),
-            rss_bytes: memory::own_rss_bytes(),
-            resident: self.copies.resident(),
-        };
+        let event = Event::Status { memory, rss_bytes: memory::own_rss_bytes(), resident: self.copies.resident() };
         Ok(channel::send_event(&mut self.socket, &event)?)
     }
 

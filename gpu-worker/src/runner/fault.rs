@@ -6,7 +6,7 @@ use std::sync::{
     mpsc::{Receiver, SyncSender, sync_channel},
 };
 
-use engine::{CpuDevice, Device, DeviceError, DeviceFacts, DeviceHealth, DeviceMemory, SlabId};
+use engine::{CpuDevice, Device, DeviceError, DeviceFacts, DeviceMemory, SlabId};
 
 /// What goes wrong, once.
 #[derive(Debug)]
@@ -74,10 +74,6 @@ impl Device for FaultDevice {
     fn memory(&self) -> Result<DeviceMemory, DeviceError> {
         self.alive()?;
         self.device.memory()
-    }
-
-    fn health(&self) -> DeviceHealth {
-        self.device.health()
     }
 
     fn allocate_while(&mut self, bytes: u64, go_on: &mut dyn FnMut() -> bool) -> Result<SlabId, DeviceError> {

@@ -57,6 +57,7 @@ pub struct Runner {
     device: Arc<str>,
     requests: mpsc::Sender<Request>,
     status: watch::Receiver<RunnerStatus>,
+    hold: Arc<watch::Sender<Option<String>>>,
 }
 
 impl Runner {
@@ -64,9 +65,10 @@ impl Runner {
     pub fn supervise(config: RunnerConfig, tasks: &Tasks) -> Self {
         let (requests, receiver) = mpsc::channel(QUEUE);
         let (publish, status) = watch::channel(RunnerStatus::new());
+        let (hold, held) = watch::channel(None);
         let device = Arc::from(config.device.as_str());
-        tasks.spawn("runner", supervisor::run(config, receiver, publish, tasks.token().clone()));
-        Self { device, requests, status }
+        tasks.spawn("runner", supervisor::run(config, receiver, publish, held, tasks.token().clone()));
+        Self { device, requests, status, hold: Arc::new(hold) }
     }
 
     /// What is known of it; changes with every event.
@@ -181,6 +183,20 @@ impl Runner {
             Done::Digest { digest } => Ok(digest),
             other => Err(self.unexpected(&other)),
         }
+    }
+
+    /// With a reason: ends the process and starts no other while it holds. Without: starts one again.
+    pub async fn hold(&self, reason: Option<String>) {
+        self.hold.send_replace(reason.clone());
+        if let Some(reason) = reason {
+            self.recycle(reason).await;
+        }
+    }
+
+    /// Ends the process; another one is started. Who waits for it is told that it crashed.
+    pub async fn recycle(&self, reason: String) {
+        // a supervisor that is gone has no process
+        let _ = self.requests.send(Request::Kill(reason)).await;
     }
 
     /// Ends the process and starts no other.

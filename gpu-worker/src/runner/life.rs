@@ -1,6 +1,10 @@
 //! One runner process from start to end: commands in, answers out, silence and death noticed.
 
-use std::{collections::HashMap, os::fd::OwnedFd, time::Duration};
+use std::{
+    collections::HashMap,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     process::Child,
@@ -150,11 +154,10 @@ impl<'a> Life<'a> {
                 status.memory.capacity_bytes = facts.capacity_bytes;
                 status.facts = Some(facts);
                 status.state = RunnerState::Ready;
+                status.ready_since = Some(Instant::now());
             }),
-            Event::Status { memory, health, rss_bytes, resident } => self.status(|status| {
+            Event::Status { memory, rss_bytes, resident } => self.status(|status| {
                 status.memory = memory;
-                status.utilization_ratio = health.utilization_ratio;
-                status.temperature_celsius = health.temperature_celsius;
                 status.rss_bytes = rss_bytes;
                 status.resident = resident;
             }),

@@ -5,6 +5,7 @@
 //!          spawn            hello             dies, silent, told to stop
 //! starting ─────▶ starting ───────▶ ready ──────────────────────────────▶ down{reason} ─ backoff ─▶ starting
 //! ```
+//! While a device is broken its runner is held ([`Runner::hold`]): the process ends and none is started.
 //! The two share a unix socket (the child's standard input): framed JSON messages, and the descriptors of sealed memory
 //! files beside them. A death costs whoever waited for the process a [`RunnerError::Crashed`]; nothing is resident then.
 
@@ -21,7 +22,7 @@ mod protocol;
 mod request;
 mod supervisor;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Instant};
 
 use chrono::{DateTime, Utc};
 use engine::{DeviceFacts, DeviceMemory};
@@ -73,10 +74,8 @@ pub struct RunnerStatus {
     pub facts: Option<DeviceFacts>,
     /// The device's memory.
     pub memory: DeviceMemory,
-    /// Where the device reports it.
-    pub utilization_ratio: Option<f64>,
-    /// Where the device reports it.
-    pub temperature_celsius: Option<f64>,
+    /// When its process said what its device is.
+    pub ready_since: Option<Instant>,
     /// Resident bytes of the process.
     pub rss_bytes: u64,
     /// Components on the device.
@@ -95,8 +94,7 @@ impl RunnerStatus {
             pid: None,
             facts: None,
             memory: DeviceMemory::default(),
-            utilization_ratio: None,
-            temperature_celsius: None,
+            ready_since: None,
             rss_bytes: 0,
             resident: Vec::new(),
             restarts_total: 0,

@@ -1,6 +1,6 @@
 //! The messages between agent and runner. Both ends are the same build: no versions, unknown messages are errors.
 
-use engine::{DeviceFacts, DeviceHealth, DeviceMemory};
+use engine::{DeviceFacts, DeviceMemory};
 use serde::{Deserialize, Serialize};
 use shared::ids::ComponentId;
 
@@ -60,7 +60,7 @@ pub(super) enum Event {
     /// The first message: the device is open.
     Hello { facts: DeviceFacts },
     /// How it stands; also before each answer that changed something, and once a second as a sign of life.
-    Status { memory: DeviceMemory, health: DeviceHealth, rss_bytes: u64, resident: Vec<DeviceResident> },
+    Status { memory: DeviceMemory, rss_bytes: u64, resident: Vec<DeviceResident> },
     /// The command goes on.
     Progress { call: Call, step: Step },
     /// The command is done.

@@ -26,10 +26,14 @@ pub(super) async fn run(
     config: RunnerConfig,
     mut requests: mpsc::Receiver<Request>,
     status: watch::Sender<RunnerStatus>,
+    mut held: watch::Receiver<Option<String>>,
     stop: CancellationToken,
 ) {
     let mut backoff = BACKOFF_FIRST;
     loop {
+        if wait_while_held(&mut requests, &config, &status, &mut held, &stop).await.is_break() {
+            return update(&status, |status| down(status, "it was stopped"));
+        }
         let began = Instant::now();
         let ended = match process::spawn(&config) {
             Ok((child, commands, events)) => {
@@ -53,25 +57,60 @@ pub(super) async fn run(
     }
 }
 
-/// Waits between two processes; whoever asks meanwhile is told that there is none.
+/// Waits between two processes.
 async fn rest(
     pause: Duration,
     requests: &mut mpsc::Receiver<Request>,
     config: &RunnerConfig,
     stop: &CancellationToken,
 ) -> ControlFlow<()> {
-    let until = tokio::time::Instant::now() + pause;
+    refuse_until(tokio::time::sleep(pause), "it died and is being started again", requests, config, stop).await
+}
+
+/// Waits while the device may have no process.
+async fn wait_while_held(
+    requests: &mut mpsc::Receiver<Request>,
+    config: &RunnerConfig,
+    status: &watch::Sender<RunnerStatus>,
+    held: &mut watch::Receiver<Option<String>>,
+    stop: &CancellationToken,
+) -> ControlFlow<()> {
+    loop {
+        let reason = held.borrow_and_update().clone();
+        let Some(reason) = reason else { return ControlFlow::Continue(()) };
+        update(status, |status| down(status, &reason));
+        let changed = async {
+            if held.changed().await.is_err() {
+                // whoever could release it is gone: then `requests` ends, too
+                std::future::pending::<()>().await;
+            }
+        };
+        if refuse_until(changed, &reason, requests, config, stop).await.is_break() {
+            return ControlFlow::Break(());
+        }
+    }
+}
+
+/// Waits for `over`; whoever asks meanwhile is told that there is no process, and why.
+async fn refuse_until(
+    over: impl Future<Output = ()>,
+    reason: &str,
+    requests: &mut mpsc::Receiver<Request>,
+    config: &RunnerConfig,
+    stop: &CancellationToken,
+) -> ControlFlow<()> {
+    let mut over = std::pin::pin!(over);
     loop {
         let request = tokio::select! {
             () = stop.cancelled() => return ControlFlow::Break(()),
-            () = tokio::time::sleep_until(until) => return ControlFlow::Continue(()),
+            () = &mut over => return ControlFlow::Continue(()),
             request = requests.recv() => request,
         };
         match request {
             Some(Request::Command { reply, .. }) => {
-                let reason = "it died and is being started again".to_owned();
+                let (device, reason) = (config.device.clone(), reason.to_owned());
                 // a caller that went away needs no answer
-                let _ = reply.send(Err(RunnerError::Unavailable { device: config.device.clone(), reason }));
+                let _ = reply.send(Err(RunnerError::Unavailable { device, reason }));
             }
             Some(Request::Stop { done, .. }) => {
                 let _ = done.send(());
@@ -97,6 +136,6 @@ pub(super) fn down(status: &mut RunnerStatus, reason: &str) {
     status.resident.clear();
     status.memory.used_bytes = 0;
     status.memory.system_bytes = 0;
-    status.utilization_ratio = None;
+    status.ready_since = None;
     status.rss_bytes = 0;
 }

@@ -2,6 +2,7 @@
 //! readers say `stale` when it is old or gone.
 
 pub mod snapshot;
+mod vitals;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ pub use snapshot::{
     AgeCount, CacheStats, DeviceSnapshot, Entry, EvictedCounts, EvictionStanding, HostSnapshot, LiveProgress,
     MemoryPressure, RootWatch, RunningJob,
 };
+pub use vitals::{DeviceIncident, DevicePart, DeviceVitals, NvmlStatus, Unaccounted};
 
 /// Seconds after which a snapshot that was not renewed is gone.
 pub const TTL: Duration = Duration::from_secs(15);

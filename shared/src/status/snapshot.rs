@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::{DeviceVitals, NvmlStatus, Unaccounted};
 use crate::ids::{ComponentId, Incarnation, JobId, ModelId};
 
 /// The whole host at one moment.
@@ -35,6 +36,12 @@ pub struct HostSnapshot {
     /// Memory pressure.
     #[serde(default)]
     pub pressure: Option<MemoryPressure>,
+    /// The management library of its devices, where it is used.
+    #[serde(default)]
+    pub nvml: Option<NvmlStatus>,
+    /// Tiers whose ledger and system differ.
+    #[serde(default)]
+    pub unaccounted: Vec<Unaccounted>,
     /// Resident memory of agent and runners as the system reports it, in bytes.
     pub process_rss_bytes: u64,
 }
@@ -238,10 +245,9 @@ pub struct DeviceSnapshot {
     pub memory_used_bytes: u64,
     /// What the device or system reports as used by us.
     pub memory_system_bytes: Option<u64>,
-    /// 0..1, where the device reports it.
-    pub utilization_ratio: Option<f64>,
-    /// Where the device reports it.
-    pub temperature_celsius: Option<f64>,
+    /// What the management library says of it, where there is one.
+    #[serde(default)]
+    pub vitals: Option<DeviceVitals>,
     /// Components on the device.
     pub entries: Vec<Entry>,
     /// How components are chosen that have to go: `cost` or `lru`.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{ComponentId, ModelId},
-    status::{CacheStats, EvictionStanding, LiveProgress},
+    status::{CacheStats, DeviceVitals, EvictionStanding, LiveProgress, NvmlStatus, Unaccounted},
 };
 
 /// How much a status can be trusted.
@@ -43,6 +43,12 @@ pub struct HostView {
     /// Resident memory of agent and runners as the system reports it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process_rss_bytes: Option<u64>,
+    /// The management library of its devices, where it is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nvml: Option<NvmlStatus>,
+    /// Tiers whose ledger and system have differed by more than is allowed for a while.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unaccounted: Vec<Unaccounted>,
     /// When the agent registered.
     pub registered_at: DateTime<Utc>,
     /// Trust in the live parts.
@@ -116,6 +122,9 @@ pub struct DeviceView {
     /// What the device or system reports as used by us.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_system_bytes: Option<u64>,
+    /// What the management library says of it, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vitals: Option<DeviceVitals>,
     /// Labels.
     pub labels: Vec<String>,
     /// How components are chosen that have to go: `cost` or `lru`; from the live view.

@@ -49,10 +49,13 @@ const PLACES: [Place; 4] = [
 ];
 
 /// Files that may hold `unsafe`, with the reason.
-const UNSAFE: [(&str, &str); 3] = [
+const UNSAFE: [(&str, &str); 6] = [
     ("gpu-worker/formats/tests/bounds/allocator.rs", "counts what a test allocates"),
     ("gpu-worker/residency/src/arena/map.rs", "maps sealed memory files"),
-    ("gpu-worker/engine/src/cuda.rs", "calls of the CUDA driver"),
+    ("gpu-worker/engine/src/cuda/driver.rs", "finds the CUDA driver"),
+    ("gpu-worker/engine/src/cuda/fill.rs", "cuts a copy among threads"),
+    ("gpu-worker/engine/src/cuda/mod.rs", "allocates and frees through the CUDA driver"),
+    ("gpu-worker/engine/src/cuda/staging.rs", "copies through the CUDA driver"),
 ];
 
 /// Crates are named where they belong, in manifests and in code.

@@ -1,0 +1,314 @@
+/* A scripted stand-in for the CUDA driver library, for tests only. Compile with `cc -shared -fPIC -pthread`.
+ *
+ * Device memory is host memory. Copies from pinned memory are really late: they are made when their event or stream is
+ * waited for, so that a buffer that is used too soon shows. `<own file>.script` is read at every call:
+ *
+ *   devices 2              how many there are
+ *   total 268435456        bytes of each
+ *   taken 1000000          bytes that other processes hold
+ *   uuid 0a                last byte of the first device's id; the next device has the next one
+ *   code.cuInit 999        this call answers this code
+ *   fail.cuMemAlloc_v2 3 2 the third call answers 2, once
+ *   hang.cuMemFree_v2 1    this call returns only when the line is gone
+ *
+ * Answers from 700 on poison the context: every later call answers the same. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { OK = 0, INVALID_VALUE = 1, NO_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_CONTEXT = 201 };
+enum { BLOCK = 2 << 20, DEVICES_MAX = 8 };
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static int poisoned;
+
+static int look(const char *key, char *out, size_t size) {
+    Dl_info info;
+    char path[4096], line[512];
+    int found = 0;
+    size_t length = strlen(key);
+    if (!dladdr((void *)look, &info)) return 0;
+    snprintf(path, sizeof path, "%s.script", info.dli_fname);
+    FILE *file = fopen(path, "r");
+    while (file && !found && fgets(line, sizeof line, file)) {
+        if (strncmp(line, key, length) == 0 && line[length] == ' ') {
+            line[strcspn(line, "\n")] = 0;
+            snprintf(out, size, "%s", line + length + 1);
+            found = 1;
+        }
+    }
+    if (file) fclose(file);
+    return found;
+}
+
+static unsigned long long number(const char *key, unsigned long long otherwise, int base) {
+    char value[128];
+    return look(key, value, sizeof value) ? strtoull(value, NULL, base) : otherwise;
+}
+
+/* How often a call was made. */
+static unsigned made(const char *call) {
+    static struct { char name[64]; unsigned count; } calls[64];
+    for (int i = 0; i < 64; i++) {
+        if (!calls[i].name[0]) snprintf(calls[i].name, sizeof calls[i].name, "%s", call);
+        if (strcmp(calls[i].name, call) == 0) return ++calls[i].count;
+    }
+    return 0;
+}
+
+static int enter(const char *call) {
+    char key[128], value[128];
+    unsigned at;
+    int code = OK;
+    snprintf(key, sizeof key, "hang.%s", call);
+    while (look(key, value, sizeof value)) usleep(5000);
+    pthread_mutex_lock(&lock);
+    unsigned times = made(call);
+    snprintf(key, sizeof key, "code.%s", call);
+    if (poisoned) code = poisoned;
+    else if (look(key, value, sizeof value)) code = atoi(value);
+    else {
+        snprintf(key, sizeof key, "fail.%s", call);
+        int chosen = 0;
+        if (look(key, value, sizeof value) && sscanf(value, "%u %d", &at, &chosen) == 2 && at == times) code = chosen;
+    }
+    if (code >= 700) poisoned = code;
+    pthread_mutex_unlock(&lock);
+    return code;
+}
+
+#define ENTER(call)                  \
+    do {                             \
+        int answer = enter(#call);   \
+        if (answer) return answer;   \
+    } while (0)
+
+static __thread long current; /* the bound context: a device's index plus one */
+
+int cuInit(unsigned flags) {
+    (void)flags;
+    ENTER(cuInit);
+    return OK;
+}
+int cuDeviceGetCount(int *out) {
+    ENTER(cuDeviceGetCount);
+    *out = (int)number("devices", 1, 10);
+    return OK;
+}
+int cuDeviceGet(int *out, int ordinal) {
+    ENTER(cuDeviceGet);
+    if (ordinal < 0 || ordinal >= (int)number("devices", 1, 10) || ordinal >= DEVICES_MAX) return INVALID_DEVICE;
+    *out = ordinal;
+    return OK;
+}
+int cuDeviceGetName(char *out, int size, int device) {
+    ENTER(cuDeviceGetName);
+    snprintf(out, (size_t)size, "Scripted Device %d", device);
+    return OK;
+}
+int cuDeviceGetUuid_v2(unsigned char *out, int device) {
+    ENTER(cuDeviceGetUuid_v2);
+    for (int i = 0; i < 16; i++) out[i] = (unsigned char)i;
+    out[15] = (unsigned char)(number("uuid", 15, 16) + (unsigned)device);
+    return OK;
+}
+int cuDeviceGetAttribute(int *out, int attribute, int device) {
+    (void)attribute, (void)device;
+    ENTER(cuDeviceGetAttribute);
+    *out = 1;
+    return OK;
+}
+int cuDevicePrimaryCtxRetain(void **out, int device) {
+    ENTER(cuDevicePrimaryCtxRetain);
+    *out = (void *)(long)(device + 1);
+    return OK;
+}
+int cuDevicePrimaryCtxRelease_v2(int device) {
+    (void)device;
+    return OK;
+}
+int cuCtxGetCurrent(void **out) {
+    ENTER(cuCtxGetCurrent);
+    *out = (void *)current;
+    return OK;
+}
+int cuCtxSetCurrent(void *context) {
+    ENTER(cuCtxSetCurrent);
+    current = (long)context;
+    return OK;
+}
+
+/* Allocations, pinned and of devices. */
+struct block { struct block *next; char *at; size_t bytes; long device; };
+static struct block *blocks;
+
+static struct block *holding(const void *at, size_t bytes) {
+    for (struct block *block = blocks; block; block = block->next) {
+        if ((char *)at >= block->at && (char *)at + bytes <= block->at + block->bytes) return block;
+    }
+    return NULL;
+}
+static size_t used_of(long device) {
+    size_t sum = 0;
+    for (struct block *block = blocks; block; block = block->next) {
+        if (block->device == device) sum += (block->bytes + BLOCK - 1) / BLOCK * BLOCK;
+    }
+    return sum;
+}
+static void *keep(size_t bytes, long device) {
+    struct block *block = malloc(sizeof *block);
+    void *at = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+    if (!block || !at) return NULL;
+    *block = (struct block){blocks, at, bytes, device};
+    blocks = block;
+    return at;
+}
+static int forget(void *at) {
+    for (struct block **link = &blocks; *link; link = &(*link)->next) {
+        if ((*link)->at != at) continue;
+        struct block *block = *link;
+        *link = block->next;
+        free(block->at);
+        free(block);
+        return OK;
+    }
+    return INVALID_VALUE;
+}
+
+/* Copies that are under way, oldest first. */
+struct copy { struct copy *next; char *to; const char *from; size_t bytes; unsigned long serial; };
+static struct copy *first, **last = &first;
+static unsigned long serials;
+
+static void arrive(unsigned long up_to) {
+    while (first && first->serial <= up_to) {
+        struct copy *copy = first;
+        memcpy(copy->to, copy->from, copy->bytes);
+        if (!(first = copy->next)) last = &first;
+        free(copy);
+    }
+}
+static int under_way(const struct block *block) {
+    for (struct copy *copy = first; copy; copy = copy->next) {
+        if (holding(copy->to, copy->bytes) == block || holding(copy->from, copy->bytes) == block) return 1;
+    }
+    return 0;
+}
+
+int cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
+    ENTER(cuMemGetInfo_v2);
+    if (!current) return INVALID_CONTEXT;
+    pthread_mutex_lock(&lock);
+    size_t taken = used_of(current) + number("taken", 0, 10);
+    pthread_mutex_unlock(&lock);
+    *total = number("total", 256 << 20, 10);
+    *free_bytes = taken < *total ? *total - taken : 0;
+    return OK;
+}
+int cuMemAlloc_v2(unsigned long long *out, size_t bytes) {
+    size_t free_bytes, total;
+    ENTER(cuMemAlloc_v2);
+    int answer = cuMemGetInfo_v2(&free_bytes, &total);
+    if (answer) return answer;
+    if (bytes == 0) return INVALID_VALUE;
+    if ((bytes + BLOCK - 1) / BLOCK * BLOCK > free_bytes) return NO_MEMORY;
+    pthread_mutex_lock(&lock);
+    *out = (unsigned long long)(uintptr_t)keep(bytes, current);
+    pthread_mutex_unlock(&lock);
+    return *out ? OK : NO_MEMORY;
+}
+/* Freeing what a copy still reads or writes is a fault of the caller, and said so. */
+static int free_block(void *at) {
+    pthread_mutex_lock(&lock);
+    struct block *block = holding(at, 1);
+    int answer = block && under_way(block) ? INVALID_VALUE : forget(at);
+    pthread_mutex_unlock(&lock);
+    return answer;
+}
+int cuMemFree_v2(unsigned long long at) {
+    ENTER(cuMemFree_v2);
+    return free_block((void *)(uintptr_t)at);
+}
+int cuMemHostAlloc(void **out, size_t bytes, unsigned flags) {
+    (void)flags;
+    ENTER(cuMemHostAlloc);
+    pthread_mutex_lock(&lock);
+    *out = keep(bytes, 0);
+    pthread_mutex_unlock(&lock);
+    return *out ? OK : NO_MEMORY;
+}
+int cuMemFreeHost(void *at) {
+    ENTER(cuMemFreeHost);
+    return free_block(at);
+}
+int cuMemcpyHtoDAsync_v2(unsigned long long to, const void *from, size_t bytes, void *stream) {
+    (void)stream;
+    ENTER(cuMemcpyHtoDAsync_v2);
+    pthread_mutex_lock(&lock);
+    struct block *target = holding((void *)(uintptr_t)to, bytes), *source = holding(from, bytes);
+    int answer = target && target->device == current && source && source->device == 0 ? OK : INVALID_VALUE;
+    if (!answer) {
+        struct copy *copy = malloc(sizeof *copy);
+        *copy = (struct copy){NULL, (char *)(uintptr_t)to, from, bytes, ++serials};
+        *last = copy;
+        last = &copy->next;
+    }
+    pthread_mutex_unlock(&lock);
+    return answer;
+}
+/* As the real one, this does not wait for streams of others' making. */
+int cuMemcpyDtoH_v2(void *to, unsigned long long from, size_t bytes) {
+    ENTER(cuMemcpyDtoH_v2);
+    pthread_mutex_lock(&lock);
+    int answer = bytes == 0 || holding((void *)(uintptr_t)from, bytes) ? OK : INVALID_VALUE;
+    if (!answer) memcpy(to, (void *)(uintptr_t)from, bytes);
+    pthread_mutex_unlock(&lock);
+    return answer;
+}
+
+static int wait_for(const char *call, unsigned long serial) {
+    int answer = enter(call);
+    if (answer) return answer;
+    pthread_mutex_lock(&lock);
+    arrive(serial);
+    pthread_mutex_unlock(&lock);
+    return OK;
+}
+int cuCtxSynchronize(void) { return wait_for("cuCtxSynchronize", serials); }
+int cuStreamCreate(void **out, unsigned flags) {
+    (void)flags;
+    ENTER(cuStreamCreate);
+    *out = (void *)8;
+    return OK;
+}
+int cuStreamDestroy_v2(void *stream) {
+    (void)stream;
+    return OK;
+}
+int cuStreamSynchronize(void *stream) {
+    (void)stream;
+    return wait_for("cuStreamSynchronize", serials);
+}
+struct event { unsigned long serial; };
+int cuEventCreate(struct event **out, unsigned flags) {
+    (void)flags;
+    ENTER(cuEventCreate);
+    *out = calloc(1, sizeof **out);
+    return OK;
+}
+int cuEventRecord(struct event *event, void *stream) {
+    (void)stream;
+    ENTER(cuEventRecord);
+    event->serial = serials;
+    return OK;
+}
+int cuEventSynchronize(struct event *event) { return wait_for("cuEventSynchronize", event->serial); }
+int cuEventDestroy_v2(struct event *event) {
+    free(event);
+    return OK;
+}
