@@ -302,7 +302,7 @@ impl Launcher<'_> {
     fn api(&self, name: &str) -> Starting {
         let mut arguments = vec!["--listen".to_owned(), "127.0.0.1:0".to_owned()];
         arguments.extend(self.settings.api_arguments.clone());
-        self.launch(name, "modelyard-api", arguments, self.database_url, &self.settings.clock)
+        self.launch(name, "modelyard-api", arguments, self.database_url, &self.settings.clock, &[])
     }
 
     fn scheduler(&self, name: &str) -> Starting {
@@ -314,14 +314,14 @@ impl Launcher<'_> {
         seconds("--lost-after", self.settings.lost_after);
         seconds("--leader-ttl", self.settings.lease_ttl);
         seconds("--lease-ttl", self.settings.lease_ttl);
-        self.launch(name, "modelyard-scheduler", arguments, self.database_url, &self.settings.clock)
+        self.launch(name, "modelyard-scheduler", arguments, self.database_url, &self.settings.clock, &[])
     }
 
     fn agent(&self, name: &str, settings: &AgentSettings) -> Starting {
         let mut arguments = settings.arguments();
         arguments.extend(["--lease-ttl".to_owned(), format!("{}ms", self.settings.lease_ttl.as_millis())]);
         let database_url = settings.database_url.as_deref().unwrap_or(self.database_url);
-        self.launch(name, "gpu-worker", arguments, database_url, &settings.clock)
+        self.launch(name, "gpu-worker", arguments, database_url, &settings.clock, &settings.environment)
     }
 
     fn launch(
@@ -331,16 +331,18 @@ impl Launcher<'_> {
         mut arguments: Vec<String>,
         database_url: &str,
         clock: &Clock,
+        more: &[(String, String)],
     ) -> Starting {
         let ready_file = self.folder.join(format!("{name}.ready.json"));
         arguments.extend(["--ready-file".to_owned(), ready_file.display().to_string()]);
-        let environment = [
+        let mut environment = vec![
             ("DATABASE_URL", database_url.to_owned()),
             ("REDIS_URL", self.redis_url.to_owned()),
             ("MODELYARD_DATABASE_CONNECTIONS", "5".to_owned()),
             ("MODELYARD_LOG_FORMAT", "text".to_owned()),
             ("RUST_LOG", "info".to_owned()),
         ];
+        environment.extend(more.iter().map(|(name, value)| (name.as_str(), value.clone())));
         let log = self.folder.join(format!("{name}.log"));
         let process = Process::start(name, &binary(program), &arguments, &environment, clock, &log);
         Starting { name: name.to_owned(), process, ready_file }

@@ -5,6 +5,7 @@
 
 mod binaries;
 mod client;
+mod fakes;
 mod farm;
 mod ledger;
 mod models;
@@ -17,6 +18,7 @@ mod wait;
 
 pub use binaries::binary;
 pub use client::{Answer, Api, job_path};
+pub use fakes::FakeLibrary;
 pub use farm::{Daemon, Farm, FarmBuilder, Starting};
 pub use ledger::{Attempt, Event, Ledger};
 pub use models::{ModelFile, Tensor, mebibytes};

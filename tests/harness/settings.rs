@@ -69,6 +69,8 @@ pub struct AgentSettings {
     pub attach_socket: Option<PathBuf>,
     /// The clock that it sees.
     pub clock: Clock,
+    /// More variables of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl AgentSettings {
@@ -87,6 +89,7 @@ impl AgentSettings {
             labels: Vec::new(),
             database_url: None,
             attach_socket: None,
+            environment: Vec::new(),
             clock: Clock::True,
         }
     }
@@ -144,6 +147,13 @@ impl AgentSettings {
     #[must_use]
     pub fn option(mut self, name: &str, value: &str) -> Self {
         self.more.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// With this variable in its environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 

@@ -12,6 +12,7 @@ mod clocks;
 mod command_line;
 mod corrections;
 mod device_tier;
+mod devices;
 mod drain;
 mod events;
 mod fencing;
