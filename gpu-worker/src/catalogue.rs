@@ -4,27 +4,27 @@ mod survey;
 
 use std::path::Path;
 
-use model_formats::{Component, Correction, FileFacts, Inspection};
+use model_formats::{ComponentSummary, Correction, FileFacts, Inspection, Listing};
 use shared::db::models::{FileIdentity, FoundComponent, FoundModel, ReadAs};
 
 use crate::error::WorkError;
 pub use survey::{Before, ScannedRoot, Seen, survey};
 
-/// The rows of one inspected file or folder.
-pub fn found(rel_path: &str, inspection: &Inspection, read_as: ReadAs) -> FoundModel {
+/// The rows of one listed file or folder.
+pub fn found(rel_path: &str, inspection: Listing, read_as: ReadAs) -> FoundModel {
     let (model_type, base) = inspection.detected();
     FoundModel {
         rel_path: rel_path.to_owned(),
-        name: inspection.name.clone(),
+        name: inspection.name,
         model_type: model_type.as_str().to_owned(),
         base: base.as_str().to_owned(),
         format: inspection.format.as_str().to_owned(),
-        variant: inspection.variant.clone(),
-        prediction: inspection.prediction.clone(),
+        variant: inspection.variant,
+        prediction: inspection.prediction,
         size_bytes: signed(inspection.size_bytes),
-        reason: inspection.reason.clone(),
+        reason: inspection.reason,
         evidence: serde_json::to_value(&inspection.evidence).unwrap_or_default(),
-        metadata: serde_json::Value::Object(inspection.metadata.clone()),
+        metadata: serde_json::Value::Object(inspection.metadata),
         files: inspection.files.iter().map(identity).collect(),
         read_as,
         components: inspection.components.iter().map(component).collect(),
@@ -70,12 +70,12 @@ pub fn identity(file: &FileFacts) -> FileIdentity {
     }
 }
 
-fn component(component: &Component) -> FoundComponent {
+fn component(component: &ComponentSummary) -> FoundComponent {
     FoundComponent {
         kind: component.kind.as_str().to_owned(),
         bytes: signed(component.bytes),
         param_count: signed(component.param_count),
-        tensor_count: i32::try_from(component.tensors.len()).unwrap_or(i32::MAX),
+        tensor_count: i32::try_from(component.tensors).unwrap_or(i32::MAX),
         dtype: component.dtype.clone(),
     }
 }

@@ -2,29 +2,23 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use serde_json::{Map, Value, json};
+use serde_json::Map;
 
 use crate::{
-    components::{split, variant},
     correction::Correction,
-    detect::{Hints, detect},
     diffusers::{self, index},
     error::{ErrorKind, FormatError},
     gguf,
-    inspection::{Evidence, FileFacts, Inspection, TensorFacts},
-    keys::Keys,
+    inspection::{Evidence, FileFacts, Inspection},
     onnx, pickle,
-    probe::{Probe, read_json, sniff},
+    probe::{Probe, sniff},
+    recognise::{Source, recognised},
     safetensors,
-    text::storable,
     vocab::{Base, Format, ModelType},
 };
 
 /// Largest config that is read beside a component.
 pub(crate) const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
-/// Longest metadata value that is kept, and the most that is kept of one file in all.
-const METADATA_VALUE_BYTES: usize = 256 << 10;
-const METADATA_TOTAL_BYTES: usize = 1 << 20;
 
 /// What is at `path` (a file or a folder). Reads headers and configs only.
 ///
@@ -43,17 +37,46 @@ pub fn inspect(path: &Path) -> Result<Inspection, FormatError> {
 /// # Errors
 /// As [`inspect`].
 pub fn inspect_as(path: &Path, correction: Correction) -> Result<Inspection, FormatError> {
+    inspect_opened(path, open(path)?, correction)
+}
+
+/// [`inspect_as`] of what is open already.
+pub(crate) fn inspect_opened(path: &Path, opened: Opened, correction: Correction) -> Result<Inspection, FormatError> {
+    match opened {
+        Opened::Folder => diffusers::inspect(path, correction),
+        Opened::Index => sharded(path, correction),
+        Opened::File(probe, format) => file(path, probe, format, correction),
+    }
+}
+
+/// What is at a path, before anything is parsed.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    /// A folder.
+    Folder,
+    /// The index of a sharded file.
+    Index,
+    /// A file, and what its first bytes say that it is.
+    File(Probe, Format),
+}
+
+/// Opens what is at `path`.
+pub(crate) fn open(path: &Path) -> Result<Opened, FormatError> {
     let meta = std::fs::metadata(path).map_err(|source| FormatError::io(path, "reading its status", source))?;
     if meta.is_dir() {
-        return diffusers::inspect(path, correction);
+        return Ok(Opened::Folder);
     }
     let file_name = path.file_name().unwrap_or_default().to_string_lossy();
     if index::parse_name(&file_name).is_some() {
-        return sharded(path, correction);
+        return Ok(Opened::Index);
     }
     let probe = Probe::open(path, "")?;
+    let format = sniff(&probe.head()?, &extension(path));
+    Ok(Opened::File(probe, format))
+}
+
+fn file(path: &Path, probe: Probe, format: Format, correction: Correction) -> Result<Inspection, FormatError> {
     let extension = extension(path);
-    let format = sniff(&probe.head()?, &extension);
     let facts = probe.facts.clone();
     let is_checkpoint = matches!(extension.as_str(), "ckpt" | "pt" | "pth");
     if matches!(format, Format::TorchZip | Format::Pickle) || (format == Format::Unknown && is_checkpoint) {
@@ -91,8 +114,9 @@ fn single(
 ) -> Result<Inspection, FormatError> {
     match header {
         Ok(header) => {
-            let read = (vec![header.file], header.tensors, &header.metadata);
-            Ok(recognised(path, Format::Safetensors, read, correction))
+            let format = Format::Safetensors;
+            let source = Source { path, format, files: vec![header.file], metadata: &header.metadata };
+            Ok(recognised(source, header.tensors, correction))
         }
         Err(error) => refused(path, format, vec![facts], error),
     }
@@ -110,7 +134,9 @@ fn checkpoint(
         Ok(found) => found,
         Err(error) => return refused(path, format, vec![facts], error),
     };
-    let mut inspection = recognised(path, found.format, (found.files, found.tensors, &BTreeMap::new()), correction);
+    let none = BTreeMap::new();
+    let source = Source { path, format: found.format, files: found.files, metadata: &none };
+    let mut inspection = recognised(source, found.tensors, correction);
     if !found.extra.nested.is_empty() {
         inspection.evidence.push(Evidence::new("pickle.nested", "weights", found.extra.nested.join(".")));
     }
@@ -120,13 +146,21 @@ fn checkpoint(
 
 fn sharded(path: &Path, correction: Correction) -> Result<Inspection, FormatError> {
     match index::read(path, "", "") {
-        Ok(set) => Ok(recognised(path, set.format, (set.files, set.tensors, &set.metadata), correction)),
+        Ok(set) => {
+            let source = Source { path, format: set.format, files: set.files, metadata: &set.metadata };
+            Ok(recognised(source, set.tensors, correction))
+        }
         Err(error) => refused(path, Format::Safetensors, vec![crate::probe::stat(path, "")?], error),
     }
 }
 
 /// An error of content is an answer; an error of access is not.
-fn refused(path: &Path, format: Format, files: Vec<FileFacts>, error: FormatError) -> Result<Inspection, FormatError> {
+pub(crate) fn refused<C>(
+    path: &Path,
+    format: Format,
+    files: Vec<FileFacts>,
+    error: FormatError,
+) -> Result<Inspection<C>, FormatError> {
     let known = |format| if format == Format::Unknown { Format::Safetensors } else { format };
     match error.kind() {
         ErrorKind::Missing | ErrorKind::Unreadable => Err(error),
@@ -139,66 +173,8 @@ fn refused(path: &Path, format: Format, files: Vec<FileFacts>, error: FormatErro
     }
 }
 
-/// What was read of files: themselves, their tensors, their own metadata.
-type Read<'r> = (Vec<FileFacts>, Vec<TensorFacts>, &'r BTreeMap<String, String>);
-
-fn recognised(path: &Path, format: Format, (files, tensors, metadata): Read<'_>, correction: Correction) -> Inspection {
-    let config = config_beside(path);
-    let hints = Hints { metadata: Some(metadata), config: config.as_ref() };
-    let verdict = detect(&Keys::new(&tensors), &hints);
-    let tensor_count = tensors.len();
-    let (model_type, base) = correction.of(verdict.model_type, verdict.base);
-    let split = split(model_type, base, tensors);
-    let mut facts = verdict.facts;
-    facts.insert("tensors".to_owned(), json!(tensor_count));
-    facts.insert("ignored_tensors".to_owned(), json!(split.ignored_tensors));
-    facts.insert("ignored_bytes".to_owned(), json!(split.ignored_bytes));
-    let mut inspection = unknown(path, format, files);
-    inspection.metadata = own_metadata(metadata, &mut facts);
-    inspection.metadata.insert("facts".to_owned(), Value::Object(facts));
-    (inspection.model_type, inspection.base) = (verdict.model_type, verdict.base);
-    inspection.correct(correction);
-    inspection.prediction = verdict.prediction;
-    inspection.reason = verdict.reason;
-    inspection.evidence = verdict.evidence;
-    inspection.variant = variant(&split.components);
-    inspection.components = split.components;
-    inspection
-}
-
-/// `config.json` beside a file that has a component's usual name.
-fn config_beside(path: &Path) -> Option<Value> {
-    let stem = path.file_name()?.to_str()?;
-    let is_component = GENERIC_STEMS.iter().any(|generic| stem.starts_with(generic));
-    let config = path.parent()?.join("config.json");
-    // an unreadable or broken config beside a bare file only leaves the base open, as without one
-    let read = is_component.then(|| read_json(&config, "config.json", "config", CONFIG_LIMIT_BYTES))?;
-    read.ok().map(|(config, _)| config)
-}
-
-/// The file's metadata, bounded; what is left out is counted in the facts.
-fn own_metadata(metadata: &BTreeMap<String, String>, facts: &mut Map<String, Value>) -> Map<String, Value> {
-    let mut kept = Map::new();
-    let (mut total, mut omitted) = (0usize, Vec::new());
-    for (key, value) in metadata {
-        let size = key.len().saturating_add(value.len());
-        let next = total.saturating_add(size);
-        if size > METADATA_VALUE_BYTES || next > METADATA_TOTAL_BYTES {
-            omitted.push(json!({ "key": storable(&crate::text::shown(key)), "bytes": size }));
-            continue;
-        }
-        total = next;
-        kept.insert(storable(key), Value::String(storable(value)));
-    }
-    if !omitted.is_empty() {
-        omitted.truncate(64);
-        facts.insert("omitted_metadata".to_owned(), Value::Array(omitted));
-    }
-    kept
-}
-
 /// A listing that says nothing yet but where the files are.
-pub(crate) fn unknown(path: &Path, format: Format, files: Vec<FileFacts>) -> Inspection {
+pub(crate) fn unknown<C>(path: &Path, format: Format, files: Vec<FileFacts>) -> Inspection<C> {
     Inspection {
         name: display_name(path),
         model_type: ModelType::Unknown,
@@ -225,7 +201,7 @@ fn not_read(format: Format) -> String {
 }
 
 /// File names that every repository uses; the folder names the model then.
-const GENERIC_STEMS: &[&str] =
+pub(crate) const GENERIC_STEMS: &[&str] =
     &["diffusion_pytorch_model", "model", "pytorch_lora_weights", "adapter_model", "pytorch_model"];
 
 /// The name to show: the file's stem, or the folder's name for folders and generic file names.

@@ -80,6 +80,35 @@ pub struct Component {
     pub dtype: String,
 }
 
+impl Component {
+    /// Everything but its tensors.
+    #[must_use]
+    pub fn summary(&self) -> ComponentSummary {
+        ComponentSummary {
+            kind: self.kind,
+            tensors: self.tensors.len(),
+            bytes: self.bytes,
+            param_count: self.param_count,
+            dtype: self.dtype.clone(),
+        }
+    }
+}
+
+/// A component without its tensors, as a list of models shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ComponentSummary {
+    /// Which part.
+    pub kind: ComponentKind,
+    /// How many tensors it has.
+    pub tensors: usize,
+    /// Bytes of its tensors.
+    pub bytes: u64,
+    /// Elements of its tensors.
+    pub param_count: u64,
+    /// Dtype of its weights, or `mixed`.
+    pub dtype: String,
+}
+
 /// One observation that led to the answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Evidence {
@@ -99,8 +128,8 @@ impl Evidence {
 }
 
 /// Everything known about a model without reading its weights.
-#[derive(Debug, Clone)]
-pub struct Inspection {
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inspection<C = Component> {
     /// Display name from the path.
     pub name: String,
     /// What it is; as the correction says, where there is one.
@@ -124,12 +153,38 @@ pub struct Inspection {
     /// The files.
     pub files: Vec<FileFacts>,
     /// The loadable components.
-    pub components: Vec<Component>,
+    pub components: Vec<C>,
     /// Bytes on disk.
     pub size_bytes: u64,
 }
 
+/// An inspection that keeps no tensors: enough to list a model, not to load it.
+pub type Listing = Inspection<ComponentSummary>;
+
 impl Inspection {
+    /// The same without the tensors.
+    #[must_use]
+    pub fn listing(self) -> Listing {
+        let components = self.components.iter().map(Component::summary).collect();
+        Inspection {
+            name: self.name,
+            model_type: self.model_type,
+            base: self.base,
+            corrected: self.corrected,
+            format: self.format,
+            variant: self.variant,
+            prediction: self.prediction,
+            reason: self.reason,
+            evidence: self.evidence,
+            metadata: self.metadata,
+            files: self.files,
+            components,
+            size_bytes: self.size_bytes,
+        }
+    }
+}
+
+impl<C> Inspection<C> {
     /// What its content shows it to be, whatever a correction says.
     #[must_use]
     pub fn detected(&self) -> (ModelType, Base) {

@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use model_formats::{Candidate, cached_repository, metadata};
+use model_formats::{Candidate, Lister, Memo, cached_repository, metadata};
 use shared::db::models::{FileIdentity, FoundModel, KnownModel, ReadAs};
 
 use super::{correction, found, unreadable};
@@ -71,11 +71,13 @@ pub fn survey(
     threads: usize,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> ScannedRoot {
+    let memo = Memo::default();
     let worker = || {
+        let mut lister = Lister::new(&memo);
         let mut answers = Vec::new();
         while !stop() {
             let Some(candidate) = candidates.get(seen.next.fetch_add(1, Ordering::Relaxed)) else { break };
-            answers.push(look(candidate, before, seen));
+            answers.push(look(candidate, before, seen, &mut lister));
         }
         answers
     };
@@ -102,7 +104,7 @@ enum Answer {
     Unfinished,
 }
 
-fn look(candidate: &Candidate, before: &Before, seen: &Seen) -> Answer {
+fn look(candidate: &Candidate, before: &Before, seen: &Seen, lister: &mut Lister<'_>) -> Answer {
     let known = before.known.get(&candidate.rel_path);
     if before.writing.contains(&candidate.path) {
         // what this host has said of it stays until the last write
@@ -115,7 +117,7 @@ fn look(candidate: &Candidate, before: &Before, seen: &Seen) -> Answer {
     }
     seen.read.fetch_add(1, Ordering::Relaxed);
     let said = known.map(|known| known.said.clone()).unwrap_or_default();
-    Answer::Read(Box::new(FoundModel { stamp: Some(stamp), ..inspect(candidate, said) }))
+    Answer::Read(Box::new(FoundModel { stamp: Some(stamp), ..list(candidate, said, lister) }))
 }
 
 fn in_one(answers: Vec<Answer>) -> ScannedRoot {
@@ -161,15 +163,15 @@ fn place(candidate: &Candidate, rel_path: &str) -> PathBuf {
     }
 }
 
-fn inspect(candidate: &Candidate, said: ReadAs) -> FoundModel {
+fn list(candidate: &Candidate, said: ReadAs, lister: &mut Lister<'_>) -> FoundModel {
     let path: &Path = &candidate.path;
-    match model_formats::inspect_as(path, correction(&said)) {
-        Ok(mut inspection) => {
-            metadata::attach(&mut inspection, &candidate.sidecars);
+    match lister.list(path, correction(&said)) {
+        Ok(mut listing) => {
+            metadata::attach(&mut listing, &candidate.sidecars);
             if let Some(repository) = cached_repository(path) {
-                inspection.name = repository;
+                listing.name = repository;
             }
-            found(&candidate.rel_path, &inspection, said)
+            found(&candidate.rel_path, listing, said)
         }
         Err(error) => unreadable(&candidate.rel_path, path, shared::error::chain(&error), said),
     }

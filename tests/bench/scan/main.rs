@@ -1,6 +1,8 @@
 //! The first listing of a library of ten thousand files and the scan of the same library unchanged, beside a Python loop that
 //! opens each file for its keys and metadata.
 
+#[path = "../cpu.rs"]
+mod cpu;
 #[path = "../facts.rs"]
 mod facts;
 mod ours;
@@ -19,6 +21,7 @@ use clap::Parser;
 use serde::{Deserialize, Serialize};
 
 use ours::Scan;
+use tree::Likeness;
 
 const SCRIPT: &str = include_str!("safe_open.py");
 
@@ -54,6 +57,8 @@ struct Options {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Peer {
     seconds: f64,
+    /// Seconds of processors.
+    cpu: f64,
     files: usize,
     tensors: usize,
     safetensors: String,
@@ -65,6 +70,15 @@ struct Report {
     facts: facts::Facts,
     /// Version of the database server.
     postgres: String,
+    /// A library as people have it.
+    usual: Library,
+    /// One in which no two headers are alike.
+    unlike: Library,
+}
+
+/// One tree, looked at by both.
+#[derive(Debug, Serialize)]
+struct Library {
     peer: Option<Peer>,
     first: Scan,
     again: Scan,
@@ -74,13 +88,26 @@ struct Report {
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let facts = facts::facts(&options.dir)?;
-    let library = options.dir.join("library");
-    tree::make(&library, options.files)?;
     let server = server::Server::start(&options.dir.join("server")).await?;
+    let usual = measure(&options, &server, "usual", Likeness::Usual).await?;
+    let unlike = measure(&options, &server, "unlike", Likeness::None).await?;
+    let report = Report { facts, postgres: server.version().to_owned(), usual, unlike };
+    print(&report, options.json)
+}
+
+/// Makes a tree, looks at it in every pass, and removes it.
+async fn measure(
+    options: &Options,
+    server: &server::Server,
+    name: &str,
+    likeness: Likeness,
+) -> anyhow::Result<Library> {
+    let library = options.dir.join(name);
+    tree::make(&library, options.files, likeness)?;
     let (mut peers, mut firsts, mut agains) = (Vec::new(), Vec::new(), Vec::new());
     for pass in 0..=options.passes {
         let peer = options.python.as_deref().map(|python| peer(python, &library)).transpose()?;
-        let pool = ours::catalogue(server.database(&format!("pass_{pass}")).await?, &library).await?;
+        let pool = ours::catalogue(server.database(&format!("{name}_{pass}")).await?, &library).await?;
         server.settle().await?;
         let first = ours::scan(&pool, &library, options.threads).await?;
         let again = ours::scan(&pool, &library, options.threads).await?;
@@ -92,11 +119,10 @@ async fn main() -> anyhow::Result<()> {
             agains.push(again);
         }
     }
+    std::fs::remove_dir_all(&library)?;
     peers.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let peer = peers.get(peers.len() / 2).cloned();
-    let postgres = server.version().to_owned();
-    let report = Report { facts, postgres, peer, first: median(firsts)?, again: median(agains)? };
-    print(&report, options.json)
+    Ok(Library { peer, first: median(firsts)?, again: median(agains)? })
 }
 
 fn peer(python: &Path, library: &Path) -> anyhow::Result<Peer> {
@@ -115,20 +141,33 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     if json {
         return Ok(writeln!(out, "{}", serde_json::to_string(report)?)?);
     }
-    writeln!(out, "Scan: {}; Postgres {}; {} models\n", report.facts, report.postgres, report.first.models)?;
-    writeln!(out, "| library in the page cache → listing | seconds | walk | known | read | record | ours is |")?;
-    writeln!(out, "|---|---|---|---|---|---|---|")?;
-    for (name, scan) in [("modelyard: first scan, recorded", &report.first), ("modelyard: scan again", &report.again)] {
-        let ratio = report.peer.as_ref().map(|peer| format!("{:.1}×", peer.seconds / scan.seconds)).unwrap_or_default();
-        let Scan { seconds, walk, known, read, record, .. } = scan;
-        writeln!(out, "| {name} | {seconds:.2} | {walk:.2} | {known:.2} | {read:.2} | {record:.2} | {ratio} |")?;
+    writeln!(out, "Scan: {}; Postgres {}; {} models\n", report.facts, report.postgres, report.usual.first.models)?;
+    writeln!(
+        out,
+        "| library in the page cache → listing | seconds | walk | known | read | record | CPU | of it read | ours is |"
+    )?;
+    writeln!(out, "|---|---|---|---|---|---|---|---|---|")?;
+    table(&mut out, "usual library", &report.usual)?;
+    table(&mut out, "no two headers alike", &report.unlike)?;
+    for Peer { files, tensors, safetensors, torch, .. } in report.usual.peer.iter().chain(&report.unlike.peer) {
+        writeln!(out, "\nPeer: safetensors {safetensors}, torch {torch}; {files} files with {tensors} tensors.")?;
     }
-    if let Some(Peer { seconds, files, tensors, safetensors, torch }) = &report.peer {
+    Ok(())
+}
+
+fn table(out: &mut impl Write, title: &str, library: &Library) -> anyhow::Result<()> {
+    for (name, scan) in [("first scan, recorded", &library.first), ("scan again", &library.again)] {
+        let ratio =
+            library.peer.as_ref().map(|peer| format!("{:.1}×", peer.seconds / scan.seconds)).unwrap_or_default();
+        let Scan { seconds, cpu, read_cpu, walk, known, read, record, .. } = scan;
         writeln!(
             out,
-            "| Python loop: safe_open, keys, metadata | {seconds:.2} | | | | | 1× |\n\nPeer: safetensors {safetensors}, torch \
-             {torch}; {files} files with {tensors} tensors."
+            "| {title}: modelyard, {name} | {seconds:.2} | {walk:.2} | {known:.2} | {read:.2} | {record:.2} | {cpu:.2} | \
+             {read_cpu:.2} | {ratio} |"
         )?;
+    }
+    if let Some(Peer { seconds, cpu, .. }) = &library.peer {
+        writeln!(out, "| {title}: Python loop, safe_open, keys, metadata | {seconds:.2} | | | | | {cpu:.2} | | 1× |")?;
     }
     Ok(())
 }

@@ -9,6 +9,8 @@ use shared::{
     ids::Incarnation,
 };
 
+use crate::cpu;
+
 const HOST: &str = "bench";
 const ROOT: &str = "main";
 
@@ -17,6 +19,10 @@ const ROOT: &str = "main";
 pub(crate) struct Scan {
     /// All of it.
     pub seconds: f64,
+    /// Seconds of processors: of this process, and of the server.
+    pub cpu: f64,
+    /// The same while headers were read.
+    pub read_cpu: f64,
     /// Walking the folders.
     pub walk: f64,
     /// Asking what is known.
@@ -58,18 +64,20 @@ pub(crate) async fn catalogue(url: String, root: &Path) -> anyhow::Result<Pool> 
 /// # Errors
 /// When the tree cannot be walked, and database errors.
 pub(crate) async fn scan(pool: &Pool, root: &Path, threads: usize) -> anyhow::Result<Scan> {
-    let began = Instant::now();
+    let (began, busy) = (Instant::now(), cpu::seconds()?);
     let discovery = model_formats::discover(root)?;
     let walked = Instant::now();
     let before = Before { known: models::known(pool, HOST, ROOT, None).await?, ..Before::default() };
-    let asked = Instant::now();
+    let (asked, asked_cpu) = (Instant::now(), cpu::seconds()?);
     let found = survey(&discovery.candidates, &before, &Seen::default(), threads, &|| false);
-    let read = Instant::now();
+    let (read, read_cpu) = (Instant::now(), cpu::seconds()?);
     let mut tx = pool.begin().await?;
     models::record_scan(&mut tx, HOST, ROOT, &found.models, &found.unchanged).await?;
     tx.commit().await?;
     Ok(Scan {
         seconds: began.elapsed().as_secs_f64(),
+        cpu: cpu::seconds()? - busy,
+        read_cpu: read_cpu - asked_cpu,
         walk: (walked - began).as_secs_f64(),
         known: (asked - walked).as_secs_f64(),
         read: (read - asked).as_secs_f64(),

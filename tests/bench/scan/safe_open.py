@@ -8,7 +8,7 @@ import safetensors
 import torch
 from safetensors import safe_open
 
-began = time.perf_counter()
+began, busy = time.perf_counter(), time.process_time()
 files = tensors = 0
 for folder, _, names in os.walk(sys.argv[1]):
     for name in names:
@@ -17,5 +17,5 @@ for folder, _, names in os.walk(sys.argv[1]):
                 tensors += len(list(opened.keys()))
                 opened.metadata()
             files += 1
-seconds = time.perf_counter() - began
-print(json.dumps({"seconds": seconds, "files": files, "tensors": tensors, "safetensors": safetensors.__version__, "torch": torch.__version__}))
+seconds, cpu = time.perf_counter() - began, time.process_time() - busy
+print(json.dumps({"seconds": seconds, "cpu": cpu, "files": files, "tensors": tensors, "safetensors": safetensors.__version__, "torch": torch.__version__}))

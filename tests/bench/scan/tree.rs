@@ -14,13 +14,25 @@ const UNET: &str = include_str!("../../reference/golden/unet-sd15.txt");
 /// Diffusers folders among the rest.
 const FOLDERS: usize = 20;
 
+/// How much the headers of the single files have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Likeness {
+    /// As people have it: few architectures and ranks; those files differ in their metadata and their weights.
+    Usual,
+    /// Each has a tensor that no other has, so that nothing can be told from another one.
+    None,
+}
+
 /// Makes `count` single files and some diffusers folders below `root`.
 ///
 /// # Errors
 /// When the folder cannot be written.
-pub(crate) fn make(root: &Path, count: usize) -> anyhow::Result<()> {
+pub(crate) fn make(root: &Path, count: usize, likeness: Likeness) -> anyhow::Result<()> {
     for number in 0..count {
-        let (kind, tensors) = tensors(number);
+        let (kind, mut tensors) = tensors(number);
+        if likeness == Likeness::None {
+            tensors.push((format!("of_file_{number}"), vec![1 + number as u64 % 64]));
+        }
         let folder = root.join(kind).join(format!("{:03}", number / 100));
         fs::create_dir_all(&folder)?;
         let stem = format!("{kind}-{number:05}");

@@ -36,7 +36,7 @@ pub(crate) struct Hints<'a> {
 }
 
 /// The answer of the rules.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Verdict {
     pub(crate) model_type: ModelType,
     pub(crate) base: Base,
@@ -64,6 +64,11 @@ impl Verdict {
         let mut verdict = Self::of(ModelType::Unknown);
         verdict.reason = Some(reason.into());
         verdict
+    }
+
+    /// Takes over what the file's own metadata says about what its tensors leave open.
+    pub(crate) fn refine(&mut self, metadata: &BTreeMap<String, String>) {
+        metadata::refine(self, metadata);
     }
 
     fn saw(&mut self, rule: &'static str, matched: impl AsRef<str>, value: impl Into<Value>) {
@@ -109,8 +114,17 @@ pub(crate) fn denoiser(keys: &Keys<'_>, prefix: &'static str) -> Option<Family> 
     transformer::family(scope).or_else(|| unet::family(scope))
 }
 
-/// Applies the rules in order. Adapters come before whole models: they reuse their names.
+/// Applies the rules, and fills what they leave open from the metadata.
 pub(crate) fn detect(keys: &Keys<'_>, hints: &Hints<'_>) -> Verdict {
+    let mut verdict = judge(keys, hints.config);
+    if let Some(map) = hints.metadata {
+        verdict.refine(map);
+    }
+    verdict
+}
+
+/// Applies the rules in order. Adapters come before whole models: they reuse their names.
+pub(crate) fn judge(keys: &Keys<'_>, config: Option<&Value>) -> Verdict {
     let rules: [&dyn Fn() -> Option<Verdict>; 13] = [
         &|| other::empty(keys),
         &|| adapter::ip_adapter(keys),
@@ -122,17 +136,14 @@ pub(crate) fn detect(keys: &Keys<'_>, hints: &Hints<'_>) -> Verdict {
         &|| other::embedding(keys),
         &|| checkpoint::bare_denoiser(keys),
         &|| autoencoder::taesd(keys),
-        &|| autoencoder::vae(keys, hints.config),
-        &|| encoder::encoder(keys, hints.config),
+        &|| autoencoder::vae(keys, config),
+        &|| encoder::encoder(keys, config),
         &|| other::upscaler(keys),
     ];
     let verdict = rules.iter().find_map(|rule| rule());
     let mut verdict = verdict.unwrap_or_else(|| other::nothing_matched(keys));
     if verdict.evidence.is_empty() {
         other::sample(&mut verdict, keys);
-    }
-    if let Some(map) = hints.metadata {
-        metadata::refine(&mut verdict, map);
     }
     verdict
 }

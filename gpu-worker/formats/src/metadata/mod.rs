@@ -32,7 +32,7 @@ pub const RULES_VERSION: u32 = 3;
 /// Gathers what the model's own metadata, its configs and its side-cars say. The first source that
 /// names a field wins: the file itself, then side-cars in the order of [`crate::sidecar::SidecarKind`].
 #[must_use]
-pub fn extract(inspection: &Inspection, sidecars: &[Sidecar]) -> Extracted {
+pub fn extract<C>(inspection: &Inspection<C>, sidecars: &[Sidecar]) -> Extracted {
     let mut found = Gathering::default();
     embedded::model_spec(&mut found, &inspection.metadata);
     embedded::trainer(&mut found, &inspection.metadata);
@@ -50,7 +50,7 @@ pub fn extract(inspection: &Inspection, sidecars: &[Sidecar]) -> Extracted {
 }
 
 /// [`extract`], put into the inspection's metadata.
-pub fn attach(inspection: &mut Inspection, sidecars: &[Sidecar]) {
+pub fn attach<C>(inspection: &mut Inspection<C>, sidecars: &[Sidecar]) {
     let extracted = extract(inspection, sidecars);
     let value = serde_json::to_value(&extracted).unwrap_or_else(|error| json!({ "problems": [error.to_string()] }));
     inspection.metadata.insert(EXTRACTED_KEY.to_owned(), storable_json(value));

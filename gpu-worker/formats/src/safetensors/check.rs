@@ -12,7 +12,7 @@ use crate::{
 /// absolute.
 pub(super) fn tile(
     path: &Path,
-    mut raw: Vec<RawTensor>,
+    mut raw: Vec<RawTensor<'_>>,
     data_begin: u64,
     data_bytes: u64,
 ) -> Result<Vec<TensorFacts>, FormatError> {
@@ -21,13 +21,13 @@ pub(super) fn tile(
     let mut expected = 0;
     for tensor in raw {
         if let Err(problem) = check(&tensor, expected, data_bytes) {
-            return Err(FormatError::Tensor { path: path.to_owned(), tensor: tensor.name, problem });
+            return Err(FormatError::Tensor { path: path.to_owned(), tensor: tensor.name.into_owned(), problem });
         }
         expected = tensor.end;
         // cannot overflow: end <= data_bytes, and data_begin + data_bytes is the file's size
         let (begin, end) = (data_begin.saturating_add(tensor.begin), data_begin.saturating_add(tensor.end));
         tensors.push(TensorFacts {
-            name: tensor.name,
+            name: tensor.name.into_owned(),
             dtype: tensor.dtype,
             shape: tensor.shape,
             file: 0,
@@ -42,7 +42,7 @@ pub(super) fn tile(
     Ok(tensors)
 }
 
-fn check(tensor: &RawTensor, expected: u64, available: u64) -> Result<(), TensorProblem> {
+fn check(tensor: &RawTensor<'_>, expected: u64, available: u64) -> Result<(), TensorProblem> {
     let (begin, end) = (tensor.begin, tensor.end);
     match begin.cmp(&expected) {
         Ordering::Less => return Err(TensorProblem::Overlap { expected, found: begin }),
@@ -59,7 +59,7 @@ fn check(tensor: &RawTensor, expected: u64, available: u64) -> Result<(), Tensor
 
 /// Bytes that shape and dtype ask for. Multiplies in order, as the reference does, so that a leading
 /// zero makes any later dimension harmless.
-fn bytes_by_shape(tensor: &RawTensor) -> Result<u64, TensorProblem> {
+fn bytes_by_shape(tensor: &RawTensor<'_>) -> Result<u64, TensorProblem> {
     let elements = tensor.shape.iter().try_fold(1u64, |product, dim| product.checked_mul(*dim));
     let bits =
         elements.and_then(|elements| elements.checked_mul(tensor.dtype.bits())).ok_or(TensorProblem::Overflow)?;

@@ -7,6 +7,7 @@
 
 mod check;
 mod parse;
+mod section;
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -16,6 +17,7 @@ use crate::{
     probe::{Probe, sniff},
     vocab::Format,
 };
+pub(crate) use section::{Section, SectionKey};
 
 /// The largest header the format allows, in bytes (not MiB: the reference's own number).
 pub const HEADER_LIMIT_BYTES: u64 = 100_000_000;
@@ -45,16 +47,42 @@ pub fn read(path: &Path, rel_path: &str) -> Result<Header, FormatError> {
 
 /// [`read`] for a file that is already open.
 pub(crate) fn read_open(probe: Probe) -> Result<Header, FormatError> {
-    let path = probe.facts.path.clone();
-    let length = header_length(&probe)?;
-    let mut bytes = vec![0; usize::try_from(length).map_err(|_| too_large(&path, length))?];
-    probe.read_at(&mut bytes, LENGTH_BYTES)?;
+    let mut buffer = Vec::new();
+    let text = text(&probe, &mut buffer)?;
+    check(probe.facts, &text)
+}
+
+/// A header's bytes as they are in the file, not parsed.
+#[derive(Debug)]
+pub(crate) struct Text<'b> {
+    /// The JSON.
+    pub(crate) bytes: &'b [u8],
+    /// Absolute offset of the first data byte.
+    data_begin: u64,
+    /// Bytes of data behind the header.
+    pub(crate) data_bytes: u64,
+}
+
+/// Reads the header's bytes into `buffer`, which only ever grows.
+pub(crate) fn text<'b>(probe: &Probe, buffer: &'b mut Vec<u8>) -> Result<Text<'b>, FormatError> {
+    let path = &probe.facts.path;
+    let declared = header_length(probe)?;
+    let length = usize::try_from(declared).map_err(|_| too_large(path, declared))?;
+    if buffer.len() < length {
+        buffer.resize(length, 0);
+    }
+    let bytes = buffer.get_mut(..length).unwrap_or_default();
+    probe.read_at(bytes, LENGTH_BYTES)?;
     probe.check_unchanged()?;
-    let raw = parse::parse(&path, &bytes)?;
-    let data_begin = LENGTH_BYTES.saturating_add(length);
-    let data_bytes = probe.facts.size.saturating_sub(data_begin);
-    let tensors = check::tile(&path, raw.tensors, data_begin, data_bytes)?;
-    Ok(Header { file: probe.facts, tensors, metadata: raw.metadata, data_begin })
+    let data_begin = LENGTH_BYTES.saturating_add(declared);
+    Ok(Text { bytes, data_begin, data_bytes: probe.facts.size.saturating_sub(data_begin) })
+}
+
+/// Parses and checks the header of the file that `facts` describe.
+pub(crate) fn check(facts: FileFacts, text: &Text<'_>) -> Result<Header, FormatError> {
+    let raw = parse::parse(&facts.path, text.bytes)?;
+    let tensors = check::tile(&facts.path, raw.tensors, text.data_begin, text.data_bytes)?;
+    Ok(Header { file: facts, tensors, metadata: raw.metadata, data_begin: text.data_begin })
 }
 
 /// The declared header length, once it is known to fit the limit and the file.

@@ -1,22 +1,31 @@
 //! The header's JSON, read as a stream so that repeated names are seen instead of overwritten.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashSet, btree_map::Entry},
     fmt,
     path::Path,
 };
 
-use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::{
+    Deserialize,
+    de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor},
+};
 
 use crate::{dtype::Dtype, error::FormatError, text::shown};
 
 /// Most dimensions of a tensor: what PyTorch allows. Bounds memory for a hostile header.
 const MAX_RANK: usize = 64;
 
+/// A string of the header, borrowed from it unless it has escapes.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+struct Word<'t>(#[serde(borrow)] Cow<'t, str>);
+
 /// One entry as written, offsets relative to the data.
 #[derive(Debug)]
-pub(super) struct RawTensor {
-    pub(super) name: String,
+pub(super) struct RawTensor<'t> {
+    pub(super) name: Cow<'t, str>,
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<u64>,
     pub(super) begin: u64,
@@ -25,15 +34,15 @@ pub(super) struct RawTensor {
 
 /// The whole header as written.
 #[derive(Debug, Default)]
-pub(super) struct RawHeader {
-    pub(super) tensors: Vec<RawTensor>,
+pub(super) struct RawHeader<'t> {
+    pub(super) tensors: Vec<RawTensor<'t>>,
     pub(super) metadata: BTreeMap<String, String>,
     duplicate_tensor: Option<String>,
     duplicate_key: Option<String>,
 }
 
 /// Parses the header's bytes.
-pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<RawHeader, FormatError> {
+pub(super) fn parse<'t>(path: &Path, bytes: &'t [u8]) -> Result<RawHeader<'t>, FormatError> {
     let path = || path.to_owned();
     if bytes.first() != Some(&b'{') {
         return Err(FormatError::HeaderStart { path: path() });
@@ -55,25 +64,26 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<RawHeader, FormatError>
 struct HeaderVisitor;
 
 impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = RawHeader;
+    type Value = RawHeader<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of tensors")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader<'de>, A::Error> {
         let mut header = RawHeader::default();
         let mut seen = HashSet::new();
-        while let Some(name) = map.next_key::<String>()? {
+        while let Some(Word(name)) = map.next_key::<Word<'de>>()? {
             if !seen.insert(name.clone()) {
-                header.duplicate_tensor = Some(name);
+                header.duplicate_tensor = Some(name.into_owned());
                 // the rest is of no interest, but the JSON must be consumed for a clean end
                 map.next_value::<serde::de::IgnoredAny>()?;
                 while map.next_entry::<serde::de::IgnoredAny, serde::de::IgnoredAny>()?.is_some() {}
                 return Ok(header);
             }
             if name == "__metadata__" {
-                map.next_value_seed(MetadataSeed(&mut header))?;
+                let own: OwnMetadata = map.next_value()?;
+                (header.metadata, header.duplicate_key) = (own.map, own.duplicate_key);
             } else {
                 let tensor = map.next_value_seed(EntrySeed(name))?;
                 header.tensors.push(tensor);
@@ -83,62 +93,68 @@ impl<'de> Visitor<'de> for HeaderVisitor {
     }
 }
 
-struct MetadataSeed<'h>(&'h mut RawHeader);
+/// `__metadata__`, with the first key that it has twice.
+#[derive(Debug, Default)]
+pub(super) struct OwnMetadata {
+    pub(super) map: BTreeMap<String, String>,
+    pub(super) duplicate_key: Option<String>,
+}
 
-impl<'de> DeserializeSeed<'de> for MetadataSeed<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
+impl<'de> Deserialize<'de> for OwnMetadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MetadataVisitor)
     }
 }
 
-impl<'de> Visitor<'de> for MetadataSeed<'_> {
-    type Value = ();
+struct MetadataVisitor;
+
+impl<'de> Visitor<'de> for MetadataVisitor {
+    type Value = OwnMetadata;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("`__metadata__` as an object of strings")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<OwnMetadata, A::Error> {
+        let mut own = OwnMetadata::default();
         while let Some((key, value)) = map.next_entry::<String, String>()? {
-            match self.0.metadata.entry(key) {
+            match own.map.entry(key) {
                 Entry::Vacant(free) => {
                     free.insert(value);
                 }
                 Entry::Occupied(taken) => {
-                    self.0.duplicate_key.get_or_insert_with(|| taken.key().clone());
+                    own.duplicate_key.get_or_insert_with(|| taken.key().clone());
                 }
             }
         }
-        Ok(())
+        Ok(own)
     }
 }
 
-struct EntrySeed(String);
+struct EntrySeed<'de>(Cow<'de, str>);
 
-impl<'de> DeserializeSeed<'de> for EntrySeed {
-    type Value = RawTensor;
+impl<'de> DeserializeSeed<'de> for EntrySeed<'de> {
+    type Value = RawTensor<'de>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<RawTensor, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<RawTensor<'de>, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for EntrySeed {
-    type Value = RawTensor;
+impl<'de> Visitor<'de> for EntrySeed<'de> {
+    type Value = RawTensor<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "tensor `{}` as an object with dtype, shape and data_offsets", shown(&self.0))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawTensor, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawTensor<'de>, A::Error> {
         let fail = |what: String| A::Error::custom(format!("tensor `{}`: {what}", shown(&self.0)));
         let (mut dtype, mut shape, mut offsets) = (None, None, None);
-        while let Some(field) = map.next_key::<String>()? {
-            let twice = match field.as_str() {
+        while let Some(Word(field)) = map.next_key::<Word<'de>>()? {
+            let twice = match field.as_ref() {
                 "dtype" => {
-                    let name = map.next_value::<String>()?;
+                    let Word(name) = map.next_value::<Word<'de>>()?;
                     let known = Dtype::parse(&name).ok_or_else(|| fail(format!("unknown dtype `{}`", shown(&name))))?;
                     dtype.replace(known).is_some()
                 }

@@ -10,7 +10,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use crate::{Dtype, Inspection, inspect, testing::raw};
+use crate::{
+    Base, Correction, Dtype, Inspection, Lister, Memo, ModelType, inspect, inspect_as, safetensors::Section,
+    testing::raw,
+};
 
 /// One case of the script.
 #[derive(Debug, Deserialize)]
@@ -55,12 +58,9 @@ fn list(name: &str) -> Vec<(String, Vec<u64>)> {
     lines.map(|line| line.split_once('\t').unwrap()).map(|(name, shape)| (name.to_owned(), sides(shape))).collect()
 }
 
-/// The file of a case: its header over sparse data.
-fn file(folder: &Path, case: &Case) -> PathBuf {
+/// The entries of a case's header but its metadata, and the bytes that they promise.
+fn entries(case: &Case) -> (Map<String, Value>, u64) {
     let mut header = Map::new();
-    if !case.metadata.is_empty() {
-        header.insert("__metadata__".to_owned(), Value::Object(case.metadata.clone()));
-    }
     let mut at = 0_u64;
     let mut put = |name: String, dtype: &str, shape: &[u64]| {
         let bits = Dtype::parse(dtype).unwrap().bits();
@@ -78,7 +78,16 @@ fn file(folder: &Path, case: &Case) -> PathBuf {
         assert!(part.shapes.keys().all(listed), "{} has no tensor of {:?}", part.list, part.shapes);
     }
     case.tensors.iter().for_each(|(name, shape)| put(name.clone(), "F16", shape));
-    raw(&folder.join("case.safetensors"), &serde_json::to_vec(&header).unwrap(), at)
+    (header, at)
+}
+
+/// The file of a case: its header over sparse data.
+fn file(folder: &Path, case: &Case) -> PathBuf {
+    let (mut header, bytes) = entries(case);
+    if !case.metadata.is_empty() {
+        header.insert("__metadata__".to_owned(), Value::Object(case.metadata.clone()));
+    }
+    raw(&folder.join("case.safetensors"), &serde_json::to_vec(&header).unwrap(), bytes)
 }
 
 fn look(case: &Case) -> Inspection {
@@ -115,6 +124,64 @@ fn the_evidence_for_each_is_the_one_that_was_reviewed() {
     assert_eq!(reviewed.keys().collect::<Vec<_>>(), cases.keys().collect::<Vec<_>>());
     for (name, case) in cases {
         assert_eq!(evidence(&look(&case)), reviewed[&name], "{name}");
+    }
+}
+
+/// Metadata that says nothing, and claims of all kinds.
+fn claims() -> [Value; 5] {
+    [
+        Value::Null,
+        json!({ "format": "pt", "nested": "{\"a\": \"}\"}" }),
+        json!({ "modelspec.architecture": "stable-diffusion-xl-v1-base", "modelspec.prediction_type": "v" }),
+        json!({ "ss_base_model_version": "sd_v1" }),
+        json!({ "ss_base_model_version": "flux1", "modelspec.prediction_type": "epsilon" }),
+    ]
+}
+
+/// What somebody may say that a model is.
+fn corrections() -> [Correction; 4] {
+    let said = |model_type, base| Correction { model_type, base };
+    [
+        Correction::default(),
+        said(Some(ModelType::Vae), Some(Base::Sdxl)),
+        said(None, Some(Base::Sd21)),
+        said(Some(ModelType::Unknown), None),
+    ]
+}
+
+/// A header with its metadata before the entries, as writers put it, or after them.
+fn claimed(entries: &str, claim: &Value, is_last: bool) -> String {
+    match (claim, is_last) {
+        (Value::Null, _) => format!("{{{entries}}}"),
+        (claim, true) => format!("{{{entries},\"__metadata__\":{claim}}}"),
+        (claim, false) => format!("{{\"__metadata__\":{claim},{entries}}}"),
+    }
+}
+
+#[test]
+fn a_listing_with_memory_says_what_each_file_says_alone() {
+    let dir = TempDir::new().unwrap();
+    let (memo, crowded) = (Memo::default(), Memo::within(4 << 10));
+    let (mut lister, mut forgetful) = (Lister::new(&memo), Lister::new(&crowded));
+    let mut said = corrections().into_iter().cycle();
+    for (name, case) in cases() {
+        let (entries, bytes) = entries(&case);
+        let entries = serde_json::to_string(&entries).unwrap();
+        let entries = entries.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap();
+        let [_, second, ..] = claims();
+        let places = claims().into_iter().map(|claim| (claim, false)).chain([(second, true)]);
+        for ((claim, is_last), correction) in places.zip(&mut said) {
+            let header = claimed(entries, &claim, is_last);
+            let path = raw(&dir.path().join("case.safetensors"), header.as_bytes(), bytes);
+            let alone = inspect_as(&path, correction).unwrap().listing();
+            assert!(alone.metadata.contains_key("facts"), "{name} is not read: {:?}", alone.reason);
+            for time in ["new", "known"] {
+                assert_eq!(lister.list(&path, correction).unwrap(), alone, "{name}, {time}, {claim}, {correction:?}");
+                let is_kept = memo.find(&Section::of(header.as_bytes()).key, bytes).is_some();
+                assert_eq!(is_kept, !is_last, "{name}: metadata behind the entries is not told apart from them");
+            }
+            assert_eq!(forgetful.list(&path, correction).unwrap(), alone, "{name}, crowded, {claim}, {correction:?}");
+        }
     }
 }
 

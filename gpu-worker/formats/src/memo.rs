@@ -1,0 +1,130 @@
+//! What was worked out about headers, kept for files that have the same one. Bounded in bytes.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde_json::Value;
+
+use crate::{
+    detect::Verdict,
+    inspection::ComponentSummary,
+    recognise::Cut,
+    safetensors::SectionKey,
+    vocab::{Base, ModelType},
+};
+
+/// Memory of everything that is kept, about.
+const LIMIT_BYTES: usize = 32 << 20;
+/// Memory of an entry whose texts are all empty, about.
+const ENTRY_BYTES: usize = 1 << 10;
+
+/// What the type and family of a model are taken to be.
+type Kind = (ModelType, Base);
+
+/// What a valid header says beside its metadata.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    /// Bytes of data that its tensors tile exactly.
+    pub(crate) data_bytes: u64,
+    /// What the rules say of its tensors, before any metadata is looked at.
+    pub(crate) verdict: Verdict,
+    /// The components, for each kind that a file with it was taken to be.
+    cuts: Vec<(Kind, Cut<ComponentSummary>)>,
+}
+
+impl Known {
+    /// What is known of a header whose tensors were judged and cut.
+    pub(crate) fn new(data_bytes: u64, verdict: Verdict, kind: Kind, cut: Cut<ComponentSummary>) -> Self {
+        Self { data_bytes, verdict, cuts: vec![(kind, cut)] }
+    }
+
+    /// The components of a file that is taken to be of this kind.
+    pub(crate) fn cut(&self, kind: Kind) -> Option<&Cut<ComponentSummary>> {
+        self.cuts.iter().find(|(known, _)| *known == kind).map(|(_, cut)| cut)
+    }
+
+    /// With the cuts of another one about the same header.
+    fn and(mut self, other: &Self) -> Self {
+        let more = other.cuts.iter().filter(|(kind, _)| self.cut(*kind).is_none()).cloned().collect::<Vec<_>>();
+        self.cuts.extend(more);
+        self
+    }
+
+    fn bytes(&self) -> usize {
+        let evidence = self.verdict.evidence.iter().map(|one| one.matched.len().saturating_add(weight(&one.value)));
+        let facts = self.verdict.facts.iter().map(|(name, value)| name.len().saturating_add(weight(value)));
+        let components = self.cuts.iter().map(|(_, cut)| cut.components.len().saturating_add(1).saturating_mul(128));
+        evidence.chain(facts).chain(components).fold(ENTRY_BYTES, usize::saturating_add)
+    }
+}
+
+fn weight(value: &Value) -> usize {
+    let inner = match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(weight).fold(0, usize::saturating_add),
+        Value::Object(map) => {
+            map.iter().map(|(key, value)| key.len().saturating_add(weight(value))).fold(0, usize::saturating_add)
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    };
+    inner.saturating_add(size_of::<Value>())
+}
+
+/// Headers that were seen, shared by everybody who lists files. What it answers is what reading the header anew would.
+#[derive(Debug)]
+pub struct Memo {
+    limit_bytes: usize,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    known: HashMap<SectionKey, Arc<Known>>,
+    bytes: usize,
+}
+
+impl Default for Memo {
+    fn default() -> Self {
+        Self::within(LIMIT_BYTES)
+    }
+}
+
+impl Memo {
+    /// One that keeps about so many bytes.
+    #[must_use]
+    pub fn within(limit_bytes: usize) -> Self {
+        Self { limit_bytes, kept: Mutex::default() }
+    }
+
+    /// What is known of a header with so many bytes of data behind it.
+    pub(crate) fn find(&self, key: &SectionKey, data_bytes: u64) -> Option<Arc<Known>> {
+        let known = self.kept().known.get(key).cloned();
+        known.filter(|known| known.data_bytes == data_bytes)
+    }
+
+    /// Keeps what was found out. What does not fit any more makes room by ending all that was kept: the files of a folder,
+    /// which are alike, are listed one after the other.
+    pub(crate) fn keep(&self, key: SectionKey, known: Known) {
+        let mut kept = self.kept();
+        let before = kept.known.remove(&key);
+        let gone = before.as_ref().map_or(0, |before| before.bytes());
+        let known = match before {
+            Some(before) => known.and(&before),
+            None => known,
+        };
+        kept.bytes = kept.bytes.saturating_sub(gone).saturating_add(known.bytes());
+        if kept.bytes > self.limit_bytes {
+            *kept = Kept { known: HashMap::new(), bytes: known.bytes() };
+        }
+        if kept.bytes <= self.limit_bytes {
+            kept.known.insert(key, Arc::new(known));
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // every change is whole before anything could panic
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
