@@ -155,6 +155,7 @@ fn assemble(
         policy: config.ram_policy,
         min_age: config.ram_min_age,
         keep_alive: config.ram_keep_alive.map(KeepAlive::For),
+        io_timeout: config.io_timeout,
         ..TierConfig::new(0)
     });
     let rules = Rules { policy: config.vram_policy, ..tier.rules() };

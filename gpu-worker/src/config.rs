@@ -104,6 +104,10 @@ pub struct AgentConfig {
     #[arg(long)]
     pub read_limit: Option<ByteSize>,
 
+    /// A load to which no byte comes from its disk for this long fails, to be tried again; `0`: it waits for ever.
+    #[arg(long, default_value = "60", value_parser = parse_seconds)]
+    pub io_timeout: Duration,
+
     /// Most bytes per second that hashing reads: a size, `none` for no limit, `0` for no hashing after scans.
     #[arg(long, default_value = "200MiB")]
     pub hash_limit: HashLimit,

@@ -70,6 +70,14 @@ pub enum WorkError {
         /// The model's name.
         model: String,
     },
+    /// Headers could not be read in time.
+    #[error("`{path}` could not be read within {seconds} s: its disk or server does not answer")]
+    Stalled {
+        /// The model's place.
+        path: String,
+        /// How long was waited.
+        seconds: u64,
+    },
     /// The RAM tier refused or failed.
     #[error("the RAM tier could not do it")]
     Residency(#[from] ResidencyError),
@@ -150,6 +158,7 @@ impl Classify for WorkError {
             Self::TooBig { .. } => ErrorCode::InsufficientCapacity,
             Self::NoDevice(_) | Self::Panicked(_) | Self::System { .. } => ErrorCode::Internal,
             Self::InUse { .. } | Self::Stays(_) => ErrorCode::Conflict,
+            Self::Stalled { .. } => ErrorCode::Timeout,
             Self::Cancelled => ErrorCode::Cancelled,
         }
     }
@@ -163,6 +172,9 @@ impl Classify for WorkError {
             Self::TooBig { .. } => Some("load fewer components, a smaller variant, or use a larger device".into()),
             Self::Residency(ResidencyError::NoRoom(shortage)) if shortage.needed_bytes > shortage.capacity_bytes => {
                 Some("raise --ram-budget of the host's agent, or load fewer components".into())
+            }
+            Self::Stalled { .. } | Self::Residency(ResidencyError::Stalled { .. }) => {
+                Some("look after the disk or the file server; loads from it go on once it answers".into())
             }
             Self::Residency(ResidencyError::Pressure(_)) => {
                 Some("free memory on the host; it is tried again when there is some".into())
@@ -234,6 +246,7 @@ fn residency_code(error: &ResidencyError) -> ErrorCode {
         ResidencyError::Memory { .. } | ResidencyError::NoRoom(_) | ResidencyError::Pressure(_) => {
             ErrorCode::InsufficientCapacity
         }
+        ResidencyError::Stalled { .. } => ErrorCode::Timeout,
         ResidencyError::Cancelled { .. } => ErrorCode::Cancelled,
         ResidencyError::Leased { .. } | ResidencyError::Protected { .. } | ResidencyError::Loading { .. } => {
             ErrorCode::Conflict

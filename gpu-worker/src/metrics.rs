@@ -54,6 +54,10 @@ pub struct Metrics {
     pub eviction_age_seconds: Histogram,
     /// How long they had not been used then.
     pub eviction_idle_seconds: Histogram,
+    /// Loads that were given up because no byte came.
+    pub stalled_loads: IntCounter,
+    /// Disks that have not answered since.
+    pub hung_disks: IntGauge,
     /// Loads of what had been evicted shortly before.
     pub early_reloads: IntCounter,
     /// Memory pressure.
@@ -138,6 +142,14 @@ impl Metrics {
                 "modelyard_eviction_idle_seconds",
                 "How long components had not been used when they were taken out of RAM.",
             )?,
+            stalled_loads: IntCounter::new(
+                "modelyard_stalled_loads_total",
+                "Loads into RAM that were given up because no byte came from their disk for --io-timeout.",
+            )?,
+            hung_disks: IntGauge::new(
+                "modelyard_hung_disks",
+                "Disks that loads were given up on and that have not answered since; no load is sent there.",
+            )?,
             early_reloads: IntCounter::new(
                 "modelyard_early_reloads_total",
                 "Loads into RAM of what had been evicted within the five minutes before.",
@@ -172,7 +184,7 @@ impl Metrics {
     }
 
     fn register_all(&self, registry: &Registry) -> prometheus::Result<()> {
-        let all: [Box<dyn prometheus::core::Collector>; 26] = [
+        let all: [Box<dyn prometheus::core::Collector>; 28] = [
             Box::new(self.attempts.clone()),
             Box::new(self.attempt_seconds.clone()),
             Box::new(self.wait_seconds.clone()),
@@ -193,6 +205,8 @@ impl Metrics {
             Box::new(self.evicted_bytes.clone()),
             Box::new(self.eviction_age_seconds.clone()),
             Box::new(self.eviction_idle_seconds.clone()),
+            Box::new(self.stalled_loads.clone()),
+            Box::new(self.hung_disks.clone()),
             Box::new(self.early_reloads.clone()),
             Box::new(self.pressure.level.clone()),
             Box::new(self.pressure.room_bytes.clone()),

@@ -188,6 +188,8 @@ pub fn snapshot(agent: &Agent, draining: bool) -> HostSnapshot {
             joins: stats.joins_total,
             evictions: stats.evictions_total.room,
             load_failures: stats.load_failures_total,
+            stalled_loads: stats.loads_stalled_total,
+            hung_disks: agent.tier.hung_disks() as u64,
             loaded_bytes: stats.bytes_loaded_total,
             evicted: evicted(&stats.evictions_total),
             evicted_bytes: stats.evicted_bytes_total,
@@ -349,6 +351,8 @@ fn gauges(agent: &Agent, snapshot: &HostSnapshot) {
     for (answer, count) in [("hit", ram.hits), ("miss", ram.misses), ("join", ram.joins), ("evicted", ram.evictions)] {
         metrics.cache_requests.with_label_values(&[answer]).set(signed(count));
     }
+    metrics.stalled_loads.inc_by(ram.stalled_loads.saturating_sub(metrics.stalled_loads.get()));
+    metrics.hung_disks.set(signed(ram.hung_disks));
     metrics.early_reloads.inc_by(ram.early_reloads.saturating_sub(metrics.early_reloads.get()));
     if let Some(pressure) = &snapshot.pressure {
         metrics.pressure.observe(pressure);

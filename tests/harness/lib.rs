@@ -5,6 +5,7 @@
 
 mod binaries;
 mod client;
+mod failing_disk;
 mod fakes;
 mod farm;
 mod ledger;
@@ -18,6 +19,7 @@ mod wait;
 
 pub use binaries::binary;
 pub use client::{Answer, Api, job_path};
+pub use failing_disk::FailingDisk;
 pub use fakes::FakeLibrary;
 pub use farm::{Daemon, Farm, FarmBuilder, Starting};
 pub use ledger::{Attempt, Event, Ledger};

@@ -18,6 +18,7 @@ mod events;
 mod fencing;
 mod fine_tunes;
 mod hashes;
+mod hung_disk;
 mod leadership;
 mod lost_workers;
 mod main_job;

@@ -76,6 +76,8 @@ fn add(sum: CacheStats, more: &CacheStats) -> CacheStats {
         joins: sum.joins + more.joins,
         evictions: sum.evictions + more.evictions,
         load_failures: sum.load_failures + more.load_failures,
+        stalled_loads: sum.stalled_loads + more.stalled_loads,
+        hung_disks: sum.hung_disks + more.hung_disks,
         loaded_bytes: sum.loaded_bytes + more.loaded_bytes,
         evicted: add_evicted(sum.evicted, more.evicted),
         evicted_bytes: sum.evicted_bytes + more.evicted_bytes,

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use shared::{
     ids::ComponentId,
     job::Target,
-    status::AgeCount,
+    status::{AgeCount, CacheStats},
     wire::{CacheHost, CacheRequest, CacheView, JobRequest, JobView, ResidentComponent},
 };
 
@@ -212,9 +212,16 @@ fn host_stats(host: &CacheHost, output: Output) -> Result<(), CliError> {
             ),
         ),
         ("early reloads", stats.early_reloads.to_string()),
-        ("failed loads", stats.load_failures.to_string()),
+        ("failed loads", failures(stats)),
         ("ages", ages(&stats.eviction_ages)),
     ])
+}
+
+/// `3, 1 because its disk gave nothing; 1 disk does not answer`.
+fn failures(stats: &CacheStats) -> String {
+    let stalled = (stats.stalled_loads > 0).then(|| format!(", {} because no byte came", stats.stalled_loads));
+    let hung = (stats.hung_disks > 0).then(|| format!("; disks that do not answer: {}", stats.hung_disks));
+    format!("{}{}{}", stats.load_failures, stalled.unwrap_or_default(), hung.unwrap_or_default())
 }
 
 /// `3 within 60s, 1 older`; empty when nothing was taken out.

@@ -77,6 +77,15 @@ pub enum ResidencyError {
         #[source]
         source: Arc<io::Error>,
     },
+    /// Nothing came from the disk for so long that the load was given up; a disk that had hung before is not asked again
+    /// until its reads are back.
+    #[error("no byte of `{}` came for {seconds} s: its disk or server does not answer", path.display())]
+    Stalled {
+        /// The first file of the load.
+        path: PathBuf,
+        /// How long.
+        seconds: u64,
+    },
     /// The system gave no memory file or mapping, although the budget had room.
     #[error("the system gave no arena of {bytes} bytes")]
     Memory {
@@ -184,7 +193,7 @@ impl ResidencyError {
             Self::BadRequest { .. } | Self::OutOfBounds { .. } => FailReason::Invalid,
             Self::Missing { .. } | Self::Unreadable { .. } | Self::NotRegular { .. } => FailReason::Unreadable,
             Self::Changed(_) => FailReason::Changed,
-            Self::ShortRead { .. } | Self::Io { .. } => FailReason::Io,
+            Self::ShortRead { .. } | Self::Io { .. } | Self::Stalled { .. } => FailReason::Io,
             Self::Memory { .. } | Self::Thread { .. } => FailReason::System,
             Self::DigestMismatch { .. } => FailReason::Digest,
             Self::NoRoom(_) | Self::Pressure(_) => FailReason::NoRoom,

@@ -1,6 +1,6 @@
 //! How far a load is: shared counters that loader threads write and anyone reads without a lock.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use serde::Serialize;
 
@@ -28,6 +28,17 @@ pub struct Progress {
     phase: AtomicU8,
     bytes_done: AtomicU64,
     bytes_total: u64,
+    held: AtomicUsize,
+}
+
+/// A thread of the load waits for something else than its disk.
+#[derive(Debug)]
+pub(crate) struct Held<'a>(&'a AtomicUsize);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// [`Progress`] at one moment.
@@ -44,7 +55,7 @@ pub struct ProgressSnapshot {
 impl Progress {
     /// A load of `bytes_total` tensor bytes that has not begun.
     pub fn new(bytes_total: u64) -> Self {
-        Self { phase: AtomicU8::new(0), bytes_done: AtomicU64::new(0), bytes_total }
+        Self { phase: AtomicU8::new(0), bytes_done: AtomicU64::new(0), bytes_total, held: AtomicUsize::new(0) }
     }
 
     /// Enters a phase.
@@ -55,6 +66,17 @@ impl Progress {
     /// Adds landed bytes; returns the new sum.
     pub fn add(&self, bytes: u64) -> u64 {
         self.bytes_done.fetch_add(bytes, Ordering::AcqRel) + bytes
+    }
+
+    /// Says, while the guard lives, that a thread waits for something else than its disk.
+    pub(crate) fn hold(&self) -> Held<'_> {
+        self.held.fetch_add(1, Ordering::AcqRel);
+        Held(&self.held)
+    }
+
+    /// Whether one does.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire) > 0
     }
 
     /// Where it stands.

@@ -15,7 +15,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: CacheAddArgs, attempt: &Attemp
     let keep = Keep { keep_alive: args.keep_alive, protect: args.protect };
     attempt.progress.enter("locating", 0);
     let wanted = model::wanted(agent, args.model, args.components.as_ref()).await?;
-    let inspection = model::inspect(agent, &wanted).await?;
+    let inspection = model::inspect(agent, attempt, &wanted).await?;
     attempt.progress.enter("reading", wanted.bytes());
     let landed = Arc::new(Landed::default());
     let (mut components, mut digests) = (Vec::new(), Vec::new());

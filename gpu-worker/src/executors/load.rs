@@ -43,7 +43,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: LoadArgs, attempt: &Attempt) -
     if capacity_bytes > 0 && wanted.bytes() > capacity_bytes {
         return Err(WorkError::TooBig { device: device.id.clone(), needed_bytes: wanted.bytes(), capacity_bytes });
     }
-    let inspection = model::inspect(agent, &wanted).await?;
+    let inspection = model::inspect(agent, attempt, &wanted).await?;
     let load = Load {
         agent,
         attempt,

@@ -1,11 +1,13 @@
 //! The model that a job is about: its rows, the components asked for, and its files on this host.
 
 use std::{
+    future::Future,
     path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use model_formats::Inspection;
@@ -45,7 +47,7 @@ pub(super) async fn wanted(agent: &Agent, id: ModelId, kinds: Option<&Vec<String
 }
 
 /// Reads the headers of the model's files on this host, and compares the files with what the scan saw.
-pub(super) async fn inspect(agent: &Agent, wanted: &Wanted) -> Result<Inspection, WorkError> {
+pub(super) async fn inspect(agent: &Agent, attempt: &Attempt, wanted: &Wanted) -> Result<Inspection, WorkError> {
     let locations = models::locations_of(&agent.pool, &[wanted.model.id]).await?;
     let here = locations.into_iter().find(|location| location.host == agent.host);
     let here = here.ok_or_else(|| WorkError::NotHere { model: wanted.model.name.clone(), host: agent.host.clone() })?;
@@ -53,11 +55,31 @@ pub(super) async fn inspect(agent: &Agent, wanted: &Wanted) -> Result<Inspection
     let path = Path::new(&here.root_path).join(&here.rel_path);
     let inspection = {
         let (path, correction) = (path.clone(), catalogue::correction(&wanted.model.read_as));
-        blocking("reading headers", move || model_formats::inspect_as(&path, correction)).await?
+        let work = blocking("reading headers", move || model_formats::inspect_as(&path, correction));
+        answering(agent, attempt, &here.rel_path, work).await?
     };
     let inspection = inspection.map_err(|source| WorkError::Format { path: path.display().to_string(), source })?;
     catalogue::check_unchanged(&seen, &inspection)?;
     Ok(inspection)
+}
+
+/// Waits for reads as long as the host's disks are given to answer, and no longer than the job is wanted. A read that hangs
+/// keeps its thread until the disk answers.
+async fn answering<T>(
+    agent: &Agent,
+    attempt: &Attempt,
+    path: &str,
+    work: impl Future<Output = Result<T, WorkError>>,
+) -> Result<T, WorkError> {
+    let patience = agent.tier.io_timeout();
+    let limit = if patience.is_zero() { Duration::MAX } else { patience };
+    tokio::select! {
+        biased;
+        done = tokio::time::timeout(limit, work) => {
+            done.unwrap_or_else(|_| Err(WorkError::Stalled { path: path.to_owned(), seconds: limit.as_secs() }))
+        }
+        () = attempt.cancel.cancelled() => Err(WorkError::Cancelled),
+    }
 }
 
 /// Runs blocking work on a thread that may block.

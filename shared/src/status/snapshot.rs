@@ -87,6 +87,12 @@ pub struct CacheStats {
     pub evictions: u64,
     /// Loads that failed.
     pub load_failures: u64,
+    /// Of those, loads that were given up because no byte came from their disk.
+    #[serde(default)]
+    pub stalled_loads: u64,
+    /// Disks that loads were given up on and that have not answered since.
+    #[serde(default)]
+    pub hung_disks: u64,
     /// Bytes read from disk.
     pub loaded_bytes: u64,
     /// Components taken out, by reason.

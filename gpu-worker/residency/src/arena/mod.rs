@@ -15,7 +15,7 @@ use std::{
     collections::BTreeMap,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak},
 };
 
 pub use map::ReadMap;
@@ -68,7 +68,8 @@ impl Arenas {
         live.next += 1;
         live.files.insert(id, Arc::downgrade(&fd));
         drop(live);
-        Ok(Draft(Memory { fd, len, id, live: self.live.clone() }))
+        let memory = Memory { fd, len, id, live: self.live.clone() };
+        Ok(Draft { memory, gone: RwLock::new(false) })
     }
 
     /// Memory files alive, and the bytes that the system says are allocated for them.
@@ -105,17 +106,21 @@ impl Drop for Memory {
 
 /// An extent being written. Nobody else can see it.
 #[derive(Debug)]
-pub struct Draft(Memory);
+pub struct Draft {
+    memory: Memory,
+    /// Given up: its pages are back, and nothing may bring them here again.
+    gone: RwLock<bool>,
+}
 
 impl Draft {
     /// Bytes.
     pub fn len(&self) -> u64 {
-        self.0.len
+        self.memory.len
     }
 
     /// Never: an extent has at least one page.
     pub fn is_empty(&self) -> bool {
-        self.0.len == 0
+        self.memory.len == 0
     }
 
     /// Backs `begin..end` with pages, rounded outwards: memory that is not there is an error here and
@@ -124,10 +129,11 @@ impl Draft {
     /// # Errors
     /// What the system answers, e.g. no memory.
     pub fn allocate(&self, begin: u64, end: u64) -> io::Result<()> {
+        let _kept = self.kept()?;
         let begin = begin / PAGE * PAGE;
-        let end = end.next_multiple_of(PAGE).min(self.0.len);
+        let end = end.next_multiple_of(PAGE).min(self.memory.len);
         if begin < end {
-            fallocate(&self.0.fd, FallocateFlags::empty(), begin, end - begin)?;
+            fallocate(&self.memory.fd, FallocateFlags::empty(), begin, end - begin)?;
         }
         Ok(())
     }
@@ -137,8 +143,9 @@ impl Draft {
     /// # Errors
     /// What the system answers; writing beyond the end is refused by the seals.
     pub fn write_at(&self, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+        let _kept = self.kept()?;
         while !bytes.is_empty() {
-            match pwrite(&self.0.fd, bytes, offset) {
+            match pwrite(&self.memory.fd, bytes, offset) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
                     bytes = &bytes[count..];
@@ -151,13 +158,31 @@ impl Draft {
         Ok(())
     }
 
+    /// Keeps the pages until the guard is dropped; refuses when they were given up.
+    fn kept(&self) -> io::Result<RwLockReadGuard<'_, bool>> {
+        let gone = self.gone.read().unwrap_or_else(PoisonError::into_inner);
+        if *gone { Err(io::Error::other("the load was given up")) } else { Ok(gone) }
+    }
+
+    /// Gives every page back now, whoever still holds the draft: a thread that is stuck in a read does. Its writes are
+    /// refused from here on.
+    ///
+    /// # Errors
+    /// What the system answers; the pages are back at the latest when the last holder is gone.
+    pub fn discard(&self) -> io::Result<()> {
+        let mut gone = self.gone.write().unwrap_or_else(PoisonError::into_inner);
+        *gone = true;
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(fallocate(&self.memory.fd, flags, 0, self.memory.len)?)
+    }
+
     /// Makes the bytes immutable, for this process too. What was not written is zero.
     ///
     /// # Errors
     /// What the system answers; the draft is dropped then.
     pub fn seal(self) -> io::Result<Extent> {
-        fcntl_add_seals(&self.0.fd, SealFlags::WRITE | SealFlags::SEAL)?;
-        Ok(Extent(self.0))
+        fcntl_add_seals(&self.memory.fd, SealFlags::WRITE | SealFlags::SEAL)?;
+        Ok(Extent(self.memory))
     }
 }
 
@@ -217,6 +242,17 @@ mod tests {
     }
 
     #[test]
+    fn a_draft_that_is_given_up_holds_nothing_and_takes_nothing() {
+        let arenas = Arenas::default();
+        let draft = arenas.create(5_000_000).unwrap();
+        draft.write_at(&[7; 4_999_999], 0).unwrap();
+        draft.discard().unwrap();
+        assert_eq!(arenas.allocated().unwrap(), (1, 0));
+        assert!(draft.write_at(b"late", 0).is_err() && draft.allocate(0, PAGE).is_err());
+        assert_eq!(arenas.allocated().unwrap(), (1, 0));
+    }
+
+    #[test]
     fn a_sealed_extent_can_only_be_read() {
         let draft = Arenas::default().create(10).unwrap();
         draft.write_at(b"weig", 0).unwrap();
@@ -233,7 +269,7 @@ mod tests {
     #[test]
     fn an_unsealed_or_ordinary_file_is_not_mapped() {
         let draft = Arenas::default().create(10).unwrap();
-        assert!(ReadMap::open(&*draft.0.fd, 0, 4).is_err());
+        assert!(ReadMap::open(&*draft.memory.fd, 0, 4).is_err());
         let file = tempfile::tempfile().unwrap();
         file.set_len(4096).unwrap();
         assert!(ReadMap::open(&file, 0, 4).is_err());

@@ -53,6 +53,7 @@ impl Gathering<'_> {
         self.draft.write_at(&bytes, placed.offset).map_err(memory)?;
         let done = self.progress.add(placed.len);
         if let Some(observer) = &self.request.io.on_chunk {
+            let _held = self.progress.hold();
             observer(done);
         }
         Ok(Digest::from_bytes(*blake3::hash(&bytes).as_bytes()))

@@ -9,7 +9,9 @@ mod bounce;
 mod disk;
 mod file;
 mod gather;
+mod hung;
 mod tuning;
+mod watchdog;
 mod worker;
 
 use std::{
@@ -32,6 +34,9 @@ use disk::Session;
 pub use file::ReadMode;
 use file::Source;
 use gather::Gathering;
+pub(crate) use hung::Afoot;
+pub use hung::Hung;
+pub(crate) use watchdog::{Verdict, Watchdog};
 use worker::Shared;
 
 /// What a load read.

@@ -128,6 +128,10 @@ impl<'a> Shared<'a> {
                 None => return Ok(()),
             }
         };
+        if self.stop.load(Ordering::Acquire) || self.cancel.is_cancelled() {
+            // a read that came back late: nobody wants its bytes
+            return Ok(());
+        }
         let at = |slice: &Slice| (slice.begin - batch.begin) as usize;
         let part = |slice: &Slice| &bytes[at(slice)..at(slice) + slice.len];
         pieces.extend(batch.slices.iter().map(|slice| hash(slice, part(slice))));
@@ -135,6 +139,7 @@ impl<'a> Shared<'a> {
         let landed = batch.slices.iter().map(|slice| slice.len as u64).sum();
         let done = self.progress.add(landed);
         if let Some(observer) = &self.request.io.on_chunk {
+            let _held = self.progress.hold();
             observer(done);
         }
         Ok(())

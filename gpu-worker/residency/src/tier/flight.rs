@@ -1,18 +1,29 @@
 //! A running load: a thread that belongs to no caller, and the ways to watch and stop it.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Inner, lease::Resident};
 use crate::{
+    arena::Draft,
     error::ResidencyError,
     layout::Layout,
-    loader,
+    loader::{self, Afoot, Loaded, Verdict, Watchdog},
     progress::{Phase, Progress},
     request::LoadRequest,
 };
+
+/// How often a load that is under way is looked at.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How a load ended.
 pub(super) type Outcome = Result<(), ResidencyError>;
@@ -80,9 +91,9 @@ impl Inner {
     /// The whole load. On any error the extent and the reservation are gone when this returns.
     fn load(
         &self,
-        request: &LoadRequest,
+        request: &Arc<LoadRequest>,
         cancel: &CancellationToken,
-        progress: &Progress,
+        progress: &Arc<Progress>,
     ) -> Result<(Resident, Duration), ResidencyError> {
         request.check()?;
         let layout = Layout::plan(request).ok_or_else(|| ResidencyError::BadRequest {
@@ -91,9 +102,14 @@ impl Inner {
         })?;
         progress.enter(Phase::MakingRoom);
         let reservation = self.make_room(&request.key, layout.extent_bytes, cancel)?;
-        let memory = |source| ResidencyError::Memory { bytes: layout.extent_bytes, source: Arc::new(source) };
-        let draft = self.arenas.create(layout.extent_bytes).map_err(memory)?;
-        let loaded = loader::load(request, &layout, &draft, cancel, progress, &self.disks)?;
+        let bytes = layout.extent_bytes;
+        let memory = |source| ResidencyError::Memory { bytes, source: Arc::new(source) };
+        let draft = Arc::new(self.arenas.create(bytes).map_err(memory)?);
+        let layout = Arc::new(layout);
+        let loaded = self.read(request, &layout, &draft, cancel, progress)?;
+        // who read is gone, and a plan that cannot be taken back is a bug
+        let aborted = || ResidencyError::Aborted { key: request.key.clone() };
+        let (draft, layout) = (Arc::into_inner(draft).ok_or_else(aborted)?, Arc::unwrap_or_clone(layout));
         let extent = draft.seal().map_err(memory)?;
         let resident = Resident {
             extent,
@@ -105,4 +121,76 @@ impl Inner {
         };
         Ok((resident, loaded.took))
     }
+
+    /// Reads on a thread of its own, so that a disk which never answers holds that thread and neither the callers nor the
+    /// memory: this one gives up, takes the pages back and lets the other find out when its read returns.
+    fn read(
+        &self,
+        request: &Arc<LoadRequest>,
+        layout: &Arc<Layout>,
+        draft: &Arc<Draft>,
+        cancel: &CancellationToken,
+        progress: &Arc<Progress>,
+    ) -> Result<Loaded, ResidencyError> {
+        let devices: Vec<u64> = request.read_from().iter().map(|from| from.device).collect();
+        if let Some(since) = self.hung.since(&devices) {
+            return Err(stalled(request, since));
+        }
+        let (stop, reads, began) = (cancel.child_token(), self.hung.begin(devices), Instant::now());
+        let landed = self.reader(request, layout, draft, &stop, progress, &reads)?;
+        let mut watchdog = Watchdog::new(self.config.io_timeout);
+        loop {
+            match landed.recv_timeout(LOOK) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(ResidencyError::Aborted { key: request.key.clone() });
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let verdict =
+                watchdog.look(began.elapsed(), progress.snapshot(), progress.is_held(), cancel.is_cancelled());
+            let error = match verdict {
+                Verdict::Wait => continue,
+                Verdict::Cancelled => ResidencyError::Cancelled { key: request.key.clone() },
+                Verdict::Stalled => {
+                    reads.give_up();
+                    stalled(request, self.config.io_timeout)
+                }
+            };
+            stop.cancel();
+            if let Err(refused) = draft.discard() {
+                tracing::error!(key = &*request.key, %refused, "the pages of a load that was given up stay until its reads return");
+            }
+            return Err(error);
+        }
+    }
+
+    /// Starts the thread that reads; its result comes once it has let go of the draft.
+    fn reader(
+        &self,
+        request: &Arc<LoadRequest>,
+        layout: &Arc<Layout>,
+        draft: &Arc<Draft>,
+        stop: &CancellationToken,
+        progress: &Arc<Progress>,
+        reads: &Afoot,
+    ) -> Result<mpsc::Receiver<Result<Loaded, ResidencyError>>, ResidencyError> {
+        let (sender, landed) = mpsc::sync_channel(1);
+        let (request, layout, draft) = (request.clone(), layout.clone(), draft.clone());
+        let (stop, progress, disks, reads) = (stop.clone(), progress.clone(), self.disks.clone(), reads.clone());
+        let run = move || {
+            let result = loader::load(&request, &layout, &draft, &stop, &progress, &disks);
+            drop((layout, draft));
+            reads.are_back();
+            // nobody listens to what was given up
+            let _ = sender.send(result);
+        };
+        let started = thread::Builder::new().name("read".into()).spawn(run);
+        started.map(|_| landed).map_err(|error| ResidencyError::Thread { source: Arc::new(error) })
+    }
+}
+
+fn stalled(request: &LoadRequest, since: Duration) -> ResidencyError {
+    let path = request.sources.first().map(|source| source.path.clone()).unwrap_or_default();
+    ResidencyError::Stalled { path, seconds: since.as_secs() }
 }

@@ -34,7 +34,7 @@ use crate::{
     budget::{Budget, BudgetView},
     entry::State,
     error::ResidencyError,
-    loader::Disks,
+    loader::{Disks, Hung},
     policy::{Candidate, Policy, Rules, bandwidth::ReadFrom},
     progress::ProgressSnapshot,
     request::LoadRequest,
@@ -55,6 +55,8 @@ pub struct TierConfig {
     pub early_reload: Duration,
     /// How long entries stay after their last use when nothing is said about them; none: until the policy takes them.
     pub keep_alive: Option<KeepAlive>,
+    /// A load to which no byte comes for this long is given up; zero: never.
+    pub io_timeout: Duration,
 }
 
 impl TierConfig {
@@ -67,6 +69,7 @@ impl TierConfig {
             min_age: Duration::from_secs(30),
             early_reload: Duration::from_secs(300),
             keep_alive: None,
+            io_timeout: Duration::from_secs(60),
         }
     }
 
@@ -87,6 +90,7 @@ struct Inner {
     budget: Budget,
     arenas: Arenas,
     disks: Disks,
+    hung: Hung,
     table: Mutex<Table>,
     room: Mutex<()>,
     /// Why the budget is cut, while it is.
@@ -122,6 +126,7 @@ impl RamTier {
             budget: Budget::new(config.budget_bytes, config.headroom_bytes),
             arenas: Arenas::default(),
             disks: Disks::default(),
+            hung: Hung::default(),
             table: Mutex::default(),
             room: Mutex::default(),
             cause: Mutex::default(),
@@ -242,6 +247,16 @@ impl RamTier {
     /// True when content is ready under `key`. No use: it changes no count and no order.
     pub fn holds(&self, key: &str) -> bool {
         self.inner.table().slots.get(key).is_some_and(|slot| slot.entry.state == State::Ready)
+    }
+
+    /// How long a load waits for a byte; zero: for ever.
+    pub fn io_timeout(&self) -> Duration {
+        self.inner.config.io_timeout
+    }
+
+    /// Disks with reads that were given up and have not come back.
+    pub fn hung_disks(&self) -> usize {
+        self.inner.hung.count()
     }
 
     /// How victims are chosen.

@@ -29,6 +29,8 @@ pub struct TierStats {
     pub loads_total: u64,
     /// Loads that failed.
     pub load_failures_total: u64,
+    /// Of those, loads that were given up because no byte came.
+    pub loads_stalled_total: u64,
     /// Loads that were cancelled.
     pub loads_cancelled_total: u64,
     /// Tensor bytes of loads that became ready.

@@ -314,6 +314,7 @@ impl Inner {
                 }
                 Err(error) => {
                     stats.load_failures_total += 1;
+                    stats.loads_stalled_total += u64::from(matches!(error, ResidencyError::Stalled { .. }));
                     slot.failure = Some(error.to_string());
                     slot.apply(Event::Fail(error.fail_reason()))
                 }

@@ -1,0 +1,204 @@
+//! A file system whose reads hang or fail on command: what a dead file server or a dying disk does. Needs the right to mount.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io,
+    os::unix::fs::{FileExt, MetadataExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use fuser::{
+    BackgroundSession, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner,
+    OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry, ReplyOpen, Request,
+};
+
+/// Reads before this offset are always answered: headers can be listed.
+const HEADERS: u64 = 1 << 20;
+/// How long the kernel may believe what it was told.
+const TTL: Duration = Duration::from_secs(1);
+
+/// What happens to reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Mode {
+    #[default]
+    Answer,
+    Hang,
+    Fail,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    mode: Mode,
+    /// Reads that hang: what was asked, and where the answer goes.
+    held: Vec<(usize, u64, u32, ReplyData)>,
+}
+
+/// The files of one folder, read-only, under another path.
+#[derive(Debug)]
+pub struct FailingDisk {
+    state: Arc<Mutex<State>>,
+    files: Arc<Vec<PathBuf>>,
+    session: Option<BackgroundSession>,
+}
+
+impl FailingDisk {
+    /// Mounts the files of `folder` at `at`; none where this process may not mount.
+    ///
+    /// # Panics
+    /// When the folders cannot be read or made.
+    pub fn mount(folder: &Path, at: &Path) -> Option<Self> {
+        let mut files: Vec<PathBuf> = fs::read_dir(folder).expect("a folder").flatten().map(|e| e.path()).collect();
+        files.sort();
+        fs::create_dir_all(at).expect("a folder can be made");
+        let (files, state) = (Arc::new(files), Arc::<Mutex<State>>::default());
+        let disk = Disk { files: files.clone(), state: state.clone() };
+        let mut config = fuser::Config::default();
+        config.mount_options = vec![fuser::MountOption::RO, fuser::MountOption::FSName("failing-disk".to_owned())];
+        let session = fuser::spawn_mount(disk, at, &config).ok()?;
+        Some(Self { state, files, session: Some(session) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads hang from now on.
+    pub fn hang(&self) {
+        self.state().mode = Mode::Hang;
+    }
+
+    /// Reads fail from now on.
+    pub fn fail(&self) {
+        self.state().mode = Mode::Fail;
+    }
+
+    /// Reads that hang now.
+    pub fn held(&self) -> usize {
+        self.state().held.len()
+    }
+
+    /// Reads are answered from now on, those that hang as well.
+    pub fn answer(&self) {
+        let mut state = self.state();
+        state.mode = Mode::Answer;
+        for (file, offset, size, reply) in state.held.drain(..) {
+            answer(&self.files[file], offset, size, reply);
+        }
+    }
+}
+
+impl Drop for FailingDisk {
+    fn drop(&mut self) {
+        self.answer();
+        if let Some(session) = self.session.take() {
+            // a file that is still open keeps it mounted until the process that has it open is gone, too
+            let _ = session.umount_and_join();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Disk {
+    files: Arc<Vec<PathBuf>>,
+    state: Arc<Mutex<State>>,
+}
+
+impl Disk {
+    /// The file of a number; the folder is number 1.
+    fn index(&self, ino: INodeNo) -> Option<usize> {
+        let index = usize::try_from(u64::from(ino).checked_sub(2)?).ok()?;
+        (index < self.files.len()).then_some(index)
+    }
+
+    fn attributes(&self, ino: INodeNo) -> io::Result<FileAttr> {
+        let folder = || self.files.first().and_then(|file| file.parent()).map_or_else(|| "/".into(), Path::to_owned);
+        let index = self.index(ino);
+        let meta = fs::metadata(index.map_or_else(folder, |index| self.files[index].clone()))?;
+        let time = UNIX_EPOCH
+            + Duration::new(u64::try_from(meta.mtime()).unwrap_or(0), u32::try_from(meta.mtime_nsec()).unwrap_or(0));
+        Ok(FileAttr {
+            ino,
+            size: meta.len(),
+            blocks: meta.blocks(),
+            atime: time,
+            mtime: time,
+            ctime: time,
+            crtime: time,
+            kind: if index.is_some() { FileType::RegularFile } else { FileType::Directory },
+            perm: if index.is_some() { 0o444 } else { 0o555 },
+            nlink: 1,
+            uid: meta.uid(),
+            gid: meta.gid(),
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        })
+    }
+}
+
+fn number(index: usize) -> INodeNo {
+    INodeNo(index as u64 + 2)
+}
+
+fn answer(path: &Path, offset: u64, size: u32, reply: ReplyData) {
+    let mut bytes = vec![0; size as usize];
+    match File::open(path).and_then(|file| file.read_at(&mut bytes, offset)) {
+        Ok(count) => reply.data(&bytes[..count]),
+        Err(_) => reply.error(Errno::EIO),
+    }
+}
+
+impl Filesystem for Disk {
+    fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = self.files.iter().position(|file| file.file_name() == Some(name));
+        match found.map(|index| self.attributes(number(index))) {
+            Some(Ok(attributes)) => reply.entry(&TTL, &attributes, Generation(0)),
+            _ => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.attributes(ino) {
+            Ok(attributes) => reply.attr(&TTL, &attributes),
+            Err(_) => reply.error(Errno::ENOENT),
+        }
+    }
+
+    /// Past the page cache, so that every read of the product is a read here.
+    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let Some(index) = self.index(ino) else { return reply.error(Errno::EISDIR) };
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.mode {
+            Mode::Hang if offset >= HEADERS => state.held.push((index, offset, size, reply)),
+            Mode::Fail if offset >= HEADERS => reply.error(Errno::EIO),
+            _ => answer(&self.files[index], offset, size, reply),
+        }
+    }
+
+    fn readdir(&self, _: &Request, _: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let names = self.files.iter().enumerate().filter_map(|(index, file)| Some((index, file.file_name()?)));
+        for (index, name) in names.skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
+            if reply.add(number(index), index as u64 + 1, FileType::RegularFile, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+}

@@ -1,0 +1,114 @@
+//! F26: a disk that hangs or fails holds up the loads from it, for a bounded time, and nothing else.
+
+use harness::{Daemon, FailingDisk, Farm, ModelFile, SHORT, mebibytes, wait_for};
+use serde_json::json;
+use shared::{
+    error::ErrorCode,
+    job::JobState,
+    wire::{CacheView, JobDetail, JobView},
+};
+
+use crate::support::loaded;
+
+/// A farm with `fine` on its own disk and `far` on one that can fail; none where nothing can be mounted.
+async fn farm(io_timeout: &str) -> Option<(Farm, FailingDisk, Daemon)> {
+    let farm = Farm::start().await;
+    ModelFile::vae(mebibytes(4)).write(&farm.library(), "fine.safetensors");
+    let (behind, mounted) = (farm.path("behind"), farm.path("mounted"));
+    ModelFile::vae(mebibytes(24)).seed(3).write(&behind, "far.safetensors");
+    let Some(disk) = FailingDisk::mount(&behind, &mounted) else {
+        println!("skipped: this process may not mount file systems");
+        return None;
+    };
+    let settings = farm.agent("a").root("far", &mounted).option("--io-timeout", io_timeout);
+    let agent = farm.agent_with_library(settings).await;
+    wait_for("the model on the mounted disk", SHORT, || async {
+        let answer = farm.api.ask("/v1/models/far").await;
+        if answer.status == 200 { Ok(()) } else { Err(answer.text) }
+    })
+    .await;
+    Some((farm, disk, agent))
+}
+
+async fn load_once(farm: &Farm, model: &str) -> JobView {
+    let body = json!({ "kind": "load", "args": { "model": model }, "max_attempts": 1 });
+    farm.api.submit("/v1/jobs", body).await
+}
+
+async fn fails_with(farm: &Farm, job: &JobView, code: ErrorCode) -> JobDetail {
+    let ended = farm.api.job_ended(job.id, JobState::Failed, SHORT).await;
+    assert_eq!(ended.job.error.as_ref().map(|error| error.code), Some(code), "{ended:?}");
+    ended
+}
+
+/// Nothing of a load stays, whether or not its reads have come back.
+async fn nothing_is_held(farm: &Farm) {
+    wait_for("the memory of the load to be back", SHORT, || async {
+        let cache: CacheView = farm.api.get("/v1/cache").await;
+        let stats = &cache.total;
+        let none = stats.used_bytes == 0 && stats.reserved_bytes == 0 && stats.system_bytes == 0;
+        if none { Ok(()) } else { Err(format!("{stats:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn f26_loads_from_a_disk_that_hangs_are_given_up_and_others_go_on() {
+    let Some((farm, disk, agent)) = farm("1").await else { return };
+    disk.hang();
+    let job = load_once(&farm, "far").await;
+    let ended = fails_with(&farm, &job, ErrorCode::Timeout).await;
+    let text = ended.job.error.expect("an error").message;
+    assert!(disk.held() > 0 && text.contains("does not answer"), "{text}");
+    nothing_is_held(&farm).await;
+    wait_for("the metrics to say so", SHORT, || async {
+        let seen =
+            (agent.metric("modelyard_hung_disks", "").await, agent.metric("modelyard_stalled_loads_total", "").await);
+        if seen == (1.0, 1.0) { Ok(()) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
+
+    // the disk that hangs is left alone, others are not held up
+    let reads = disk.held();
+    let again = load_once(&farm, "far").await;
+    fails_with(&farm, &again, ErrorCode::Timeout).await;
+    assert_eq!(disk.held(), reads, "a second load was sent to the disk");
+    loaded(&farm, "fine").await;
+
+    disk.answer();
+    wait_for("the disk to be trusted again", SHORT, || async {
+        let hung = agent.metric("modelyard_hung_disks", "").await;
+        if hung == 0.0 { Ok(()) } else { Err(hung.to_string()) }
+    })
+    .await;
+    loaded(&farm, "far").await;
+    farm.assert_ledger_is_clean().await;
+}
+
+#[tokio::test]
+async fn f26_a_load_that_hangs_can_be_cancelled() {
+    let Some((farm, disk, _agent)) = farm("600").await else { return };
+    disk.hang();
+    let job = load_once(&farm, "far").await;
+    wait_for("a read that hangs", SHORT, || async { if disk.held() > 0 { Ok(()) } else { Err("none".to_owned()) } })
+        .await;
+    farm.api.cancel(job.id).await;
+    farm.api.job_ended(job.id, JobState::Cancelled, SHORT).await;
+    assert!(disk.held() > 0, "the read came back");
+    nothing_is_held(&farm).await;
+    disk.answer();
+    loaded(&farm, "far").await;
+}
+
+#[tokio::test]
+async fn f26_a_read_error_is_told_and_leaves_nothing() {
+    let Some((farm, disk, _agent)) = farm("60").await else { return };
+    disk.fail();
+    let job = load_once(&farm, "far").await;
+    let ended = fails_with(&farm, &job, ErrorCode::Unavailable).await;
+    let text = ended.job.error.expect("an error").message;
+    assert!(text.contains("far.safetensors") && text.contains("offset"), "{text}");
+    nothing_is_held(&farm).await;
+    disk.answer();
+    loaded(&farm, "far").await;
+}
