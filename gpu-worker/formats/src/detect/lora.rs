@@ -103,7 +103,10 @@ pub(super) fn lora(keys: &Keys<'_>) -> Option<Verdict> {
 /// Flavours, modules and ranks, for whoever applies it.
 fn describe(verdict: &mut Verdict, adapted: &[Adapted<'_>]) {
     let flavours: BTreeSet<&'static str> = adapted.iter().filter_map(flavour).collect();
-    let modules: BTreeSet<&str> = adapted.iter().map(|item| item.module.as_str()).collect();
+    let mut modules: Vec<&str> = adapted.iter().map(|item| item.module.as_str()).collect();
+    // the tensors are sorted by name, so this is all but sorted: cheaper than a set of a thousand long names
+    modules.sort_unstable();
+    modules.dedup();
     let ranks: BTreeSet<u64> = adapted.iter().filter(|item| item.part == Part::Down).filter_map(rank).collect();
     verdict.saw("lora.flavours", "endings", json!(flavours));
     verdict.fact("flavours", json!(flavours));

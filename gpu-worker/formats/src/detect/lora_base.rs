@@ -27,8 +27,9 @@ const DEEP: &[&str] = &["mid_block_attentions_0_transformer_blocks_1_", "middle_
 
 /// Sets the base, or the reason why it is unknown.
 pub(super) fn decide(verdict: &mut Verdict, adapted: &[Adapted<'_>]) {
+    let modules = first_of_each(adapted);
     let find = |marks: &[&str]| {
-        adapted.iter().find(|item| marks.iter().any(|mark| item.module.contains(mark))).map(|item| &item.tensor.name)
+        modules.iter().find(|item| marks.iter().any(|mark| item.module.contains(mark))).map(|item| &item.tensor.name)
     };
     let context = width(adapted, "attn2_to_k").or_else(|| width(adapted, "attn2_to_v"));
     if let Some((key, width)) = &context {
@@ -61,6 +62,12 @@ pub(super) fn decide(verdict: &mut Verdict, adapted: &[Adapted<'_>]) {
         verdict.reason =
             Some("base unknown: neither its modules nor their widths belong to one family only".to_owned());
     }
+}
+
+/// The first tensor of each module, as far as those of one module follow each other: the marks are in the module's name, and
+/// looking for them is most of the work of a listing.
+fn first_of_each<'a, 't>(adapted: &'a [Adapted<'t>]) -> Vec<&'a Adapted<'t>> {
+    adapted.chunk_by(|a, b| a.module == b.module).filter_map(<[_]>::first).collect()
 }
 
 const fn joint(width: u64) -> Base {

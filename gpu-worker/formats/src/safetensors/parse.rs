@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashSet, btree_map::Entry},
+    collections::{BTreeMap, btree_map::Entry},
     fmt,
     path::Path,
 };
@@ -16,6 +16,9 @@ use crate::{dtype::Dtype, error::FormatError, text::shown};
 
 /// Most dimensions of a tensor: what PyTorch allows. Bounds memory for a hostile header.
 const MAX_RANK: usize = 64;
+
+/// The one entry that is no tensor.
+const METADATA: &str = "__metadata__";
 
 /// A string of the header, borrowed from it unless it has escapes.
 #[derive(Debug, Deserialize)]
@@ -72,25 +75,33 @@ impl<'de> Visitor<'de> for HeaderVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawHeader<'de>, A::Error> {
         let mut header = RawHeader::default();
-        let mut seen = HashSet::new();
+        let mut has_metadata = false;
         while let Some(Word(name)) = map.next_key::<Word<'de>>()? {
-            if !seen.insert(name.clone()) {
-                header.duplicate_tensor = Some(name.into_owned());
-                // the rest is of no interest, but the JSON must be consumed for a clean end
-                map.next_value::<serde::de::IgnoredAny>()?;
-                while map.next_entry::<serde::de::IgnoredAny, serde::de::IgnoredAny>()?.is_some() {}
-                return Ok(header);
-            }
-            if name == "__metadata__" {
+            if name != METADATA {
+                header.tensors.push(map.next_value_seed(EntrySeed(name))?);
+            } else if !std::mem::replace(&mut has_metadata, true) {
                 let own: OwnMetadata = map.next_value()?;
                 (header.metadata, header.duplicate_key) = (own.map, own.duplicate_key);
             } else {
-                let tensor = map.next_value_seed(EntrySeed(name))?;
-                header.tensors.push(tensor);
+                header.duplicate_tensor = Some(name.into_owned());
+                map.next_value::<serde::de::IgnoredAny>()?;
             }
+        }
+        if header.duplicate_tensor.is_none() {
+            header.duplicate_tensor = repeated(&header.tensors).map(str::to_owned);
         }
         Ok(header)
     }
+}
+
+/// A name that is there twice. Writers sort by name, which makes this cheaper than a set of all names.
+fn repeated<'h>(tensors: &'h [RawTensor<'_>]) -> Option<&'h str> {
+    let mut names: Vec<&str> = tensors.iter().map(|tensor| tensor.name.as_ref()).collect();
+    names.sort_unstable();
+    names.windows(2).find_map(|pair| match pair {
+        [a, b] if a == b => Some(*a),
+        _ => None,
+    })
 }
 
 /// `__metadata__`, with the first key that it has twice.
