@@ -128,3 +128,49 @@ impl Memo {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{detect::judge, keys::Keys, safetensors::Section};
+
+    const UNKNOWN: Kind = (ModelType::Unknown, Base::Unknown);
+
+    fn key(number: u64) -> SectionKey {
+        Section::of(&number.to_le_bytes()).key
+    }
+
+    fn known(kind: Kind) -> Known {
+        Known::new(1, judge(&Keys::new(&[]), None), kind, Cut::of(kind, Vec::new()).summary())
+    }
+
+    #[test]
+    fn what_is_kept_stays_within_the_limit_and_the_last_one_is_there() {
+        let memo = Memo::within(10 * ENTRY_BYTES);
+        for number in 0..100 {
+            memo.keep(key(number), known(UNKNOWN));
+            assert!(memo.find(&key(number), 1).is_some());
+            let kept = memo.kept();
+            assert_eq!(kept.bytes, kept.known.values().map(|known| known.bytes()).sum::<usize>());
+            assert!(kept.bytes <= memo.limit_bytes);
+        }
+        assert!(memo.kept().known.len() > 1);
+        let small = Memo::within(1);
+        small.keep(key(0), known(UNKNOWN));
+        assert!(small.find(&key(0), 1).is_none(), "what is larger than all there is room for is not kept");
+    }
+
+    #[test]
+    fn a_header_is_known_for_each_kind_and_only_before_as_much_data() {
+        let memo = Memo::default();
+        let other = (ModelType::Vae, Base::Sdxl);
+        for kind in [UNKNOWN, other, UNKNOWN] {
+            memo.keep(key(0), known(kind));
+        }
+        let found = memo.find(&key(0), 1).unwrap();
+        assert!(found.cut(UNKNOWN).is_some() && found.cut(other).is_some());
+        assert_eq!(found.cuts.len(), 2);
+        assert!(found.cut((ModelType::Lora, Base::Sdxl)).is_none());
+        assert!(memo.find(&key(0), 2).is_none() && memo.find(&key(1), 1).is_none());
+    }
+}
