@@ -261,6 +261,14 @@ int cuMemcpyHtoDAsync_v2(unsigned long long to, const void *from, size_t bytes, 
     pthread_mutex_unlock(&lock);
     return answer;
 }
+int cuMemcpyHtoD_v2(unsigned long long to, const void *from, size_t bytes) {
+    ENTER(cuMemcpyHtoD_v2);
+    pthread_mutex_lock(&lock);
+    int answer = holding((void *)(uintptr_t)to, bytes) ? OK : INVALID_VALUE;
+    if (!answer) memcpy((void *)(uintptr_t)to, from, bytes);
+    pthread_mutex_unlock(&lock);
+    return answer;
+}
 /* As the real one, this does not wait for streams of others' making. */
 int cuMemcpyDtoH_v2(void *to, unsigned long long from, size_t bytes) {
     ENTER(cuMemcpyDtoH_v2);

@@ -5,7 +5,7 @@ use toml::{Table, Value};
 use crate::{Finding, manifest::Member, source::Source};
 
 /// What each package may use of ours. Programs never depend on each other: they talk through the API and the stores.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("shared", &[]),
     ("model-formats", &["shared"]),
     ("residency", &["shared"]),
@@ -18,6 +18,8 @@ const ALLOWED: [(&str, &[&str]); 11] = [
     ("modelyard-tests", &["shared", "private-stores", "model-formats", "residency", "engine"]),
     // measures what the agent does with its own code
     ("modelyard-bench", &["shared", "private-stores", "model-formats", "residency", "engine", "gpu-worker"]),
+    // brings the product's device code to a machine with a GPU
+    ("modelyard-gpu-check", &["shared", "residency", "engine", "gpu-worker"]),
 ];
 
 /// Must be locked in one version only: two would be two pools, two routers or two TLS stacks in one program.

@@ -49,9 +49,10 @@ const PLACES: [Place; 4] = [
 ];
 
 /// Files that may hold `unsafe`, with the reason.
-const UNSAFE: [(&str, &str); 6] = [
+const UNSAFE: [(&str, &str); 7] = [
     ("gpu-worker/formats/tests/bounds/allocator.rs", "counts what a test allocates"),
     ("gpu-worker/residency/src/arena/map.rs", "maps sealed memory files"),
+    ("tests/gpu/copy.rs", "the CUDA driver's own copies, as peers"),
     ("gpu-worker/engine/src/cuda/driver.rs", "finds the CUDA driver"),
     ("gpu-worker/engine/src/cuda/fill.rs", "cuts a copy among threads"),
     ("gpu-worker/engine/src/cuda/mod.rs", "allocates and frees through the CUDA driver"),
