@@ -25,8 +25,8 @@ impl Script {
 
 /// Runs `body` in a process of its own that has the stand-in for a driver; `test` is the calling test's full name.
 pub(crate) fn within(test: &str, script: &str, body: impl FnOnce(&Script)) {
-    if env::var(INSIDE).is_ok_and(|name| name == test) {
-        let folder = env::var("LD_LIBRARY_PATH").unwrap();
+    if env::var_os(INSIDE).is_some_and(|name| name == test) {
+        let folder = env::var_os("LD_LIBRARY_PATH").unwrap();
         return body(&Script(Path::new(&folder).join("libcuda.so.script")));
     }
     let folder = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@
 
 use std::{
     io, slice,
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread,
 };
 
@@ -18,14 +18,14 @@ const PIECE_MIN: usize = 1 << 20;
 
 /// Threads that copy. They end when this is dropped.
 #[derive(Debug)]
-pub(super) struct Fillers(Vec<Sender<Piece>>);
+pub(super) struct Fillers(Vec<SyncSender<Piece>>);
 
 /// A part of a copy; dropping it says that it is done.
 struct Piece {
     from: *const u8,
     to: *mut u8,
     len: usize,
-    _done: Sender<()>,
+    _done: SyncSender<()>,
 }
 
 // SAFETY: the pointers are used by one thread at a time; `Fillers::copy` keeps what they point to alive and untouched.
@@ -36,7 +36,7 @@ impl Fillers {
     pub(super) fn start() -> io::Result<Self> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let helper = |_| {
-            let (sender, pieces) = channel();
+            let (sender, pieces) = sync_channel(1);
             thread::Builder::new().name("filler".into()).spawn(move || serve(&pieces))?;
             Ok(sender)
         };
@@ -52,7 +52,8 @@ impl Fillers {
         let (to, _) = to.split_at_mut(from.len());
         let (own_from, rest_from) = from.split_at(piece.min(from.len()));
         let (own_to, rest_to) = to.split_at_mut(own_from.len());
-        let (done, waiting) = channel();
+        // nothing is ever sent: what counts is when the last sender is gone
+        let (done, waiting) = sync_channel(1);
         for ((from, to), helper) in rest_from.chunks(piece).zip(rest_to.chunks_mut(piece)).zip(&self.0) {
             let sent =
                 helper.send(Piece { from: from.as_ptr(), to: to.as_mut_ptr(), len: from.len(), _done: done.clone() });
@@ -83,7 +84,7 @@ mod tests {
     #[test]
     fn any_length_arrives_whole_and_nothing_beyond_it_is_touched() {
         let helper = || {
-            let (sender, pieces) = channel();
+            let (sender, pieces) = sync_channel(1);
             thread::spawn(move || serve(&pieces));
             sender
         };
@@ -98,7 +99,7 @@ mod tests {
 
     #[test]
     fn helpers_that_are_gone_are_done_without() {
-        let (sender, pieces) = channel();
+        let (sender, pieces) = sync_channel(1);
         drop(pieces);
         let from = vec![7; 4 * PIECE_MIN];
         let mut to = vec![0; 4 * PIECE_MIN];

@@ -109,7 +109,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn side<'a>(state: &'a mut State, thread: Thread) -> &'a mut Side {
+    fn side(state: &mut State, thread: Thread) -> &mut Side {
         match thread {
             Thread::Figures => &mut state.figures,
             Thread::Events => &mut state.events,

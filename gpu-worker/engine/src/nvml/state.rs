@@ -25,7 +25,7 @@ impl Side {
     fn hangs(&self, now: Instant) -> Option<Standing> {
         let (call, since, allowed) = self.call?;
         let out = now.saturating_duration_since(since);
-        (out > allowed).then(|| Standing::Unresponsive { call, seconds: out.as_secs() })
+        (out > allowed).then_some(Standing::Unresponsive { call, seconds: out.as_secs() })
     }
 }
 
