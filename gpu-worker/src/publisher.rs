@@ -331,7 +331,7 @@ fn device_entry(device: &Device, copy: &DeviceResident, standings: &Standings) -
         component: copy.component,
         state: "ready".to_owned(),
         bytes: copy.bytes,
-        leases: 0,
+        leases: copy.leases,
         protected: noted.protected,
         since: copy.since,
         last_used: noted.used_at.unwrap_or(copy.last_used),

@@ -14,11 +14,13 @@
  * Answers from 700 on poison the context: every later call answers the same. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 enum { OK = 0, INVALID_VALUE = 1, NO_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_CONTEXT = 201 };
@@ -144,7 +146,7 @@ int cuCtxSetCurrent(void *context) {
 }
 
 /* Allocations, pinned and of devices. */
-struct block { struct block *next; char *at; size_t bytes; long device; };
+struct block { struct block *next; char *at; size_t bytes; long device; int file; };
 static struct block *blocks;
 
 static struct block *holding(const void *at, size_t bytes) {
@@ -162,9 +164,11 @@ static size_t used_of(long device) {
 }
 static void *keep(size_t bytes, long device) {
     struct block *block = malloc(sizeof *block);
-    void *at = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
-    if (!block || !at) return NULL;
-    *block = (struct block){blocks, at, bytes, device};
+    int file = memfd_create("scripted-device", MFD_CLOEXEC);
+    if (!block || file < 0 || ftruncate(file, (off_t)bytes)) return NULL;
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (at == MAP_FAILED) return NULL;
+    *block = (struct block){blocks, at, bytes, device, file};
     blocks = block;
     return at;
 }
@@ -173,7 +177,8 @@ static int forget(void *at) {
         if ((*link)->at != at) continue;
         struct block *block = *link;
         *link = block->next;
-        free(block->at);
+        munmap(block->at, block->bytes);
+        close(block->file);
         free(block);
         return OK;
     }
@@ -277,6 +282,47 @@ int cuMemcpyDtoH_v2(void *to, unsigned long long from, size_t bytes) {
     if (!answer) memcpy(to, (void *)(uintptr_t)from, bytes);
     pthread_mutex_unlock(&lock);
     return answer;
+}
+
+/* Another process opens the memory file of a block. */
+struct handle { char bytes[64]; };
+int cuMemGetAddressRange_v2(unsigned long long *base, size_t *bytes, unsigned long long at) {
+    ENTER(cuMemGetAddressRange_v2);
+    pthread_mutex_lock(&lock);
+    struct block *block = holding((void *)(uintptr_t)at, 1);
+    if (block) *base = (unsigned long long)(uintptr_t)block->at, *bytes = block->bytes;
+    pthread_mutex_unlock(&lock);
+    return block ? OK : INVALID_VALUE;
+}
+int cuIpcGetMemHandle(struct handle *out, unsigned long long at) {
+    ENTER(cuIpcGetMemHandle);
+    pthread_mutex_lock(&lock);
+    struct block *block = holding((void *)(uintptr_t)at, 1);
+    memset(out, 0, sizeof *out);
+    if (block) snprintf(out->bytes, sizeof out->bytes, "%d %d %zu", (int)getpid(), block->file, block->bytes);
+    pthread_mutex_unlock(&lock);
+    return block ? OK : INVALID_VALUE;
+}
+int cuIpcOpenMemHandle_v2(unsigned long long *out, struct handle handle, unsigned flags) {
+    int pid, file;
+    size_t bytes;
+    char path[64];
+    (void)flags;
+    ENTER(cuIpcOpenMemHandle_v2);
+    if (sscanf(handle.bytes, "%d %d %zu", &pid, &file, &bytes) != 3) return INVALID_VALUE;
+    snprintf(path, sizeof path, "/proc/%d/fd/%d", pid, file);
+    int open_file = open(path, O_RDWR | O_CLOEXEC);
+    if (open_file < 0) return INVALID_VALUE;
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, open_file, 0);
+    close(open_file);
+    if (at == MAP_FAILED) return NO_MEMORY;
+    *out = (unsigned long long)(uintptr_t)at;
+    return OK;
+}
+int cuIpcCloseMemHandle(unsigned long long at) {
+    (void)at;
+    ENTER(cuIpcCloseMemHandle);
+    return OK;
 }
 
 static int wait_for(const char *call, unsigned long serial) {

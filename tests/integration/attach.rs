@@ -8,12 +8,12 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
-use harness::{Daemon, Farm, ModelFile, SHORT, mebibytes, wait_for};
+use harness::{Daemon, FakeLibrary, Farm, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use shared::{job::JobState, wire::CacheView};
 
-use crate::support::small_model;
+use crate::support::{device_is, small_model};
 
 /// The first Python of this machine that has the library: the one on the path, or the system's.
 #[expect(clippy::print_stdout, reason = "tests/run counts what says that it was skipped")]
@@ -38,11 +38,17 @@ struct Program {
 
 impl Program {
     fn start(python: &str, socket: &Path, model: &str, component: &str, framework: &str) -> Self {
+        Self::start_at(python, socket, [model, component, framework, "ram", ""], None)
+    }
+
+    /// Model, component, framework, tier, device; and a folder whose libraries it finds.
+    fn start_at(python: &str, socket: &Path, wanted: [&str; 5], libraries: Option<&Path>) -> Self {
         let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut child = Command::new(python)
             .arg(tests.join("integration/attach.py"))
             .arg(socket)
-            .args([model, component, framework])
+            .args(wanted)
+            .envs(libraries.map(|folder| ("LD_LIBRARY_PATH", folder)))
             .env("PYTHONPATH", tests.join("../gpu-worker/attach/python"))
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdin(Stdio::piped())
@@ -122,13 +128,7 @@ async fn a_program_sees_the_bytes_of_the_file_and_holds_them_until_it_ends() {
     let seen = first.says();
     assert_eq!(seen["was_resident"], false, "it was loaded for the program: {seen}");
     let tensors = seen["tensors"].as_object().expect("tensors");
-    let mut found: Vec<(Value, String)> =
-        tensors.values().map(|tensor| (tensor[1].clone(), tensor[2].as_str().expect("a hash").to_owned())).collect();
-    let mut wanted: Vec<(Value, String)> = in_file(&farm.library().join("small.safetensors")).into_values().collect();
-    let key = |entry: &(Value, String)| entry.1.clone();
-    found.sort_by_key(key);
-    wanted.sort_by_key(key);
-    assert_eq!(found, wanted);
+    assert_eq!(shapes_and_hashes(&seen), of_file(&farm));
     assert!(tensors.contains_key("decoder.mid_block.attentions.0.to_q.weight"), "canonical names: {tensors:?}");
     assert_eq!(farm.model("small").await.components[0].digest, seen["digest"].as_str().map(str::to_owned));
 
@@ -147,6 +147,99 @@ async fn a_program_sees_the_bytes_of_the_file_and_holds_them_until_it_ends() {
     leases(&farm, 0).await;
     assert_eq!(clear(&farm).await, 1);
     farm.assert_ledger_is_clean().await;
+}
+
+fn shapes_and_hashes(seen: &Value) -> Vec<(Value, String)> {
+    let tensors = seen["tensors"].as_object().expect("tensors").values();
+    let mut found: Vec<(Value, String)> =
+        tensors.map(|tensor| (tensor[1].clone(), tensor[2].as_str().expect("a hash").to_owned())).collect();
+    found.sort_by_key(|entry| entry.1.clone());
+    found
+}
+
+fn of_file(farm: &Farm) -> Vec<(Value, String)> {
+    let mut wanted: Vec<(Value, String)> = in_file(&farm.library().join("small.safetensors")).into_values().collect();
+    wanted.sort_by_key(|entry| entry.1.clone());
+    wanted
+}
+
+async fn device_leases(farm: &Farm, device: &str, wanted: u32) {
+    device_is(farm, device, &format!("{wanted} leases"), |view| {
+        view.resident.iter().map(|resident| resident.leases).collect::<Vec<_>>() == [wanted]
+    })
+    .await;
+}
+
+/// Weights on `cpu:0`: loaded for the program, the bytes of the file, not taken away while it holds them, gone with the
+/// process that holds them.
+#[tokio::test]
+async fn a_program_holds_weights_on_a_device() {
+    let Some(python) = python("numpy") else { return };
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let (agent, socket) = attachable(&farm).await;
+    let start = |device| Program::start_at(python, &socket, ["small", "vae", "numpy", "vram", device], None);
+    let mut first = start("");
+    let seen = first.says();
+    assert_eq!((&seen["was_resident"], &seen["device"]), (&json!(false), &json!("cpu:0")), "{seen}");
+    assert_eq!(shapes_and_hashes(&seen), of_file(&farm));
+    let mut second = start("cpu:0");
+    assert_eq!(second.says()["was_resident"], true);
+    device_leases(&farm, "a/cpu:0", 2).await;
+
+    // it stays while programs hold it
+    let refused = farm.api.post("/v1/models/small/unload", &json!({})).await.problem(409);
+    assert!(refused.detail.contains("in use on `a/cpu:0` (2 leases)"), "{refused:?}");
+    second.go_on();
+    assert_eq!(second.says(), json!({ "closed": true }));
+    first.child.kill().expect("it can be killed");
+    device_leases(&farm, "a/cpu:0", 0).await;
+    let unload = farm.api.submit("/v1/models/small/unload", json!({})).await;
+    farm.api.job_ended(unload.id, JobState::Succeeded, SHORT).await;
+
+    // the device's process takes the lease with it
+    let mut third = start("");
+    third.says();
+    device_leases(&farm, "a/cpu:0", 1).await;
+    agent.kill_runner().await;
+    wait_for("the lease to end", SHORT, || async {
+        let leases = agent.metric("modelyard_attach_leases", "").await;
+        if leases == 0.0 { Ok(()) } else { Err(format!("{leases}")) }
+    })
+    .await;
+    let unknown = Program::start_at(python, &socket, ["small", "", "numpy", "vram", "cuda:9"], None).says();
+    assert_eq!(unknown["error"], "not_found", "{unknown}");
+    farm.assert_ledger_is_clean().await;
+}
+
+/// The same over handles of the CUDA driver; the driver is the scripted one.
+#[tokio::test]
+async fn a_program_holds_weights_on_a_cuda_device() {
+    let Some(python) = python("numpy") else { return };
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let libraries = farm.path("libraries");
+    let _cuda = FakeLibrary::cuda(&libraries, "total 268435456\n");
+    let socket = farm.path("attach.sock");
+    let agent = farm
+        .agent("a")
+        .option("--device", "cuda:0")
+        .environment("LD_LIBRARY_PATH", &libraries.display().to_string())
+        .attach_socket(&socket);
+    let _agent = farm.agent_with_library(agent).await;
+    let wanted = ["small", "", "pointer", "vram", "cuda:0"];
+    let mut program = Program::start_at(python, &socket, wanted, Some(&libraries));
+    let seen = program.says();
+    assert_eq!(seen["device"], "cuda:0", "{seen}");
+    assert_eq!(shapes_and_hashes(&seen), of_file(&farm));
+    device_leases(&farm, "a/cuda:0", 1).await;
+    program.go_on();
+    assert_eq!(program.says(), json!({ "closed": true }));
+    device_leases(&farm, "a/cuda:0", 0).await;
+    // a program that cannot open the handle is told so, and holds nothing
+    let blind = Program::start_at(python, &socket, wanted, None).says();
+    assert!(blind["message"].as_str().is_some_and(|message| message.contains("CUDA driver library")), "{blind}");
+    device_leases(&farm, "a/cuda:0", 0).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! What every device must do: the same checks for each implementation, run by its tests and by hosts that have the hardware.
 
-use crate::{ALIGN, Device, DeviceError, device::SlabId};
+use crate::{ALIGN, Device, DeviceError, Share, device::SlabId};
 
 /// Bytes that a driver may keep after everything was freed.
 const DRIVER_KEEPS: u64 = 64 << 20;
@@ -18,6 +18,7 @@ pub fn check(device: &mut dyn Device) -> Result<(), String> {
     stale_slabs(device)?;
     churn(device)?;
     whole_again(device)?;
+    sharing(device)?;
     let after = settled(device)?;
     ensure(after.used_bytes == 0, "bytes are still booked after all was freed")?;
     // the figure of a CUDA device is that of all its users, and the driver keeps a few blocks for small allocations
@@ -83,6 +84,27 @@ fn whole_again(device: &mut dyn Device) -> Result<(), String> {
         offset += length as u64;
     }
     device.free(slab).map(drop).map_err(|error| error.to_string())
+}
+
+/// What is shared is what was written, and is not written any more where the device can see to that.
+fn sharing(device: &mut dyn Device) -> Result<(), String> {
+    let slab = allocate(device, 4096)?;
+    let written: Vec<u8> = (0..4096_u32).map(|index| (index * 7) as u8).collect();
+    device.write(slab, 0, &written).map_err(|error| error.to_string())?;
+    for _ in 0..2 {
+        match device.share(slab).map_err(|error| format!("sharing a slab: {error}"))? {
+            Share::Memory(file) => {
+                let mut seen = vec![0; written.len()];
+                let read = rustix::io::pread(&file, &mut *seen, 0).map_err(|error| error.to_string())?;
+                ensure(read == seen.len() && seen == written, "a shared slab does not hold what was written")?;
+                ensure(device.write(slab, 0, &[1]).is_err(), "a shared slab was written to")?;
+                ensure(rustix::io::pwrite(&file, &[1], 0).is_err(), "others may write to a shared slab")?;
+            }
+            Share::Cuda(share) => ensure(share.handle.iter().any(|byte| *byte != 0), "the driver's handle is empty")?,
+        }
+    }
+    device.free(slab).map(drop).map_err(|error| error.to_string())?;
+    ensure(matches!(device.share(slab), Err(DeviceError::NoSlab(_))), "a freed slab was shared")
 }
 
 fn out_of_memory(device: &mut dyn Device) -> Result<(), String> {

@@ -1,14 +1,21 @@
 //! `cpu:0`: a bounded arena of host memory. Each slab is a memory file of its own, so that freeing it gives every byte
 //! back at once, and so that the system's own figure for it can be compared with the ledger.
 
-use std::{collections::BTreeMap, fs, os::fd::OwnedFd};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::{AsRawFd, OwnedFd},
+};
 
 use rustix::{
-    fs::{FallocateFlags, MemfdFlags, fallocate, fstat, ftruncate, memfd_create},
+    fs::{
+        FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat,
+        ftruncate, memfd_create, open,
+    },
     io::{Errno, pread, pwrite, retry_on_intr},
 };
 
-use crate::device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceMemory, SlabId, check_range};
+use crate::device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceMemory, Share, SlabId, check_range};
 
 /// Memory comes in pages.
 const PAGE: u64 = 4096;
@@ -75,7 +82,7 @@ fn system(what: &'static str) -> impl Fn(Errno) -> DeviceError {
 /// A memory file whose pages are promised by the system now, not at the first touch.
 /// None when they are not wanted any more.
 fn memory_file(bytes: u64, go_on: &mut dyn FnMut() -> bool) -> Result<Option<OwnedFd>, Errno> {
-    let file = memfd_create("modelyard-device", MemfdFlags::CLOEXEC)?;
+    let file = memfd_create("modelyard-device", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     ftruncate(&file, bytes)?;
     for begin in (0..bytes).step_by(STEP) {
         if !go_on() {
@@ -85,6 +92,15 @@ fn memory_file(bytes: u64, go_on: &mut dyn FnMut() -> bool) -> Result<Option<Own
         fallocate(&file, FallocateFlags::empty(), begin, (STEP as u64).min(bytes - begin))?;
     }
     Ok(Some(file))
+}
+
+/// A read-only descriptor of the file, which nobody can write to or cut any more.
+fn sealed(file: &OwnedFd) -> Result<OwnedFd, Errno> {
+    if !fcntl_get_seals(file)?.contains(SealFlags::SEAL) {
+        fcntl_add_seals(file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    }
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
 impl Device for CpuDevice {
@@ -152,6 +168,11 @@ impl Device for CpuDevice {
             done += read;
         }
         Ok(())
+    }
+
+    fn share(&mut self, slab: SlabId) -> Result<Share, DeviceError> {
+        let slab = self.slab(slab)?;
+        sealed(&slab.file).map(Share::Memory).map_err(system("sealing a slab"))
     }
 
     fn synchronize(&mut self) -> Result<(), DeviceError> {

@@ -1,6 +1,6 @@
 //! The device trait, its facts, figures and errors.
 
-use std::io;
+use std::{io, os::fd::OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,24 @@ pub struct DeviceMemory {
     /// Bytes that the system says our slabs take; for CUDA, bytes of the device that were free before our first slab and
     /// are not any more, whoever took them.
     pub system_bytes: u64,
+}
+
+/// How another process of this host gets at the bytes of a slab.
+#[derive(Debug)]
+pub enum Share {
+    /// A memory file that holds exactly the slab and that nobody can write to any more.
+    Memory(OwnedFd),
+    /// A handle of the CUDA driver.
+    Cuda(CudaShare),
+}
+
+/// What another process opens with the CUDA driver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CudaShare {
+    /// The driver's handle of the allocation, as bytes.
+    pub handle: Vec<u8>,
+    /// Where the slab begins in what the handle opens.
+    pub offset: u64,
 }
 
 /// A slab of an open device; never reused for another.
@@ -148,6 +166,12 @@ pub trait Device: Send {
     /// # Errors
     /// As [`Device::write`].
     fn read(&mut self, slab: SlabId, offset: u64, out: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Lets other processes at a slab's bytes; it must not be written after that, and not be freed while they use it.
+    ///
+    /// # Errors
+    /// `NoSlab`, or what the device answers.
+    fn share(&mut self, slab: SlabId) -> Result<Share, DeviceError>;
 
     /// Waits until all writes have arrived.
     ///

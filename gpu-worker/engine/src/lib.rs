@@ -16,5 +16,5 @@ mod scripted;
 
 pub use cpu::CpuDevice;
 pub use cuda::CudaDevice;
-pub use device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceMemory, SlabId, open};
+pub use device::{ALIGN, CudaShare, Device, DeviceError, DeviceFacts, DeviceMemory, Share, SlabId, open};
 pub use probe::{CudaReport, DeviceCandidate, probe};

@@ -1,4 +1,5 @@
-//! From a program's wish to a lease: the component's row, its content in RAM, and a load where it is not there.
+//! From a program's wish to a lease: the component's row, its content in RAM or on a device, and a load where it is not
+//! there.
 
 use std::time::{Duration, Instant};
 
@@ -9,12 +10,15 @@ use shared::{
         models::{self, ComponentRow, ModelRow},
     },
     error::{ErrorBody, ErrorCode},
-    ids::JobId,
-    job::{CacheAddArgs, JobSpec, NewJob, Target, enqueue},
+    ids::{JobId, ModelId},
+    job::{CacheAddArgs, JobSpec, LoadArgs, NewJob, Target, enqueue},
 };
 
 use super::protocol::{Tier, WAIT_MAX_SECONDS, Wanted};
-use crate::context::Agent;
+use crate::{
+    context::{Agent, Device},
+    runner::{DeviceShare, RunnerError},
+};
 
 /// First and longest pause between two looks at a load.
 const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
@@ -23,36 +27,98 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_mi
 pub(super) struct Found {
     pub(super) model: ModelRow,
     pub(super) component: ComponentRow,
-    pub(super) lease: Lease,
+    pub(super) held: Held,
     pub(super) resident: bool,
+}
+
+/// The lease.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// On memory of the RAM tier.
+    Ram(Lease),
+    /// On memory of a device.
+    Device(OnDevice),
+}
+
+/// A component on a device.
+#[derive(Debug)]
+pub(super) struct OnDevice {
+    pub(super) device: String,
+    pub(super) uuid: Option<String>,
+    pub(super) share: DeviceShare,
 }
 
 /// Finds the component, loads it if that is wanted, and leases it.
 pub(super) async fn find(agent: &Agent, wanted: &Wanted) -> Result<Found, ErrorBody> {
-    if wanted.tier == Tier::Vram {
-        let message = "weights on devices cannot be attached, only those in RAM";
-        return Err(hinted(ErrorCode::Unsupported, message, "ask for `\"tier\": \"ram\"`"));
-    }
     if !(0.0..=WAIT_MAX_SECONDS).contains(&wanted.wait_seconds) {
         let message = format!("`wait_seconds` is {}: 0 to {WAIT_MAX_SECONDS}", wanted.wait_seconds);
         return Err(ErrorBody::new(ErrorCode::InvalidArgument, message));
     }
+    let devices = devices(agent, wanted)?;
     let (model, component) = row(agent, wanted).await?;
-    if let Some(lease) = lease(agent, &component) {
-        return Ok(Found { model, component, lease, resident: true });
+    if let Some(held) = held(agent, &component, wanted.tier, &devices).await? {
+        return Ok(Found { model, component, held, resident: true });
     }
+    let place = if wanted.tier == Tier::Ram { "in RAM" } else { "on such a device" };
     if !wanted.load {
-        let message = format!("`{}` of model `{}` is not in RAM on host `{}`", component.kind, model.name, agent.host);
-        return Err(hinted(ErrorCode::NotFound, &message, "cache the model first, or leave `load` to its default"));
+        let message = format!("`{}` of model `{}` is not {place} on host `{}`", component.kind, model.name, agent.host);
+        return Err(hinted(ErrorCode::NotFound, &message, "load the model first, or leave `load` to its default"));
     }
-    load(agent, &model, &component, Duration::from_secs_f64(wanted.wait_seconds)).await?;
+    load(agent, &model, &component, wanted, &devices).await?;
     // a load may have found that the component is one that was known already
     let (model, component) = row(agent, wanted).await?;
-    let lease = lease(agent, &component).ok_or_else(|| {
-        let message = format!("`{}` of model `{}` was evicted as soon as it was loaded", component.kind, model.name);
-        hinted(ErrorCode::InsufficientCapacity, &message, "free RAM of the host, or raise --ram-budget of its agent")
+    let held = held(agent, &component, wanted.tier, &devices).await?.ok_or_else(|| {
+        let message = format!("`{}` of model `{}` was taken away as soon as it was loaded", component.kind, model.name);
+        hinted(ErrorCode::InsufficientCapacity, &message, "make room on the host, or raise --ram-budget of its agent")
     })?;
-    Ok(Found { model, component, lease, resident: false })
+    Ok(Found { model, component, held, resident: false })
+}
+
+/// The devices that will do: the named one, or all of this host.
+fn devices<'a>(agent: &'a Agent, wanted: &Wanted) -> Result<Vec<&'a Device>, ErrorBody> {
+    let Some(name) = &wanted.device else { return Ok(agent.devices.values().collect()) };
+    if wanted.tier == Tier::Ram {
+        return Err(hinted(
+            ErrorCode::InvalidArgument,
+            "`device` is for weights on a device",
+            "ask for `\"tier\": \"vram\"`",
+        ));
+    }
+    let named = agent.devices.values().find(|device| device.name == *name || device.id == *name);
+    named.map(|device| vec![device]).ok_or_else(|| {
+        let known = agent.devices.values().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
+        let message = format!("host `{}` runs no device `{name}`", agent.host);
+        hinted(ErrorCode::NotFound, &message, &format!("it runs {known}"))
+    })
+}
+
+/// A lease on what is resident now.
+async fn held(
+    agent: &Agent,
+    component: &ComponentRow,
+    tier: Tier,
+    devices: &[&Device],
+) -> Result<Option<Held>, ErrorBody> {
+    if tier == Tier::Ram {
+        return Ok(lease(agent, component).map(Held::Ram));
+    }
+    for device in devices {
+        let (resident, uuid) = {
+            let status = device.runner.status();
+            let status = status.borrow();
+            let ids = agent.aliases.held(component.id);
+            let here = status.resident.iter().map(|resident| resident.component).find(|id| ids.contains(id));
+            (here, status.facts.as_ref().and_then(|facts| facts.uuid.clone()))
+        };
+        let Some(id) = resident else { continue };
+        match device.runner.share(id).await {
+            Ok(share) => return Ok(Some(Held::Device(OnDevice { device: device.name.clone(), uuid, share }))),
+            // it went away in this moment
+            Err(RunnerError::NotResident { .. } | RunnerError::Crashed { .. }) => {}
+            Err(error) => return Err(ErrorBody::of(&error)),
+        }
+    }
+    Ok(None)
 }
 
 fn hinted(code: ErrorCode, message: &str, hint: &str) -> ErrorBody {
@@ -89,14 +155,23 @@ async fn row(agent: &Agent, wanted: &Wanted) -> Result<(ModelRow, ComponentRow),
 }
 
 /// Loads through the queue, like everybody: an equal load that is under way is joined, and the job is seen by all.
-async fn load(agent: &Agent, model: &ModelRow, component: &ComponentRow, wait: Duration) -> Result<(), ErrorBody> {
-    let args = CacheAddArgs {
-        model: model.id,
-        components: Some(vec![component.kind.clone()]),
-        keep_alive: None,
-        protect: false,
+async fn load(
+    agent: &Agent,
+    model: &ModelRow,
+    component: &ComponentRow,
+    wanted: &Wanted,
+    devices: &[&Device],
+) -> Result<(), ErrorBody> {
+    let (model, components) = (model.id, Some(vec![component.kind.clone()]));
+    let host = Target::Host(agent.host.clone());
+    let (spec, target) = match (wanted.tier, devices) {
+        (Tier::Ram, _) => {
+            (JobSpec::CacheAdd(CacheAddArgs { model, components, keep_alive: None, protect: false }), host)
+        }
+        (Tier::Vram, [only]) => (load_spec(model, components), Target::Device(only.id.clone())),
+        (Tier::Vram, _) => (load_spec(model, components), host),
     };
-    let job = NewJob::new(JobSpec::CacheAdd(args), Target::Host(agent.host.clone()));
+    let job = NewJob::new(spec, target);
     let enqueued = async {
         let mut tx = agent.pool.begin().await?;
         let enqueued = enqueue(&mut tx, job).await?;
@@ -104,7 +179,11 @@ async fn load(agent: &Agent, model: &ModelRow, component: &ComponentRow, wait: D
         Ok::<_, shared::db::DbError>(enqueued.id)
     };
     let id = enqueued.await.map_err(|error| ErrorBody::of(&error))?;
-    ended(agent, id, wait).await
+    ended(agent, id, Duration::from_secs_f64(wanted.wait_seconds)).await
+}
+
+fn load_spec(model: ModelId, components: Option<Vec<String>>) -> JobSpec {
+    JobSpec::Load(LoadArgs { model, components, keep_alive: None, protect: false })
 }
 
 async fn ended(agent: &Agent, id: JobId, wait: Duration) -> Result<(), ErrorBody> {

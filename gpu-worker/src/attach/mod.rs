@@ -1,8 +1,9 @@
-//! Attach: a program on this host gets resident weights as a descriptor of sealed memory, without a copy of its own.
+//! Attach: a program on this host gets resident weights as a descriptor of sealed memory, or as a handle of a CUDA device's
+//! memory, without a copy of its own.
 //!
 //! A unix socket; a frame is five bytes (length of the text, little-endian; 1 when a descriptor comes with it) and a JSON
 //! text, see `protocol`. The connection is the lease: what was attached over it stays resident until it is released or
-//! the connection ends, however the program ends.
+//! the connection ends, however the program ends. A runner that dies takes its device's memory with it: the connection ends then.
 
 mod find;
 mod protocol;

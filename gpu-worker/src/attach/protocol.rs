@@ -4,6 +4,8 @@ use residency::PlacedTensor;
 use serde::{Deserialize, Serialize};
 use shared::{error::ErrorBody, ids::ComponentId};
 
+use crate::runner::DeviceTensor;
+
 /// Longest request in bytes.
 pub(super) const REQUEST_MAX: usize = 64 << 10;
 /// Longest wait for a load, in seconds.
@@ -34,6 +36,9 @@ pub(super) struct Wanted {
     /// Where the weights are wanted.
     #[serde(default)]
     pub(super) tier: Tier,
+    /// Which device, for `vram`; any of this host when absent.
+    #[serde(default)]
+    pub(super) device: Option<String>,
     /// Load it if it is not resident.
     #[serde(default = "yes")]
     pub(super) load: bool,
@@ -51,7 +56,7 @@ fn ten_minutes() -> f64 {
 }
 
 /// A tier of memory.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Tier {
     /// Host memory.
@@ -65,7 +70,7 @@ pub(super) enum Tier {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Answer<'a> {
-    /// The weights; the descriptor comes with the frame.
+    /// The weights; for a memory file its descriptor comes with the frame.
     Attached(Attached<'a>),
     /// The lease is over.
     Released {
@@ -76,7 +81,7 @@ pub(super) enum Answer<'a> {
     Error(Refusal),
 }
 
-/// A component in sealed memory.
+/// A component in sealed memory, or in memory of a CUDA device.
 #[derive(Debug, Serialize)]
 pub(super) struct Attached<'a> {
     /// Number of the lease on this connection.
@@ -91,12 +96,37 @@ pub(super) struct Attached<'a> {
     pub(super) digest: String,
     /// Whether it was resident already.
     pub(super) resident: bool,
+    /// Where it is.
+    pub(super) tier: Tier,
+    /// On which device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) device: Option<&'a str>,
+    /// What opens the memory of a CUDA device; there is no descriptor then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cuda: Option<CudaMemory<'a>>,
     /// Where it begins in the memory file.
     pub(super) offset: u64,
     /// Bytes that it occupies there.
     pub(super) bytes: u64,
     /// Its tensors, offsets relative to its begin.
-    pub(super) tensors: &'a [PlacedTensor],
+    pub(super) tensors: Tensors<'a>,
+}
+
+/// Tensors in either tier; they look the same on the wire.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Tensors<'a> {
+    Ram(&'a [PlacedTensor]),
+    Device(&'a [DeviceTensor]),
+}
+
+/// Memory of a CUDA device.
+#[derive(Debug, Serialize)]
+pub(super) struct CudaMemory<'a> {
+    /// The device's UUID.
+    pub(super) uuid: Option<&'a str>,
+    /// The driver's handle, as bytes. The weights begin at `offset` of what it opens.
+    pub(super) handle: &'a [u8],
 }
 
 /// Why not.

@@ -16,12 +16,15 @@ use tokio::{
 
 use super::{
     Admission,
-    find::{Found, find},
-    protocol::{Answer, Attached, REQUEST_MAX, Refusal, Request},
+    find::{Found, Held, find},
+    protocol::{Answer, Attached, CudaMemory, REQUEST_MAX, Refusal, Request, Tensors, Tier},
 };
 use crate::{
     context::Agent,
-    runner::channel::{HEADER, frame, length_of, parse, send_header},
+    runner::{
+        DeviceLease,
+        channel::{HEADER, frame, length_of, parse, send_header},
+    },
 };
 
 /// Leases of one program.
@@ -30,14 +33,29 @@ const LEASES: usize = 1024;
 /// A lease that is counted while it lives.
 #[derive(Debug)]
 struct Counted {
-    _lease: Lease,
+    lease: Kept,
     count: IntGauge,
 }
 
+/// What keeps the weights where they are.
+#[derive(Debug)]
+enum Kept {
+    Ram { _lease: Lease },
+    Device(DeviceLease),
+}
+
 impl Counted {
-    fn new(lease: Lease, count: &IntGauge) -> Self {
+    fn new(lease: Kept, count: &IntGauge) -> Self {
         count.inc();
-        Self { _lease: lease, count: count.clone() }
+        Self { lease, count: count.clone() }
+    }
+
+    /// Returns when what is leased is gone; what is in RAM stays as long as the lease.
+    async fn lost(&self) {
+        match &self.lease {
+            Kept::Ram { .. } => std::future::pending().await,
+            Kept::Device(lease) => lease.lost().await,
+        }
     }
 }
 
@@ -67,10 +85,20 @@ pub(super) async fn run(
         return send(&mut stream, &Answer::Error(refusal.into()), None).await;
     }
     let mut session = Session { agent, leases: BTreeMap::new(), next: 1 };
-    while let Some(request) = receive(&mut stream).await? {
-        session.answer(&mut stream, request).await?;
+    loop {
+        // reading is not cancel safe, but a connection whose leases are lost is ended anyhow
+        let request = tokio::select! {
+            request = receive(&mut stream) => request?,
+            () = session.lost() => {
+                tracing::warn!("a device's memory is gone that a program was attached to; its connection ends");
+                return Ok(());
+            }
+        };
+        match request {
+            Some(request) => session.answer(&mut stream, request).await?,
+            None => return Ok(()),
+        }
     }
-    Ok(())
 }
 
 struct Session<'a> {
@@ -102,24 +130,25 @@ impl Session<'_> {
         }
     }
 
+    /// Returns when any lease is lost.
+    async fn lost(&self) {
+        let lost: Vec<_> = self.leases.values().map(|lease| Box::pin(lease.lost())).collect();
+        if lost.is_empty() {
+            return std::future::pending().await;
+        }
+        futures::future::select_all(lost).await;
+    }
+
     async fn hand_over(&mut self, stream: &mut UnixStream, found: Found) -> io::Result<()> {
-        let Found { model, component, lease, resident } = found;
-        let fd = lease.fd_readonly()?;
         let number = self.next;
-        let attached = Attached {
-            lease: number,
-            model: &model.name,
-            id: component.id,
-            component: &component.kind,
-            digest: lease.digest().to_string(),
-            resident,
-            offset: lease.offset(),
-            bytes: lease.bytes(),
-            tensors: lease.tensors(),
-        };
-        send(stream, &Answer::Attached(attached), Some(&fd)).await?;
+        let (attached, fd) = attached(&found, number)?;
+        send(stream, &Answer::Attached(attached), fd.as_ref()).await?;
         self.agent.metrics.attach_requests.with_label_values(&["attached"]).inc();
         self.next += 1;
+        let lease = match found.held {
+            Held::Ram(lease) => Kept::Ram { _lease: lease },
+            Held::Device(held) => Kept::Device(held.share.lease),
+        };
         self.leases.insert(number, Counted::new(lease, &self.agent.metrics.attach_leases));
         self.agent.changed.notify_one();
         Ok(())
@@ -131,6 +160,38 @@ impl Drop for Session<'_> {
         self.leases.clear();
         self.agent.changed.notify_one();
     }
+}
+
+/// The answer, and the descriptor that goes with it.
+fn attached(found: &Found, lease: u64) -> io::Result<(Attached<'_>, Option<OwnedFd>)> {
+    let base = |digest: String, offset, bytes, tensors| Attached {
+        lease,
+        model: &found.model.name,
+        id: found.component.id,
+        component: &found.component.kind,
+        digest,
+        resident: found.resident,
+        tier: Tier::Ram,
+        device: None,
+        cuda: None,
+        offset,
+        bytes,
+        tensors,
+    };
+    Ok(match &found.held {
+        Held::Ram(lease) => {
+            let tensors = Tensors::Ram(lease.tensors());
+            (base(lease.digest().to_string(), lease.offset(), lease.bytes(), tensors), Some(lease.fd_readonly()?))
+        }
+        Held::Device(held) => {
+            let share = &held.share;
+            let offset = share.cuda.as_ref().map_or(0, |cuda| cuda.offset);
+            let cuda = share.cuda.as_ref().map(|cuda| CudaMemory { uuid: held.uuid.as_deref(), handle: &cuda.handle });
+            let base = base(share.digest.clone(), offset, share.bytes, Tensors::Device(&share.tensors));
+            let memory = share.memory.as_ref().map(OwnedFd::try_clone).transpose()?;
+            (Attached { tier: Tier::Vram, device: Some(&held.device), cuda, ..base }, memory)
+        }
+    })
 }
 
 async fn send(stream: &mut UnixStream, answer: &Answer<'_>, fd: Option<&OwnedFd>) -> io::Result<()> {

@@ -143,7 +143,9 @@ impl Book {
         let note = self.note(copy, now);
         match note {
             note if note.leaving => Err(Stays::Leaving),
-            note if !note.leases.is_empty() => Err(Stays::Leased(note.leases.len())),
+            note if !note.leases.is_empty() || copy.leases > 0 => {
+                Err(Stays::Leased(note.leases.len() + copy.leases as usize))
+            }
             note if note.protected && !protected_too => Err(Stays::Protected),
             note => {
                 note.leaving = true;
@@ -195,8 +197,11 @@ impl Book {
             reload_seconds: copying + note.map_or(0.0, |note| reading(&note.read_from)),
             reuses_per_hour: self.reuse.per_hour(&key, now),
             reused: self.reuse.was_reused(&key),
-            holders: note
-                .map_or(1, |note| u32::try_from(note.leases.len()).unwrap_or(u32::MAX).max(u32::from(note.leaving))),
+            holders: copy.leases.saturating_add(
+                note.map_or(1, |note| {
+                    u32::try_from(note.leases.len()).unwrap_or(u32::MAX).max(u32::from(note.leaving))
+                }),
+            ),
             protected: note.is_some_and(|note| note.protected),
             key: key.into(),
         }
@@ -210,7 +215,7 @@ mod tests {
     use super::*;
 
     fn copy(component: ComponentId, since: DateTime<Utc>) -> DeviceResident {
-        DeviceResident { component, digest: "d".into(), bytes: 1 << 30, since, last_used: since, uses: 1 }
+        DeviceResident { component, digest: "d".into(), bytes: 1 << 30, since, last_used: since, uses: 1, leases: 0 }
     }
 
     fn at(seconds: u64) -> Duration {
@@ -242,6 +247,9 @@ mod tests {
         let lease = book.lease(&one, "job", at(0)).unwrap();
         assert_eq!(book.leave(&one, true, at(1)), Err(Stays::Leased(1)));
         book.release(one.component, lease, at(2));
+        let attached = DeviceResident { leases: 2, ..one.clone() };
+        assert_eq!(book.leave(&attached, true, at(2)), Err(Stays::Leased(2)), "programs hold it at the runner");
+        assert_eq!(book.candidate(&attached, |_| 0.0, at(2)).holders, 2);
         book.note(&one, at(2)).protected = true;
         assert_eq!(book.leave(&one, false, at(3)), Err(Stays::Protected));
         assert_eq!(book.leave(&one, true, at(3)), Ok(()));

@@ -24,7 +24,7 @@ pub type Standings = HashMap<Key, Standing>;
 pub struct Noted {
     /// The models that need it.
     pub models: Vec<ModelId>,
-    /// Leases on it.
+    /// Leases on it, of jobs and of programs that are attached.
     pub leases: usize,
     /// The operator's keep.
     pub protected: bool,
@@ -41,10 +41,11 @@ impl DeviceTier {
     pub fn noted(&self, copy: &DeviceResident) -> Noted {
         let now = self.uptime();
         let book = self.book();
-        let Some(note) = book.of(copy) else { return Noted::default() };
+        let attached = copy.leases as usize;
+        let Some(note) = book.of(copy) else { return Noted { leases: attached, ..Noted::default() } };
         Noted {
             models: note.models.iter().copied().collect(),
-            leases: note.leases.len(),
+            leases: note.leases.len() + attached,
             protected: note.protected,
             used_at: Some(note.used_at),
             uses: note.uses,

@@ -112,10 +112,20 @@ impl Events {
     /// When the other end is gone or sent what cannot be read.
     async fn next(&mut self) -> io::Result<Event> {
         let mut header = [0; HEADER];
-        self.0.read_exact(&mut header).await?;
+        let stream: &UnixStream = self.0.as_ref();
+        let (got, fd) = stream.async_io(Interest::READABLE, || receive_header(stream, &mut header)).await?;
+        if got == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.0.read_exact(header.get_mut(got..).unwrap_or_default()).await?;
         let mut text = vec![0; length_of(header)?];
         self.0.read_exact(&mut text).await?;
-        parse(&text)
+        let mut event: Event = parse(&text)?;
+        check_descriptor(header, fd.as_ref())?;
+        if let Some(place) = event.descriptor() {
+            *place = fd;
+        }
+        Ok(event)
     }
 
     /// Hands every event over until the other end is gone. For a task that waits for other things too: reading itself
@@ -153,35 +163,51 @@ pub(super) fn agent_ends(socket: StdStream) -> io::Result<(Commands, Events)> {
 /// When the other end sent what cannot be read.
 pub(super) fn receive(socket: &mut StdStream) -> io::Result<Option<(Command, Option<OwnedFd>)>> {
     let mut header = [0; HEADER];
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let got = recvmsg(&*socket, &mut [IoSliceMut::new(&mut header)], &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
+    let (got, fd) = receive_header(&*socket, &mut header)?;
     if got == 0 {
         return Ok(None);
     }
+    socket.read_exact(header.get_mut(got..).unwrap_or_default())?;
+    let mut text = vec![0; length_of(header)?];
+    socket.read_exact(&mut text)?;
+    check_descriptor(header, fd.as_ref())?;
+    Ok(Some((parse(&text)?, fd)))
+}
+
+/// Receives the bytes in front of a text, as many as are there, and the descriptor that came with the first of them.
+fn receive_header(socket: impl AsFd, header: &mut [u8; HEADER]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let got = recvmsg(socket, &mut [IoSliceMut::new(header)], &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
     let fd = control.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
     });
-    socket.read_exact(header.get_mut(got..).unwrap_or_default())?;
-    let mut text = vec![0; length_of(header)?];
-    socket.read_exact(&mut text)?;
+    Ok((got, fd))
+}
+
+fn check_descriptor(header: [u8; HEADER], fd: Option<&OwnedFd>) -> io::Result<()> {
     if (header[4] == 1) != fd.is_some() {
         return Err(invalid("a descriptor was announced and did not come, or came unannounced".to_owned()));
     }
-    Ok(Some((parse(&text)?, fd)))
+    Ok(())
 }
 
 /// Sends one event from the runner.
 ///
 /// # Errors
 /// When the other end is gone.
-pub(super) fn send_event(socket: &mut impl Write, event: &Event) -> io::Result<()> {
-    let (header, text) = frame(event, false)?;
+pub(super) fn send_event(socket: &mut StdStream, mut event: Event) -> io::Result<()> {
+    let fd = event.descriptor().and_then(Option::take);
+    let (header, text) = frame(&event, fd.is_some())?;
     let mut whole = Vec::with_capacity(HEADER + text.len());
     whole.extend_from_slice(&header);
     whole.extend_from_slice(&text);
-    socket.write_all(&whole)
+    let sent = match &fd {
+        Some(fd) => send_header(&*socket, &header, Some(fd.as_fd()))?,
+        None => 0,
+    };
+    socket.write_all(whole.get(sent..).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -137,7 +137,7 @@ type Received = (Command, Option<OwnedFd>);
 
 /// Serves commands until told to stop.
 pub(super) fn serve(copies: Copies, mut socket: UnixStream) -> Result<(), End> {
-    channel::send_event(&mut socket, &Event::Hello { facts: copies.device().facts().clone() })?;
+    channel::send_event(&mut socket, Event::Hello { facts: copies.device().facts().clone() })?;
     let cancelled = Cancelled::default();
     let (sender, commands) = sync_channel(QUEUE);
     let reader = (socket.try_clone()?, cancelled.clone());
@@ -202,7 +202,7 @@ impl Child {
             }
         };
         let event = Event::Status { memory, rss_bytes: memory::own_rss_bytes(), resident: self.copies.resident() };
-        Ok(channel::send_event(&mut self.socket, &event)?)
+        Ok(channel::send_event(&mut self.socket, event)?)
     }
 
     /// Carries out a command and answers it.
@@ -214,6 +214,8 @@ impl Child {
             }
             Command::Unload { call, component } => (call, self.copies.unload(component)),
             Command::Digest { call, component } => (call, self.digest(call, component)),
+            Command::Share { call, component, lease } => (call, self.copies.share(component, lease)),
+            Command::Unshare { call, component, lease } => (call, Ok(self.copies.unshare(component, lease))),
             Command::Cancel { .. } | Command::Stop => return Ok(()),
         };
         self.cancelled.marks().calls.remove(&call);
@@ -242,12 +244,12 @@ impl Child {
         };
         // what it changed is known before the caller goes on
         self.status()?;
-        Ok(channel::send_event(&mut self.socket, &event)?)
+        Ok(channel::send_event(&mut self.socket, event)?)
     }
 }
 
 /// Tells the agent how far a call is, until the agent is gone: then the next answer ends the process.
 fn tell(socket: &mut UnixStream, call: Call) -> impl FnMut(Step) {
     let mut gone = false;
-    move |step| gone = gone || channel::send_event(socket, &Event::Progress { call, step }).is_err()
+    move |step| gone = gone || channel::send_event(socket, Event::Progress { call, step }).is_err()
 }

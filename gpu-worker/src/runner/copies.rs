@@ -1,9 +1,13 @@
 //! The components on a device: slabs by component, replaced as a whole, read back for verification.
 
-use std::{collections::BTreeMap, os::fd::OwnedFd, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
+    time::Instant,
+};
 
 use chrono::Utc;
-use engine::{Device, DeviceError, SlabId};
+use engine::{Device, DeviceError, Share, SlabId};
 use residency::{
     arena::ReadMap,
     digest::{Digest, TensorFacts, component_digest},
@@ -12,7 +16,7 @@ use shared::ids::ComponentId;
 
 use super::{
     DeviceResident, DeviceTensor,
-    protocol::{Done, Failure, Step},
+    protocol::{Done, Failure, SharedCopy, Step},
 };
 
 /// Bytes copied between two looks at the cancel flag.
@@ -61,6 +65,15 @@ struct Copy {
     slab: SlabId,
     tensors: Vec<DeviceTensor>,
     shown: DeviceResident,
+    /// Leases of programs that have the memory open.
+    leases: BTreeSet<u64>,
+}
+
+impl Copy {
+    fn lease(&mut self, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
+        change(&mut self.leases);
+        self.shown.leases = u32::try_from(self.leases.len()).unwrap_or(u32::MAX);
+    }
 }
 
 /// The device with what is on it.
@@ -99,6 +112,7 @@ impl Copies {
             copy.shown.uses += 1;
             return Ok(Done::Loaded { bytes: copy.shown.bytes, seconds: 0.0, already: true });
         }
+        self.free_of_leases(incoming.component)?;
         let source = open(&incoming)?;
         // each step of the allocation is a sign of life, too
         let mut wanted = || {
@@ -121,8 +135,11 @@ impl Copies {
             since: now,
             last_used: now,
             uses: 1,
+            leases: 0,
         };
-        let old = self.copies.insert(incoming.component, Copy { slab, tensors: incoming.tensors, shown });
+        let old = self
+            .copies
+            .insert(incoming.component, Copy { slab, tensors: incoming.tensors, shown, leases: BTreeSet::new() });
         if let Some(old) = old {
             self.device.free(old.slab)?;
         }
@@ -181,9 +198,40 @@ impl Copies {
 
     /// Frees a component.
     pub(super) fn unload(&mut self, component: ComponentId) -> Result<Done, CopyError> {
+        self.free_of_leases(component)?;
         let copy = self.copies.remove(&component);
         let copy = copy.ok_or(CopyError::Failed(Failure::NotResident { component }))?;
         Ok(Done::Unloaded { bytes: self.device.free(copy.slab)? })
+    }
+
+    /// Memory that programs have open is not taken from under them.
+    fn free_of_leases(&self, component: ComponentId) -> Result<(), CopyError> {
+        match self.copies.get(&component).map_or(0, |copy| copy.shown.leases) {
+            0 => Ok(()),
+            leases => Err(CopyError::Failed(Failure::InUse { component, leases })),
+        }
+    }
+
+    /// Opens a component's memory to other processes until the lease is given back.
+    pub(super) fn share(&mut self, component: ComponentId, lease: u64) -> Result<Done, CopyError> {
+        let copy = self.copies.get_mut(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
+        let (memory, cuda) = match self.device.share(copy.slab)? {
+            Share::Memory(memory) => (Some(memory), None),
+            Share::Cuda(cuda) => (None, Some(cuda)),
+        };
+        copy.lease(|leases| leases.insert(lease));
+        copy.shown.last_used = Utc::now();
+        copy.shown.uses += 1;
+        let (digest, bytes, tensors) = (copy.shown.digest.clone(), copy.shown.bytes, copy.tensors.clone());
+        Ok(Done::Shared(SharedCopy { digest, bytes, tensors, cuda, memory }))
+    }
+
+    /// Gives such a lease back; one that is not there has been given back.
+    pub(super) fn unshare(&mut self, component: ComponentId, lease: u64) -> Done {
+        if let Some(copy) = self.copies.get_mut(&component) {
+            copy.lease(|leases| leases.remove(&lease));
+        }
+        Done::Unshared
     }
 
     /// Reads a component back from the device and hashes it; `alive` hears of each chunk.

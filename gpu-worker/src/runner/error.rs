@@ -52,6 +52,16 @@ pub enum RunnerError {
         /// The component.
         component: ComponentId,
     },
+    /// Programs are attached to it.
+    #[error("component {component} on device `{device}` is in use by {leases} attached programs")]
+    InUse {
+        /// Device name.
+        device: String,
+        /// The component.
+        component: ComponentId,
+        /// Leases on it.
+        leases: u32,
+    },
     /// The caller asked to stop.
     #[error("the copy to `{device}` was cancelled")]
     Cancelled {
@@ -77,6 +87,7 @@ impl RunnerError {
                 Self::OutOfMemory { device, needed_bytes, available_bytes, capacity_bytes, would_free_bytes }
             }
             Failure::NotResident { component } => Self::NotResident { device, component },
+            Failure::InUse { component, leases } => Self::InUse { device, component, leases },
             Failure::Cancelled => Self::Cancelled { device },
             Failure::Device { message } => Self::Device { device, message },
         }
@@ -90,6 +101,7 @@ impl Classify for RunnerError {
             Self::Unavailable { .. } => ErrorCode::Unavailable,
             Self::OutOfMemory { .. } => ErrorCode::InsufficientCapacity,
             Self::NotResident { .. } => ErrorCode::NotFound,
+            Self::InUse { .. } => ErrorCode::Conflict,
             Self::Cancelled { .. } => ErrorCode::Cancelled,
         }
     }
@@ -97,6 +109,7 @@ impl Classify for RunnerError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::OutOfMemory { .. } => Some("unload other models from the device, or load fewer components".into()),
+            Self::InUse { .. } => Some("end the programs that are attached to it, or let them release it".into()),
             _ => None,
         }
     }

@@ -6,7 +6,7 @@ use std::sync::{
     mpsc::{Receiver, SyncSender, sync_channel},
 };
 
-use engine::{CpuDevice, Device, DeviceError, DeviceFacts, DeviceMemory, SlabId};
+use engine::{CpuDevice, Device, DeviceError, DeviceFacts, DeviceMemory, Share, SlabId};
 
 /// What goes wrong, once.
 #[derive(Debug)]
@@ -114,6 +114,11 @@ impl Device for FaultDevice {
     fn read(&mut self, slab: SlabId, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
         self.alive()?;
         self.device.read(slab, offset, out)
+    }
+
+    fn share(&mut self, slab: SlabId) -> Result<Share, DeviceError> {
+        self.alive()?;
+        self.device.share(slab)
     }
 
     fn synchronize(&mut self) -> Result<(), DeviceError> {

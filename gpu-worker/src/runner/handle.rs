@@ -1,6 +1,11 @@
 //! The handle through which executors use a runner.
 
-use std::{os::fd::OwnedFd, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    os::fd::OwnedFd,
+    pin::Pin,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use shared::{ids::ComponentId, shutdown::Tasks};
 use tokio::{
@@ -56,8 +61,10 @@ pub struct DeviceLoaded {
 pub struct Runner {
     device: Arc<str>,
     requests: mpsc::Sender<Request>,
-    status: watch::Receiver<RunnerStatus>,
+    pub(super) status: watch::Receiver<RunnerStatus>,
     hold: Arc<watch::Sender<Option<String>>>,
+    pub(super) tasks: Tasks,
+    pub(super) lease_numbers: Arc<AtomicU64>,
 }
 
 impl Runner {
@@ -68,7 +75,7 @@ impl Runner {
         let (hold, held) = watch::channel(None);
         let device = Arc::from(config.device.as_str());
         tasks.spawn("runner", supervisor::run(config, receiver, publish, held, tasks.token().clone()));
-        Self { device, requests, status, hold: Arc::new(hold) }
+        Self { device, requests, status, hold: Arc::new(hold), tasks: tasks.clone(), lease_numbers: Arc::default() }
     }
 
     /// What is known of it; changes with every event.
@@ -208,7 +215,7 @@ impl Runner {
         }
     }
 
-    async fn send(
+    pub(super) async fn send(
         &self,
         command: MakeCommand,
         fd: Option<OwnedFd>,
@@ -223,7 +230,7 @@ impl Runner {
     }
 
     /// A runner that just died is back in a moment; waiting for it costs the job no attempt.
-    async fn ready(&self) -> Result<(), RunnerError> {
+    pub(super) async fn ready(&self) -> Result<(), RunnerError> {
         let mut status = self.status.clone();
         let ready = status.wait_for(|status| status.state == RunnerState::Ready);
         match timeout(READY_PATIENCE, ready).await {
@@ -239,7 +246,7 @@ impl Runner {
         }
     }
 
-    fn answered(
+    pub(super) fn answered(
         &self,
         answer: Result<Result<Done, RunnerError>, oneshot::error::RecvError>,
     ) -> Result<Done, RunnerError> {
@@ -250,7 +257,7 @@ impl Runner {
         RunnerError::Unavailable { device: self.device.to_string(), reason: "it was stopped".to_owned() }
     }
 
-    fn unexpected(&self, done: &Done) -> RunnerError {
+    pub(super) fn unexpected(&self, done: &Done) -> RunnerError {
         RunnerError::Device {
             device: self.device.to_string(),
             message: format!("it answered another question: {done:?}"),
@@ -260,7 +267,7 @@ impl Runner {
 
 type Answer = oneshot::Receiver<Result<Done, RunnerError>>;
 
-struct Sent {
-    answer: Answer,
+pub(super) struct Sent {
+    pub(super) answer: Answer,
     ticket: Ticket,
 }

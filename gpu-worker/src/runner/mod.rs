@@ -20,6 +20,7 @@ mod life;
 mod process;
 mod protocol;
 mod request;
+mod share;
 mod supervisor;
 
 use std::{path::PathBuf, time::Instant};
@@ -33,6 +34,7 @@ pub use child::{RunnerArgs, run_child};
 pub use error::RunnerError;
 pub use handle::{DeviceLoad, DeviceLoaded, Runner};
 pub use protocol::DeviceTensor;
+pub use share::{DeviceLease, DeviceShare};
 
 /// What a runner is started with.
 #[derive(Debug, Clone)]
@@ -118,4 +120,6 @@ pub struct DeviceResident {
     pub last_used: DateTime<Utc>,
     /// How often it was asked for since.
     pub uses: u64,
+    /// Programs that are attached to it.
+    pub leases: u32,
 }

@@ -1,6 +1,8 @@
 //! The messages between agent and runner. Both ends are the same build: no versions, unknown messages are errors.
 
-use engine::{DeviceFacts, DeviceMemory};
+use std::os::fd::OwnedFd;
+
+use engine::{CudaShare, DeviceFacts, DeviceMemory};
 use serde::{Deserialize, Serialize};
 use shared::ids::ComponentId;
 
@@ -47,6 +49,10 @@ pub(super) enum Command {
     Unload { call: Call, component: ComponentId },
     /// Read a component back and hash it.
     Digest { call: Call, component: ComponentId },
+    /// Let other processes at a component's memory; it stays until the lease is given back.
+    Share { call: Call, component: ComponentId, lease: u64 },
+    /// Give such a lease back.
+    Unshare { call: Call, component: ComponentId, lease: u64 },
     /// Stop the copy of this call.
     Cancel { call: Call },
     /// End the process.
@@ -69,6 +75,16 @@ pub(super) enum Event {
     Failed { call: Call, failure: Failure },
 }
 
+impl Event {
+    /// The place of the descriptor that travels with it, for events that have one.
+    pub(super) fn descriptor(&mut self) -> Option<&mut Option<OwnedFd>> {
+        match self {
+            Self::Done { done: Done::Shared(shared), .. } => Some(&mut shared.memory),
+            _ => None,
+        }
+    }
+}
+
 /// How far a command is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -86,6 +102,21 @@ pub(super) enum Done {
     Loaded { bytes: u64, seconds: f64, already: bool },
     Unloaded { bytes: u64 },
     Digest { digest: String },
+    Shared(SharedCopy),
+    Unshared,
+}
+
+/// A component on the device, open to other processes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SharedCopy {
+    pub(super) digest: String,
+    pub(super) bytes: u64,
+    pub(super) tensors: Vec<DeviceTensor>,
+    /// For a CUDA device.
+    pub(super) cuda: Option<CudaShare>,
+    /// For other devices; travels beside the text.
+    #[serde(skip)]
+    pub(super) memory: Option<OwnedFd>,
 }
 
 /// Why a command was not carried out.
@@ -94,6 +125,7 @@ pub(super) enum Done {
 pub(super) enum Failure {
     OutOfMemory { needed_bytes: u64, available_bytes: u64, capacity_bytes: u64, would_free_bytes: u64 },
     NotResident { component: ComponentId },
+    InUse { component: ComponentId, leases: u32 },
     Cancelled,
     Device { message: String },
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use gpu_worker::runner::{DeviceLoad, DeviceTensor, RunnerError};
+use gpu_worker::runner::{DeviceLoad, DeviceTensor, RunnerError, RunnerState};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Bench, MIB, device_load, id};
@@ -113,5 +113,56 @@ async fn progress_grows_to_the_whole_and_thousands_of_tensors_fit() {
     let seen = seen.into_inner().unwrap();
     assert!(seen.is_sorted(), "{seen:?}");
     assert_eq!(seen.last(), Some(&lease.bytes()));
+    bench.end().await;
+}
+
+/// Memory that other processes have open is theirs to read, nobody's to write, and not taken away before the last lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_component_stays_until_its_leases_end() {
+    let bench = Bench::new(64 * MIB).await;
+    let (lease, cancel) = (bench.component("shared", 6 * MIB).await, CancellationToken::new());
+    assert!(matches!(bench.runner.share(id(&lease)).await, Err(RunnerError::NotResident { .. })));
+    bench.load(&lease, &cancel).await.unwrap();
+    let (first, second) =
+        (bench.runner.share(id(&lease)).await.unwrap(), bench.runner.share(id(&lease)).await.unwrap());
+    assert_eq!((first.digest.as_str(), first.tensors.len()), (lease.digest().to_string().as_str(), 2));
+    let memory = first.memory.as_ref().unwrap();
+    let mut there = vec![0; lease.bytes() as usize];
+    rustix::io::pread(memory, &mut *there, 0).unwrap();
+    assert!(there == lease.map().unwrap()[..], "other bytes than were loaded");
+    assert!(rustix::io::pwrite(memory, &[1], 0).is_err());
+
+    let refused = bench.runner.unload(id(&lease)).await.unwrap_err();
+    assert!(matches!(refused, RunnerError::InUse { leases: 2, .. }), "{refused}");
+    drop(first);
+    bench.wait(|status| status.resident.iter().all(|resident| resident.leases == 1)).await;
+    drop(second);
+    bench.wait(|status| status.resident.iter().all(|resident| resident.leases == 0)).await;
+    bench.runner.unload(id(&lease)).await.unwrap();
+
+    // a lease ends with the process that holds the memory, and is none of the next one's
+    bench.load(&lease, &cancel).await.unwrap();
+    let held = bench.runner.share(id(&lease)).await.unwrap();
+    bench.runner.recycle("a test".to_owned()).await;
+    held.lease.lost().await;
+    bench.wait(|status| status.restarts_total == 1 && status.state == RunnerState::Ready).await;
+    bench.load(&lease, &cancel).await.unwrap();
+    drop(held);
+    bench.runner.unload(id(&lease)).await.unwrap();
+    bench.end().await;
+}
+
+/// A held runner has no process and says why; it gets one when it is released.
+#[tokio::test(flavor = "multi_thread")]
+async fn f30_a_held_runner_has_no_process_until_it_is_released() {
+    let bench = Bench::new(64 * MIB).await;
+    let lease = bench.component("held", MIB).await;
+    bench.runner.hold(Some("Xid 79".to_owned())).await;
+    let down = bench.wait(|status| status.state == RunnerState::Down { reason: "Xid 79".into() }).await;
+    assert_eq!((down.pid, down.resident.len()), (None, 0));
+    bench.runner.recycle("nothing to end".to_owned()).await;
+    bench.runner.hold(None).await;
+    bench.wait(|status| status.state == RunnerState::Ready).await;
+    bench.load(&lease, &CancellationToken::new()).await.unwrap();
     bench.end().await;
 }

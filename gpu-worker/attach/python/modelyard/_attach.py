@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._cuda import CudaArray, CudaError, CudaMemory
+
 if TYPE_CHECKING:
     import torch
 
@@ -81,18 +83,25 @@ class TensorInfo:
 
 
 class Attachment(Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]):
-    """The tensors of one component by name, as read-only numpy arrays over the agent's memory."""
+    """The tensors of one component by name, as read-only numpy arrays over the agent's memory.
 
-    def __init__(self, connection: sockets.socket, answer: dict[str, Any], memory: mmap.mmap) -> None:
+    On a CUDA device there are no numpy arrays: `torch()` gives tensors, `pointer()` addresses.
+    """
+
+    def __init__(self, connection: sockets.socket, answer: dict[str, Any], memory: mmap.mmap | CudaMemory) -> None:
         self._connection: sockets.socket | None = connection
-        self._memory: mmap.mmap | None = memory
+        self._memory: mmap.mmap | CudaMemory | None = memory
         self.model: str = answer["model"]
         self.component: str = answer["component"]
         self.component_id: str = answer["id"]
         self.digest: str = answer["digest"]
         self.nbytes: int = answer["bytes"]
-        #: Whether the weights were in RAM already.
+        #: Whether the weights were there already.
         self.was_resident: bool = answer["resident"]
+        #: `ram` or `vram`.
+        self.tier: str = answer["tier"]
+        #: The agent's name of the device, for `vram`.
+        self.device: str | None = answer.get("device")
         base = int(answer["offset"])
         self.tensors: dict[str, TensorInfo] = {
             entry["name"]: TensorInfo(
@@ -118,6 +127,13 @@ class Attachment(Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]):
         """The bytes of a tensor as they are, in one dimension."""
         return self._array(self.tensors[name], np.dtype("u1"))
 
+    def pointer(self, name: str) -> int:
+        """The address of a tensor on its CUDA device, in this process."""
+        memory = self._opened()
+        if not isinstance(memory, CudaMemory):
+            raise TypeError(f"`{name}` is in host memory: index the attachment, or use .bits({name!r})")
+        return memory.address + self.tensors[name].offset
+
     def torch(self) -> dict[str, torch.Tensor]:
         """All tensors as torch tensors over the same memory. They must not be written to."""
         import torch
@@ -125,10 +141,7 @@ class Attachment(Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]):
         return {info.name: self._tensor(info, torch) for info in self.tensors.values()}
 
     def close(self) -> None:
-        """Ends the lease. Arrays and tensors that are still held keep the memory."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        """Ends the lease. Arrays and tensors over host memory that are still held keep it; those on a CUDA device are void."""
         memory, self._memory = self._memory, None
         if memory is not None:
             try:
@@ -136,6 +149,13 @@ class Attachment(Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]):
             except BufferError:
                 # somebody still holds an array: the mapping goes with the last one
                 pass
+            except CudaError:
+                # the agent's process is gone, and the memory with it
+                pass
+        # the lease goes last: a device's memory must not be freed while it is open here
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def __enter__(self) -> Attachment:
         return self
@@ -148,10 +168,16 @@ class Attachment(Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]):
     def __repr__(self) -> str:
         return f"<Attachment {self.model}/{self.component}: {len(self)} tensors, {self.nbytes} bytes>"
 
-    def _open(self) -> mmap.mmap:
+    def _opened(self) -> mmap.mmap | CudaMemory:
         if self._memory is None:
             raise ValueError("the attachment is closed")
         return self._memory
+
+    def _open(self) -> mmap.mmap:
+        memory = self._opened()
+        if isinstance(memory, CudaMemory):
+            raise TypeError(f"the weights are on device `{self.device}`: use .torch() or .pointer(name)")
+        return memory
 
     def _array(self, info: TensorInfo, dtype: np.dtype[Any]) -> np.ndarray[Any, np.dtype[Any]]:
         count = info.nbytes // dtype.itemsize
@@ -164,6 +190,10 @@ class Attachment(Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]):
             raise TypeError(f"this torch has no type for {info.dtype} of `{info.name}`: use .bits({info.name!r})")
         if info.nbytes == 0:
             return torch.empty(info.shape, dtype=dtype)
+        memory = self._opened()
+        if isinstance(memory, CudaMemory):
+            there = CudaArray(memory.address + info.offset, info.nbytes)
+            return torch.as_tensor(there, device=f"cuda:{memory.ordinal}").view(dtype).reshape(info.shape)
         with warnings.catch_warnings():
             # torch says that the memory is read-only; it is meant to be
             warnings.simplefilter("ignore", UserWarning)
@@ -176,14 +206,16 @@ def attach(
     component: str | None = None,
     tier: str = "ram",
     *,
+    device: str | None = None,
     load: bool = True,
     wait_seconds: float = 600.0,
     socket: str | os.PathLike[str] | None = None,
 ) -> Attachment:
     """Attaches to a component of a model, by id or name.
 
-    `component` may be left out when the model has only one. Weights that are not in RAM are loaded first unless `load` is
-    false; `wait_seconds` bounds that. Raises `AttachError` with the agent's reason.
+    `component` may be left out when the model has only one. `tier` is `ram` or `vram`; `device` names a device of the host
+    for `vram`, any will do without it. Weights that are not there are loaded first unless `load` is false; `wait_seconds`
+    bounds that. Raises `AttachError` with the agent's reason.
     """
     path = os.fspath(socket) if socket is not None else os.environ.get(SOCKET_VARIABLE, DEFAULT_SOCKET)
     connection = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
@@ -193,7 +225,14 @@ def attach(
         except OSError as error:
             hint = "start the agent with --attach-socket"
             raise AttachError("unavailable", f"no agent serves `{path}`: {error.strerror}", hint) from error
-        wanted = {"model": model, "component": component, "tier": tier, "load": load, "wait_seconds": wait_seconds}
+        wanted = {
+            "model": model,
+            "component": component,
+            "tier": tier,
+            "device": device,
+            "load": load,
+            "wait_seconds": wait_seconds,
+        }
         _send(connection, {"attach": wanted})
         answer, descriptor = _receive(connection)
         if "error" in answer:
@@ -205,7 +244,14 @@ def attach(
         raise
 
 
-def _map(attached: dict[str, Any], descriptor: int | None) -> mmap.mmap:
+def _map(attached: dict[str, Any], descriptor: int | None) -> mmap.mmap | CudaMemory:
+    cuda = attached.get("cuda")
+    if cuda is not None:
+        try:
+            return CudaMemory(bytes(cuda["handle"]), cuda["uuid"])
+        except (CudaError, OSError) as error:
+            hint = "the program must see the device: the same driver, and CUDA_VISIBLE_DEVICES"
+            raise AttachError("unavailable", str(error), hint) from error
     if descriptor is None:
         raise AttachError("unavailable", "the agent sent no descriptor")
     try:

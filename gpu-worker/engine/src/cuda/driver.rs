@@ -1,14 +1,18 @@
 //! Whether there is a driver, and what it shows, without opening a device.
-#![expect(unsafe_code, reason = "loading the driver library and asking for an id are unsafe calls")]
+#![expect(unsafe_code, reason = "loading the driver library, asking for an id and for a handle are unsafe calls")]
 
 use std::mem::MaybeUninit;
 
 use cudarc::driver::{
     DriverError, result,
-    sys::{CUdevice, CUuuid, cuDeviceGetUuid_v2, is_culib_present},
+    sys::{
+        CUdevice, CUdeviceptr, CUipcMemHandle, CUuuid, cuDeviceGetUuid_v2, cuIpcGetMemHandle, cuMemGetAddressRange_v2,
+        is_culib_present,
+    },
 };
 
 use super::errors::answer;
+use crate::CudaShare;
 
 /// True when the driver library can be loaded. Nothing else of this module may be called before it said so:
 /// the bindings panic on a missing library.
@@ -37,6 +41,21 @@ pub(super) fn uuid(device: CUdevice) -> Result<String, DriverError> {
         uuid.assume_init()
     };
     Ok(uuid_text(&uuid.bytes.map(|byte| byte as u8)))
+}
+
+/// The handle of the allocation that holds this pointer, for other processes, and where in it the pointer is: the driver
+/// hands out whole blocks, and puts small allocations into one.
+pub(super) fn share(pointer: CUdeviceptr) -> Result<CudaShare, DriverError> {
+    let (mut base, mut bytes) = (0, 0);
+    let mut handle = MaybeUninit::<CUipcMemHandle>::uninit();
+    // SAFETY: the calls write to these places only, and the handle is whole when the second one succeeds.
+    let handle = unsafe {
+        cuMemGetAddressRange_v2(&mut base, &mut bytes, pointer).result()?;
+        cuIpcGetMemHandle(handle.as_mut_ptr(), pointer).result()?;
+        handle.assume_init()
+    };
+    let handle = handle.reserved.iter().map(|byte| *byte as u8).collect();
+    Ok(CudaShare { handle, offset: pointer.saturating_sub(base) })
 }
 
 /// `GPU-xxxxxxxx-xxxx-…`, as the vendor's tools write it.

@@ -27,7 +27,7 @@ pub(crate) use driver::{count, driver_present};
 use errors::failed;
 use staging::{Ring, wait_for};
 
-use crate::device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceMemory, SlabId, check_range};
+use crate::device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceMemory, Share, SlabId, check_range};
 
 /// A CUDA device.
 #[derive(Debug)]
@@ -182,6 +182,12 @@ impl Device for CudaDevice {
         self.synchronize()?;
         // SAFETY: the range lies in a live slab and the copy has ended when the call returns.
         unsafe { result::memcpy_dtoh_sync(out, slab.pointer + offset) }.map_err(failed("copying from the device"))
+    }
+
+    fn share(&mut self, slab: SlabId) -> Result<Share, DeviceError> {
+        let slab = self.slab(slab)?;
+        self.synchronize()?;
+        driver::share(slab.pointer).map(Share::Cuda).map_err(failed("sharing a slab"))
     }
 
     fn synchronize(&mut self) -> Result<(), DeviceError> {
