@@ -1,8 +1,8 @@
 //! The OpenAPI 3.1 document: what the handlers say, completed with what all of them have in common.
 
 use serde_json::{Map, Value, json};
-use shared::wire::Problem;
-use utoipa::{PartialSchema, ToSchema, openapi::OpenApi};
+use shared::wire::{OptimizeResult, Problem};
+use utoipa::{ToSchema, openapi::OpenApi};
 
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
@@ -19,7 +19,9 @@ pub(crate) fn document(generated: OpenApi) -> Value {
     document["security"] = json!([{}, { "bearer": [] }]);
     document["tags"] = tags();
     document["components"]["securitySchemes"] = json!({ "bearer": { "type": "http", "scheme": "bearer" } });
-    add_problem_schemas(&mut document["components"]["schemas"]);
+    // named in texts and answers that no handler returns as its body
+    add_schemas::<Problem>(&mut document["components"]["schemas"]);
+    add_schemas::<OptimizeResult>(&mut document["components"]["schemas"]);
     document["components"]["responses"]["Problem"] = json!({
         "description": "What went wrong",
         "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
@@ -46,9 +48,9 @@ fn tags() -> Value {
     ])
 }
 
-fn add_problem_schemas(schemas: &mut Value) {
-    let mut found = vec![(Problem::name().into_owned(), Problem::schema())];
-    Problem::schemas(&mut found);
+fn add_schemas<T: ToSchema>(schemas: &mut Value) {
+    let mut found = vec![(T::name().into_owned(), T::schema())];
+    T::schemas(&mut found);
     for (name, schema) in found {
         schemas[name.as_str()] = serde_json::to_value(schema).unwrap_or_default();
     }

@@ -8,8 +8,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     context::{one_device_form, panicked, surround},
     routes::{
-        cache, components, devices, events, evictions, hosts, jobs, meta, metadata, models, search, status, tensors,
-        validations, vram,
+        cache, components, devices, events, evictions, hosts, jobs, memory, meta, metadata, models, search, status,
+        tensors, validations, vram,
     },
     state::AppState,
 };
@@ -45,6 +45,9 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(hosts::get_one_host))
         .routes(routes!(hosts::drain_host))
         .routes(routes!(hosts::undrain_host))
+        .routes(routes!(memory::host_memory))
+        .routes(routes!(memory::optimize_host))
+        .routes(routes!(memory::optimize_device))
         // RAM
         .routes(routes!(cache::get_cache, cache::add_to_cache, cache::clear_cache))
         .routes(routes!(cache::get_cached, cache::remove_cached))

@@ -88,6 +88,10 @@ pub enum Command {
     /// Devices and what they hold.
     #[command(args_conflicts_with_subcommands = true, visible_alias = "device")]
     Devices(commands::devices::DevicesArgs),
+    /// Whose memory it is, on each host: RAM, devices, processes, with the system's own figures.
+    Memory(commands::memory::MemoryArgs),
+    /// Give memory of a host or device back until a goal is reached, or show how.
+    Optimize(commands::memory::OptimizeArgs),
     /// Hosts of the farm.
     #[command(args_conflicts_with_subcommands = true, visible_alias = "host")]
     Hosts(commands::hosts::HostsArgs),

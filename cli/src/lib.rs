@@ -47,6 +47,8 @@ async fn dispatch(cli: Cli, output: Output) -> Result<u8, CliError> {
         Command::Cache(command) => commands::cache::run(command, &client()?, output).await?,
         Command::Devices(args) => commands::devices::run(args, &client()?, output).await?,
         Command::Hosts(args) => commands::hosts::run(args, &client()?, output).await?,
+        Command::Memory(args) => commands::memory::memory(args, &client()?, output).await?,
+        Command::Optimize(args) => commands::memory::optimize(args, &client()?, output).await?,
         Command::Jobs(command) => commands::jobs::run(command, &client()?, output).await?,
         Command::Status(args) => commands::status::run(args, &client()?, output).await?,
         Command::Top(args) => top::run(args, &client()?, output).await?,

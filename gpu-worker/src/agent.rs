@@ -334,6 +334,7 @@ async fn watch_device(agent: Arc<Agent>, device: crate::context::Device) {
             _ = notes.changed() => {}
         }
         let now = status.borrow_and_update().restarts_total;
+        device.tier.prune(|| device.resident());
         if now > restarts {
             agent.metrics.runner_exits.with_label_values(&[&device.name]).inc_by(now - restarts);
             restarts = now;

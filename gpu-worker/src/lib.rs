@@ -3,8 +3,10 @@
 //! A claim travels: [`consumer`] (apalis) → [`attempt`] (supervised, fenced) → [`executors`] (one per job kind) →
 //! [`commit`] (one transaction). Beside it [`lease`] keeps or loses the right to do so, [`publisher`] tells what is
 //! resident, [`pressure`] and [`keeper`] take out of RAM what must or may go, [`runner`] is the process that owns a device,
-//! [`device_tier`] knows what is on it and for whom, and [`vitals`] watches how devices are.
+//! [`device_tier`] knows what is on it and for whom, and [`vitals`] watches how devices are. [`account`] says whose every byte
+//! is, [`optimize`] gives some back.
 
+pub mod account;
 pub mod agent;
 pub mod aliases;
 pub mod attach;
@@ -26,6 +28,7 @@ pub mod lease;
 pub mod load_request;
 pub mod memory;
 pub mod metrics;
+pub mod optimize;
 pub mod pressure;
 pub mod progress;
 pub mod publisher;

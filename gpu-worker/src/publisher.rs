@@ -20,6 +20,7 @@ use shared::{
 };
 
 use crate::{
+    account,
     audit::{self, Auditor},
     context::{Agent, Device},
     decisions::Decisions,
@@ -166,6 +167,9 @@ pub fn snapshot(agent: &Agent, draining: bool) -> HostSnapshot {
     let tier = agent.tier.snapshot();
     let stats = &tier.stats;
     let system_bytes = agent.tier.accounted_vs_system().map_or(0, |audit| audit.system_bytes);
+    // read once and let go: a second look under the first would wait for a writer that waits for the first
+    let pressure = pressure_view(&agent.pressure.borrow());
+    let memory_account = account::of_host(agent);
     let statuses: Vec<(&Device, RunnerStatus)> =
         agent.devices.values().map(|device| (device, device.runner.status().borrow().clone())).collect();
     let nvml = agent.vitals.view();
@@ -208,7 +212,8 @@ pub fn snapshot(agent: &Agent, draining: bool) -> HostSnapshot {
         nvml: nvml.as_ref().map(|view| vitals::nvml_status(view, &pids)),
         unaccounted: agent.unaccounted.borrow().clone(),
         ram_policy: Some(agent.tier.policy().as_str().to_owned()),
-        pressure: Some(pressure_view(&agent.pressure.borrow())),
+        pressure: Some(pressure),
+        memory: Some(memory_account),
         process_rss_bytes: memory::own_rss_bytes() + statuses.iter().map(|(_, status)| status.rss_bytes).sum::<u64>(),
     }
 }

@@ -66,6 +66,8 @@ async fn the_main_job_through_the_command() {
         ("hosts", "a"),
         ("cache ls", "small"),
         ("jobs ls", "load"),
+        ("memory", "a/cpu:0"),
+        ("optimize --device a/cpu:0 --free 1MiB --dry-run", "planned demote small/vae"),
         ("unload small", ""),
         ("load small --all", "a/cpu:0: succeeded"),
         ("unload small --force", "came back"),

@@ -25,6 +25,7 @@ mod main_job;
 mod memory;
 mod metadata;
 mod metadata_write;
+mod optimize;
 mod periodic;
 mod poison;
 mod pressure;

@@ -38,6 +38,7 @@ fn snapshot(row: &HostRow) -> HostSnapshot {
         unaccounted: Vec::new(),
         draining: false,
         process_rss_bytes: 0,
+        memory: None,
     }
 }
 

@@ -5,6 +5,7 @@ mod cache;
 mod hash;
 mod load;
 mod metadata_write;
+mod optimize;
 mod places;
 mod retry;
 mod scan;
@@ -15,7 +16,7 @@ mod validate;
 use shared::{
     db::Session,
     ids::{ComponentId, JobId},
-    job::{JobSpec, Keep, KeepAlive, NewJob, Target, ValidateLevel, enqueue::Needs},
+    job::{JobSpec, Keep, KeepAlive, NewJob, OptimizeArgs, Target, ValidateLevel, enqueue::Needs},
     wire::MetadataWriteRequest,
 };
 
@@ -50,6 +51,8 @@ pub(crate) enum Wanted {
     Validate { model: String, level: ValidateLevel, target: Target },
     /// Write what is known of a model into a side-car or a copy.
     MetadataWrite { model: String, wanted: MetadataWriteRequest, version: Option<i64>, target: Target },
+    /// Give memory back; the device, where one is meant, is the target.
+    Optimize { args: OptimizeArgs, target: Target },
     /// Do again what an ended job was asked to do.
     Again(JobId),
 }
@@ -194,6 +197,7 @@ async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decisi
             let subject = Subject::read(conn, model, None).await?;
             metadata_write::decide(view, &subject, wanted, *version, target)
         }
+        Wanted::Optimize { args, target } => optimize::decide(view, args, target),
         Wanted::Again(id) => Err(ApiError::conflict(format!("job {id} repeats another retry"))),
     }
 }

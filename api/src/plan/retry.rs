@@ -102,6 +102,10 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
             };
             Wanted::CacheRemove { what, target }
         }
+        JobSpec::Optimize(args) => {
+            let target = args.device.clone().map_or(target, Target::Device);
+            Wanted::Optimize { args, target }
+        }
         JobSpec::CacheKeep(args) => {
             let what = match (args.model, args.component) {
                 (Some(model), _) => Cached::Model(model.to_string()),

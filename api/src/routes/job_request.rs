@@ -5,7 +5,7 @@ use serde_json::Value;
 use shared::{
     config::nearest,
     ids::ComponentId,
-    job::{JobKind, Keep, KeepAlive, ValidateLevel, WriteForm, WritePart},
+    job::{JobKind, Keep, KeepAlive, OptimizeArgs, ValidateLevel, WriteForm, WritePart},
     wire::{JobRequest, MetadataWriteRequest},
 };
 
@@ -163,6 +163,13 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
         JobKind::CacheKeep => {
             let KeepArgs { model, component, protect, keep_alive } = parse_value("args", args)?;
             Wanted::CacheKeep { what: what(RemoveArgs { model, component })?, target, protect, keep_alive }
+        }
+        JobKind::Optimize => {
+            let args: OptimizeArgs = parse_value("args", args)?;
+            if args.device.is_some() {
+                return Err(ApiError::field("/args/device", "name the device as the target: `device:<host>/<device>`"));
+            }
+            Wanted::Optimize { args, target }
         }
         JobKind::CacheRemove => Wanted::CacheRemove { what: what(parse_value("args", args)?)?, target },
     };

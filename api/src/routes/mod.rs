@@ -8,6 +8,7 @@ pub(crate) mod evictions;
 pub(crate) mod hosts;
 mod job_request;
 pub(crate) mod jobs;
+pub(crate) mod memory;
 pub(crate) mod meta;
 pub(crate) mod metadata;
 pub(crate) mod models;

@@ -81,5 +81,10 @@ pub(crate) fn show(device: &DeviceView, output: Output) -> Result<(), CliError> 
         facts.extend(vitals::facts(vitals));
     }
     output.facts(&facts)?;
-    output.section("resident", &device.resident, &RESIDENT, "nothing", resident_row)
+    let header = [&RESIDENT[..], &["NEEDED BY"]].concat();
+    output.section("resident", &device.resident, &header, "nothing", |resident| {
+        let mut row = resident_row(resident);
+        row.push(joined(&resident.needed_by));
+        row
+    })
 }

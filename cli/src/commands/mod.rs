@@ -8,6 +8,7 @@ pub(crate) mod evictions;
 pub(crate) mod hosts;
 pub(crate) mod jobs;
 pub(crate) mod load;
+pub(crate) mod memory;
 pub(crate) mod meta;
 pub(crate) mod models;
 mod outcome;

@@ -1,10 +1,16 @@
 //! What a job's result says beyond that it succeeded: what stayed and for whom, what came back.
 
+use serde::Deserialize;
 use serde_json::Value;
-use shared::bytes::ByteSize;
+use shared::{bytes::ByteSize, wire::OptimizeResult};
+
+use super::memory;
 
 /// Lines for a person; none when the result holds nothing of the kind.
 pub(super) fn notes(result: &Value) -> Vec<String> {
+    if let Ok(plan) = OptimizeResult::deserialize(result) {
+        return memory::notes(&plan);
+    }
     let mut notes = Vec::new();
     for part in list(result, "stays") {
         let for_whom: Vec<&str> = list(part, "needed_by").filter_map(Value::as_str).collect();

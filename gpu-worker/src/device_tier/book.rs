@@ -164,6 +164,13 @@ impl Book {
         }
     }
 
+    /// Drops the notes of copies that are not on the device any more.
+    pub(super) fn prune(&mut self, copies: &[DeviceResident]) {
+        self.notes.retain(|component, note| {
+            copies.iter().any(|copy| copy.component == *component && copy.since == note.since)
+        });
+    }
+
     pub(super) fn forget_model(&mut self, model: ModelId, component: ComponentId) {
         if let Some(note) = self.notes.get_mut(&component) {
             note.models.remove(&model);
@@ -238,6 +245,8 @@ mod tests {
         assert!(book.note(&later, at(1)).models.is_empty());
         book.forget_model(model, b);
         assert!(book.of(&copy(b, now)).is_some_and(|note| note.models.is_empty()));
+        book.prune(&[copy(b, now)]);
+        assert_eq!(book.notes.keys().collect::<Vec<_>>(), [&b]);
     }
 
     #[test]

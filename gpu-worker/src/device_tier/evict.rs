@@ -154,20 +154,27 @@ async fn carry_out(agent: &Agent, device: &Device, mut draft: Draft, plan: Plan)
     freed_bytes
 }
 
-/// Has the runner free a copy; on return its bytes are back.
+/// Has the runner free a copy; on return its bytes are back. Where somebody else is at it, they count the bytes.
 async fn out(device: &Device, component: ComponentId, protected_too: bool) -> Result<u64, Refused> {
-    let copies = device.resident();
-    let Some(copy) = copies.iter().find(|copy| copy.component == component) else { return Ok(0) };
-    let name = || device.id.clone();
-    // the lock ends with this statement: nothing is awaited under it
-    let left = device.tier.book().leave(copy, protected_too, device.tier.uptime());
-    match left {
-        Ok(()) => {}
-        Err(Stays::Leased(by)) => return Err(Refused::Leased { component, device: name(), by }),
-        Err(Stays::Protected) => return Err(Refused::Protected { component, device: name() }),
-        // whoever takes it off counts its bytes
-        Err(Stays::Leaving) => return Ok(0),
+    loop {
+        let mut changes = device.tier.changes();
+        let copies = device.resident();
+        let Some(copy) = copies.iter().find(|copy| copy.component == component) else { return Ok(0) };
+        let name = || device.id.clone();
+        // the lock ends with this statement: nothing is awaited under it
+        let left = device.tier.book().leave(copy, protected_too, device.tier.uptime());
+        match left {
+            Ok(()) => return free(device, component).await,
+            Err(Stays::Leased(by)) => return Err(Refused::Leased { component, device: name(), by }),
+            Err(Stays::Protected) => return Err(Refused::Protected { component, device: name() }),
+            // the tier lives as long as the device here: this never errs
+            Err(Stays::Leaving) => drop(changes.changed().await),
+        }
     }
+}
+
+/// A copy that is marked as leaving: gone, or there again.
+async fn free(device: &Device, component: ComponentId) -> Result<u64, Refused> {
     let mut leaving = Leaving { tier: &device.tier, component, gone: false };
     match device.runner.unload(component).await {
         Ok(bytes) => {

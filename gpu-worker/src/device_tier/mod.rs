@@ -140,6 +140,13 @@ impl DeviceTier {
         self.book().hand_over(from, to, self.uptime());
     }
 
+    /// Forgets what is noted of copies that are not among those on the device now.
+    pub fn prune(&self, on_device: impl Fn() -> Vec<DeviceResident>) {
+        // looked at under the lock: a copy that is noted was there before, and is there unless it has gone since
+        let mut book = self.book();
+        book.prune(&on_device());
+    }
+
     /// Decisions after `seq`, oldest first; the last few hundred are kept.
     pub fn decisions_after(&self, seq: u64) -> Vec<Decision> {
         self.decisions().after(seq)

@@ -7,6 +7,7 @@ mod keep;
 mod load;
 mod metadata_write;
 mod model;
+mod optimize;
 mod scan;
 mod unload;
 mod validate;
@@ -43,5 +44,6 @@ pub async fn execute(agent: &Arc<Agent>, spec: JobSpec, attempt: &Attempt) -> Re
         JobSpec::Hash(args) => hash::run(agent, args, attempt).await,
         JobSpec::Validate(args) => validate::run(agent, args, attempt).await,
         JobSpec::MetadataWrite(args) => metadata_write::run(agent, args, attempt).await,
+        JobSpec::Optimize(args) => optimize::run(agent, args, attempt).await,
     }
 }

@@ -164,7 +164,7 @@ fn presence(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<
             let there = job.root.as_ref().map_or(!roots.is_empty(), |root| roots.contains(root));
             (!there).then_some(Obstacle::RootAbsent)
         }
-        JobKind::Unload | JobKind::CacheRemove | JobKind::CacheKeep => None,
+        JobKind::Unload | JobKind::CacheRemove | JobKind::CacheKeep | JobKind::Optimize => None,
     }
 }
 

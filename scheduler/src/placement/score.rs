@@ -60,6 +60,7 @@ pub(super) fn ram_bytes(job: &PendingJob, place: &Place<'_>) -> u64 {
         | JobKind::Hash
         | JobKind::Validate
         | JobKind::MetadataWrite
+        | JobKind::Optimize
         | JobKind::Unload
         | JobKind::CacheRemove
         | JobKind::CacheKeep => 0,

@@ -21,8 +21,8 @@ pub mod write;
 pub use enqueue::{Enqueued, NewJob, enqueue};
 pub use keep::{Keep, KeepAlive};
 pub use spec::{
-    CacheAddArgs, CacheKeepArgs, CacheRemoveArgs, HashArgs, JobKind, JobSpec, Lane, LoadArgs, ScanArgs, UnloadArgs,
-    ValidateArgs, ValidateLevel,
+    CacheAddArgs, CacheKeepArgs, CacheRemoveArgs, HashArgs, JobKind, JobSpec, Lane, LoadArgs, OptimizeArgs, ScanArgs,
+    UnloadArgs, ValidateArgs, ValidateLevel,
 };
 pub use state::JobState;
 pub use target::Target;

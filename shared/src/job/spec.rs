@@ -53,11 +53,13 @@ pub enum JobKind {
     Validate,
     /// Write what is known of a model into a side-car or a copy.
     MetadataWrite,
+    /// Give memory back until a goal is reached.
+    Optimize,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Scan,
         Self::Load,
         Self::Unload,
@@ -67,6 +69,7 @@ impl JobKind {
         Self::Hash,
         Self::Validate,
         Self::MetadataWrite,
+        Self::Optimize,
     ];
 
     /// The stable name.
@@ -81,6 +84,7 @@ impl JobKind {
             Self::Hash => "hash",
             Self::Validate => "validate",
             Self::MetadataWrite => "metadata_write",
+            Self::Optimize => "optimize",
         }
     }
 
@@ -94,7 +98,8 @@ impl JobKind {
             | Self::CacheKeep
             | Self::Hash
             | Self::Validate
-            | Self::MetadataWrite => Lane::Host,
+            | Self::MetadataWrite
+            | Self::Optimize => Lane::Host,
         }
     }
 }
@@ -272,6 +277,24 @@ pub struct ValidateArgs {
     pub level: ValidateLevel,
 }
 
+/// Arguments of `optimize`: at most one goal; with none, the configured headroom of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizeArgs {
+    /// The memory of this device; that of the host when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// So many bytes are to come back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_bytes: Option<u64>,
+    /// So many bytes are to be free afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headroom_bytes: Option<u64>,
+    /// Only say what would be done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
 /// A kind together with its arguments.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "kind", content = "args", rename_all = "snake_case")]
@@ -294,6 +317,8 @@ pub enum JobSpec {
     Validate(ValidateArgs),
     /// See [`JobKind::MetadataWrite`].
     MetadataWrite(MetadataWriteArgs),
+    /// See [`JobKind::Optimize`].
+    Optimize(OptimizeArgs),
 }
 
 /// Arguments in the database that this build cannot read: fails that job, never the queue.
@@ -325,6 +350,7 @@ impl JobSpec {
             Self::Hash(_) => JobKind::Hash,
             Self::Validate(_) => JobKind::Validate,
             Self::MetadataWrite(_) => JobKind::MetadataWrite,
+            Self::Optimize(_) => JobKind::Optimize,
         }
     }
 
@@ -343,6 +369,7 @@ impl JobSpec {
             Self::Hash(args) => serde_json::to_value(args),
             Self::Validate(args) => serde_json::to_value(args),
             Self::MetadataWrite(args) => serde_json::to_value(args),
+            Self::Optimize(args) => serde_json::to_value(args),
         }
     }
 
@@ -370,6 +397,7 @@ impl JobSpec {
             Self::Validate(args) => Some(args.model),
             Self::MetadataWrite(args) => Some(args.model),
             Self::Scan(args) => args.model,
+            Self::Optimize(_) => None,
         }
     }
 
@@ -402,8 +430,8 @@ impl JobSpec {
                 (None, Some(component)) => format!("cache_remove/{component}/{target}"),
                 (None, None) => format!("cache_remove/*/{target}"),
             },
-            // what was said last holds: no two such requests are one
-            Self::CacheKeep(_) => return None,
+            // what was said last holds, and bytes asked for twice are twice the bytes: no two such requests are one
+            Self::CacheKeep(_) | Self::Optimize(_) => return None,
             Self::Hash(args) => match (&args.model, &args.root) {
                 (Some(model), _) => format!("hash/{model}/{target}"),
                 (None, root) => format!("hash/root/{}/{target}", root.as_deref().unwrap_or("*")),

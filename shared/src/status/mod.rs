@@ -1,6 +1,7 @@
 //! Live status in Redis: the one place for its keys. A view that may vanish (G9): writers never fail because of it,
 //! readers say `stale` when it is old or gone.
 
+mod memory;
 pub mod snapshot;
 mod vitals;
 
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use redis::{AsyncCommands, aio::ConnectionManager};
 
+pub use memory::{HostMemory, ProcessMemory, SystemMemory, TierMemory};
 pub use snapshot::{
     AgeCount, CacheStats, DeviceSnapshot, Entry, EvictedCounts, EvictionStanding, HostSnapshot, LiveProgress,
     MemoryPressure, RootWatch, RunningJob,

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{DeviceVitals, NvmlStatus, Unaccounted};
+use super::{DeviceVitals, HostMemory, NvmlStatus, Unaccounted};
 use crate::ids::{ComponentId, Incarnation, JobId, ModelId};
 
 /// The whole host at one moment.
@@ -44,6 +44,9 @@ pub struct HostSnapshot {
     pub unaccounted: Vec<Unaccounted>,
     /// Resident memory of agent and runners as the system reports it, in bytes.
     pub process_rss_bytes: u64,
+    /// Every byte by its owner.
+    #[serde(default)]
+    pub memory: Option<HostMemory>,
 }
 
 /// How a root is watched.

@@ -4,6 +4,7 @@ mod cache;
 mod components;
 mod farm;
 mod jobs;
+mod memory;
 mod metadata;
 mod models;
 mod problem;
@@ -18,6 +19,7 @@ pub use jobs::{
     AttemptView, CacheRequest, EventView, JobDetail, JobRequest, JobView, LoadRequest, MultiLoadRequest, Progress,
     UnloadRequest,
 };
+pub use memory::{HostMemoryView, OptimizeAction, OptimizeRequest, OptimizeResult};
 pub use metadata::{
     Detected, MetadataChange, MetadataView, MetadataWriteRequest, Overrides, SearchRequest, UserMetadata,
 };

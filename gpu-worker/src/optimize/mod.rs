@@ -1,0 +1,6 @@
+//! Giving memory back under a goal: survey what there is ([`survey`]), plan ([`plan`]), act, survey again.
+
+pub mod plan;
+#[cfg(test)]
+mod properties;
+pub mod survey;
