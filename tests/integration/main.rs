@@ -34,6 +34,7 @@ mod rescan;
 mod retries;
 mod search;
 mod search_plans;
+mod search_reference;
 mod shared_components;
 mod soak;
 mod startup;

@@ -230,7 +230,8 @@ pub(super) async fn page_of_models(
     cursor: Option<&str>,
 ) -> Result<(Vec<ListedModel>, Option<String>), ApiError> {
     let Question { mut filter, text } = question;
-    let binding = format!("models {text:?} {filter:?}");
+    // the number is that of the form of `Resume`
+    let binding = format!("models 2 {text:?} {filter:?}");
     match cursor {
         Some(cursor) => {
             let Position { value, id } = state.cursors.read(&binding, cursor)?;

@@ -8,6 +8,7 @@ mod latency;
 mod library;
 mod measure;
 mod plan;
+mod processor;
 mod questions;
 mod report;
 #[path = "../server.rs"]

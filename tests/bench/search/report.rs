@@ -14,9 +14,11 @@ pub(crate) struct Row {
     pub rows: f64,
     /// Reading of the text, the page, and the components of its models.
     pub latency: Latency,
+    /// Processor time of the database for it.
+    pub database: Latency,
     /// Tables that a plan reads as a whole.
     pub whole_tables: Vec<String>,
-    /// One plan.
+    /// The plan of the slowest question.
     pub plan: Vec<String>,
 }
 
@@ -49,10 +51,15 @@ impl Report {
     pub(crate) fn print(&self, plans: bool) {
         let Self { machine, postgres, models, best_of, .. } = self;
         println!("Search: {machine}; Postgres {postgres}; {models} models; best of {best_of}");
-        println!("\n| question | rows | p50 ms | p95 ms | p99 ms | slowest ms |\n|---|---|---|---|---|---|");
-        for Row { kind, rows, latency, .. } in &self.rows {
+        println!(
+            "\n| question | rows | p50 ms | p95 ms | p99 ms | slowest ms | database p50 | p99 | slowest |\n|---|---|---|---|---|---|---|---|---|"
+        );
+        for Row { kind, rows, latency, database, .. } in &self.rows {
+            let Latency { p50_ms: used, p99_ms: most, max_ms: all, .. } = database;
             let Latency { p50_ms, p95_ms, p99_ms, max_ms, .. } = latency;
-            println!("| {kind} | {rows:.0} | {p50_ms:.1} | {p95_ms:.1} | {p99_ms:.1} | {max_ms:.1} |");
+            println!(
+                "| {kind} | {rows:.0} | {p50_ms:.1} | {p95_ms:.1} | {p99_ms:.1} | {max_ms:.1} | {used:.1} | {most:.1} | {all:.1} |"
+            );
         }
         for row in self.rows.iter().filter(|row| plans || !row.whole_tables.is_empty()) {
             println!("\n{}: reads whole: {:?}\n```\n{}\n```", row.kind, row.whole_tables, row.plan.join("\n"));

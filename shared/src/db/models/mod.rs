@@ -4,13 +4,17 @@ mod component_list;
 mod components;
 mod free_names;
 mod known;
+mod listed;
 mod metadata;
+mod near;
 mod read;
 mod scan;
 mod search;
 mod statement;
 mod tensors;
 mod text;
+mod way;
+mod words;
 mod write;
 
 pub use component_list::{ComponentFilter, SharedComponent, list_components, shared_component};
@@ -22,6 +26,7 @@ pub use scan::{FoundComponent, FoundModel, ScanCounts, record_scan, root_missing
 pub use search::{ListedModel, ModelFilter, ModelSort, explain, list, listed};
 pub use tensors::{ListedTensor, TensorFilter, TensorRow, list_tensors, set_tensors, without_tensors};
 pub use text::{MOST_WORDS, RANKED_MOST, Reading, understand, words_of};
+pub use way::Way;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

@@ -1,9 +1,14 @@
 //! Lists of models: filters, text, order, keyset pages, all over the read model `model_search`.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection, PgExecutor};
+use sqlx::{FromRow, PgConnection, PgExecutor, Postgres, QueryBuilder, postgres::PgRow};
 
-use super::{ModelRow, statement::statement, text::Reading};
+use super::{
+    ModelRow,
+    statement::{Wanted, push_index_of_facts, statement},
+    text::Reading,
+    way::{self, Way, through_indexes},
+};
 use crate::{db::DbError, ids::ModelId};
 
 /// What to list; absent or empty means any.
@@ -150,23 +155,84 @@ pub struct ListedModel {
 /// # Errors
 /// Database errors.
 pub async fn list(conn: &mut PgConnection, filter: &ModelFilter, limit: i64) -> Result<Vec<ListedModel>, DbError> {
-    if let Some(text) = &filter.text {
-        text.prepare(conn).await?;
+    let mut way = way::first(filter);
+    loop {
+        let asked = asked(conn, filter, way).await?;
+        let wanted = Wanted { filter, asked: asked.as_deref(), limit };
+        let page: Vec<ListedModel> = found(conn, statement("", wanted, way), way).await?;
+        match next(conn, filter, way, page.len(), limit).await? {
+            Some(another) => way = another,
+            None => return Ok(page),
+        }
     }
-    // planned for these very values: a plan that suits every filter suits none
-    Ok(statement("", filter, limit).build_query_as().persistent(false).fetch_all(conn).await?)
 }
 
-/// How Postgres would find a page: its plan with times, line by line.
+/// Where to go on after a page of so many rows.
+async fn next(
+    conn: &mut PgConnection,
+    filter: &ModelFilter,
+    way: Way,
+    rows: usize,
+    limit: i64,
+) -> Result<Option<Way>, DbError> {
+    let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+    let models = if rows < limit && way::counts(filter, way) { Some(with_facts(conn, filter).await?) } else { None };
+    Ok(way::next(filter, way, rows, limit, models))
+}
+
+/// How many models have the facts that are asked for; the index alone can tell.
+async fn with_facts(conn: &mut PgConnection, filter: &ModelFilter) -> Result<i64, DbError> {
+    let mut query = QueryBuilder::new("select count(*) from model_search s where true");
+    push_index_of_facts(&mut query, filter);
+    let mut tx = through_indexes(conn).await?;
+    let models = query.build_query_scalar().persistent(false).fetch_one(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(models)
+}
+
+/// Rows of a statement, planned for these very values: a plan that suits every filter suits none.
+async fn found<T>(conn: &mut PgConnection, mut statement: QueryBuilder<Postgres>, way: Way) -> Result<Vec<T>, DbError>
+where
+    T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+{
+    let query = statement.build_query_as().persistent(false);
+    if way != Way::Collect {
+        return Ok(query.fetch_all(conn).await?);
+    }
+    let mut tx = through_indexes(conn).await?;
+    let rows = query.fetch_all(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(rows)
+}
+
+/// The filter's text as a query of documents, for an index or for rows.
+async fn asked(conn: &mut PgConnection, filter: &ModelFilter, way: Way) -> Result<Option<String>, DbError> {
+    match &filter.text {
+        Some(text) if way == Way::Collect && text.found.is_none() => Ok(Some(text.query(conn).await?)),
+        text => Ok(text.as_ref().map(Reading::query_of_rows)),
+    }
+}
+
+/// How Postgres would find a page: the plan of each way that it is looked for, with times, line by line.
 ///
 /// # Errors
 /// Database errors.
-pub async fn explain(conn: &mut PgConnection, filter: &ModelFilter, limit: i64) -> Result<Vec<String>, DbError> {
-    if let Some(text) = &filter.text {
-        text.prepare(conn).await?;
+pub async fn explain(
+    conn: &mut PgConnection,
+    filter: &ModelFilter,
+    limit: i64,
+) -> Result<Vec<(Way, Vec<String>)>, DbError> {
+    let mut plans = Vec::new();
+    let mut way = Some(way::first(filter));
+    while let Some(tried) = way {
+        let asked = asked(conn, filter, tried).await?;
+        let wanted = Wanted { filter, asked: asked.as_deref(), limit };
+        let plan = found(conn, statement("explain (analyze, buffers, costs off) ", wanted, tried), tried).await?;
+        plans.push((tried, plan.into_iter().map(|(line,)| line).collect()));
+        let page: Vec<ListedModel> = found(conn, statement("", wanted, tried), tried).await?;
+        way = next(conn, filter, tried, page.len(), limit).await?;
     }
-    let mut statement = statement("explain (analyze, buffers, costs off) ", filter, limit);
-    Ok(statement.build_query_scalar().persistent(false).fetch_all(conn).await?)
+    Ok(plans)
 }
 
 /// One model as lists show it.

@@ -2,45 +2,126 @@
 
 use sqlx::{Postgres, QueryBuilder};
 
-use super::search::{ModelFilter, ModelSort};
+use super::{
+    search::{ModelFilter, ModelSort},
+    way::Way,
+};
 
 const COLUMNS: &str = "s.model_id, s.name, s.title, s.type, s.base, s.format, s.variant, s.prediction, s.size_bytes, s.state, \
                        s.reason, s.tags, s.created_at, s.updated_at, s.verdict, s.verdict_stale";
 
+/// What a model is and has, as the index `model_search_found` knows it.
+const FACTS: &str = "model_search_facts(s.tags, s.kinds, s.hosts, s.type, s.base, s.format, s.variant, s.prediction, s.state, s.judged)";
+
 /// Parts of names from this length on have trigrams; shorter ones are taken for beginnings.
 const TRIGRAM: usize = 3;
 
+/// A page that is looked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'w> {
+    /// Which models, in which order.
+    pub(super) filter: &'w ModelFilter,
+    /// The text of the filter as a query of documents.
+    pub(super) asked: Option<&'w str>,
+    /// Rows of the page.
+    pub(super) limit: i64,
+}
+
 /// The statement, after `prefix`. The keys come first, because indexes alone can give them: a row is visited when it is shown.
-pub(super) fn statement(prefix: &str, filter: &ModelFilter, limit: i64) -> QueryBuilder<Postgres> {
+pub(super) fn statement(prefix: &str, wanted: Wanted<'_>, way: Way) -> QueryBuilder<Postgres> {
+    let Wanted { filter, limit, .. } = wanted;
+    let (sort, descending) = filter.order();
     let mut query = QueryBuilder::new(prefix);
-    query.push("select ").push(COLUMNS).push(", k.rank from (select * from (select s.model_id, ");
+    query.push("select ").push(COLUMNS).push(", k.rank from (select * from (");
+    push_found(&mut query, wanted, way);
+    query.push(") s");
+    if sort == ModelSort::Rank {
+        push_after(&mut query, filter, " where ");
+    }
+    push_order(&mut query, "s", sort, descending);
+    query.push(" limit ").push_bind(limit).push(") k join model_search s using (model_id)");
+    push_order(&mut query, "k", sort, descending);
+    query
+}
+
+/// The keys of what passes, in the order of nothing.
+fn push_found(query: &mut QueryBuilder<Postgres>, wanted: Wanted<'_>, way: Way) {
+    let Wanted { filter, asked, .. } = wanted;
+    let (sort, _) = filter.order();
+    query.push("select s.model_id, ");
     match &filter.text {
-        Some(text) => text.push_rank(&mut query),
+        Some(text) => text.push_rank(query),
         None => {
             query.push("null::float8");
         }
     }
     query.push(" as rank");
-    let (sort, descending) = filter.order();
     if sort != ModelSort::Rank {
         query.push(", s.").push(sort.column().0);
     }
-    query.push(" from model_search s where true");
-    push_facts(&mut query, filter);
-    push_relations(&mut query, filter);
-    if let Some(text) = &filter.text {
-        text.push_condition(&mut query);
+    push_source(query, filter, way);
+    push_facts(query, filter);
+    push_relations(query, filter);
+    match (filter.text.as_ref().and_then(|text| text.found.as_ref()), asked) {
+        (Some(found), _) => {
+            query.push(" and s.model_id = any(").push_bind(found.clone()).push(")");
+        }
+        (None, Some(asked)) => {
+            query.push(" and s.document @@ ").push_bind(asked.to_owned()).push("::text::tsquery");
+        }
+        (None, None) => {}
     }
-    query.push(") s");
-    push_page(&mut query, filter, limit);
-    query.push(") k join model_search s using (model_id)");
-    push_order(&mut query, "k", sort, descending);
-    query
+    if way == Way::Collect {
+        // a fence: the planner is not to walk the order instead
+        query.push(" offset 0");
+    }
 }
 
-/// Conditions on the row itself.
-fn push_facts(query: &mut QueryBuilder<Postgres>, filter: &ModelFilter) {
-    let lists = [
+/// The models that are looked at, after the last page: a piece of the list, or what the index of facts has.
+fn push_source(query: &mut QueryBuilder<Postgres>, filter: &ModelFilter, way: Way) {
+    let (sort, descending) = filter.order();
+    if matches!(way, Way::Walk(_) | Way::WalkAll) {
+        query.push(" from (select * from model_search s where true");
+        push_after(query, filter, " and ");
+        push_order(query, "s", sort, descending);
+        if let Way::Walk(models) = way {
+            query.push(" limit ").push_bind(models);
+        }
+        query.push(") s where true");
+        return;
+    }
+    query.push(" from model_search s where true");
+    if sort != ModelSort::Rank {
+        push_after(query, filter, " and ");
+    }
+    if filter.text.as_ref().is_none_or(|text| text.found.is_none()) {
+        push_index_of_facts(query, filter);
+    }
+}
+
+/// Equal facts once more, as the index that has them together knows them.
+pub(super) fn push_index_of_facts(query: &mut QueryBuilder<Postgres>, filter: &ModelFilter) {
+    let mut all: Vec<String> = filter.tags.iter().chain(&filter.host).cloned().collect();
+    let mut any_of: Vec<Vec<String>> = Vec::new();
+    for (column, values) in lists(filter) {
+        match values.as_deref() {
+            Some([only]) => all.push(format!("{column}:{only}")),
+            Some(several) => any_of.push(several.iter().map(|value| format!("{column}:{value}")).collect()),
+            None => {}
+        }
+    }
+    any_of.extend(filter.components.clone());
+    if !all.is_empty() {
+        query.push(" and ").push(FACTS).push(" @> ").push_bind(all);
+    }
+    for some in any_of {
+        query.push(" and ").push(FACTS).push(" && ").push_bind(some);
+    }
+}
+
+/// Columns of which one of several values is asked for.
+fn lists(filter: &ModelFilter) -> [(&'static str, &Option<Vec<String>>); 7] {
+    [
         ("type", &filter.types),
         ("base", &filter.bases),
         ("format", &filter.formats),
@@ -48,8 +129,12 @@ fn push_facts(query: &mut QueryBuilder<Postgres>, filter: &ModelFilter) {
         ("prediction", &filter.predictions),
         ("state", &filter.states),
         ("judged", &filter.verdicts),
-    ];
-    for (column, values) in lists {
+    ]
+}
+
+/// Conditions on the row itself.
+fn push_facts(query: &mut QueryBuilder<Postgres>, filter: &ModelFilter) {
+    for (column, values) in lists(filter) {
         if let Some(values) = values {
             query.push(" and s.").push(column);
             push_values(query, values);
@@ -62,6 +147,12 @@ fn push_facts(query: &mut QueryBuilder<Postgres>, filter: &ModelFilter) {
     }
     if !filter.tags.is_empty() {
         query.push(" and s.tags @> ").push_bind(filter.tags.clone());
+    }
+    if let Some(host) = &filter.host {
+        query.push(" and s.hosts @> array[").push_bind(host.clone()).push("::text]");
+    }
+    if let Some(kinds) = &filter.components {
+        query.push(" and s.kinds && ").push_bind(kinds.clone());
     }
     if let Some(part) = &filter.name_contains {
         push_part(query, part);
@@ -83,11 +174,15 @@ fn push_part(query: &mut QueryBuilder<Postgres>, part: &str) {
     if part.chars().count() < TRIGRAM {
         // after every text that begins with it, and before all others
         let end = format!("{part}{}", char::MAX);
-        query.push(" and lower(s.name) collate \"C\" >= lower(").push_bind(part.to_owned()).push(") and ");
-        query.push("lower(s.name) collate \"C\" < lower(").push_bind(end).push(")");
+        query
+            .push(" and s.folded >= lower(")
+            .push_bind(part.to_owned())
+            .push(") and s.folded < lower(")
+            .push_bind(end)
+            .push(")");
         return;
     }
-    query.push(" and s.name ilike ").push_bind(format!("%{}%", literal(part)));
+    query.push(" and s.folded like lower(").push_bind(format!("%{}%", literal(part))).push(")");
 }
 
 /// A text in which nothing is a pattern.
@@ -108,13 +203,6 @@ fn push_hash(query: &mut QueryBuilder<Postgres>, hash: &str) {
 
 /// Conditions on what belongs to the model.
 fn push_relations(query: &mut QueryBuilder<Postgres>, filter: &ModelFilter) {
-    if let Some(host) = &filter.host {
-        query.push(" and exists (select 1 from model_locations l where l.model_id = s.model_id and l.host = ");
-        query.push_bind(host.clone()).push(")");
-    }
-    if let Some(kinds) = &filter.components {
-        push_components(query, kinds, filter.order().0);
-    }
     if let Some(tier) = &filter.resident {
         query.push(
             " and exists (select 1 from residency r join model_components p on p.component_id = r.component_id
@@ -125,31 +213,18 @@ fn push_relations(query: &mut QueryBuilder<Postgres>, filter: &ModelFilter) {
     }
 }
 
-/// What a model holds goes with its size and often with its age: a walk in such an order may meet none for long, so it asks a
-/// set that was made once (`is true` keeps it from becoming a join). Names say nothing of it, so a few look-ups do.
-fn push_components(query: &mut QueryBuilder<Postgres>, kinds: &[String], sort: ModelSort) {
-    let (begin, end) = match sort {
-        ModelSort::Name | ModelSort::Rank => {
-            (" and exists (select 1 from model_components p where p.model_id = s.model_id and p.kind", ")")
-        }
-        ModelSort::Size | ModelSort::Created | ModelSort::Updated => {
-            (" and (s.model_id in (select p.model_id from model_components p where p.kind", ")) is true")
-        }
-    };
-    query.push(begin);
-    push_values(query, kinds);
-    query.push(end);
-}
-
-fn push_page(query: &mut QueryBuilder<Postgres>, filter: &ModelFilter, limit: i64) {
+/// What follows the last row of the page before.
+fn push_after(query: &mut QueryBuilder<Postgres>, filter: &ModelFilter, before: &str) {
     let (sort, descending) = filter.order();
     let (column, kind) = sort.column();
     if let Some((value, id)) = &filter.after {
-        query.push(" where (s.").push(column).push(", s.model_id)").push(if descending { " < (" } else { " > (" });
+        query.push(before).push("(s.").push(column).push(", s.model_id)").push(if descending {
+            " < ("
+        } else {
+            " > ("
+        });
         query.push_bind(value.clone()).push("::text::").push(kind).push(", ").push_bind(*id).push("::text)");
     }
-    push_order(query, "s", sort, descending);
-    query.push(" limit ").push_bind(limit);
 }
 
 fn push_order(query: &mut QueryBuilder<Postgres>, of: &str, sort: ModelSort, descending: bool) {
@@ -163,9 +238,13 @@ mod tests {
     use super::*;
     use crate::ids::ModelId;
 
+    fn sql(filter: &ModelFilter, way: Way) -> String {
+        statement("", Wanted { filter, asked: None, limit: 10 }, way).sql().as_str().to_owned()
+    }
+
     #[test]
     fn only_what_is_asked_for_is_in_the_statement() {
-        let plain = statement("", &ModelFilter::default(), 10).sql().as_str().to_owned();
+        let plain = sql(&ModelFilter::default(), Way::Free);
         assert!(!plain.contains(" and ") && plain.contains("order by s.name asc, s.model_id asc limit $1)"), "{plain}");
         let filter = ModelFilter {
             types: Some(vec!["vae".into()]),
@@ -176,9 +255,16 @@ mod tests {
             after: Some(("7".into(), ModelId::generate())),
             ..ModelFilter::default()
         };
-        let sql = statement("", &filter, 10).sql().as_str().to_owned();
-        assert!(sql.contains("s.type = $1 and s.base = any($2)") && sql.contains("s.sha256 < $4"), "{sql}");
-        assert!(sql.contains("(s.size_bytes, s.model_id) < ($9::text::bigint, $10::text)"), "{sql}");
+        let collect = sql(&filter, Way::Collect);
+        assert!(collect.contains("(s.size_bytes, s.model_id) < ($1::text::bigint, $2::text)"), "{collect}");
+        assert!(collect.contains("s.judged) @> $3 and") && collect.contains("s.judged) && $4 and"), "{collect}");
+        assert!(collect.contains("s.type = $5 and s.base = any($6)") && collect.contains("s.sha256 < $8"), "{collect}");
+        let walk = sql(&filter, Way::Walk(100));
+        assert!(
+            walk.contains("s.size_bytes desc, s.model_id desc limit $3) s where")
+                && !walk.contains("model_search_facts"),
+            "{walk}"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde_json::Value;
 use sqlx::{FromRow, PgConnection, types::Json};
 
 use super::{
-    FileIdentity, ReadAs, components, free_names,
+    FileIdentity, ReadAs, components, free_names, listed,
     scan::{ScanCounts, Written},
 };
 use crate::{db::DbError, ids::ModelId};
@@ -44,6 +44,7 @@ pub(super) async fn batch(
     counts: &mut ScanCounts,
 ) -> Result<(), DbError> {
     let existing = existing(tx, place, batch).await?;
+    listed::wait(tx).await?;
     let (old, fresh): (Vec<&Written<'_>>, Vec<&Written<'_>>) =
         batch.iter().partition(|model| existing.contains_key(&model.found.rel_path));
     let fresh = insert(tx, place, fresh).await?;
@@ -69,7 +70,9 @@ pub(super) async fn batch(
     let outdated: Vec<(ModelId, &Written<'_>)> = outdated.map(|(before, model)| (before.id, *model)).collect();
     let ids: Vec<ModelId> = outdated.iter().map(|(id, _)| *id).collect();
     components::forget(tx, &ids).await?;
-    components::add(tx, fresh.iter().chain(&outdated).map(|(id, model)| (*id, model.found.components.as_slice()))).await
+    components::add(tx, fresh.iter().chain(&outdated).map(|(id, model)| (*id, model.found.components.as_slice())))
+        .await?;
+    listed::renew(tx, fresh.iter().map(|(id, _)| *id).chain(old.iter().map(|(before, _)| before.id)).collect()).await
 }
 
 /// Locks the rows in the order of their paths: whoever else writes several models does the same or waits for one at most.
