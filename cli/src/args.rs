@@ -85,6 +85,9 @@ pub enum Command {
     /// Components in RAM.
     #[command(subcommand)]
     Cache(commands::cache::CacheCommand),
+    /// Components on devices.
+    #[command(subcommand)]
+    Vram(commands::vram::VramCommand),
     /// Devices and what they hold.
     #[command(args_conflicts_with_subcommands = true, visible_alias = "device")]
     Devices(commands::devices::DevicesArgs),

@@ -45,6 +45,7 @@ async fn dispatch(cli: Cli, output: Output) -> Result<u8, CliError> {
         Command::Load(args) => commands::load::load(args, &client()?, output).await?,
         Command::Unload(args) => commands::load::unload(args, &client()?, output).await?,
         Command::Cache(command) => commands::cache::run(command, &client()?, output).await?,
+        Command::Vram(command) => commands::vram::run(command, &client()?, output).await?,
         Command::Devices(args) => commands::devices::run(args, &client()?, output).await?,
         Command::Hosts(args) => commands::hosts::run(args, &client()?, output).await?,
         Command::Memory(args) => commands::memory::memory(args, &client()?, output).await?,

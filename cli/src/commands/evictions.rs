@@ -45,7 +45,17 @@ pub struct ExplainArgs {
 }
 
 pub(super) async fn evictions(args: EvictionArgs, client: &Client, output: Output) -> Result<(), CliError> {
+    of_tier(None, args, client, output).await
+}
+
+/// The decisions of devices alone.
+pub(super) async fn off_devices(args: EvictionArgs, client: &Client, output: Output) -> Result<(), CliError> {
+    of_tier(Some("vram"), args, client, output).await
+}
+
+async fn of_tier(tier: Option<&str>, args: EvictionArgs, client: &Client, output: Output) -> Result<(), CliError> {
     let query = [
+        ("tier", tier.map(str::to_owned)),
         ("host", args.host),
         ("device", args.device),
         ("component", args.component),

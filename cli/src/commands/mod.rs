@@ -18,6 +18,7 @@ mod tensors;
 pub(crate) mod text;
 pub(crate) mod validate;
 mod vitals;
+pub(crate) mod vram;
 
 use shared::{error::ErrorCode, wire::JobView};
 
