@@ -313,16 +313,19 @@ int cuIpcOpenMemHandle_v2(unsigned long long *out, struct handle handle, unsigne
     snprintf(path, sizeof path, "/proc/%d/fd/%d", pid, file);
     int open_file = open(path, O_RDWR | O_CLOEXEC);
     if (open_file < 0) return INVALID_VALUE;
+    struct block *block = malloc(sizeof *block);
     void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, open_file, 0);
-    close(open_file);
-    if (at == MAP_FAILED) return NO_MEMORY;
+    if (!block || at == MAP_FAILED) return NO_MEMORY;
+    pthread_mutex_lock(&lock);
+    *block = (struct block){blocks, at, bytes, -1, open_file};
+    blocks = block;
+    pthread_mutex_unlock(&lock);
     *out = (unsigned long long)(uintptr_t)at;
     return OK;
 }
 int cuIpcCloseMemHandle(unsigned long long at) {
-    (void)at;
     ENTER(cuIpcCloseMemHandle);
-    return OK;
+    return free_block((void *)(uintptr_t)at);
 }
 
 static int wait_for(const char *call, unsigned long serial) {

@@ -4,6 +4,7 @@
 
 mod copy;
 mod load;
+mod share;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -25,6 +26,18 @@ struct Arguments {
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(16..=65_536))]
     mib: u64,
 
+    /// As the second process of an attach: the handle to open.
+    #[arg(long, hide = true, requires = "like")]
+    open: Option<String>,
+
+    /// Where the weights begin in it.
+    #[arg(long, hide = true, default_value_t = 0)]
+    offset: u64,
+
+    /// The file that holds the same bytes.
+    #[arg(long, hide = true)]
+    like: Option<PathBuf>,
+
     /// Only says whether there is a device: exit code 0, or 3 and the reason.
     #[arg(long)]
     probe: bool,
@@ -45,12 +58,22 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let device = arguments.device.clone().unwrap_or_else(|| first.name.clone());
+    if let Some((handle, like)) = arguments.open.as_ref().zip(arguments.like.as_ref()) {
+        return match share::look(&device, handle, arguments.offset, like) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                println!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     // each check opens the device for itself, and a failure of one does not hide the others
     let (worker, mib) = (&arguments.worker, arguments.mib);
-    let checks: [(&str, &dyn Fn() -> Result<String>); 4] = [
+    let checks: [(&str, &dyn Fn() -> Result<String>); 5] = [
         ("device", &|| facts(&device)),
         ("device contract", &|| contract(&device)),
         ("load: disk → RAM → device, runner process", &|| load::through_a_runner(&device, worker, mib)),
+        ("attach: a second process, by handle", &|| load::attached(&device, worker, mib.min(256))),
         ("copies to the device", &|| copy::beside_the_driver(&device, mib)),
     ];
     let mut code = ExitCode::SUCCESS;

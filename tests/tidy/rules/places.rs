@@ -49,9 +49,10 @@ const PLACES: [Place; 4] = [
 ];
 
 /// Files that may hold `unsafe`, with the reason.
-const UNSAFE: [(&str, &str); 7] = [
+const UNSAFE: [(&str, &str); 8] = [
     ("gpu-worker/formats/tests/bounds/allocator.rs", "counts what a test allocates"),
     ("gpu-worker/residency/src/arena/map.rs", "maps sealed memory files"),
+    ("tests/gpu/share.rs", "opens a handle of the CUDA driver"),
     ("tests/gpu/copy.rs", "the CUDA driver's own copies, as peers"),
     ("gpu-worker/engine/src/cuda/driver.rs", "finds the CUDA driver"),
     ("gpu-worker/engine/src/cuda/fill.rs", "cuts a copy among threads"),
