@@ -37,7 +37,7 @@ pub(super) enum Held {
     /// On memory of the RAM tier.
     Ram(Lease),
     /// On memory of a device.
-    Device(OnDevice),
+    Device(Box<OnDevice>),
 }
 
 /// A component on a device.
@@ -112,7 +112,9 @@ async fn held(
         };
         let Some(id) = resident else { continue };
         match device.runner.share(id).await {
-            Ok(share) => return Ok(Some(Held::Device(OnDevice { device: device.name.clone(), uuid, share }))),
+            Ok(share) => {
+                return Ok(Some(Held::Device(Box::new(OnDevice { device: device.name.clone(), uuid, share }))));
+            }
             // it went away in this moment
             Err(RunnerError::NotResident { .. } | RunnerError::Crashed { .. }) => {}
             Err(error) => return Err(ErrorBody::of(&error)),

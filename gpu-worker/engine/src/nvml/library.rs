@@ -227,7 +227,7 @@ pub(super) fn code(error: &NvmlError) -> Option<&'static str> {
     })
 }
 
-/// Every label that [`code`] gives.
+/// Every label that `code` gives.
 pub const CODES: [&str; 11] = [
     "library_not_found",
     "uninitialized",
