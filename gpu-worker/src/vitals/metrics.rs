@@ -1,6 +1,6 @@
 //! Series about devices, from the management library. While it does not answer, figures are absent: a gap, never zero.
 
-use engine::nvml::{NVML_ERROR_CODES, NvmlDevice, NvmlView, Standing, condition};
+use engine::nvml::{NVML_ERROR_CODES, NvmlDevice, NvmlView, Standing, THROTTLE_REASONS, condition};
 use prometheus::{GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector};
 
 /// Handles of all series; `gpu` is the vendor's UUID.
@@ -105,13 +105,16 @@ impl VitalsMetrics {
             let gpu = event.uuid.as_deref().unwrap_or("unknown");
             raise(&self.incidents, &[gpu, &event.incident.label()], event.times);
         }
-        self.forget_figures();
+        if !answering {
+            self.forget_figures();
+        }
         let Some(figures) = &view.figures else { return };
         for device in &figures.devices {
             let uuid = device.identity.uuid.as_str();
             self.healthy.with_label_values(&[uuid]).set(i64::from(condition(view, uuid).takes_work()));
-            if answering && device.fault.is_none() {
-                self.figures(device, figures.driver.as_deref());
+            if answering {
+                self.info(device, figures.driver.as_deref());
+                self.figures(device);
             }
         }
     }
@@ -126,20 +129,28 @@ impl VitalsMetrics {
         }
     }
 
-    fn figures(&self, device: &NvmlDevice, driver: Option<&str>) {
+    fn info(&self, device: &NvmlDevice, driver: Option<&str>) {
         let identity = &device.identity;
-        let gpu = identity.uuid.as_str();
         let [driver, pci, capability] =
             [driver, identity.pci_bus_id.as_deref(), identity.compute_capability.as_deref()]
                 .map(Option::unwrap_or_default);
-        self.info.with_label_values(&[gpu, &identity.product, driver, pci, capability]).set(1);
+        self.info.with_label_values(&[&identity.uuid, &identity.product, driver, pci, capability]).set(1);
+    }
+
+    /// Figure by figure, so that a scrape in between sees no gap; a lost device has no figures, and its series go.
+    fn figures(&self, device: &NvmlDevice) {
+        let gpu = device.identity.uuid.as_str();
         let counts = [
-            (&self.memory_total_bytes, device.memory.map(|memory| memory.total_bytes)),
-            (&self.memory_used_bytes, device.memory.map(|memory| memory.used_bytes)),
+            (&self.memory_total_bytes, vec![gpu], device.memory.map(|memory| memory.total_bytes)),
+            (&self.memory_used_bytes, vec![gpu], device.memory.map(|memory| memory.used_bytes)),
+            (&self.ecc_errors, vec![gpu, "corrected"], device.ecc.map(|ecc| ecc.corrected)),
+            (&self.ecc_errors, vec![gpu, "uncorrected"], device.ecc.map(|ecc| ecc.uncorrected)),
         ];
-        for (gauge, bytes) in counts {
-            if let Some(bytes) = bytes {
-                gauge.with_label_values(&[gpu]).set(signed(bytes));
+        for (gauge, labels, count) in counts {
+            match count {
+                Some(count) => gauge.with_label_values(&labels).set(signed(count)),
+                // a series that is not there needs no removal
+                None => drop(gauge.remove_label_values(&labels)),
             }
         }
         let figures = [
@@ -149,16 +160,14 @@ impl VitalsMetrics {
             (&self.energy_joules, device.energy_joules),
         ];
         for (gauge, figure) in figures {
-            if let Some(figure) = figure {
-                gauge.with_label_values(&[gpu]).set(figure);
+            match figure {
+                Some(figure) => gauge.with_label_values(&[gpu]).set(figure),
+                None => drop(gauge.remove_label_values(&[gpu])),
             }
         }
-        if let Some(ecc) = device.ecc {
-            self.ecc_errors.with_label_values(&[gpu, "corrected"]).set(signed(ecc.corrected));
-            self.ecc_errors.with_label_values(&[gpu, "uncorrected"]).set(signed(ecc.uncorrected));
-        }
-        for reason in &device.throttled {
-            self.throttled.with_label_values(&[gpu, *reason]).set(1);
+        for reason in THROTTLE_REASONS {
+            let held_down = device.throttled.contains(&reason);
+            self.throttled.with_label_values(&[gpu, reason]).set(i64::from(held_down));
         }
     }
 }
@@ -183,4 +192,55 @@ fn floats(name: &str, help: &str) -> prometheus::Result<GaugeVec> {
 
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::nvml::{DeviceFault, EccErrors, Identity, NvmlFigures};
+
+    use super::*;
+
+    fn text(registry: &Registry) -> String {
+        prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap()
+    }
+
+    #[test]
+    fn f32_figures_of_a_silent_library_or_a_lost_device_are_a_gap_not_zero() {
+        let registry = Registry::new();
+        let metrics = VitalsMetrics::register(&registry).unwrap();
+        let device = NvmlDevice {
+            identity: Identity { uuid: "GPU-a".into(), ..Identity::default() },
+            temperature_celsius: Some(54.0),
+            ecc: Some(EccErrors { corrected: 3, uncorrected: 0 }),
+            throttled: vec!["thermal"],
+            ..NvmlDevice::default()
+        };
+        let mut view = NvmlView {
+            standing: Standing::Answering,
+            figures: Some(NvmlFigures { driver: None, devices: vec![device.clone()] }),
+            events: Vec::new(),
+            events_reason: None,
+            errors: Default::default(),
+        };
+        metrics.observe(&view);
+        let seen = text(&registry);
+        for line in [
+            r#"modelyard_device_temperature_celsius{gpu="GPU-a"} 54"#,
+            r#"modelyard_device_ecc_errors{gpu="GPU-a",kind="corrected"} 3"#,
+            r#"modelyard_device_throttled{gpu="GPU-a",reason="thermal"} 1"#,
+            r#"modelyard_device_throttled{gpu="GPU-a",reason="power_cap"} 0"#,
+            r#"modelyard_device_healthy{gpu="GPU-a"} 1"#,
+        ] {
+            assert!(seen.contains(line), "{line}: {seen}");
+        }
+        let lost = NvmlDevice { fault: Some(DeviceFault::Lost), identity: device.identity, ..NvmlDevice::default() };
+        view.figures = Some(NvmlFigures { driver: None, devices: vec![lost] });
+        metrics.observe(&view);
+        let seen = text(&registry);
+        assert!(!seen.contains("temperature_celsius{") && !seen.contains("ecc_errors{"), "{seen}");
+        assert!(seen.contains(r#"modelyard_device_healthy{gpu="GPU-a"} 0"#), "{seen}");
+        view.standing = Standing::Unresponsive { call: "memory", seconds: 4 };
+        metrics.observe(&view);
+        assert!(!text(&registry).contains("throttled{"));
+    }
 }

@@ -17,14 +17,18 @@ use super::{
 };
 
 /// Reasons for which clocks are held down against the operator's will.
-const THROTTLES: [(ThrottleReasons, &str); 6] = [
-    (ThrottleReasons::SW_POWER_CAP, "power_cap"),
-    (ThrottleReasons::SW_THERMAL_SLOWDOWN, "thermal"),
-    (ThrottleReasons::HW_THERMAL_SLOWDOWN, "hardware_thermal"),
-    (ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN, "power_brake"),
-    (ThrottleReasons::HW_SLOWDOWN, "hardware_slowdown"),
-    (ThrottleReasons::SYNC_BOOST, "sync_boost"),
+const THROTTLES: [ThrottleReasons; 6] = [
+    ThrottleReasons::SW_POWER_CAP,
+    ThrottleReasons::SW_THERMAL_SLOWDOWN,
+    ThrottleReasons::HW_THERMAL_SLOWDOWN,
+    ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN,
+    ThrottleReasons::HW_SLOWDOWN,
+    ThrottleReasons::SYNC_BOOST,
 ];
+
+/// Every reason that is told, by name.
+pub const THROTTLE_REASONS: [&str; 6] =
+    ["power_cap", "thermal", "hardware_thermal", "power_brake", "hardware_slowdown", "sync_boost"];
 
 /// All devices. `known` keeps what they are: a lost device does not say its name, and may not be listed at all.
 pub(super) fn devices(
@@ -133,7 +137,8 @@ fn ecc(device: &Device<'_>, asking: &mut Asking<'_>) -> Option<EccErrors> {
 
 fn throttled(device: &Device<'_>, asking: &mut Asking<'_>) -> Vec<&'static str> {
     let Some(now) = asking.figure("throttling", || device.current_throttle_reasons()) else { return Vec::new() };
-    THROTTLES.iter().filter(|(reason, _)| now.contains(*reason)).map(|(_, name)| *name).collect()
+    let named = THROTTLES.iter().zip(THROTTLE_REASONS);
+    named.filter(|(reason, _)| now.contains(**reason)).map(|(_, name)| name).collect()
 }
 
 fn parts(device: &Device<'_>, asking: &mut Asking<'_>) -> Vec<MigInstance> {

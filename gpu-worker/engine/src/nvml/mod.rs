@@ -21,7 +21,7 @@ mod xid;
 
 pub use condition::{Condition, condition};
 pub use figures::{DeviceFault, EccErrors, Identity, MigInstance, NvmlDevice, NvmlFigures, NvmlMemory, NvmlProcess};
-pub use library::CODES as NVML_ERROR_CODES;
+pub use library::{CODES as NVML_ERROR_CODES, THROTTLE_REASONS};
 pub use monitor::{Monitor, MonitorOptions};
 pub use state::{NvmlEvent, NvmlView, Standing};
 pub use xid::{Incident, Verdict, judge};
