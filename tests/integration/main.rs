@@ -35,6 +35,7 @@ mod retries;
 mod search;
 mod search_plans;
 mod search_reference;
+mod search_upgrade;
 mod shared_components;
 mod soak;
 mod startup;

@@ -16,7 +16,8 @@ use sqlx::Executor;
 
 /// The library of the search bench.
 const LIBRARY: &str = include_str!("../bench/search/library.sql");
-const QUESTIONS: usize = 400;
+const QUESTIONS: usize = 200;
+const MODELS: usize = 3_000;
 
 /// A model as its own tables have it.
 #[derive(Debug, sqlx::FromRow)]
@@ -81,7 +82,7 @@ fn in_order(a: &Row, b: &Row, filter: &ModelFilter) -> Ordering {
         ModelSort::Created => a.created_at.cmp(&b.created_at),
         ModelSort::Updated => a.updated_at.cmp(&b.updated_at),
     };
-    let order = by_key.then_with(|| a.id.to_string().cmp(&b.id.to_string()));
+    let order = by_key.then_with(|| a.id.cmp(&b.id));
     if filter.descending { order.reverse() } else { order }
 }
 
@@ -150,7 +151,7 @@ async fn library(farm: &Farm, count: usize) -> Session {
 #[tokio::test]
 async fn lists_hold_what_a_reading_of_the_whole_catalogue_finds() {
     let farm = Farm::start().await;
-    let mut conn = library(&farm, 4_000).await;
+    let mut conn = library(&farm, MODELS).await;
     let mut rows = catalogue(&mut conn).await;
     let mut rng = SmallRng::seed_from_u64(5);
     for number in 0..QUESTIONS {
@@ -174,7 +175,7 @@ async fn lists_hold_what_a_reading_of_the_whole_catalogue_finds() {
 #[tokio::test]
 async fn texts_find_what_a_reading_of_the_whole_catalogue_finds() {
     let farm = Farm::start().await;
-    let mut conn = library(&farm, 4_000).await;
+    let mut conn = library(&farm, MODELS).await;
     let mut rows = catalogue(&mut conn).await;
     let held: HashSet<&String> = rows.iter().flat_map(|row| &row.words).collect();
     let mut held: Vec<String> = held.into_iter().cloned().collect();
