@@ -57,6 +57,9 @@ pub struct AgentSettings {
     pub hash_limit: String,
     /// How the roots are watched; `off`, so that stories see only their own jobs.
     pub watch: String,
+    /// What the agent takes for the machine: folders `proc` and `sys` below it say how much memory there is. A calm machine,
+    /// so that stories do not depend on what else runs on this one.
+    pub system_root: PathBuf,
     /// More arguments, as they are.
     pub more: Vec<String>,
     /// Grace of a drain.
@@ -75,7 +78,7 @@ pub struct AgentSettings {
 
 impl AgentSettings {
     /// The usual agent of a host with this root.
-    pub(crate) fn new(host: &str, library: PathBuf) -> Self {
+    pub(crate) fn new(host: &str, library: PathBuf, system_root: PathBuf) -> Self {
         Self {
             host: host.to_owned(),
             roots: vec![("main".to_owned(), library)],
@@ -84,6 +87,7 @@ impl AgentSettings {
             read_limit: None,
             hash_limit: "0".to_owned(),
             watch: "off".to_owned(),
+            system_root,
             more: Vec::new(),
             drain_grace: Duration::from_secs(30),
             labels: Vec::new(),
@@ -140,6 +144,13 @@ impl AgentSettings {
     #[must_use]
     pub fn watch(mut self, way: &str) -> Self {
         self.watch = way.to_owned();
+        self
+    }
+
+    /// On the machine that these folders describe.
+    #[must_use]
+    pub fn system_root(mut self, folder: &Path) -> Self {
+        self.system_root = folder.to_owned();
         self
     }
 
@@ -204,6 +215,7 @@ impl AgentSettings {
         option("--hash-limit", self.hash_limit.clone());
         option("--drain-grace", format!("{}ms", self.drain_grace.as_millis()));
         option("--watch", self.watch.clone());
+        option("--system-root", self.system_root.display().to_string());
         option("--watch-quiet", "300ms".into());
         option("--watch-poll", "500ms".into());
         if let Some(limit) = &self.read_limit {

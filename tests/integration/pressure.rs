@@ -45,7 +45,7 @@ async fn a_limit_cut_by_thirty_percent_while_full_shrinks_the_tier_in_order() {
         let name = format!("m{number}.safetensors");
         ModelFile::vae(mebibytes(19)).seed(30 + number).write(&farm.library(), &name);
     }
-    let settings = farm.agent("a").ram_budget("170MiB").option("--system-root", root.to_str().unwrap());
+    let settings = farm.agent("a").ram_budget("170MiB").system_root(&root);
     let agent = farm.agent_with_library(settings.option("--memory-headroom", "20MiB")).await;
     for number in 0..8 {
         let protect = number == 0;
@@ -114,7 +114,7 @@ async fn the_cpu_device_gives_what_the_ram_tier_cannot() {
         let name = format!("m{number}.safetensors");
         ModelFile::vae(mebibytes(19)).seed(60 + number).write(&farm.library(), &name);
     }
-    let settings = farm.agent("a").option("--system-root", root.to_str().unwrap());
+    let settings = farm.agent("a").system_root(&root);
     let _agent = farm.agent_with_library(settings.option("--memory-headroom", "20MiB")).await;
     for number in 0..3 {
         let request = json!({ "protect": number == 0 });
