@@ -107,11 +107,11 @@ impl Reading {
 
     /// The vocabulary keeps words that texts had once: where nothing is found, those are taken for mistakes. Whether there are any.
     async fn doubt(&mut self, conn: &mut PgConnection, known: &[Word]) -> Result<bool, DbError> {
-        let held: Vec<String> = known.iter().map(|known| known.word.clone()).collect();
-        let alive = words::alive(conn, &held).await?;
+        let held: Vec<String> = known.iter().filter(|known| known.held).map(|known| known.word.clone()).collect();
+        let mut alive = words::alive(conn, &held).await?.into_iter();
         let mut any = false;
-        for ((known, alive), meant) in known.iter().zip(alive).zip(&mut self.words) {
-            if known.held && !alive {
+        for (known, meant) in known.iter().zip(&mut self.words).filter(|(known, _)| known.held) {
+            if alive.next() == Some(false) {
                 *meant = meanings(conn, &known.word).await?;
                 any = true;
             }

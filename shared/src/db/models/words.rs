@@ -2,7 +2,7 @@
 
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
-use super::{near, text::term};
+use super::{near, text::term, way::through_indexes};
 use crate::db::DbError;
 
 /// A beginning of more words than these is looked for as such, of fewer as those words.
@@ -13,6 +13,8 @@ const MANY: i64 = 2_000;
 const LIKE: &str = "0.4";
 /// Words that are compared with a mistyped one, the most alike first.
 const COMPARED: i64 = 64;
+/// Models among which a frequent word is met.
+const MET_AMONG: i64 = 50;
 /// Sorts after every text that begins with what stands before it.
 const END: char = char::MAX;
 
@@ -58,18 +60,23 @@ pub(super) async fn like(conn: &mut PgConnection, word: &str) -> Result<Vec<Stri
     .await?)
 }
 
-/// Which of these words begin a word of some text. Each is a constant of the statement: frequent words are then met by looking at a
-/// few rows, rare ones by the index; a plan that suits any word would collect all models of the frequent ones.
+/// Which of these words begin a word of some text: frequent words are met in a few models, the index has the rare ones.
 pub(super) async fn alive(conn: &mut PgConnection, words: &[String]) -> Result<Vec<bool>, DbError> {
     let mut query = QueryBuilder::<Postgres>::new("select array[");
     let mut separator = "";
     for word in words {
-        query.push(separator).push("exists (select 1 from model_search where document @@ ");
+        query.push(separator);
+        query.push("exists (select 1 from (select document from model_search order by model_id limit ");
+        query.push_bind(MET_AMONG).push(") as some_models where document @@ ");
+        query.push_bind(term(word)).push("::text::tsquery) or exists (select 1 from model_search where document @@ ");
         query.push_bind(term(word)).push("::text::tsquery)");
         separator = ", ";
     }
     query.push("]::boolean[]");
-    Ok(query.build_query_scalar().persistent(false).fetch_one(conn).await?)
+    let mut tx = through_indexes(conn).await?;
+    let alive = query.build_query_scalar().persistent(false).fetch_one(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(alive)
 }
 
 /// For each of these beginnings the words that begin so, where they are few.
