@@ -36,13 +36,16 @@ pub async fn expire(agent: Arc<Agent>) {
 
 /// The same for one device.
 pub async fn expire_on(agent: Arc<Agent>, device: Device) {
-    let mut changes = device.tier.changes();
+    // a program that lets go is seen in the runner's status
+    let (mut changes, mut status) = (device.tier.changes(), device.runner.status());
     loop {
         changes.mark_unchanged();
+        status.mark_unchanged();
         evict::expire(&agent, &device).await;
         let left = device.resident().iter().filter_map(|copy| device.tier.noted(copy).expires_in).min();
         tokio::select! {
             _ = changes.changed() => tokio::time::sleep(SHORTEST).await,
+            Ok(()) = status.changed() => tokio::time::sleep(SHORTEST).await,
             () = tokio::time::sleep(left.unwrap_or(LONGEST).clamp(SHORTEST, LONGEST)) => {}
         }
     }

@@ -49,7 +49,8 @@ impl DeviceTier {
             protected: note.protected,
             used_at: Some(note.used_at),
             uses: note.uses,
-            expires_in: note.expires().map(|at| at.saturating_sub(now)),
+            // what a program is attached to outlives its time, and goes when the program does
+            expires_in: note.expires().filter(|_| attached == 0).map(|at| at.saturating_sub(now)),
         }
     }
 
