@@ -11,6 +11,7 @@ use shared::{
 use crate::support::loaded;
 
 /// A farm with `fine` on its own disk and `far` on one that can fail; none where nothing can be mounted.
+#[expect(clippy::print_stdout, reason = "tests/run counts what says that it was skipped")]
 async fn farm(io_timeout: &str) -> Option<(Farm, FailingDisk, Daemon)> {
     let farm = Farm::start().await;
     ModelFile::vae(mebibytes(4)).write(&farm.library(), "fine.safetensors");

@@ -103,6 +103,7 @@ async fn at_rest(farm: &Farm, agent: &Daemon) -> (CacheView, DeviceView) {
     .await
 }
 
+#[expect(clippy::disallowed_methods, reason = "a switch of this test alone, not configuration of the product")]
 fn limit() -> Option<Duration> {
     let text = std::env::var("MODELYARD_SOAK_SECONDS").ok()?;
     Some(Duration::from_secs(text.parse().expect("MODELYARD_SOAK_SECONDS: whole seconds")))

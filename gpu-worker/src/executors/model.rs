@@ -11,13 +11,13 @@ use std::{
 };
 
 use model_formats::Inspection;
-use residency::{Lease, LoadRequest};
+use residency::{Lease, LoadRequest, ResidencyError};
 use shared::{
     db::models::{self, ComponentRow, ModelRow},
     ids::{ComponentId, ModelId},
 };
 
-use crate::{catalogue, context::Agent, error::WorkError, load_request::load_request, running::Attempt};
+use crate::{aliases, catalogue, context::Agent, error::WorkError, load_request::load_request, running::Attempt};
 
 /// A model's rows, reduced to the components asked for.
 pub(super) struct Wanted {
@@ -149,7 +149,17 @@ pub(super) async fn acquire(
 ) -> Result<(Lease, bool), WorkError> {
     let before = agent.tier.stats().bytes_loaded_total;
     let present = agent.tier.progress(&request.key).is_none() && agent.tier.holds(&request.key);
-    let lease = agent.tier.acquire(request, &attempt.cancel).await?;
+    let key = request.key.clone();
+    let lease = match agent.tier.acquire(request, &attempt.cancel).await {
+        Err(error @ ResidencyError::DigestMismatch { .. }) if agent.tier.holds(&key) => {
+            // bytes that were read before their component had a digest, and are not its: nobody can want them any more
+            if let Ok(component) = key.parse() {
+                aliases::give_back(agent, component).await;
+            }
+            return Err(error.into());
+        }
+        other => other?,
+    };
     lease.mark(&format!("job {}", attempt.id));
     let loaded = agent.tier.stats().bytes_loaded_total.saturating_sub(before);
     agent.metrics.loaded_bytes.inc_by(loaded.min(if present { 0 } else { lease.tensor_bytes() }));

@@ -13,6 +13,9 @@ const STALL_PERCENT: f64 = 10.0;
 const STALL_PAUSE: Duration = Duration::from_secs(2);
 /// Part of the held bytes that one such cut takes.
 const STALL_STEP: u64 = 16;
+/// Part of the configured budget that stalls leave: so few bytes are not what the machine lacks, and a tier that nearly is empty
+/// would be cut to nothing because others are short.
+const STALL_FLOOR: u64 = 8;
 /// Calm before the limit is raised.
 const CALM: Duration = Duration::from_secs(5);
 /// Smallest raise, as a part of the configured budget.
@@ -112,7 +115,8 @@ impl Governor {
         }
         let again = self.stalled_at.is_none_or(|at| now.saturating_sub(at) >= STALL_PAUSE);
         let base = self.limit_bytes.min(held.ledger_bytes.max(held.system_bytes));
-        let by_stalls = if again { base - base / STALL_STEP } else { self.limit_bytes };
+        let floor = self.limit_bytes.min(self.settings.budget_bytes / STALL_FLOOR);
+        let by_stalls = if again { (base - base / STALL_STEP).max(floor) } else { self.limit_bytes };
         if again {
             self.stalled_at = Some(now);
         }
@@ -244,6 +248,18 @@ mod tests {
         assert!(order.cause.contains("stood still"), "{order:?}");
         assert_eq!(governor.step(&stalled, held(600), at(1)).limit_bytes, 600 * MIB);
         assert_eq!(governor.step(&stalled, held(600), at(2)).limit_bytes, 600 * MIB - 600 * MIB / 16);
+    }
+
+    #[test]
+    fn stalls_leave_an_empty_tier_room_for_a_load() {
+        let mut governor = Governor::new(SETTINGS);
+        let stalled = Sample { stalled_full_percent: 30.0, ..sample(4000, 700) };
+        for second in 0..60 {
+            let order = governor.step(&stalled, held(0), at(second));
+            assert_eq!(order.limit_bytes, SETTINGS.budget_bytes / STALL_FLOOR, "{order:?}");
+        }
+        let scarce = Sample { stalled_full_percent: 30.0, ..sample(760, 700) };
+        assert_eq!(governor.step(&scarce, held(0), at(60)).limit_bytes, 0, "bytes that are not there are not allowed");
     }
 
     #[test]
