@@ -1,6 +1,6 @@
 //! The `gpu-worker` program: `agent` serves a host, `runner` owns one device for it.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use gpu_worker::{agent, config::AgentConfig, runner};
@@ -67,7 +67,10 @@ fn serve(config: AgentConfig) -> ExitCode {
             tracing::error!(%error, "cannot wait for signals; stopping");
         }
     };
-    match runtime.block_on(agent::run(config, stop)) {
+    let ended = runtime.block_on(agent::run(config, stop));
+    // a thread that is stuck in a read from a dead disk never ends, and must not keep the process
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => say(&chain(&error), error.exit_code()),
     }

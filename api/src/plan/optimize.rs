@@ -42,7 +42,10 @@ pub(super) fn decide(view: &View, args: &OptimizeArgs, target: &Target) -> Resul
                 return Ok(one(None, name.clone()));
             }
             let alive = hosts.iter().filter(|host| host.row.alive);
-            let places = alive.map(|host| Target::Host(host.row.name.clone())).collect();
+            let places: Vec<Target> = alive.map(|host| Target::Host(host.row.name.clone())).collect();
+            if places.is_empty() {
+                return Err(ApiError::conflict("no host is alive"));
+            }
             Ok(Decision { target: Target::All, spread: Spread::Places(places), ..one(None, String::new()) })
         }
     }

@@ -9,6 +9,7 @@ mod terminal;
 use std::{io::IsTerminal, time::Duration};
 
 use clap::Args;
+use futures::{FutureExt, future::BoxFuture};
 use shared::config::parse_seconds;
 use tokio::time::{Instant, sleep_until};
 
@@ -18,7 +19,7 @@ use self::{
 };
 use crate::{client::Client, error::CliError, output::Output};
 
-/// Shortest time between two looks: each asks the API for five lists.
+/// Shortest time between two looks: each asks the API for seven lists.
 const SHORTEST: Duration = Duration::from_millis(250);
 
 /// Options of `top`.
@@ -54,26 +55,34 @@ async fn live(client: &Client, first: Sample, interval: Duration, color: bool) -
     let mut view = View { interval, color, ..View::default() };
     let mut sample = first;
     let mut due = Instant::now() + interval;
+    // a look that is under way: keys are heard meanwhile, also while the API does not answer
+    let mut look: Option<BoxFuture<'_, Result<Sample, CliError>>> = None;
     loop {
         terminal.draw(|frame| screen::draw(frame, &sample, &mut view, client.base()))?;
         tokio::select! {
             event = terminal.next() => match event.map(|event| view.on(&event)) {
                 // a terminal that is gone has nobody before it
                 None | Some(Action::Quit) => return Ok(()),
-                Some(Action::Look) => due = Instant::now(),
+                Some(Action::Look) => look = look.or_else(|| Some(after(client, &sample))),
                 Some(Action::Draw) => {}
             },
-            () = sleep_until(due), if !view.paused => {
-                match Sample::take(client, Some(&sample)).await {
-                    Ok(next) => {
-                        sample = next;
-                        view.trouble = None;
-                    }
+            looked = async { look.as_mut()?.await.into() }, if look.is_some() => {
+                look = None;
+                match looked {
+                    Some(Ok(next)) => (sample, view.trouble) = (next, None),
                     // what was seen last stays on the screen, with the reason why it is old
-                    Err(error) => view.trouble = Some(error.to_string()),
+                    Some(Err(error)) => view.trouble = Some(error.to_string()),
+                    None => {}
                 }
                 due = Instant::now() + view.interval;
             }
+            () = sleep_until(due), if look.is_none() && !view.paused => look = Some(after(client, &sample)),
         }
     }
+}
+
+/// The look after this one.
+fn after<'c>(client: &'c Client, before: &Sample) -> BoxFuture<'c, Result<Sample, CliError>> {
+    let before = before.clone();
+    async move { Sample::take(client, Some(&before)).await }.boxed()
 }

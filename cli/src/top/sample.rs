@@ -31,6 +31,10 @@ pub(super) struct Sample {
     pub(super) running: Vec<JobView>,
     /// Jobs that wait: placed ones first.
     pub(super) waiting: Vec<JobView>,
+    /// There may be more that run than were asked for.
+    pub(super) running_cut: bool,
+    /// There may be more that wait.
+    pub(super) waiting_cut: bool,
     /// Bytes (files) a second of running jobs since the look before.
     pub(super) rates: HashMap<JobId, f64>,
 }
@@ -53,9 +57,10 @@ impl Sample {
             jobs("placed"),
             jobs("pending"),
         )?;
-        let waiting = [placed, pending].concat();
-        let mut sample =
-            Self { at: Utc::now(), hosts, devices, cache, status, running, waiting, rates: HashMap::new() };
+        let (running_cut, waiting_cut) = (running.len() >= JOBS, placed.len() >= JOBS || pending.len() >= JOBS);
+        let (waiting, rates) = ([placed, pending].concat(), HashMap::new());
+        let at = Utc::now();
+        let mut sample = Self { at, hosts, devices, cache, status, running, waiting, running_cut, waiting_cut, rates };
         sample.rates = before.map(|before| sample.rates_since(before)).unwrap_or_default();
         Ok(sample)
     }

@@ -127,6 +127,11 @@ fn paint(area: Rect, buffer: &mut Buffer, sample: &Sample, view: &mut View, api:
         .render(foot, buffer);
 }
 
+/// `12`, or `100+` where a list was cut.
+fn at_least(count: usize, cut: bool) -> String {
+    format!("{count}{}", if cut { "+" } else { "" })
+}
+
 fn heading<'a>(sample: &'a Sample, view: &View, api: &'a str) -> Vec<Line<'a>> {
     let count = |count: usize, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
     let first = format!(
@@ -136,8 +141,8 @@ fn heading<'a>(sample: &'a Sample, view: &View, api: &'a str) -> Vec<Line<'a>> {
         count(sample.devices.len(), "device"),
         sample.status.models.iter().filter(|model| !model.resident.is_empty()).count(),
         sample.status.models_total,
-        sample.running.len(),
-        sample.waiting.len(),
+        at_least(sample.running.len(), sample.running_cut),
+        at_least(sample.waiting.len(), sample.waiting_cut),
     );
     let warn = if view.color { Style::new().fg(Color::Yellow) } else { Style::new() };
     let second = match (&view.trouble, sample.stale(), view.paused) {

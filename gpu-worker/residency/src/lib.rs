@@ -36,6 +36,7 @@ pub use error::{ResidencyError, Shortage, Squeeze};
 pub use gather::{GatheredTensor, Part, PartOrder};
 pub use identity::{FileIdentity, SourceFile};
 pub use layout::PlacedTensor;
+pub use loader::{Afoot, Reading};
 pub use policy::Standing;
 pub use progress::{Phase, Progress, ProgressSnapshot};
 pub use request::{Direct, IoOptions, Key, LoadRequest, TensorRange};

@@ -29,6 +29,7 @@ pub struct Progress {
     bytes_done: AtomicU64,
     bytes_total: u64,
     held: AtomicUsize,
+    reads: AtomicU64,
 }
 
 /// A thread of the load waits for something else than its disk.
@@ -55,7 +56,13 @@ pub struct ProgressSnapshot {
 impl Progress {
     /// A load of `bytes_total` tensor bytes that has not begun.
     pub fn new(bytes_total: u64) -> Self {
-        Self { phase: AtomicU8::new(0), bytes_done: AtomicU64::new(0), bytes_total, held: AtomicUsize::new(0) }
+        Self {
+            phase: AtomicU8::new(0),
+            bytes_done: AtomicU64::new(0),
+            bytes_total,
+            held: AtomicUsize::new(0),
+            reads: AtomicU64::new(0),
+        }
     }
 
     /// Enters a phase.
@@ -66,6 +73,16 @@ impl Progress {
     /// Adds landed bytes; returns the new sum.
     pub fn add(&self, bytes: u64) -> u64 {
         self.bytes_done.fetch_add(bytes, Ordering::AcqRel) + bytes
+    }
+
+    /// A read came back, whether or not its bytes have a place yet.
+    pub(crate) fn read(&self) {
+        self.reads.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Reads that came back.
+    pub(crate) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Acquire)
     }
 
     /// Says, while the guard lives, that a thread waits for something else than its disk.

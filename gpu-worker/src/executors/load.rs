@@ -61,7 +61,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: LoadArgs, attempt: &Attempt) -
     // every byte is moved twice: into RAM, then to the device
     attempt.progress.enter("reading", wanted.bytes() * 2);
     let moved = watched(attempt, load.all(), || load.done_bytes()).await;
-    let loaded = match moved {
+    let loaded = match moved.and_then(|loaded| load.is_whole().map(|()| loaded)) {
         Ok(loaded) => loaded,
         Err(error) => {
             load.roll_back().await;
@@ -268,6 +268,8 @@ impl Load<'_> {
         let Some(copy) = copies.iter().find(|copy| copy.component == row.id) else { return true };
         if !loaded.already {
             self.device.tier.copied(copy, from.to_vec(), Duration::from_secs_f64(loaded.seconds.max(0.0)));
+            // one on an earlier copy, which went with its runner, holds nothing
+            self.leases().remove(&copy.component);
         }
         self.leases().contains_key(&copy.component) || self.lease(copy)
     }
@@ -280,6 +282,16 @@ impl Load<'_> {
         if !held {
             self.placed.lock().unwrap_or_else(PoisonError::into_inner).push(component);
         }
+    }
+
+    /// A runner that was replaced between two components took the first ones with it, and no call failed.
+    fn is_whole(&self) -> Result<(), WorkError> {
+        let copies = self.device.resident();
+        let gone = self.wanted.components.iter().find(|row| !copies.iter().any(|copy| self.is(copy, row)));
+        gone.map_or(Ok(()), |row| {
+            let reason = format!("its process was replaced during the load and `{}` is not there any more", row.kind);
+            Err(RunnerError::Unavailable { device: self.device.id.clone(), reason }.into())
+        })
     }
 
     /// The whole model is on the device and needs its components there.
@@ -315,7 +327,8 @@ impl Load<'_> {
         };
         let wanted = (row.id, unsigned(row.bytes));
         let freed = evict::make_room(self.agent, self.device, wanted, need_bytes).await;
-        freed.map(|_| ()).ok_or_else(|| full.into())
+        // nothing was freed where every victim stays: it is tried again later, not at once
+        freed.filter(|freed| *freed > 0).map(|_| ()).ok_or_else(|| full.into())
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use model_formats::Inspection;
-use residency::{Lease, LoadRequest, ResidencyError};
+use residency::{Afoot, Lease, LoadRequest, ResidencyError};
 use shared::{
     db::models::{self, ComponentRow, ModelRow},
     ids::{ComponentId, ModelId},
@@ -55,30 +55,46 @@ pub(super) async fn inspect(agent: &Agent, attempt: &Attempt, wanted: &Wanted) -
     let path = Path::new(&here.root_path).join(&here.rel_path);
     let inspection = {
         let (path, correction) = (path.clone(), catalogue::correction(&wanted.model.read_as));
-        let work = blocking("reading headers", move || model_formats::inspect_as(&path, correction));
-        answering(agent, attempt, &here.rel_path, work).await?
+        let stalled = |since: Duration| WorkError::Stalled { path: here.rel_path.clone(), seconds: since.as_secs() };
+        let mut disks: Vec<u64> = seen.iter().map(|file| file.dev).collect();
+        disks.sort_unstable();
+        disks.dedup();
+        let reads = agent.tier.begin_reads(disks).map_err(stalled)?;
+        let reading = reads.reading();
+        let work = blocking("reading headers", move || {
+            let _reading = reading;
+            model_formats::inspect_as(&path, correction)
+        });
+        answering(agent, attempt, &reads, work).await?.map_err(stalled)?
     };
     let inspection = inspection.map_err(|source| WorkError::Format { path: path.display().to_string(), source })?;
     catalogue::check_unchanged(&seen, &inspection)?;
     Ok(inspection)
 }
 
-/// Waits for reads as long as the host's disks are given to answer, and no longer than the job is wanted. A read that hangs
-/// keeps its thread until the disk answers.
+/// Waits for reads as long as the host's disks are given to answer, and no longer than the job is wanted; the time waited when
+/// they did not. A read that hangs keeps its thread until the disk answers, and its disk is left alone until then.
 async fn answering<T>(
     agent: &Agent,
     attempt: &Attempt,
-    path: &str,
+    reads: &Afoot,
     work: impl Future<Output = Result<T, WorkError>>,
-) -> Result<T, WorkError> {
+) -> Result<Result<T, Duration>, WorkError> {
     let patience = agent.tier.io_timeout();
     let limit = if patience.is_zero() { Duration::MAX } else { patience };
     tokio::select! {
         biased;
-        done = tokio::time::timeout(limit, work) => {
-            done.unwrap_or_else(|_| Err(WorkError::Stalled { path: path.to_owned(), seconds: limit.as_secs() }))
+        done = tokio::time::timeout(limit, work) => match done {
+            Ok(done) => done.map(Ok),
+            Err(_) => {
+                reads.give_up();
+                Ok(Err(limit))
+            }
+        },
+        () = attempt.cancel.cancelled() => {
+            reads.doubt(patience);
+            Err(WorkError::Cancelled)
         }
-        () = attempt.cancel.cancelled() => Err(WorkError::Cancelled),
     }
 }
 

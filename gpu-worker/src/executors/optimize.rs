@@ -22,6 +22,7 @@ use crate::{
         plan::{self, Action, Piece, Place, Plan},
         survey,
     },
+    runner::RunnerError,
     running::Attempt,
 };
 
@@ -139,6 +140,8 @@ async fn take(agent: &Agent, piece: &Piece) -> Result<Result<u64, String>, WorkE
             let Ok(component) = held.parse() else { return Ok(Ok(0)) };
             match evict::take(agent, device, component, Reason::Optimized, false).await {
                 Ok(bytes) => Ok(Ok(bytes)),
+                // a program attached to it since the plan was made
+                Err(Refused::Runner(taken @ RunnerError::InUse { .. })) => Ok(Err(chain(&taken))),
                 Err(Refused::Runner(error)) => Err(error.into()),
                 Err(stays) => Ok(Err(chain(&stays))),
             }

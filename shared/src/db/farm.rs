@@ -184,7 +184,15 @@ async fn register_roots(tx: &mut PgConnection, agent: &Registration) -> Result<(
         .bind(&names)
         .execute(&mut *tx)
         .await?;
-    // locations in roots that are gone are gone as well
+    // locations in roots that are gone are gone as well; their models are locked first, as by everybody who changes what is listed
+    sqlx::query(
+        "select 1 from models where id in (select model_id from model_locations where host = $1 and not root = any($2))
+         order by root, rel_path for no key update",
+    )
+    .bind(&agent.host)
+    .bind(&names)
+    .execute(&mut *tx)
+    .await?;
     sqlx::query("delete from model_locations where host = $1 and not root = any($2)")
         .bind(&agent.host)
         .bind(&names)

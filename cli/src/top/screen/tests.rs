@@ -59,6 +59,8 @@ fn sample() -> Sample {
         .unwrap(),
         running: vec![read(running)],
         waiting: vec![read(job("load", "pending", json!({"reason": {"message": "no device has 24.0 GiB free"}})))],
+        running_cut: false,
+        waiting_cut: false,
         rates: HashMap::new(),
     };
     sample.rates.insert(sample.running[0].id, (1u64 << 30) as f64);

@@ -70,5 +70,6 @@ pub(crate) fn from_scheduler(config: &Value) -> Option<String> {
     if class.starts_with("FlowMatch") {
         return Some("flow".to_owned());
     }
-    config.get("prediction_type").and_then(Value::as_str).map(str::to_owned)
+    // what is none of these says nothing, and may be anything
+    config.get("prediction_type").and_then(Value::as_str).and_then(claim::prediction).map(str::to_owned)
 }

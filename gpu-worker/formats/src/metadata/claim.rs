@@ -41,7 +41,7 @@ pub(crate) fn prediction(text: &str) -> Option<&'static str> {
         "v" | "v_prediction" | "v-prediction" | "vpred" => Some("v_prediction"),
         "epsilon" | "eps" => Some("epsilon"),
         "sample" => Some("sample"),
-        "flow" | "flow_matching" => Some("flow"),
+        "flow" | "flow_matching" | "flow_prediction" => Some("flow"),
         _ => None,
     }
 }

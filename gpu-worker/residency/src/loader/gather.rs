@@ -68,6 +68,7 @@ impl Gathering<'_> {
             let bytes = if wanted() { self.sources[part.file_index].read(bounce, at, end, wanted)? } else { None };
             let cancelled = || ResidencyError::Cancelled { key: self.request.key.clone() };
             stored.extend_from_slice(bytes.ok_or_else(cancelled)?);
+            self.progress.read();
             at = end;
         }
         Ok(stored)

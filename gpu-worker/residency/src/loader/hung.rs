@@ -9,11 +9,27 @@ use std::{
 
 /// By device number: since when, and how many loads are stuck there. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct Hung(Arc<Mutex<BTreeMap<u64, (Instant, usize)>>>);
+pub struct Hung {
+    disks: Arc<Mutex<BTreeMap<u64, (Instant, usize)>>>,
+    /// Reads that nobody waits for and that may still come back soon, with the time at which that is no longer believed.
+    doubted: Arc<Mutex<Vec<(Instant, Afoot)>>>,
+}
 
 impl Hung {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, (Instant, usize)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.settle();
+        self.disks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives up on what was doubted long enough.
+    fn settle(&self) {
+        let now = Instant::now();
+        let due: Vec<Afoot> = {
+            let mut doubted = self.doubted.lock().unwrap_or_else(PoisonError::into_inner);
+            doubted.retain(|(_, reads)| reads.is_awaited());
+            doubted.extract_if(.., |(until, _)| *until <= now).map(|(_, reads)| reads).collect()
+        };
+        due.iter().for_each(Afoot::give_up);
     }
 
     /// How long the first of these disks that hangs has done so; none when all answer.
@@ -27,20 +43,21 @@ impl Hung {
         self.lock().len()
     }
 
-    /// A load from these disks begins.
-    pub(crate) fn begin(&self, devices: Vec<u64>) -> Afoot {
+    /// A read from these disks begins.
+    pub fn begin(&self, devices: Vec<u64>) -> Afoot {
         Afoot(Arc::new(Reads { hung: self.clone(), devices, fate: Mutex::new(Fate::Awaited) }))
     }
 
     fn add(&self, devices: &[u64]) {
-        let (mut hung, now) = (self.lock(), Instant::now());
+        let mut hung = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
         for device in devices {
             hung.entry(*device).or_insert((now, 0)).1 += 1;
         }
     }
 
     fn remove(&self, devices: &[u64]) {
-        let mut hung = self.lock();
+        let mut hung = self.disks.lock().unwrap_or_else(PoisonError::into_inner);
         for device in devices {
             if let Some((_, loads)) = hung.get_mut(device) {
                 *loads = loads.saturating_sub(1);
@@ -66,15 +83,42 @@ struct Reads {
 
 /// The reads of one load, held by who reads and by who waits.
 #[derive(Debug, Clone)]
-pub(crate) struct Afoot(Arc<Reads>);
+pub struct Afoot(Arc<Reads>);
+
+/// Held by who reads: when it is dropped, however that comes, the reads are back.
+#[derive(Debug)]
+pub struct Reading(Afoot);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.are_back();
+    }
+}
 
 impl Afoot {
     fn fate(&self) -> MutexGuard<'_, Fate> {
         self.0.fate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_awaited(&self) -> bool {
+        *self.fate() == Fate::Awaited
+    }
+
+    /// For who reads.
+    pub fn reading(&self) -> Reading {
+        Reading(self.clone())
+    }
+
+    /// Nobody waits for them any more; unless they come back within `patience`, their disk does not answer.
+    pub fn doubt(&self, patience: Duration) {
+        if !patience.is_zero() {
+            let until = Instant::now() + patience;
+            self.0.hung.doubted.lock().unwrap_or_else(PoisonError::into_inner).push((until, self.clone()));
+        }
+    }
+
     /// Nobody waits for them any more, because their disk does not answer.
-    pub(crate) fn give_up(&self) {
+    pub fn give_up(&self) {
         let mut fate = self.fate();
         if *fate == Fate::Awaited {
             *fate = Fate::GivenUp;
@@ -83,7 +127,7 @@ impl Afoot {
     }
 
     /// All of them came back, with or without an error.
-    pub(crate) fn are_back(&self) {
+    fn are_back(&self) {
         if std::mem::replace(&mut *self.fate(), Fate::Back) == Fate::GivenUp {
             self.0.hung.remove(&self.0.devices);
         }
@@ -93,6 +137,19 @@ impl Afoot {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_that_were_cancelled_and_do_not_come_back_are_given_up_later() {
+        let hung = Hung::default();
+        let (slow, dead) = (hung.begin(vec![1]), hung.begin(vec![2]));
+        slow.doubt(Duration::from_secs(600));
+        dead.doubt(Duration::from_nanos(1));
+        let reading = dead.reading();
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(hung.since(&[1]).is_none() && hung.since(&[2]).is_some());
+        drop((slow.reading(), reading));
+        assert_eq!((hung.count(), hung.doubted.lock().unwrap().len()), (0, 0));
+    }
 
     #[test]
     fn a_disk_hangs_until_the_last_load_that_was_given_up_is_back() {

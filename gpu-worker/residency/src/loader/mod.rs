@@ -34,8 +34,7 @@ use disk::Session;
 pub use file::ReadMode;
 use file::Source;
 use gather::Gathering;
-pub(crate) use hung::Afoot;
-pub use hung::Hung;
+pub use hung::{Afoot, Hung, Reading};
 pub(crate) use watchdog::{Verdict, Watchdog};
 use worker::Shared;
 

@@ -19,11 +19,14 @@ pub(crate) enum Verdict {
     Cancelled,
 }
 
+/// Where a load stands, and how many reads have come back.
+type Seen = (ProgressSnapshot, u64);
+
 /// Watches one load.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     patience: Duration,
-    seen: Option<ProgressSnapshot>,
+    seen: Option<Seen>,
     moved: Duration,
     cancelled: Option<Duration>,
 }
@@ -35,7 +38,7 @@ impl Watchdog {
     }
 
     /// Looks at the load `now`, since its begin. `held` says that it waits for something else than its disk.
-    pub(crate) fn look(&mut self, now: Duration, progress: ProgressSnapshot, held: bool, cancelled: bool) -> Verdict {
+    pub(crate) fn look(&mut self, now: Duration, progress: Seen, held: bool, cancelled: bool) -> Verdict {
         if held || self.seen != Some(progress) {
             self.seen = Some(progress);
             self.moved = now;
@@ -53,8 +56,8 @@ mod tests {
     use super::*;
     use crate::progress::Phase;
 
-    fn at(bytes_done: u64) -> ProgressSnapshot {
-        ProgressSnapshot { phase: Phase::Reading, bytes_done, bytes_total: 100 }
+    fn at(bytes_done: u64) -> Seen {
+        (ProgressSnapshot { phase: Phase::Reading, bytes_done, bytes_total: 100 }, 0)
     }
 
     fn seconds(count: u64) -> Duration {
@@ -68,6 +71,14 @@ mod tests {
         assert_eq!(dog.look(seconds(9), at(5), false, false), Verdict::Wait);
         assert_eq!(dog.look(seconds(18), at(5), false, false), Verdict::Wait);
         assert_eq!(dog.look(seconds(19), at(5), false, false), Verdict::Stalled);
+    }
+
+    #[test]
+    fn reads_count_before_their_bytes_have_a_place() {
+        let mut dog = Watchdog::new(seconds(10));
+        for reads in 0..100 {
+            assert_eq!(dog.look(seconds(reads * 9), (at(5).0, reads), false, false), Verdict::Wait);
+        }
     }
 
     #[test]

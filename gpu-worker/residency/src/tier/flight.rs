@@ -147,11 +147,18 @@ impl Inner {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let verdict =
-                watchdog.look(began.elapsed(), progress.snapshot(), progress.is_held(), cancel.is_cancelled());
+            let verdict = watchdog.look(
+                began.elapsed(),
+                (progress.snapshot(), progress.reads()),
+                progress.is_held(),
+                cancel.is_cancelled(),
+            );
             let error = match verdict {
                 Verdict::Wait => continue,
-                Verdict::Cancelled => ResidencyError::Cancelled { key: request.key.clone() },
+                Verdict::Cancelled => {
+                    reads.doubt(self.config.io_timeout);
+                    ResidencyError::Cancelled { key: request.key.clone() }
+                }
                 Verdict::Stalled => {
                     reads.give_up();
                     stalled(request, self.config.io_timeout)
@@ -177,11 +184,10 @@ impl Inner {
     ) -> Result<mpsc::Receiver<Result<Loaded, ResidencyError>>, ResidencyError> {
         let (sender, landed) = mpsc::sync_channel(1);
         let (request, layout, draft) = (request.clone(), layout.clone(), draft.clone());
-        let (stop, progress, disks, reads) = (stop.clone(), progress.clone(), self.disks.clone(), reads.clone());
+        let (stop, progress, disks, reading) = (stop.clone(), progress.clone(), self.disks.clone(), reads.reading());
         let run = move || {
             let result = loader::load(&request, &layout, &draft, &stop, &progress, &disks);
-            drop((layout, draft));
-            reads.are_back();
+            drop((layout, draft, reading));
             // nobody listens to what was given up
             let _ = sender.send(result);
         };

@@ -34,7 +34,7 @@ use crate::{
     budget::{Budget, BudgetView},
     entry::State,
     error::ResidencyError,
-    loader::{Disks, Hung},
+    loader::{Afoot, Disks, Hung},
     policy::{Candidate, Policy, Rules, bandwidth::ReadFrom},
     progress::ProgressSnapshot,
     request::LoadRequest,
@@ -252,6 +252,11 @@ impl RamTier {
     /// How long a load waits for a byte; zero: for ever.
     pub fn io_timeout(&self) -> Duration {
         self.inner.config.io_timeout
+    }
+
+    /// Reads of somebody else from these disks begin; how long one of them has hung, if one does.
+    pub fn begin_reads(&self, devices: Vec<u64>) -> Result<Afoot, Duration> {
+        self.inner.hung.since(&devices).map_or_else(|| Ok(self.inner.hung.begin(devices)), Err)
     }
 
     /// Disks with reads that were given up and have not come back.

@@ -127,6 +127,11 @@ pub(super) async fn remove(tx: &mut PgConnection, host: &str, vanished: &[Vanish
     }
     let ids: Vec<ModelId> = vanished.iter().map(|location| location.model_id).collect();
     let paths: Vec<&str> = vanished.iter().map(|location| location.rel_path.as_str()).collect();
+    // as everybody who changes what is listed of a model: the model first, then what follows from it, seen as it is by then
+    sqlx::query("select 1 from models where id = any($1) order by root, rel_path for no key update")
+        .bind(&ids)
+        .execute(&mut *tx)
+        .await?;
     let removed = sqlx::query(
         "delete from model_locations l using unnest($2::text[], $3::text[]) as gone (model_id, rel_path)
          where l.host = $1 and l.model_id = gone.model_id and l.rel_path = gone.rel_path",

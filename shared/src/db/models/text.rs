@@ -52,8 +52,10 @@ pub async fn understand(conn: &mut PgConnection, text: &str) -> Result<Option<Re
     }
     let known = words::look_up(conn, &typed).await?;
     let mut words = Vec::new();
-    for known in &known {
-        words.push(if known.held { vec![known.word.clone()] } else { meanings(conn, &known.word).await? });
+    for (at, known) in known.iter().enumerate() {
+        // the database may see many words in one; so many are not asked for their meaning
+        let as_typed = known.held || at >= MOST_WORDS;
+        words.push(if as_typed { vec![known.word.clone()] } else { meanings(conn, &known.word).await? });
     }
     // signs that are no words to the database are in no text either
     let words = if words.is_empty() { vec![typed] } else { words };
