@@ -109,6 +109,8 @@ async fn malformed_requests_are_problems_that_point_at_the_fault() {
     let problem = farm.api.post("/v1/jobs", &json!({ "kind": "levitate" })).await.problem(400);
     assert!(format!("{problem:?}").contains("levitate"), "{problem:?}");
     farm.api.ask("/v1/models?colour=red").await.problem(400);
+    farm.api.ask("/v1/cache/evictions?device=%00").await.problem(400);
+    farm.api.ask("/v1/cache/evictions?host=a%00").await.problem(400);
     farm.api.ask("/v1/models?limit=0").await.problem(400);
     farm.api.ask("/v1/models?cursor=invented").await.problem(400);
 

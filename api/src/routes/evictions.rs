@@ -57,6 +57,11 @@ pub(crate) async fn list_evictions(
         Some(other) => return Err(ApiError::field("tier", format!("`{other}` is not one of ram, vram"))),
     };
     let (host, device) = (query.host.as_deref(), query.device.as_deref());
+    for (name, value) in [("host", host), ("device", device)] {
+        if value.is_some_and(|value| value.contains('\0')) {
+            return Err(ApiError::field(name, "holds a NUL character"));
+        }
+    }
     let rows = evictions::list(&mut *conn, EvictionFilter { host, device, of_devices, component }, limit).await?;
     let items = shown(&mut conn, rows).await?;
     Ok(Json(Page { items, next_cursor: None }))
