@@ -67,6 +67,7 @@ async fn supervised(agent: &Arc<Agent>, standing: &Standing, claimed: Claimed, a
         tracing::warn!("this attempt's lease was lost; its result is dropped");
         "stale"
     } else {
+        attempt.begin_report();
         let (report, effects) = report_of(result, attempt);
         if matches!(effects, Effects::Resident(_)) {
             publisher::publish_now(agent).await;

@@ -145,11 +145,13 @@ fn obey(agent: &Arc<Agent>, standing: &Standing, answer: farm::Heartbeat) {
     }
     standing.drain_asked.send_replace(answer.draining);
     for id in answer.cancels {
-        agent.running.stop(id, StopReason::Cancelled);
+        let _ = agent.running.stop(id, StopReason::Cancelled);
     }
     for id in answer.lost {
-        tracing::warn!(job.id = %id, "the database gave this job to somebody else; stopping it");
-        agent.running.stop(id, StopReason::Lost);
+        // a job that ended since the heartbeat set out is not running for the database either, and nothing is lost
+        if agent.running.stop(id, StopReason::Lost) {
+            tracing::warn!(job.id = %id, "the database gave this job to somebody else; stopping it");
+        }
     }
     for (id, fence) in answer.strays {
         let agent = agent.clone();

@@ -42,6 +42,8 @@ pub struct Metrics {
     pub unaccounted_bytes: IntGaugeVec,
     /// Requests to the RAM tier by answer.
     pub cache_requests: IntGaugeVec,
+    /// Programs that are connected to the attach socket.
+    pub attach_connections: IntGauge,
     /// Leases of programs that are attached.
     pub attach_leases: IntGauge,
     /// Requests of programs, by answer.
@@ -122,6 +124,10 @@ impl Metrics {
                 "Requests to the RAM tier since the start, by answer.",
                 &["answer"],
             )?,
+            attach_connections: IntGauge::new(
+                "modelyard_attach_connections",
+                "Programs that are connected to the attach socket.",
+            )?,
             attach_leases: IntGauge::new("modelyard_attach_leases", "Components that attached programs hold.")?,
             attach_requests: counters(
                 "modelyard_attach_requests_total",
@@ -184,7 +190,7 @@ impl Metrics {
     }
 
     fn register_all(&self, registry: &Registry) -> prometheus::Result<()> {
-        let all: [Box<dyn prometheus::core::Collector>; 28] = [
+        let all: [Box<dyn prometheus::core::Collector>; 29] = [
             Box::new(self.attempts.clone()),
             Box::new(self.attempt_seconds.clone()),
             Box::new(self.wait_seconds.clone()),
@@ -199,6 +205,7 @@ impl Metrics {
             Box::new(self.tier_limit_bytes.clone()),
             Box::new(self.unaccounted_bytes.clone()),
             Box::new(self.cache_requests.clone()),
+            Box::new(self.attach_connections.clone()),
             Box::new(self.attach_leases.clone()),
             Box::new(self.attach_requests.clone()),
             Box::new(self.evictions.clone()),

@@ -12,6 +12,7 @@ use std::{sync::Arc, time::Duration};
 use decide::{Governor, Held, Level, Order, Settings};
 use sample::{Sample, Sampler};
 use shared::error::chain;
+use tokio::task::JoinHandle;
 
 use crate::{context::Agent, device_tier::evict};
 
@@ -45,13 +46,22 @@ pub async fn watch(agent: Arc<Agent>, sampler: Sampler, headroom_bytes: u64) {
     let budget_bytes = agent.tier.snapshot().ledger.configured_bytes;
     let mut governor = Governor::new(Settings { budget_bytes, headroom_bytes });
     let mut readable = true;
+    let mut shrinking: Option<JoinHandle<()>> = None;
     loop {
         let look = sampler.clone();
         // a read of a group's figures may wait for the kernel to gather them
         match tokio::task::spawn_blocking(move || look.sample()).await {
             Ok(Ok(sample)) => {
                 readable = true;
-                look_after(&agent, &mut governor, sample, headroom_bytes).await;
+                let short = look_after(&agent, &mut governor, sample, headroom_bytes).await;
+                // apart: a runner that is busy copying answers late, and RAM is looked after meanwhile
+                if let Some((short_bytes, cause)) =
+                    short.filter(|_| shrinking.as_ref().is_none_or(JoinHandle::is_finished))
+                {
+                    let of = agent.clone();
+                    let shrink = async move { shrink_devices(&of, short_bytes, &cause).await };
+                    shrinking = Some(agent.tasks.spawn("shrink devices", shrink));
+                }
             }
             failed if readable => {
                 readable = false;
@@ -67,7 +77,13 @@ pub async fn watch(agent: Arc<Agent>, sampler: Sampler, headroom_bytes: u64) {
     }
 }
 
-async fn look_after(agent: &Agent, governor: &mut Governor, sample: Sample, headroom_bytes: u64) {
+/// Returns the bytes that are still short, and why, when devices are to give some.
+async fn look_after(
+    agent: &Agent,
+    governor: &mut Governor,
+    sample: Sample,
+    headroom_bytes: u64,
+) -> Option<(u64, String)> {
     let order = governor.step(&sample, held(agent), agent.tier.uptime());
     let mut level = order.level;
     if is_news(agent, &order) {
@@ -85,14 +101,13 @@ async fn look_after(agent: &Agent, governor: &mut Governor, sample: Sample, head
         }
     }
     let short_bytes = order.deficit_bytes.saturating_add(agent.tier.ledger().excess_bytes());
-    if short_bytes > 0 {
-        shrink_devices(agent, short_bytes, &order.cause).await;
-    }
+    let short = (short_bytes > 0).then(|| (short_bytes, order.cause.clone()));
     // what could go has gone: what is still too much is in use
     if level == Level::Critical && held(agent).ledger_bytes <= order.limit_bytes {
         level = Level::Tight;
     }
     publish(agent, Pressure { sample, level, cause: order.cause, headroom_bytes });
+    short
 }
 
 /// Takes components off devices whose memory is the host's: the RAM tier alone cannot give what is short.

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use shared::{
@@ -40,6 +43,7 @@ pub struct Attempt {
     /// How far it is.
     pub progress: Progress,
     reason: OnceLock<StopReason>,
+    reporting: AtomicBool,
 }
 
 impl Attempt {
@@ -51,6 +55,7 @@ impl Attempt {
             cancel: CancellationToken::new(),
             progress: Progress::new(),
             reason: OnceLock::new(),
+            reporting: AtomicBool::new(false),
         }
     }
 
@@ -59,6 +64,11 @@ impl Attempt {
         // an earlier reason stays: a lost job that is then cancelled is still lost
         let _ = self.reason.set(reason);
         self.cancel.cancel();
+    }
+
+    /// The work has ended and its report is on the way to the database, which alone decides from here on whose it is.
+    pub fn begin_report(&self) {
+        self.reporting.store(true, Ordering::Release);
     }
 
     /// Why it was told to stop, if it was.
@@ -108,11 +118,12 @@ impl Running {
         self.count.send_replace(attempts.len());
     }
 
-    /// Stops the attempt of a job, if it runs here.
-    pub fn stop(&self, id: JobId, reason: StopReason) {
-        if let Some(attempt) = self.lock().get(&id) {
-            attempt.stop(reason);
-        }
+    /// Stops the attempt of a job; false when its work does not run here any more.
+    pub fn stop(&self, id: JobId, reason: StopReason) -> bool {
+        let attempts = self.lock();
+        let Some(attempt) = attempts.get(&id) else { return false };
+        attempt.stop(reason);
+        !attempt.reporting.load(Ordering::Acquire)
     }
 
     /// Stops all; returns how many.
@@ -168,8 +179,8 @@ mod tests {
     fn a_lost_job_stays_lost_whatever_is_asked_later() {
         let running = Running::default();
         let attempt = running.begin(&claim(1));
-        running.stop(attempt.id, StopReason::Lost);
-        running.stop(attempt.id, StopReason::Cancelled);
+        assert!(running.stop(attempt.id, StopReason::Lost));
+        assert!(running.stop(attempt.id, StopReason::Cancelled));
         assert_eq!(attempt.stop_reason(), Some(StopReason::Lost));
         assert!(attempt.cancel.is_cancelled());
     }
@@ -182,7 +193,9 @@ mod tests {
         running.end(newer.id, 1);
         assert_eq!(running.leases(), [(newer.id, 2)]);
         assert!(running.get(newer.id, 1).is_none());
+        newer.begin_report();
+        assert!(!running.stop(newer.id, StopReason::Lost), "its work has ended: there is nothing to warn of");
         running.end(newer.id, 2);
-        assert!(running.leases().is_empty());
+        assert!(running.leases().is_empty() && !running.stop(newer.id, StopReason::Lost));
     }
 }

@@ -11,7 +11,10 @@ use std::{
 use harness::{Daemon, FakeLibrary, Farm, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use shared::{job::JobState, wire::CacheView};
+use shared::{
+    job::JobState,
+    wire::{CacheView, JobView},
+};
 
 use crate::support::{device_is, small_model};
 
@@ -240,6 +243,37 @@ async fn a_program_holds_weights_on_a_cuda_device() {
     let blind = Program::start_at(python, &socket, wanted, None).says();
     assert!(blind["message"].as_str().is_some_and(|message| message.contains("CUDA driver library")), "{blind}");
     device_leases(&farm, "a/cuda:0", 0).await;
+}
+
+/// A program that leaves while its load is under way holds its place at the socket no longer than that.
+#[tokio::test]
+async fn a_program_that_leaves_while_it_waits_is_forgotten_at_once() {
+    let Some(python) = python("numpy") else { return };
+    let farm = Farm::start().await;
+    ModelFile::checkpoint(mebibytes(32), mebibytes(1), mebibytes(1)).write(&farm.library(), "all.safetensors");
+    let socket = farm.path("attach.sock");
+    let agent = farm.agent_with_library(farm.agent("a").attach_socket(&socket).read_limit("1MiB")).await;
+    let connections = async |wanted: f64| {
+        wait_for(&format!("{wanted} connections"), SHORT, || async {
+            let seen = agent.metric("modelyard_attach_connections", "").await;
+            if seen == wanted { Ok(()) } else { Err(format!("{seen}")) }
+        })
+        .await;
+    };
+    let mut program = Program::start(python, &socket, "all", "unet", "numpy");
+    let load = wait_for("the load", SHORT, || async {
+        let jobs: Vec<JobView> = farm.api.list("/v1/jobs?kind=cache_add&state=running").await;
+        jobs.into_iter().next().ok_or_else(|| "none runs".to_owned())
+    })
+    .await;
+    connections(1.0).await;
+    program.child.kill().expect("it can be killed");
+    connections(0.0).await;
+    // others may have joined the load: it goes on
+    assert_eq!(farm.api.job(load.id).await.job.state, JobState::Running);
+    farm.api.cancel(load.id).await;
+    farm.api.job_ended(load.id, JobState::Cancelled, SHORT).await;
+    farm.assert_ledger_is_clean().await;
 }
 
 #[tokio::test]

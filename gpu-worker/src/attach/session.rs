@@ -8,6 +8,7 @@ use std::{
 
 use prometheus::IntGauge;
 use residency::Lease;
+use rustix::net::{RecvFlags, recv};
 use shared::error::{ErrorBody, ErrorCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest},
@@ -65,6 +66,23 @@ impl Drop for Counted {
     }
 }
 
+/// A program that is counted while it is connected.
+#[derive(Debug)]
+struct Connected(IntGauge);
+
+impl Connected {
+    fn new(count: &IntGauge) -> Self {
+        count.inc();
+        Self(count.clone())
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// Serves a program until its connection ends.
 ///
 /// # Errors
@@ -84,6 +102,7 @@ pub(super) async fn run(
         let refusal = ErrorBody::new(ErrorCode::Unavailable, "too many programs are attached to this host");
         return send(&mut stream, &Answer::Error(refusal.into()), None).await;
     }
+    let _connected = Connected::new(&agent.metrics.attach_connections);
     let mut session = Session { agent, leases: BTreeMap::new(), next: 1 };
     loop {
         // reading is not cancel safe, but a connection whose leases are lost is ended anyhow
@@ -119,7 +138,14 @@ impl Session<'_> {
                 let message = format!("more than {LEASES} leases on one connection");
                 Err(ErrorBody::new(ErrorCode::Conflict, message))
             }
-            Ok(Request::Attach(wanted)) => find(self.agent, &wanted).await,
+            Ok(Request::Attach(wanted)) => {
+                // a load may take minutes: nothing is leased for a program that has left meanwhile
+                tokio::select! {
+                    found = find(self.agent, &wanted) => found,
+                    () = hung_up(stream) => return Err(io::ErrorKind::ConnectionAborted.into()),
+                    () = self.lost() => return Err(io::Error::other("a device's memory is gone that the program was attached to")),
+                }
+            }
         };
         match outcome {
             Ok(found) => self.hand_over(stream, found).await,
@@ -201,6 +227,15 @@ async fn send(stream: &mut UnixStream, answer: &Answer<'_>, fd: Option<&OwnedFd>
     // the descriptor went with the first byte
     stream.write_all(header.get(sent..).unwrap_or_default()).await?;
     stream.write_all(&text).await
+}
+
+/// Returns when the program has closed its end. A request that it sent ahead hides the end behind it: then never.
+async fn hung_up(stream: &UnixStream) {
+    let look = || Ok(recv(stream, &mut [0_u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT)?);
+    match stream.async_io(Interest::READABLE, look).await {
+        Ok((0, _)) | Err(_) => {}
+        Ok(_) => std::future::pending().await,
+    }
 }
 
 /// The next request; none at the end of the connection. A text that is no request is answered, a length that no request has
