@@ -19,6 +19,9 @@ pub enum WorkError {
     /// A statement failed.
     #[error("the database did not answer")]
     Db(#[from] DbError),
+    /// This build of the agent does not do such work.
+    #[error("this agent cannot run `{0}` jobs")]
+    NoExecutor(shared::job::JobKind),
     /// The model is gone from the catalogue.
     #[error("model {0} is not in the catalogue")]
     NoModel(shared::ids::ModelId),
@@ -147,7 +150,7 @@ impl Classify for WorkError {
             Self::NoModel(_) | Self::NotHere { .. } | Self::NoRoot { .. } | Self::RootsMissing(_) => {
                 ErrorCode::NotFound
             }
-            Self::NothingToLoad { .. } => ErrorCode::Unsupported,
+            Self::NothingToLoad { .. } | Self::NoExecutor(_) => ErrorCode::Unsupported,
             Self::Changed { .. } => ErrorCode::Corrupt,
             Self::Format { source, .. } => format_code(source),
             Self::Write(error) => write_code(error),

@@ -51,6 +51,7 @@ fn main() {
             need_labels: Vec::new(),
             model: Some(model),
             components: components.iter().cycle().skip(round * 7).take(5).copied().collect(),
+            other_models: Vec::new(),
             root: None,
             lost_for: None,
         };

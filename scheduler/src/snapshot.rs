@@ -13,7 +13,7 @@ use shared::{
         models, residency,
     },
     ids::{ComponentId, ModelId},
-    job::{JobKind, JobSpec, enqueue::Needs},
+    job::{JobKind, JobSpec, Lane, engine::EngineArgs, enqueue::Needs},
 };
 
 use crate::{
@@ -96,10 +96,10 @@ pub(crate) fn pending_job(row: &PendingRow) -> Result<PendingJob, String> {
     let spec =
         JobSpec::decode(&row.kind, JobSpec::ARGS_VERSION, &row.args).map_err(|error| shared::error::chain(&error))?;
     let needs: Needs = serde_json::from_value(row.needs.clone()).map_err(|error| error.to_string())?;
-    let root = match spec {
-        JobSpec::Scan(args) => args.root,
-        JobSpec::Hash(args) => args.root,
-        _ => None,
+    let (other_models, root) = match spec {
+        JobSpec::Scan(args) => (Vec::new(), args.root),
+        JobSpec::Hash(args) => (Vec::new(), args.root),
+        spec => spec.engine().map(|args| files_of(&args)).unwrap_or_default(),
     };
     Ok(PendingJob {
         id: row.id,
@@ -109,9 +109,16 @@ pub(crate) fn pending_job(row: &PendingRow) -> Result<PendingJob, String> {
         need_labels: row.need_labels.clone(),
         model: row.model_id,
         components: needs.components,
+        other_models,
         root,
         lost_for: row.lost_seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
     })
+}
+
+/// Files that the engine's work needs beside those of its model: of other models, and of a root.
+fn files_of(args: &EngineArgs) -> (Vec<ModelId>, Option<String>) {
+    let others = args.models().into_iter().skip(1).map(|(_, model, _)| *model).collect();
+    (others, args.input().and_then(|(_, input)| input.root().map(str::to_owned)))
 }
 
 /// Adds what the placement must know of these jobs' components and models.
@@ -137,7 +144,8 @@ pub(crate) async fn add_details(
         }
         add_promises(db, snapshot).await?;
     }
-    let models: HashSet<ModelId> = wanted.iter().filter_map(|job| job.model).collect();
+    let models: HashSet<ModelId> =
+        wanted.iter().flat_map(|job| job.model.iter().chain(&job.other_models).copied()).collect();
     if !models.is_empty() {
         let models: Vec<ModelId> = models.into_iter().collect();
         for (model, host) in models::hosts_with(&mut *db, &models).await? {
@@ -151,7 +159,8 @@ pub(crate) async fn add_details(
 async fn add_promises(db: &mut Session, snapshot: &mut Snapshot) -> Result<(), DbError> {
     for (host, device, kind, needs) in jobs::active_needs(db).await? {
         let Ok(needs) = serde_json::from_value::<Needs>(needs) else { continue };
-        let device = if kind == JobKind::Load.as_str() { device.unwrap_or_default() } else { String::new() };
+        let on_device = kind.parse::<JobKind>().is_ok_and(|kind| kind.lane() == Lane::Device);
+        let device = if on_device { device.unwrap_or_default() } else { String::new() };
         if let Some(tier) = tier_mut(snapshot, &host, &device) {
             tier.promise(&needs.components);
         }

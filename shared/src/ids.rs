@@ -106,6 +106,11 @@ ulid_id!(
     "validation"
 );
 ulid_id!(
+    /// Bytes that a client sent for a job to work on.
+    UploadId,
+    "upload"
+);
+ulid_id!(
     /// One start of one process; never reused, never the host's or pod's name.
     Incarnation,
     "incarnation"

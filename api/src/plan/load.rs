@@ -47,7 +47,10 @@ pub(super) fn decide(
 
 /// Refuses what exceeds the capacity of every candidate: devices with the labels, of hosts with the file where there are
 /// any; lost ones count, because they come back.
-fn must_fit_somewhere(
+///
+/// # Errors
+/// 507 with the bytes that are missing.
+pub(super) fn must_fit_somewhere(
     view: &View,
     subject: &Subject,
     devices: &[&DeviceRow],

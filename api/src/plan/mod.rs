@@ -2,6 +2,7 @@
 //! The decisions are pure functions over a [`View`] and a [`Subject`]; only the look-ups touch Postgres.
 
 mod cache;
+mod engine;
 mod hash;
 mod load;
 mod metadata_write;
@@ -16,7 +17,7 @@ mod validate;
 use shared::{
     db::Session,
     ids::{ComponentId, JobId},
-    job::{JobSpec, Keep, KeepAlive, NewJob, OptimizeArgs, Target, ValidateLevel, enqueue::Needs},
+    job::{JobSpec, Keep, KeepAlive, NewJob, OptimizeArgs, Target, ValidateLevel, engine::EngineArgs, enqueue::Needs},
     wire::MetadataWriteRequest,
 };
 
@@ -53,6 +54,8 @@ pub(crate) enum Wanted {
     MetadataWrite { model: String, wanted: MetadataWriteRequest, version: Option<i64>, target: Target },
     /// Give memory back; the device, where one is meant, is the target.
     Optimize { args: OptimizeArgs, target: Target },
+    /// Run models.
+    Run { args: EngineArgs<String>, target: Target },
     /// Do again what an ended job was asked to do.
     Again(JobId),
 }
@@ -198,6 +201,7 @@ async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decisi
             metadata_write::decide(view, &subject, wanted, *version, target)
         }
         Wanted::Optimize { args, target } => optimize::decide(view, args, target),
+        Wanted::Run { args, target } => engine::decide(conn, view, args, target, &order.labels).await,
         Wanted::Again(id) => Err(ApiError::conflict(format!("job {id} repeats another retry"))),
     }
 }

@@ -6,7 +6,7 @@ use shared::{
         jobs::{self, JobRow},
     },
     ids::JobId,
-    job::{JobSpec, JobState, Keep, Target},
+    job::{JobSpec, JobState, Keep, Target, engine::EngineArgs},
     wire::MetadataWriteRequest,
 };
 
@@ -102,6 +102,12 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
             };
             Wanted::CacheRemove { what, target }
         }
+        JobSpec::VaeDecode(args) => again(EngineArgs::VaeDecode(args), target),
+        JobSpec::VaeEncode(args) => again(EngineArgs::VaeEncode(args), target),
+        JobSpec::EncodeText(args) => again(EngineArgs::EncodeText(args), target),
+        JobSpec::UnetStep(args) => again(EngineArgs::UnetStep(args), target),
+        JobSpec::Tokenize(args) => again(EngineArgs::Tokenize(args), target),
+        JobSpec::Generate(args) => again(EngineArgs::Generate(args), target),
         JobSpec::Optimize(args) => {
             let target = args.device.clone().map_or(target, Target::Device);
             Wanted::Optimize { args, target }
@@ -116,4 +122,10 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
             Wanted::CacheKeep { what, target, protect: args.protect, keep_alive: args.keep_alive }
         }
     }
+}
+
+/// The seed is stored with the job, so the same comes out.
+fn again(args: EngineArgs, target: Target) -> Wanted {
+    let Ok(args) = args.try_with_models(|id| Ok::<_, std::convert::Infallible>(id.to_string()));
+    Wanted::Run { args, target }
 }

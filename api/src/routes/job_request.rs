@@ -5,8 +5,8 @@ use serde_json::Value;
 use shared::{
     config::nearest,
     ids::ComponentId,
-    job::{JobKind, Keep, KeepAlive, OptimizeArgs, ValidateLevel, WriteForm, WritePart},
-    wire::{JobRequest, MetadataWriteRequest},
+    job::{JobKind, Keep, KeepAlive, OptimizeArgs, Target, ValidateLevel, WriteForm, WritePart, engine::EngineArgs},
+    wire::{FieldError, JobRequest, MetadataWriteRequest},
 };
 
 use crate::{
@@ -171,6 +171,12 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
             }
             Wanted::Optimize { args, target }
         }
+        JobKind::VaeDecode => run(EngineArgs::VaeDecode(parse_value("args", args)?), "/args", target)?,
+        JobKind::VaeEncode => run(EngineArgs::VaeEncode(parse_value("args", args)?), "/args", target)?,
+        JobKind::EncodeText => run(EngineArgs::EncodeText(parse_value("args", args)?), "/args", target)?,
+        JobKind::UnetStep => run(EngineArgs::UnetStep(parse_value("args", args)?), "/args", target)?,
+        JobKind::Tokenize => run(EngineArgs::Tokenize(parse_value("args", args)?), "/args", target)?,
+        JobKind::Generate => run(EngineArgs::Generate(parse_value("args", args)?), "/args", target)?,
         JobKind::CacheRemove => Wanted::CacheRemove { what: what(parse_value("args", args)?)?, target },
     };
     Ok(Order {
@@ -179,6 +185,17 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
         max_attempts: request.max_attempts,
         ..Order::new(wanted)
     })
+}
+
+/// Work of the engine whose arguments stand at `at` of the body.
+///
+/// # Errors
+/// A 400 problem with every fault of the arguments.
+pub(crate) fn run(args: EngineArgs<String>, at: &str, target: Target) -> Result<Wanted, ApiError> {
+    let faults = args.faults().into_iter();
+    let faults: Vec<FieldError> =
+        faults.map(|fault| FieldError { pointer: format!("{at}{}", fault.pointer), detail: fault.detail }).collect();
+    if faults.is_empty() { Ok(Wanted::Run { args, target }) } else { Err(ApiError::fields(faults)) }
 }
 
 fn what(args: RemoveArgs) -> Result<Cached, ApiError> {
@@ -206,6 +223,11 @@ mod tests {
         assert_eq!(pointer(r#"{"kind":"scan","args":{"model":"m","root":"r"}}"#), "/args");
         assert_eq!(pointer(r#"{"kind":"load","args":{"model":"m","component":"vae"}}"#), "/args/component");
         assert_eq!(pointer(r#"{"kind":"unload","args":{"model":"m","from_ram":"yes"}}"#), "/args/from_ram");
+        assert_eq!(pointer(r#"{"kind":"generate","args":{"model":"m","prompt":"p","width":65}}"#), "/args/width");
+        assert_eq!(pointer(r#"{"kind":"vae_decode","args":{"model":"m","latents":{}}}"#), "/args/latents");
+        let tiling =
+            r#"{"kind":"vae_decode","args":{"model":"m","latents":{"root":"r","path":"p"},"settings":{"tiling":"x"}}}"#;
+        assert_eq!(pointer(tiling), "/args/settings/tiling");
     }
 
     #[test]

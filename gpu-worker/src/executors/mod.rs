@@ -45,5 +45,11 @@ pub async fn execute(agent: &Arc<Agent>, spec: JobSpec, attempt: &Attempt) -> Re
         JobSpec::Validate(args) => validate::run(agent, args, attempt).await,
         JobSpec::MetadataWrite(args) => metadata_write::run(agent, args, attempt).await,
         JobSpec::Optimize(args) => optimize::run(agent, args, attempt).await,
+        spec @ (JobSpec::VaeDecode(_)
+        | JobSpec::VaeEncode(_)
+        | JobSpec::EncodeText(_)
+        | JobSpec::UnetStep(_)
+        | JobSpec::Tokenize(_)
+        | JobSpec::Generate(_)) => Err(WorkError::NoExecutor(spec.kind())),
     }
 }

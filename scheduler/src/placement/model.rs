@@ -128,7 +128,9 @@ pub struct PendingJob {
     pub model: Option<ModelId>,
     /// Components that it touches, with their bytes.
     pub components: Vec<(ComponentId, u64)>,
-    /// The root that a scan names.
+    /// Other models whose files it needs.
+    pub other_models: Vec<ModelId>,
+    /// The root that it names.
     pub root: Option<String>,
     /// Time since its last worker was lost.
     pub lost_for: Option<Duration>,
@@ -142,7 +144,7 @@ impl PendingJob {
 
     /// True for kinds that bring weights into memory.
     pub fn brings_weights(&self) -> bool {
-        matches!(self.kind, JobKind::Load | JobKind::CacheAdd)
+        self.kind.needs_weights()
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use shared::{bytes::ByteSize, job::JobKind};
+use shared::{bytes::ByteSize, ids::ModelId, job::JobKind};
 
 use super::{
     model::{PendingJob, Place, Snapshot},
@@ -159,13 +159,30 @@ fn presence(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<
             let on_disk = |model| snapshot.locations.get(model).is_some_and(|hosts| hosts.contains(place.host_name));
             (!job.model.as_ref().is_some_and(on_disk)).then_some(Obstacle::ModelAbsent)
         }
-        JobKind::Scan | JobKind::Hash => {
-            let roots = place.host.map(|host| &host.roots)?;
-            let there = job.root.as_ref().map_or(!roots.is_empty(), |root| roots.contains(root));
-            (!there).then_some(Obstacle::RootAbsent)
+        // tokenizers and configs are files beside the weights: that the weights are in memory is not enough
+        JobKind::VaeDecode
+        | JobKind::VaeEncode
+        | JobKind::EncodeText
+        | JobKind::UnetStep
+        | JobKind::Generate
+        | JobKind::Tokenize => {
+            let on_disk =
+                |model: &ModelId| snapshot.locations.get(model).is_some_and(|hosts| hosts.contains(place.host_name));
+            let there = job.model.iter().chain(&job.other_models).all(on_disk);
+            if there { root_absent(job, place) } else { Some(Obstacle::ModelAbsent) }
         }
+        JobKind::Scan | JobKind::Hash => match (&job.root, place.host) {
+            (None, Some(host)) if host.roots.is_empty() => Some(Obstacle::RootAbsent),
+            _ => root_absent(job, place),
+        },
         JobKind::Unload | JobKind::CacheRemove | JobKind::CacheKeep | JobKind::Optimize => None,
     }
+}
+
+/// The host lacks the root that the job names.
+fn root_absent(job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {
+    let (root, host) = (job.root.as_ref()?, place.host?);
+    (!host.roots.contains(root)).then_some(Obstacle::RootAbsent)
 }
 
 fn held(job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {

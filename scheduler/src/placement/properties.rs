@@ -103,6 +103,7 @@ fn job() -> impl Strategy<Value = PendingJob> {
             need_labels,
             model: Some(id::<ModelId>(0)),
             components: components.into_iter().map(|number| (id::<ComponentId>(number), 10)).collect(),
+            other_models: Vec::new(),
             root: rooted.then(|| "main".to_owned()),
             lost_for: lost.map(Duration::from_secs),
         },

@@ -1,7 +1,6 @@
 //! How good a place is for a job. The derived order is the policy: fields compare from the first to the last, less is better.
 
 use serde::Serialize;
-use shared::job::JobKind;
 
 use super::model::{PendingJob, Place};
 
@@ -54,15 +53,5 @@ fn read_bytes(job: &PendingJob, place: &Place<'_>) -> u64 {
 
 /// Bytes that pass through the host's RAM tier and are not there yet.
 pub(super) fn ram_bytes(job: &PendingJob, place: &Place<'_>) -> u64 {
-    match job.kind {
-        JobKind::Load | JobKind::CacheAdd => read_bytes(job, place),
-        JobKind::Scan
-        | JobKind::Hash
-        | JobKind::Validate
-        | JobKind::MetadataWrite
-        | JobKind::Optimize
-        | JobKind::Unload
-        | JobKind::CacheRemove
-        | JobKind::CacheKeep => 0,
-    }
+    if job.brings_weights() { read_bytes(job, place) } else { 0 }
 }

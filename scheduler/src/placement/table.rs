@@ -43,6 +43,7 @@ impl Example {
             need_labels: Vec::new(),
             model: Some(model),
             components,
+            other_models: Vec::new(),
             root: None,
             lost_for: None,
         };

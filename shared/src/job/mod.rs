@@ -10,6 +10,7 @@
 //! Terminal states never change. Every write after the claim names (id, fence, incarnation) and must change one row.
 
 pub mod backend;
+pub mod engine;
 pub mod enqueue;
 pub mod keep;
 pub mod rules;

@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    engine::{
+        EncodeTextArgs, EngineArgs, GenerateArgs, Input, TokenizeArgs, UnetStepArgs, VaeDecodeArgs, VaeEncodeArgs,
+    },
     keep::{Keep, KeepAlive},
     write::MetadataWriteArgs,
 };
@@ -55,11 +58,23 @@ pub enum JobKind {
     MetadataWrite,
     /// Give memory back until a goal is reached.
     Optimize,
+    /// Latents to images.
+    VaeDecode,
+    /// An image to latents.
+    VaeEncode,
+    /// Prompts to embeddings.
+    EncodeText,
+    /// One prediction of a UNet.
+    UnetStep,
+    /// Texts to token ids and back.
+    Tokenize,
+    /// A prompt to images.
+    Generate,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 16] = [
         Self::Scan,
         Self::Load,
         Self::Unload,
@@ -70,6 +85,12 @@ impl JobKind {
         Self::Validate,
         Self::MetadataWrite,
         Self::Optimize,
+        Self::VaeDecode,
+        Self::VaeEncode,
+        Self::EncodeText,
+        Self::UnetStep,
+        Self::Tokenize,
+        Self::Generate,
     ];
 
     /// The stable name.
@@ -85,13 +106,25 @@ impl JobKind {
             Self::Validate => "validate",
             Self::MetadataWrite => "metadata_write",
             Self::Optimize => "optimize",
+            Self::VaeDecode => "vae_decode",
+            Self::VaeEncode => "vae_encode",
+            Self::EncodeText => "encode_text",
+            Self::UnetStep => "unet_step",
+            Self::Tokenize => "tokenize",
+            Self::Generate => "generate",
         }
     }
 
     /// Where this kind runs.
     pub fn lane(self) -> Lane {
         match self {
-            Self::Load | Self::Unload => Lane::Device,
+            Self::Load
+            | Self::Unload
+            | Self::VaeDecode
+            | Self::VaeEncode
+            | Self::EncodeText
+            | Self::UnetStep
+            | Self::Generate => Lane::Device,
             Self::Scan
             | Self::CacheAdd
             | Self::CacheRemove
@@ -99,7 +132,30 @@ impl JobKind {
             | Self::Hash
             | Self::Validate
             | Self::MetadataWrite
-            | Self::Optimize => Lane::Host,
+            | Self::Optimize
+            | Self::Tokenize => Lane::Host,
+        }
+    }
+
+    /// True when a model's weights have to be in the memory of the place, or are brought there.
+    pub fn needs_weights(self) -> bool {
+        match self {
+            Self::Load
+            | Self::CacheAdd
+            | Self::VaeDecode
+            | Self::VaeEncode
+            | Self::EncodeText
+            | Self::UnetStep
+            | Self::Generate => true,
+            Self::Scan
+            | Self::Unload
+            | Self::CacheRemove
+            | Self::CacheKeep
+            | Self::Hash
+            | Self::Validate
+            | Self::MetadataWrite
+            | Self::Optimize
+            | Self::Tokenize => false,
         }
     }
 }
@@ -296,7 +352,7 @@ pub struct OptimizeArgs {
 }
 
 /// A kind together with its arguments.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "kind", content = "args", rename_all = "snake_case")]
 pub enum JobSpec {
     /// See [`JobKind::Scan`].
@@ -319,6 +375,18 @@ pub enum JobSpec {
     MetadataWrite(MetadataWriteArgs),
     /// See [`JobKind::Optimize`].
     Optimize(OptimizeArgs),
+    /// See [`JobKind::VaeDecode`].
+    VaeDecode(VaeDecodeArgs),
+    /// See [`JobKind::VaeEncode`].
+    VaeEncode(VaeEncodeArgs),
+    /// See [`JobKind::EncodeText`].
+    EncodeText(EncodeTextArgs),
+    /// See [`JobKind::UnetStep`].
+    UnetStep(UnetStepArgs),
+    /// See [`JobKind::Tokenize`].
+    Tokenize(TokenizeArgs),
+    /// See [`JobKind::Generate`].
+    Generate(GenerateArgs),
 }
 
 /// Arguments in the database that this build cannot read: fails that job, never the queue.
@@ -351,6 +419,12 @@ impl JobSpec {
             Self::Validate(_) => JobKind::Validate,
             Self::MetadataWrite(_) => JobKind::MetadataWrite,
             Self::Optimize(_) => JobKind::Optimize,
+            Self::VaeDecode(_) => JobKind::VaeDecode,
+            Self::VaeEncode(_) => JobKind::VaeEncode,
+            Self::EncodeText(_) => JobKind::EncodeText,
+            Self::UnetStep(_) => JobKind::UnetStep,
+            Self::Tokenize(_) => JobKind::Tokenize,
+            Self::Generate(_) => JobKind::Generate,
         }
     }
 
@@ -370,6 +444,12 @@ impl JobSpec {
             Self::Validate(args) => serde_json::to_value(args),
             Self::MetadataWrite(args) => serde_json::to_value(args),
             Self::Optimize(args) => serde_json::to_value(args),
+            Self::VaeDecode(args) => serde_json::to_value(args),
+            Self::VaeEncode(args) => serde_json::to_value(args),
+            Self::EncodeText(args) => serde_json::to_value(args),
+            Self::UnetStep(args) => serde_json::to_value(args),
+            Self::Tokenize(args) => serde_json::to_value(args),
+            Self::Generate(args) => serde_json::to_value(args),
         }
     }
 
@@ -398,7 +478,26 @@ impl JobSpec {
             Self::MetadataWrite(args) => Some(args.model),
             Self::Scan(args) => args.model,
             Self::Optimize(_) => None,
+            Self::VaeDecode(args) => Some(args.model),
+            Self::VaeEncode(args) => Some(args.model),
+            Self::EncodeText(args) => Some(args.model),
+            Self::UnetStep(args) => Some(args.model),
+            Self::Tokenize(args) => args.model,
+            Self::Generate(args) => Some(args.model),
         }
+    }
+
+    /// The engine's work that this is, if it is.
+    pub fn engine(&self) -> Option<EngineArgs> {
+        Some(match self.clone() {
+            Self::VaeDecode(args) => EngineArgs::VaeDecode(args),
+            Self::VaeEncode(args) => EngineArgs::VaeEncode(args),
+            Self::EncodeText(args) => EngineArgs::EncodeText(args),
+            Self::UnetStep(args) => EngineArgs::UnetStep(args),
+            Self::Tokenize(args) => EngineArgs::Tokenize(args),
+            Self::Generate(args) => EngineArgs::Generate(args),
+            _ => return None,
+        })
     }
 
     /// The single-flight key of this work at a target: while such a job is active, an equal request joins it.
@@ -438,7 +537,34 @@ impl JobSpec {
             },
             Self::Validate(args) => format!("validate/{}/{}/{target}", args.model, args.level.as_str()),
             Self::MetadataWrite(args) => format!("metadata_write/{}/{target}", args.key()),
+            Self::VaeDecode(_)
+            | Self::VaeEncode(_)
+            | Self::EncodeText(_)
+            | Self::UnetStep(_)
+            | Self::Tokenize(_)
+            | Self::Generate(_) => return self.engine_key(target),
         })
+    }
+
+    /// The same work on the same data gives the same result, so equal requests join; a file may be another one by the time
+    /// that it is read, so they do not.
+    fn engine_key(&self, target: &str) -> Option<String> {
+        let same = self.engine()?.input().is_none_or(|(_, input)| Input::is_immutable(input));
+        let args = same.then(|| serde_json::to_vec(self).ok()).flatten()?;
+        Some(format!("{}/{}/{target}", self.kind(), blake3::hash(&args).to_hex()))
+    }
+}
+
+impl From<EngineArgs> for JobSpec {
+    fn from(args: EngineArgs) -> Self {
+        match args {
+            EngineArgs::VaeDecode(args) => Self::VaeDecode(args),
+            EngineArgs::VaeEncode(args) => Self::VaeEncode(args),
+            EngineArgs::EncodeText(args) => Self::EncodeText(args),
+            EngineArgs::UnetStep(args) => Self::UnetStep(args),
+            EngineArgs::Tokenize(args) => Self::Tokenize(args),
+            EngineArgs::Generate(args) => Self::Generate(args),
+        }
     }
 }
 
@@ -458,6 +584,23 @@ mod tests {
         assert_eq!(JobSpec::decode("load", 1, &args).unwrap(), spec);
         assert!(JobSpec::decode("levitate", 1, &args).unwrap_err().to_string().contains("`levitate`"));
         assert!(JobSpec::decode("load", 2, &serde_json::json!({"modle": 1})).is_err());
+    }
+
+    #[test]
+    fn engine_work_joins_equal_work_on_data_that_cannot_change() {
+        let model = ModelId::generate();
+        let key = |args: serde_json::Value| {
+            let mut args = args;
+            args["model"] = serde_json::json!(model);
+            JobSpec::decode("vae_decode", 1, &args).unwrap().unique_key("any")
+        };
+        let upload = crate::ids::UploadId::generate();
+        let uploaded = serde_json::json!({ "latents": { "upload": upload } });
+        assert!(key(uploaded.clone()).is_some() && key(uploaded.clone()) == key(uploaded.clone()));
+        let mut other = uploaded.clone();
+        other["format"] = "webp".into();
+        assert_ne!(key(uploaded), key(other));
+        assert_eq!(key(serde_json::json!({ "latents": { "root": "main", "path": "a.safetensors" } })), None);
     }
 
     #[test]

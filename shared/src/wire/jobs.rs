@@ -13,7 +13,8 @@ use crate::{
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobRequest {
-    /// Kind: `scan`, `load`, `unload`, `cache_add`, `cache_remove`, `cache_keep`, `hash`, `validate`, `metadata_write`, `optimize`.
+    /// Kind: `scan`, `load`, `unload`, `cache_add`, `cache_remove`, `cache_keep`, `hash`, `validate`, `metadata_write`, `optimize`,
+    /// `vae_decode`, `vae_encode`, `encode_text`, `unet_step`, `tokenize`, `generate`.
     pub kind: String,
     /// Arguments of the kind. A model may be given by id or name.
     #[serde(default)]

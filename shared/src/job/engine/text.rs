@@ -1,0 +1,149 @@
+//! Arguments of `encode_text` and `tokenize`.
+
+use serde::{Deserialize, Serialize};
+
+use super::faults::{Fault, Faults};
+use crate::ids::ModelId;
+
+/// Longest prompt, in bytes.
+pub(super) const PROMPT_BYTES: usize = 16 * 1024;
+/// Most prompts or texts of one job.
+const TEXTS: usize = 64;
+/// Most token ids of one text to decode.
+const IDS: usize = 16 * 1024;
+/// Most layers that may be skipped from the end of an encoder.
+const CLIP_SKIP: u32 = 11;
+/// Most chunks of one prompt.
+const CHUNKS: u32 = 64;
+
+/// Arguments of `encode_text`. Leaves `embeddings.safetensors`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EncodeTextArgs<M = ModelId> {
+    /// The model whose text encoders encode.
+    pub model: M,
+    /// What is encoded, 1 to 64 prompts.
+    pub prompts: Vec<String>,
+    /// What the image shall not show; encoded to the same number of chunks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative: Option<String>,
+    /// Layers that are skipped from the end, 1 for the last hidden state but one; as the model says when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_skip: Option<u32>,
+    /// Read `(word:1.2)` and `[word]` as weights; as written when false.
+    #[serde(default = "yes")]
+    pub weights: bool,
+    /// Longer prompts are refused; 64 chunks when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_chunks: Option<u32>,
+    /// What is left; all that the encoders have when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<EncoderOutput>,
+}
+
+/// What a text encoder gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EncoderOutput {
+    /// The last hidden state, after the final layer norm.
+    Last,
+    /// The hidden state before the last layer.
+    Penultimate,
+    /// The last hidden state at the end of the text.
+    Pooled,
+    /// The pooled one through the text projection.
+    Projected,
+}
+
+impl std::str::FromStr for EncoderOutput {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "last" => Ok(Self::Last),
+            "penultimate" => Ok(Self::Penultimate),
+            "pooled" => Ok(Self::Pooled),
+            "projected" => Ok(Self::Projected),
+            _ => Err(format!("`{text}` is not one of last, penultimate, pooled, projected")),
+        }
+    }
+}
+
+/// Arguments of `tokenize`: texts to ids, ids to texts, or both.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizeArgs<M = ModelId> {
+    /// The model whose tokenizers are used; the CLIP vocabulary that comes with the agent when absent.
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    pub model: Option<M>,
+    /// What is tokenized, at most 64 texts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub texts: Vec<String>,
+    /// Token ids that are decoded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub decode: Vec<Vec<u32>>,
+    /// Read `(word:1.2)` and `[word]` as weights.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub weights: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// `Option<M>::default` without the bound that serde would put on `M`.
+fn none<M>() -> Option<M> {
+    None
+}
+
+pub(super) fn check_clip_skip(clip_skip: Option<u32>, faults: &mut Faults) {
+    if let Some(layers) = clip_skip {
+        faults.range("/clip_skip", layers, &(0..=CLIP_SKIP));
+    }
+}
+
+impl<M> EncodeTextArgs<M> {
+    /// What is wrong with them.
+    pub(super) fn faults(&self) -> Vec<Fault> {
+        let mut faults = Faults::default();
+        faults.texts("/prompts", &self.prompts, TEXTS, PROMPT_BYTES);
+        faults.text("/negative", self.negative.as_deref().unwrap_or_default(), PROMPT_BYTES);
+        check_clip_skip(self.clip_skip, &mut faults);
+        if let Some(chunks) = self.max_chunks {
+            faults.range("/max_chunks", chunks, &(1..=CHUNKS));
+        }
+        faults.end()
+    }
+
+    pub(super) fn try_with_models<N, E>(
+        self,
+        name: &mut impl FnMut(M) -> Result<N, E>,
+    ) -> Result<EncodeTextArgs<N>, E> {
+        let Self { model, prompts, negative, clip_skip, weights, max_chunks, outputs } = self;
+        Ok(EncodeTextArgs { model: name(model)?, prompts, negative, clip_skip, weights, max_chunks, outputs })
+    }
+}
+
+impl<M> TokenizeArgs<M> {
+    /// What is wrong with them.
+    pub(super) fn faults(&self) -> Vec<Fault> {
+        let mut faults = Faults::default();
+        if self.texts.is_empty() && self.decode.is_empty() {
+            faults.add("/texts", "give texts, or ids to `decode`");
+        } else if !self.texts.is_empty() {
+            faults.texts("/texts", &self.texts, TEXTS, PROMPT_BYTES);
+        }
+        if self.decode.len() > TEXTS {
+            faults.add("/decode", format!("{} lists of ids, more than {TEXTS}", self.decode.len()));
+        }
+        for (index, ids) in self.decode.iter().enumerate().filter(|(_, ids)| ids.len() > IDS) {
+            faults.add(format!("/decode/{index}"), format!("{} ids, more than {IDS}", ids.len()));
+        }
+        faults.end()
+    }
+
+    pub(super) fn try_with_models<N, E>(self, name: &mut impl FnMut(M) -> Result<N, E>) -> Result<TokenizeArgs<N>, E> {
+        let Self { model, texts, decode, weights } = self;
+        Ok(TokenizeArgs { model: model.map(name).transpose()?, texts, decode, weights })
+    }
+}
