@@ -1,0 +1,104 @@
+//! What somebody outside can do to a run: watch it and stop it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ort::session::RunOptions;
+
+use crate::error::EngineError;
+
+/// A request to stop, shared between who asks and who runs. Stops the run that is under way and every later one.
+#[derive(Clone, Default)]
+pub struct Cancel {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    asked: bool,
+    running: Option<Arc<RunOptions>>,
+}
+
+impl std::fmt::Debug for Cancel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cancel").field("asked", &self.is_cancelled()).finish_non_exhaustive()
+    }
+}
+
+impl Cancel {
+    /// Nobody has asked.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks for the stop: returns at once; a run ends before its next operator.
+    pub fn cancel(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.asked = true;
+        if let Some(Err(error)) = state.running.as_ref().map(|options| options.terminate()) {
+            tracing::warn!(%error, "a run could not be told to stop");
+        }
+    }
+
+    /// True once somebody has asked.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).asked
+    }
+
+    /// An error once somebody has asked.
+    ///
+    /// # Errors
+    /// [`EngineError::Cancelled`].
+    pub fn check(&self) -> Result<(), EngineError> {
+        if self.is_cancelled() { Err(EngineError::Cancelled) } else { Ok(()) }
+    }
+
+    /// Names the run that is to be stopped; nothing runs any more once the answer is dropped.
+    pub(super) fn watch(&self, options: &Arc<RunOptions>) -> Result<Watch<'_>, EngineError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.asked {
+            return Err(EngineError::Cancelled);
+        }
+        state.running = Some(Arc::clone(options));
+        Ok(Watch { cancel: self })
+    }
+}
+
+/// A run that can be stopped.
+pub(super) struct Watch<'c> {
+    cancel: &'c Cancel,
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.cancel.state.lock().unwrap_or_else(PoisonError::into_inner).running = None;
+    }
+}
+
+/// Told how far a piece of work is: done, of how many.
+pub type Progress = Arc<dyn Fn(usize, usize) + Send + Sync>;
+
+/// How a run is watched and stopped.
+#[derive(Clone, Default)]
+pub struct Control {
+    /// Stops it.
+    pub cancel: Cancel,
+    /// Called after each part (a tile, a step), where the work has parts.
+    pub progress: Option<Progress>,
+}
+
+impl Control {
+    /// Says how far the work is.
+    pub fn report(&self, done: usize, of: usize) {
+        if let Some(progress) = &self.progress {
+            progress(done, of);
+        }
+    }
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").field("cancel", &self.cancel).finish_non_exhaustive()
+    }
+}
