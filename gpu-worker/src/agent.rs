@@ -172,6 +172,7 @@ fn assemble(
         scan_threads: usize::from(config.scan_threads),
         throttle: config.read_limit.map(|limit| Arc::new(Throttle::new(limit.0))),
         hash_throttle: config.hash_limit.rate().map(|limit| Arc::new(Throttle::new(limit.0))),
+        artifact_limit: config.artifact_limit,
         hashes_after_scan: config.hash_limit != HashLimit::Off,
         aliases: Default::default(),
         running: Running::default(),

@@ -2,8 +2,10 @@
 
 use shared::db::Session;
 use shared::{
+    bytes::ByteSize,
     db::{
         DbError,
+        blobs::artifacts::{self, NewArtifact},
         hashes::{self, FileHashRow, ModelHashes},
         jobs::{self, JobLease, Settlement},
         models::{self, FileIdentity, Registered},
@@ -13,12 +15,14 @@ use shared::{
     error::{ErrorBody, ErrorCode},
     ids::ComponentId,
     job::{
-        HashArgs, JobSpec, NewJob, ScanArgs, Target, enqueue,
+        HashArgs, JobSpec, NewJob, ScanArgs, Target,
+        engine::check_artifact_name,
+        enqueue,
         rules::{self, Report},
     },
 };
 
-use crate::{aliases, catalogue::ScannedRoot, context::Agent, executors::HashedPart, publisher};
+use crate::{aliases, catalogue::ScannedRoot, context::Agent, error::WorkError, executors::HashedPart, publisher};
 
 /// What an attempt changes beside its job's row.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub enum Effects {
     Hashed(Hashed),
     /// A report about a model, and hashes that were computed for it.
     Validated(Box<NewValidation>, Vec<(FileIdentity, FileHashRow)>),
+    /// Files that the job leaves.
+    Artifacts(Vec<NewArtifact>),
     /// A file below this root, which the catalogue has to learn of.
     Wrote {
         /// Name of the root.
@@ -72,8 +78,16 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
         return jobs::report(&agent.pool, &agent.teller, lease, report, rules::jitter()).await;
     }
     let mut tx = agent.pool.begin().await?;
+    // before the job's row is locked: what is long must not keep others from it
+    let blobs = match effects {
+        Effects::Artifacts(left) => artifacts::write_all(&mut tx, left).await?,
+        _ => Vec::new(),
+    };
     if jobs::hold(&mut tx, lease).await?.is_none() {
         return Ok(Settlement::Stale);
+    }
+    if let Effects::Artifacts(left) = effects {
+        artifacts::name_all(&mut tx, lease.id, left, &blobs).await?;
     }
     let mut met = Met::default();
     let report = apply(agent, &mut tx, lease, report, effects, &mut met).await?;
@@ -112,6 +126,7 @@ async fn apply(
 ) -> Result<Report, DbError> {
     match effects {
         Effects::None | Effects::Wrote { .. } => Ok(report.clone()),
+        Effects::Artifacts(left) => Ok(with_result(report, "artifacts", names(left))),
         Effects::Scanned(roots) => {
             let mut counts = serde_json::Map::new();
             for (root, found) in roots {
@@ -224,6 +239,35 @@ async fn follow_up(agent: &Agent, tx: &mut Session, effects: &Effects) -> Result
     Ok(())
 }
 
+fn names(left: &[NewArtifact]) -> serde_json::Value {
+    left.iter().map(|artifact| artifact.name.as_str()).collect()
+}
+
+/// Looks at what a job leaves before it counts as done.
+///
+/// # Errors
+/// [`WorkError::BadArtifacts`] for too many bytes, or a name that cannot be.
+pub fn check(agent: &Agent, effects: &Effects) -> Result<(), WorkError> {
+    match effects {
+        Effects::Artifacts(left) => {
+            unfit_artifacts(left, agent.artifact_limit).map_or(Ok(()), |why| Err(WorkError::BadArtifacts(why)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn unfit_artifacts(left: &[NewArtifact], limit: ByteSize) -> Option<String> {
+    let bytes = left.iter().fold(0u64, |sum, artifact| sum.saturating_add(artifact.bytes.len() as u64));
+    if bytes > limit.0 {
+        return Some(format!(
+            "the job's artifacts have {} ({bytes} bytes), more than the {limit} of --artifact-limit of the host's agent",
+            ByteSize(bytes)
+        ));
+    }
+    let wrong = left.iter().find_map(|artifact| Some((artifact, check_artifact_name(&artifact.name).err()?)));
+    wrong.map(|(artifact, why)| format!("the artifact name {:?} cannot be: {why}", artifact.name))
+}
+
 fn gone(validation: &NewValidation) -> Report {
     let message = format!("model {} left the catalogue while it was validated", validation.model);
     Report::Failed { error: ErrorBody::new(ErrorCode::NotFound, message) }
@@ -260,4 +304,24 @@ fn mismatch(component: ComponentId, digest: &str) -> Report {
     let message = format!("component {component} was read with digest {digest}, but another digest is registered");
     let hint = Some("scan the root again; if nobody replaced the file, check the disk".into());
     Report::Failed { error: ErrorBody { hint, ..ErrorBody::new(ErrorCode::Corrupt, message) } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn artifacts_have_plain_names_and_a_limit() {
+        let left = |name: &str, bytes: usize| NewArtifact {
+            name: name.into(),
+            media_type: "image/png",
+            bytes: vec![0; bytes],
+        };
+        let unfit = |artifacts: &[NewArtifact]| unfit_artifacts(artifacts, ByteSize(10));
+        assert_eq!(unfit(&[left("a.png", 4), left("b.png", 6)]), None);
+        assert!(unfit(&[left("a.png", 4), left("b.png", 7)]).unwrap().contains("--artifact-limit"));
+        for name in ["../a.png", "a\0.png", "", "a/b"] {
+            assert!(unfit(&[left(name, 1)]).unwrap().contains("cannot be"), "{name:?}");
+        }
+    }
 }

@@ -112,6 +112,10 @@ pub struct AgentConfig {
     #[arg(long, default_value = "200MiB")]
     pub hash_limit: HashLimit,
 
+    /// Most bytes of all files that one job leaves.
+    #[arg(long, default_value = "1GiB")]
+    pub artifact_limit: ByteSize,
+
     /// How long a stop waits for running jobs before it hands them back.
     #[arg(long, default_value = "60", value_parser = parse_seconds)]
     pub drain_grace: Duration,

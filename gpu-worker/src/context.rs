@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use residency::RamTier;
 use shared::{
+    bytes::ByteSize,
     db::{Pool, tell::Teller},
     ids::Incarnation,
     shutdown::Tasks,
@@ -93,6 +94,8 @@ pub struct Agent {
     pub hash_throttle: Option<Arc<Throttle>>,
     /// Whether a scan is followed by hashing.
     pub hashes_after_scan: bool,
+    /// Most bytes of all files that one job leaves.
+    pub artifact_limit: ByteSize,
     /// Ids that components were loaded under before they were merged.
     pub aliases: Aliases,
     /// What runs now.

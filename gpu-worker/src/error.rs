@@ -114,6 +114,20 @@ pub enum WorkError {
         /// The name asked for.
         root: String,
     },
+    /// What the job works on is not there.
+    #[error("{0} is not there")]
+    NoInput(String),
+    /// What the job works on cannot be worked on.
+    #[error("{input} cannot be worked on: {why}")]
+    BadInput {
+        /// The input.
+        input: String,
+        /// Why not.
+        why: String,
+    },
+    /// What the job leaves cannot be kept.
+    #[error("{0}")]
+    BadArtifacts(String),
     /// No root could be read.
     #[error("no model root could be read: {0}")]
     RootsMissing(String),
@@ -145,11 +159,13 @@ pub enum WorkError {
 impl Classify for WorkError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Spec(_) => ErrorCode::InvalidArgument,
+            Self::Spec(_) | Self::BadInput { .. } | Self::BadArtifacts(_) => ErrorCode::InvalidArgument,
             Self::Db(error) => error.code(),
-            Self::NoModel(_) | Self::NotHere { .. } | Self::NoRoot { .. } | Self::RootsMissing(_) => {
-                ErrorCode::NotFound
-            }
+            Self::NoModel(_)
+            | Self::NotHere { .. }
+            | Self::NoRoot { .. }
+            | Self::NoInput(_)
+            | Self::RootsMissing(_) => ErrorCode::NotFound,
             Self::NothingToLoad { .. } | Self::NoExecutor(_) => ErrorCode::Unsupported,
             Self::Changed { .. } => ErrorCode::Corrupt,
             Self::Format { source, .. } => format_code(source),

@@ -23,6 +23,7 @@ pub mod device_tier;
 pub mod devices;
 pub mod error;
 pub mod executors;
+pub mod inputs;
 pub mod keeper;
 pub mod lease;
 pub mod load_request;

@@ -111,6 +111,11 @@ ulid_id!(
     "upload"
 );
 ulid_id!(
+    /// Bytes in the database: of an upload or an artifact.
+    BlobId,
+    "blob"
+);
+ulid_id!(
     /// One start of one process; never reused, never the host's or pod's name.
     Incarnation,
     "incarnation"

@@ -1,6 +1,7 @@
 //! All SQL of the product. Functions take a connection or a transaction, return domain types, change state by
 //! compare-and-set and say who lost. Order and time come from the database.
 
+pub mod blobs;
 pub mod evictions;
 pub mod farm;
 pub mod hashes;
@@ -46,6 +47,9 @@ pub enum DbError {
     /// Postgres ended the transaction in favour of another one; the same again may go through.
     #[error("another transaction was in the way")]
     Contended(#[source] sqlx::Error),
+    /// What a new row refers to is not there any more.
+    #[error("{0} is not there")]
+    Gone(String),
     /// A row holds something that this build cannot read.
     #[error("a stored row cannot be read: {0}")]
     BadRow(String),
@@ -93,6 +97,7 @@ impl Classify for DbError {
         match self {
             Self::BadUrl(_) => ErrorCode::InvalidArgument,
             Self::Unavailable(_) | Self::ReadOnly(_) | Self::Contended(_) | Self::Schema(_) => ErrorCode::Unavailable,
+            Self::Gone(_) => ErrorCode::NotFound,
             Self::BadRow(_) | Self::Statement(_) => ErrorCode::Internal,
         }
     }

@@ -3,9 +3,9 @@
 use sqlx::PgConnection;
 
 use crate::{
-    db::DbError,
+    db::{DbError, blobs},
     ids::JobId,
-    job::{Enqueued, JobSpec, Lane, NewJob, Target},
+    job::{Enqueued, JobSpec, Lane, NewJob, Target, engine::EngineArgs},
 };
 
 // One trip: the row, its event and the hints, or nothing when the key is taken.
@@ -26,7 +26,7 @@ const INSERT: &str = "
 /// Inserts in the caller's transaction. A job with children starts out `running`: its children are its work.
 ///
 /// # Errors
-/// Database errors.
+/// [`DbError::Gone`] when what the job works on is not there any more; database errors.
 pub async fn insert(tx: &mut PgConnection, job: &NewJob, lane: Lane) -> Result<Enqueued, DbError> {
     let id = JobId::generate();
     // a child belongs to its parent alone; nobody joins it
@@ -34,6 +34,9 @@ pub async fn insert(tx: &mut PgConnection, job: &NewJob, lane: Lane) -> Result<E
     // the active job may end between our insert and our look; then the next insert succeeds
     for _ in 0..3 {
         if try_insert(tx, id, job, lane, key.as_deref()).await? {
+            if let Some((_, input)) = job.spec.engine().as_ref().and_then(EngineArgs::input) {
+                blobs::hold_input(tx, id, input).await?;
+            }
             return Ok(Enqueued { id, created: true });
         }
         let active: Option<JobId> = sqlx::query_scalar(

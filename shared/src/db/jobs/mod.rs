@@ -50,7 +50,12 @@ pub struct JobLease {
     pub incarnation: Incarnation,
 }
 
-async fn event(tx: &mut PgConnection, id: JobId, kind: &str, data: serde_json::Value) -> Result<(), DbError> {
+pub(super) async fn event(
+    tx: &mut PgConnection,
+    id: JobId,
+    kind: &str,
+    data: serde_json::Value,
+) -> Result<(), DbError> {
     sqlx::query("insert into job_events (job_id, type, data) values ($1, $2, $3)")
         .bind(id)
         .bind(kind)
