@@ -22,6 +22,7 @@ pub mod runtime;
 #[cfg(test)]
 mod scripted;
 pub mod tensor;
+pub mod tokenize;
 pub mod weights;
 
 pub use cpu::CpuDevice;
