@@ -15,10 +15,14 @@ mod cuda;
 mod device;
 pub mod error;
 pub mod graph;
+pub mod images;
+pub mod noise;
 pub mod nvml;
 pub mod onnx;
 mod probe;
+pub mod prompt;
 pub mod runtime;
+pub mod samplers;
 #[cfg(test)]
 mod scripted;
 pub mod tensor;

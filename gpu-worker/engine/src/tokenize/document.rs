@@ -7,10 +7,8 @@ use super::{TokenizeError, TokenizerSettings};
 /// First line a version, then one merge a line; `clip/LICENSE` says where they come from.
 const MERGES: &str = include_str!("clip/merges.txt");
 /// How OpenAI's tokenizer cuts words.
-const WORDS: &str = concat!(
-    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d",
-    r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-);
+const WORDS: &str =
+    concat!(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d", r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+");
 
 /// The document of the shipped vocabulary.
 pub(super) fn shipped(settings: &TokenizerSettings) -> Result<Vec<u8>, TokenizeError> {
@@ -26,8 +24,10 @@ pub(super) fn shipped(settings: &TokenizerSettings) -> Result<Vec<u8>, TokenizeE
 
 /// The document of a `vocab.json` and a `merges.txt`.
 pub(super) fn from_files(vocab: &[u8], text: &str, settings: &TokenizerSettings) -> Result<Vec<u8>, TokenizeError> {
-    let malformed =
-        |error: serde_json::Error| TokenizeError::Malformed { file: "vocab.json".to_owned(), reason: error.to_string() };
+    let malformed = |error: serde_json::Error| TokenizeError::Malformed {
+        file: "vocab.json".to_owned(),
+        reason: error.to_string(),
+    };
     let vocab: Map<String, Value> = serde_json::from_slice(vocab).map_err(malformed)?;
     document("vocab.json and merges.txt", vocab, &merges(text), settings)
 }

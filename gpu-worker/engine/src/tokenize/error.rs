@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use shared::error::{Classify, ErrorCode};
 use thiserror::Error;
 
 /// Why there is no tokenizer, or no tokens.
@@ -70,4 +71,16 @@ pub enum TokenizeError {
         /// The limit.
         limit: usize,
     },
+}
+
+impl Classify for TokenizeError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Missing { .. } => ErrorCode::NotFound,
+            Self::Unreadable { .. } => ErrorCode::Unavailable,
+            Self::TooLarge { .. } | Self::Malformed { .. } | Self::UnknownToken { .. } => ErrorCode::Corrupt,
+            Self::NotClip { .. } => ErrorCode::Unsupported,
+            Self::UnknownId { .. } | Self::PromptTooLong { .. } => ErrorCode::InvalidArgument,
+        }
+    }
 }

@@ -84,10 +84,8 @@ impl ClipTokenizer {
     /// # Errors
     /// [`TokenizeError`] when it is damaged, no byte pair encoding, or lacks a mark.
     pub fn from_json(bytes: &[u8], file: &str, settings: &TokenizerSettings) -> Result<Self, TokenizeError> {
-        let malformed = |error: tokenizers::Error| TokenizeError::Malformed {
-            file: file.to_owned(),
-            reason: error.to_string(),
-        };
+        let malformed =
+            |error: tokenizers::Error| TokenizeError::Malformed { file: file.to_owned(), reason: error.to_string() };
         let mut inner = Tokenizer::from_bytes(bytes).map_err(malformed)?;
         if !matches!(inner.get_model(), ModelWrapper::BPE(_)) {
             return Err(TokenizeError::NotClip { file: file.to_owned() });
@@ -96,10 +94,9 @@ impl ClipTokenizer {
         inner.with_padding(None).with_truncation(None).map_err(malformed)?;
         let pad = settings.pad.as_ref().unwrap_or(&settings.end);
         let id = |inner: &Tokenizer, token: &str| {
-            inner.token_to_id(token).ok_or_else(|| TokenizeError::UnknownToken {
-                file: file.to_owned(),
-                token: token.to_owned(),
-            })
+            inner
+                .token_to_id(token)
+                .ok_or_else(|| TokenizeError::UnknownToken { file: file.to_owned(), token: token.to_owned() })
         };
         let (begin, end) = (id(&inner, &settings.begin)?, id(&inner, &settings.end)?);
         let pad_id = id(&inner, pad)?;

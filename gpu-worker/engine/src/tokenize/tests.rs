@@ -52,8 +52,7 @@ fn the_shipped_vocabulary_gives_the_tokens_of_transformers() {
 
 #[test]
 fn files_as_transformers_writes_them_give_the_same() {
-    let shipped: Value =
-        serde_json::from_slice(&document::shipped(&TokenizerSettings::default()).unwrap()).unwrap();
+    let shipped: Value = serde_json::from_slice(&document::shipped(&TokenizerSettings::default()).unwrap()).unwrap();
     for (frame, pad) in [("clip-l.json", None), ("clip-g.json", Some("!"))] {
         let mut whole: Value = serde_json::from_slice(&fs::read(golden(frame)).unwrap()).unwrap();
         whole["model"]["vocab"] = shipped["model"]["vocab"].clone();
@@ -68,8 +67,7 @@ fn files_as_transformers_writes_them_give_the_same() {
 
 #[test]
 fn vocabulary_and_merges_give_the_same() {
-    let shipped: Value =
-        serde_json::from_slice(&document::shipped(&TokenizerSettings::default()).unwrap()).unwrap();
+    let shipped: Value = serde_json::from_slice(&document::shipped(&TokenizerSettings::default()).unwrap()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("vocab.json"), shipped["model"]["vocab"].to_string()).unwrap();
     fs::write(folder.path().join("merges.txt"), include_str!("clip/merges.txt")).unwrap();

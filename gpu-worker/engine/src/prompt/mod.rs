@@ -1,0 +1,107 @@
+//! Prompts as users write them: weights in parentheses and brackets, escapes, `BREAK`; to chunks of weighted tokens.
+//!
+//! The notation is that of AUTOMATIC1111's web UI: `(word)` weighs 1.1, `[word]` 1/1.1, `(word:1.3)` what it says, nested ones multiply;
+//! `\(`, `\)`, `\[`, `\]`, `\\` are the characters themselves; `BREAK` starts a new chunk. An opening bracket that nobody closes counts to the
+//! end of the prompt, a closing one that nobody opened is text. How weights reach the states: see [`apply_weights`].
+
+mod parse;
+#[cfg(test)]
+mod tests;
+mod weigh;
+
+use serde::{Deserialize, Serialize};
+use shared::error::{Classify, ErrorCode};
+use thiserror::Error;
+
+pub use self::{
+    parse::{Fragment, parse},
+    weigh::apply_weights,
+};
+use crate::tokenize::{Chunk, ClipTokenizer, TokenizeError, WeightedToken};
+
+/// Deepest nesting of brackets.
+pub const DEPTH_LIMIT: usize = 64;
+/// Largest weight, and with a minus sign the smallest.
+pub const WEIGHT_LIMIT: f32 = 100.0;
+
+/// How the text of a prompt is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptSyntax {
+    /// With weights, escapes and `BREAK`.
+    #[default]
+    Weighted,
+    /// As it is, as diffusers reads prompts.
+    Plain,
+}
+
+/// What can be wrong with a prompt.
+#[derive(Debug, Error)]
+pub enum PromptError {
+    /// Too many brackets within each other.
+    #[error("brackets of the prompt are nested deeper than {limit}")]
+    TooDeep {
+        /// The limit.
+        limit: usize,
+    },
+    /// A weight, or the product of nested ones, that no model can use.
+    #[error("the weight {weight} of `{text}` is beyond {limit}")]
+    Weight {
+        /// The weight.
+        weight: f32,
+        /// Beginning of its text.
+        text: String,
+        /// The limit.
+        limit: f32,
+    },
+    /// The text could not be tokenized.
+    #[error(transparent)]
+    Tokenize(#[from] TokenizeError),
+}
+
+impl Classify for PromptError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::TooDeep { .. } | Self::Weight { .. } => ErrorCode::InvalidArgument,
+            Self::Tokenize(error) => error.code(),
+        }
+    }
+}
+
+/// The chunks of `text`, at least one.
+///
+/// Each fragment of another weight is tokenized by itself. Chunks are cut after 75 tokens, wherever that is.
+///
+/// # Errors
+/// [`PromptError`] for weights that cannot be, and prompts that are too long.
+pub fn chunks(tokenizer: &ClipTokenizer, text: &str, syntax: PromptSyntax) -> Result<Vec<Chunk>, PromptError> {
+    if syntax == PromptSyntax::Plain {
+        let tokens = tokenizer.encode(text)?.into_iter().map(WeightedToken::plain).collect();
+        return Ok(tokenizer.chunks(&[tokens]));
+    }
+    // before the parser sees it, whose work grows with the length
+    if text.len() > crate::tokenize::PROMPT_LIMIT_BYTES {
+        let limit = crate::tokenize::PROMPT_LIMIT_BYTES;
+        return Err(TokenizeError::PromptTooLong { bytes: text.len(), limit }.into());
+    }
+    let mut sections = vec![Vec::new()];
+    for fragment in parse(text)? {
+        match fragment {
+            Fragment::Break => sections.push(Vec::new()),
+            Fragment::Text { text, weight } => {
+                let ids = tokenizer.encode(&text)?;
+                let tokens = ids.into_iter().map(|id| WeightedToken { id, weight });
+                sections.last_mut().into_iter().for_each(|section| section.extend(tokens.clone()));
+            }
+        }
+    }
+    Ok(tokenizer.chunks(&sections))
+}
+
+/// Makes both prompts equally long by chunks of an empty prompt: guidance compares states of one length.
+pub fn level(tokenizer: &ClipTokenizer, prompts: &mut [&mut Vec<Chunk>]) {
+    let longest = prompts.iter().map(|chunks| chunks.len()).max().unwrap_or(0);
+    for chunks in prompts {
+        chunks.resize_with(longest, || tokenizer.empty_chunk());
+    }
+}

@@ -1,0 +1,147 @@
+//! Scheduler settings: from diffusers' `scheduler_config.json`, or those of a base for checkpoints without one.
+
+use serde::{Deserialize, Serialize};
+
+use super::SamplerError;
+
+/// What the model predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Prediction {
+    /// The noise.
+    #[default]
+    Epsilon,
+    /// The velocity: noise and sample, turned.
+    VPrediction,
+    /// The sample without noise.
+    #[serde(alias = "original_sample")]
+    Sample,
+}
+
+/// How the steps are spread over the training timesteps (table 2 of arXiv 2305.08891).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Spacing {
+    /// Evenly from 0, shifted by `steps_offset`.
+    Leading,
+    /// Evenly from the last one down.
+    Trailing,
+    /// Evenly between both ends.
+    Linspace,
+}
+
+/// How the noise grows over training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BetaSchedule {
+    /// Linear in beta.
+    Linear,
+    /// Linear in the root of beta.
+    ScaledLinear,
+}
+
+/// Settings of a noise schedule, with the names and defaults of diffusers; keys that are for other schedulers are left aside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SchedulerConfig {
+    /// Timesteps of training.
+    pub num_train_timesteps: usize,
+    /// Beta of the first one.
+    pub beta_start: f64,
+    /// Beta of the last one.
+    pub beta_end: f64,
+    /// How betas lie between both.
+    pub beta_schedule: BetaSchedule,
+    /// Betas as they are, instead of the three above.
+    pub trained_betas: Option<Vec<f32>>,
+    /// What the model predicts.
+    pub prediction_type: Prediction,
+    /// How steps are spread; each sampler has its own default (DDIM `leading`, the others `linspace`).
+    pub timestep_spacing: Option<Spacing>,
+    /// Added to each timestep by `leading`.
+    pub steps_offset: usize,
+    /// Rescales betas so that the last timestep holds no signal.
+    pub rescale_betas_zero_snr: bool,
+    /// DDIM: the last step goes to no noise at all instead of the first timestep's.
+    pub set_alpha_to_one: bool,
+    /// DDIM: clips the predicted sample.
+    pub clip_sample: bool,
+    /// To this range on both sides.
+    pub clip_sample_range: f32,
+    /// Karras sigmas, unless the request says otherwise.
+    pub use_karras_sigmas: Option<bool>,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self {
+            num_train_timesteps: 1000,
+            beta_start: 0.0001,
+            beta_end: 0.02,
+            beta_schedule: BetaSchedule::Linear,
+            trained_betas: None,
+            prediction_type: Prediction::Epsilon,
+            timestep_spacing: None,
+            steps_offset: 0,
+            rescale_betas_zero_snr: false,
+            set_alpha_to_one: true,
+            clip_sample: true,
+            clip_sample_range: 1.0,
+            use_karras_sigmas: None,
+        }
+    }
+}
+
+impl SchedulerConfig {
+    /// Reads a `scheduler_config.json`.
+    ///
+    /// # Errors
+    /// [`SamplerError::BadConfig`] with the reader's words.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, SamplerError> {
+        let config: Self =
+            serde_json::from_slice(bytes).map_err(|error| SamplerError::BadConfig { reason: error.to_string() })?;
+        config.checked()
+    }
+
+    /// The settings that the releases of a base have: `sd15`, `sd21`, `sdxl`, `sdxl-refiner`; none for bases that don't denoise so.
+    ///
+    /// `sd21` is the 768 pixel model, which predicts velocities; its 512 pixel sibling predicts noise and can't be told from it by
+    /// names and shapes, so a request may say which prediction holds.
+    #[must_use]
+    pub fn of_base(base: &str) -> Option<Self> {
+        let (prediction_type, timestep_spacing) = match base {
+            "sd15" => (Prediction::Epsilon, None),
+            "sd21" => (Prediction::VPrediction, None),
+            "sdxl" | "sdxl-refiner" => (Prediction::Epsilon, Some(Spacing::Leading)),
+            _ => return None,
+        };
+        Some(Self {
+            beta_start: 0.00085,
+            beta_end: 0.012,
+            beta_schedule: BetaSchedule::ScaledLinear,
+            prediction_type,
+            timestep_spacing,
+            steps_offset: 1,
+            set_alpha_to_one: false,
+            clip_sample: false,
+            ..Self::default()
+        })
+    }
+
+    fn checked(self) -> Result<Self, SamplerError> {
+        let bad = |reason: String| Err(SamplerError::BadConfig { reason });
+        let steps = self.num_train_timesteps;
+        if !(2..=100_000).contains(&steps) {
+            return bad(format!("num_train_timesteps is {steps}; 2 to 100000 are possible"));
+        }
+        if !(0.0 < self.beta_start && self.beta_start <= self.beta_end && self.beta_end < 1.0) {
+            return bad(format!("betas from {} to {} are no noise schedule", self.beta_start, self.beta_end));
+        }
+        if let Some(betas) = &self.trained_betas
+            && (betas.len() != steps || betas.iter().any(|beta| !(0.0 < *beta && *beta < 1.0)))
+        {
+            return bad(format!("trained_betas must be {steps} numbers between 0 and 1"));
+        }
+        Ok(self)
+    }
+}
