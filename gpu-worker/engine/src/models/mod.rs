@@ -1,0 +1,10 @@
+//! Models ready to run: a config, the session of its graph, and the weights that a run binds.
+//!
+//! A model holds its weights' memory for as long as it lives; its session is shared with every model of the same graph.
+
+mod rows;
+mod text_encoder;
+mod unet;
+
+pub use text_encoder::{EncodeOptions, TextEncoder, TextStates};
+pub use unet::{Added, Conditions, Pair, Unet};
