@@ -8,14 +8,17 @@
 //! session per graph and binds to it, for each run, the memory that holds the weights (`weights`). So a session holds no
 //! weights, and another checkpoint of the same architecture is another binding. Nothing here knows jobs.
 
+pub mod arch;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 mod cpu;
 mod cuda;
 mod device;
 pub mod error;
+pub mod forward;
 pub mod graph;
 pub mod images;
+pub mod models;
 pub mod noise;
 pub mod nvml;
 pub mod onnx;
@@ -25,6 +28,7 @@ pub mod runtime;
 pub mod samplers;
 #[cfg(test)]
 mod scripted;
+pub mod statistics;
 pub mod tensor;
 pub mod tokenize;
 pub mod weights;

@@ -116,7 +116,8 @@ fn is_t5(component: &Component<'_>, weights: &Weights) -> bool {
 }
 
 fn report(architecture: &'static str, inputs: &[(&str, &Tensor)], outputs: &[(&str, &Tensor)]) -> ForwardReport {
-    let described = |(name, tensor): &(&str, &Tensor)| Described { name: (*name).to_owned(), shape: tensor.shape.clone() };
+    let described =
+        |(name, tensor): &(&str, &Tensor)| Described { name: (*name).to_owned(), shape: tensor.shape.clone() };
     let output = |(name, tensor): &(&str, &Tensor)| Output {
         name: (*name).to_owned(),
         shape: tensor.shape.clone(),

@@ -119,6 +119,12 @@ impl<'s> Graph<'s> {
         self.compute
     }
 
+    /// The weights that were asked for so far, in order, whether the storage has them or not.
+    #[must_use]
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
     /// True when the weights hold this tensor: for what an architecture has or has not (a bias, a shortcut).
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
@@ -147,12 +153,32 @@ impl<'s> Graph<'s> {
         self.weight_as(name, shape, shape)
     }
 
+    /// The weight of this canonical name and shape, in the type in which it is stored: for operators that only move rows.
+    pub fn weight_stored(&mut self, name: &str, shape: &[usize]) -> V {
+        self.weight_input(name, shape, shape).0
+    }
+
     /// The same bytes under other sides: `stored` is the tensor's own shape, `viewed` what the graph sees.
     pub fn weight_as(&mut self, name: &str, stored: &[usize], viewed: &[usize]) -> V {
-        let input = if stored == viewed { name.to_owned() } else { format!("{name}@{}", sides(viewed)) };
-        let key = format!("weight {input}");
+        let (input, dtype) = self.weight_input(name, stored, viewed);
+        if dtype == self.compute {
+            return input;
+        }
+        let key = format!("computed {} {}", self.compute, input.0);
         if let Some(value) = self.known.get(&key) {
             return *value;
+        }
+        let value = self.cast(input, self.compute);
+        self.known.insert(key, value);
+        value
+    }
+
+    /// The input that a weight is, made if it is new.
+    fn weight_input(&mut self, name: &str, stored: &[usize], viewed: &[usize]) -> (V, ElementType) {
+        let input = if stored == viewed { name.to_owned() } else { format!("{name}@{}", sides(viewed)) };
+        let key = format!("weight {input}");
+        if let (Some(value), Some(slot)) = (self.known.get(&key), self.slots.iter().find(|slot| slot.input == input)) {
+            return (*value, slot.dtype);
         }
         let dtype = self.stored_type(name, stored, viewed);
         let dims: Vec<Dim> = viewed.iter().copied().map(Dim::Fixed).collect();
@@ -166,9 +192,8 @@ impl<'s> Graph<'s> {
         };
         self.slots.push(slot);
         let value = self.value(input);
-        let value = if dtype == self.compute { value } else { self.cast(value, self.compute) };
         self.known.insert(key, value);
-        value
+        (value, dtype)
     }
 
     /// The type in which a weight is stored; what is wrong with it is told by [`Graph::finish`].

@@ -122,7 +122,8 @@ impl TextEncoder {
     }
 
     fn ids(&self, prompts: &[Vec<i64>]) -> Result<Tensor, EngineError> {
-        let wrong = |found: String, expected: String| EngineError::Input { name: "input_ids".to_owned(), found, expected };
+        let wrong =
+            |found: String, expected: String| EngineError::Input { name: "input_ids".to_owned(), found, expected };
         let positions = self.config.positions;
         if let Some(prompt) = prompts.iter().find(|prompt| prompt.len() != positions) {
             return Err(wrong(format!("{} ids in a prompt", prompt.len()), format!("{positions}")));

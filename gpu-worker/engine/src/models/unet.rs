@@ -93,7 +93,8 @@ impl Unet {
         memory_bytes: Option<u64>,
         control: &Control,
     ) -> Result<Pair, EngineError> {
-        let joined = joined(unconditional, conditional).filter(|_| self.fits_twice(sample, unconditional, memory_bytes));
+        let joined =
+            joined(unconditional, conditional).filter(|_| self.fits_twice(sample, unconditional, memory_bytes));
         let Some(joined) = joined else {
             let unconditional = self.predict(sample, timestep, unconditional, control)?;
             let conditional = self.predict(sample, timestep, conditional, control)?;

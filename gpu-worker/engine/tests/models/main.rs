@@ -1,5 +1,11 @@
 //! Emitted graphs against numbers made elsewhere, on a real ONNX Runtime. Its library is found through
 //! `MODELYARD_ONNXRUNTIME`; without it these tests say that they are skipped.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
+
+mod clip;
+mod golden;
 mod layers;
+mod made;
 mod support;
+mod unet;

@@ -30,7 +30,12 @@ impl Config {
         let width = side(MODEL, facts, tokens, 1)?;
         let heads = if width < NARROWEST { REDUCED_HEADS } else { width / HEAD };
         if heads == 0 || !width.is_multiple_of(heads) {
-            return Err(wrong(MODEL, tokens, format!("{width} wide"), format!("a multiple of the heads' width {HEAD}")));
+            return Err(wrong(
+                MODEL,
+                tokens,
+                format!("{width} wide"),
+                format!("a multiple of the heads' width {HEAD}"),
+            ));
         }
         Ok(Self {
             vocabulary,
@@ -80,7 +85,8 @@ mod tests {
             ("text_model.embeddings.token_embedding.weight".to_owned(), vec![vocabulary, width]),
             ("text_model.embeddings.position_embedding.weight".to_owned(), vec![77, width]),
         ];
-        let layer = |layer: usize| (format!("text_model.encoder.layers.{layer}.mlp.fc1.weight"), vec![width * 4, width]);
+        let layer =
+            |layer: usize| (format!("text_model.encoder.layers.{layer}.mlp.fc1.weight"), vec![width * 4, width]);
         let fact = |(name, shape)| (name, TensorFact { dtype: ElementType::F32, shape });
         fixed.into_iter().chain((0..layers).map(layer)).map(fact).collect()
     }

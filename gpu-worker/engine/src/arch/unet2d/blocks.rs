@@ -59,7 +59,8 @@ impl Blocks<'_, '_> {
         let h = self.norm(h, &format!("{path}.norm2"), outputs, eps);
         let h = silu(self.g, h);
         let h = self.conv(h, &format!("{path}.conv2"), outputs, outputs, 3, 1);
-        let x = if inputs == outputs { x } else { self.conv(x, &format!("{path}.conv_shortcut"), inputs, outputs, 1, 1) };
+        let x =
+            if inputs == outputs { x } else { self.conv(x, &format!("{path}.conv_shortcut"), inputs, outputs, 1, 1) };
         add(self.g, x, h)
     }
 

@@ -83,9 +83,8 @@ fn levels(settings: &Settings<'_>) -> Result<Vec<Level>, EngineError> {
     let heads = heads(settings, channels.len())?;
     let Depths { down, up } = depth::read(settings, &layers)?;
     let zipped = channels.into_iter().zip(layers).zip(heads).zip(down.into_iter().zip(up));
-    let levels: Vec<Level> = zipped
-        .map(|(((channels, layers), heads), (down, up))| Level { channels, heads, layers, down, up })
-        .collect();
+    let levels: Vec<Level> =
+        zipped.map(|(((channels, layers), heads), (down, up))| Level { channels, heads, layers, down, up }).collect();
     for level in levels.iter().filter(|level| !level.down.is_empty() || !level.up.is_empty()) {
         if !level.channels.is_multiple_of(level.heads) {
             let value = settings.find("attention_head_dim").cloned().unwrap_or(json!(8));
