@@ -49,7 +49,7 @@ const PLACES: [Place; 4] = [
 ];
 
 /// Files that may hold `unsafe`, with the reason.
-const UNSAFE: [(&str, &str); 11] = [
+const UNSAFE: [(&str, &str); 12] = [
     ("gpu-worker/formats/tests/bounds/allocator.rs", "counts what a test allocates"),
     ("gpu-worker/residency/src/arena/map.rs", "maps sealed memory files"),
     ("tests/gpu/share.rs", "opens a handle of the CUDA driver"),
@@ -58,6 +58,7 @@ const UNSAFE: [(&str, &str); 11] = [
     ("gpu-worker/engine/src/cuda/fill.rs", "cuts a copy among threads"),
     ("gpu-worker/engine/src/cuda/mod.rs", "allocates and frees through the CUDA driver"),
     ("gpu-worker/engine/src/cuda/staging.rs", "copies through the CUDA driver"),
+    ("gpu-worker/engine/src/lora/kernel.rs", "calls a loop that is compiled for the features this processor has"),
     ("gpu-worker/engine/src/runtime/binding.rs", "binds weights to a session for the time of a run"),
     ("gpu-worker/engine/src/runtime/value.rs", "makes values of ONNX Runtime over memory of ours"),
     ("gpu-worker/engine/src/weights/memory.rs", "takes addresses of a CUDA device"),

@@ -1,0 +1,27 @@
+//! LoRA files and their algebra: what a file holds, which tensors of a base it changes, and the changed tensors.
+//!
+//! A base is never written to. A changed tensor is computed from the base's bytes in 32-bit floats, summed over the whole
+//! stack in one order that does not depend on how the stack was written down, and rounded once to the base's own type. So
+//! the same stack always gives the same bytes, and without a stack the base is what it was.
+//!
+//! Formulas: LoRA (arXiv 2106.09685), LoHa (FedPara, arXiv 2108.06098), LoKr and conv variants (LyCORIS, arXiv
+//! 2309.14859), DoRA (arXiv 2402.09353).
+
+mod dense;
+mod file;
+mod kernel;
+mod matching;
+mod merge;
+mod part;
+mod settings;
+mod spelling;
+mod stack;
+#[cfg(test)]
+mod tests;
+
+pub use file::{Lora, LoraError, LoraTensor, Module};
+pub use matching::{Fit, Mismatch, Report, match_base};
+pub use merge::{MergeError, merge};
+pub use settings::AdapterSettings;
+pub use spelling::{BaseTensor, Spellings};
+pub use stack::{BlockWeights, Entry, Stack};
