@@ -3,5 +3,7 @@
 //! Widths and depths always come from the config or the tensors, never from a table of known models.
 
 pub mod clip;
+#[cfg(test)]
+mod golden;
 pub(crate) mod settings;
 pub mod unet2d;

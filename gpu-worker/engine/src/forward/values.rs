@@ -29,7 +29,7 @@ mod tests {
         // `uniform("sample", 3)` of tests/reference/make_denoisers.py
         assert_eq!(
             uniform("sample", 3),
-            [-0.802_060_612_011_700_9, -0.932_815_487_496_554_5, -0.437_635_911_162_942_65]
+            [-0.802_060_612_011_700_9, -0.932_815_487_496_554_9, -0.437_635_911_162_942_65]
         );
         let values = spread("sample", 10_000);
         let variance = values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>() / 10_000.0;

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 mod clip;
+mod forward;
 mod golden;
 mod layers;
 mod made;

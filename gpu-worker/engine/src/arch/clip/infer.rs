@@ -78,7 +78,7 @@ fn activation(width: usize, role: Role, base: Option<&str>) -> Activation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{tensor::ElementType, weights::TensorFact};
+    use crate::{arch::golden, tensor::ElementType, weights::TensorFact};
 
     fn facts(vocabulary: usize, width: usize, layers: usize) -> TensorFacts {
         let fixed = [
@@ -109,6 +109,19 @@ mod tests {
         assert_eq!(read(Role::Second, "sdxl").activation, Activation::Gelu);
         assert_eq!(read(Role::First, "sd21").activation, Activation::Gelu);
         assert_eq!((read(Role::First, "sd15").heads, read(Role::First, "sd15").end), (4, EndOfText::Highest));
+    }
+
+    #[test]
+    fn the_releases_are_inferred_from_their_tensors_and_mean_them() {
+        for (release, role) in [("clip-l", Role::First), ("clip-h", Role::First), ("clip-g", Role::Second)] {
+            let tensors = golden::tensors(release);
+            let facts = golden::facts(&tensors);
+            let config = Config::from_json(&golden::config(release), &facts).unwrap();
+            assert_eq!(Config::infer(&facts, role, None).unwrap(), config, "{release}");
+            let mut meant = config.tensors();
+            meant.sort();
+            assert_eq!(meant, tensors, "{release}");
+        }
     }
 
     #[test]

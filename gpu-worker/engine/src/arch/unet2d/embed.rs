@@ -75,11 +75,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frequencies_fall_from_one_towards_the_longest_period() {
-        let plain = frequencies(4, 0.0);
-        assert_eq!(plain, [1.0, 0.1, 0.01, 0.001].map(|value: f32| value));
+    fn frequencies_are_rounded_as_torch_rounds_them() {
+        // `torch.exp(-math.log(10000) * torch.arange(4) / 4)`
+        assert_eq!(frequencies(4, 0.0), [1.0, 0.099_999_994, 0.01, 0.000_999_999_93]);
         // with a shift of one the last is the longest period itself
-        let shifted = frequencies(3, 1.0);
-        assert_eq!(shifted.last(), Some(&1e-4));
+        assert_eq!(frequencies(3, 1.0), [1.0, 0.01, 0.000_099_999_99]);
     }
 }

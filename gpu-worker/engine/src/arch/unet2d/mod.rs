@@ -10,3 +10,6 @@ mod infer;
 mod json;
 
 pub use config::{Added, Config, Level, Middle};
+
+#[cfg(test)]
+mod tests;
