@@ -141,7 +141,8 @@ fn assemble(
     let system = |what| move |source| AgentError::System { what, source };
     let available = memory::available_bytes().map_err(system("cannot read the available memory"))?;
     let cuda = engine::probe();
-    let onnx = engine::onnx::capability(config.onnxruntime.as_deref());
+    let onnx =
+        engine::onnx::find(&engine::onnx::Search { named: config.onnxruntime.clone(), python: config.python.clone() });
     let names: Vec<String> = cuda.devices.iter().map(|device| device.name.clone()).collect();
     let chosen = devices::choose(config, &names).map_err(AgentError::Config)?;
     let program = std::env::current_exe().map_err(system("cannot find this program's own file"))?;

@@ -124,9 +124,14 @@ pub struct AgentConfig {
     #[arg(long, default_value = "5", value_parser = parse_seconds)]
     pub store_wait: Duration,
 
-    /// The ONNX Runtime library, for the capability report.
+    /// The ONNX Runtime library that runs the models. Without it the folders `onnxruntime` and `../lib` beside this program,
+    /// the Python environment of `--python` and the system's loader are asked, in this order.
     #[arg(long, env = "ORT_DYLIB_PATH")]
     pub onnxruntime: Option<PathBuf>,
+
+    /// Folder of a Python environment whose package `onnxruntime` or `onnxruntime-gpu` may run the models.
+    #[arg(long)]
+    pub python: Option<PathBuf>,
 
     /// A unix socket over which programs of this host get resident weights without a copy; none when absent.
     #[arg(long)]

@@ -6,4 +6,6 @@ pub mod clip;
 #[cfg(test)]
 mod golden;
 pub(crate) mod settings;
+pub mod tiny;
 pub mod unet2d;
+pub mod vae;

@@ -110,6 +110,24 @@ impl<'j> Settings<'j> {
         }
     }
 
+    /// A list of whole numbers from 1 on.
+    pub(crate) fn positives(&self, field: &str, default: &[usize]) -> Result<Vec<usize>, EngineError> {
+        match self.find(field) {
+            None => Ok(default.to_vec()),
+            Some(Value::Array(values)) if !values.is_empty() => {
+                values.iter().map(|value| self.as_positive(field, value)).collect()
+            }
+            Some(value) => Err(self.wrong(field, value, "a list of whole numbers from 1 on")),
+        }
+    }
+
+    /// Refuses a list with anything in it but `known`.
+    pub(crate) fn each(&self, field: &str, known: &str) -> Result<(), EngineError> {
+        let Some(value) = self.find(field) else { return Ok(()) };
+        let fits = value.as_array().is_some_and(|list| list.iter().all(|value| value.as_str() == Some(known)));
+        if fits { Ok(()) } else { Err(self.wrong(field, value, format!("a list of {known}"))) }
+    }
+
     /// Refuses any value but the listed ones, the first of which is the default.
     pub(crate) fn only(&self, field: &str, supported: &[Value]) -> Result<(), EngineError> {
         let Some(value) = self.find(field) else { return Ok(()) };

@@ -125,6 +125,11 @@ impl<'s> Graph<'s> {
         &self.slots
     }
 
+    /// Computes in another type from here on: 16-bit floats, where the provider has kernels for them (the CPU has none).
+    pub fn set_compute(&mut self, compute: ElementType) {
+        self.compute = compute;
+    }
+
     /// True when the weights hold this tensor: for what an architecture has or has not (a bias, a shortcut).
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
@@ -146,6 +151,18 @@ impl<'s> Graph<'s> {
         self.graph.input.push(info(name, dtype, dims));
         self.inputs.push(Port { name: name.to_owned(), dtype, dims: dims.to_vec() });
         self.value(name.to_owned())
+    }
+
+    /// An input [batch, channels, height, width] of 32-bit floats, given on in the type in which the graph computes.
+    pub fn image_input(&mut self, name: &str, channels: usize) -> V {
+        let dims = [Dim::Free("batch"), Dim::Fixed(channels), Dim::Free("height"), Dim::Free("width")];
+        let x = self.input(name, ElementType::F32, &dims);
+        self.to_compute(x)
+    }
+
+    /// A float value in the type in which the graph computes.
+    pub fn to_compute(&mut self, value: V) -> V {
+        if self.compute == ElementType::F32 { value } else { self.cast(value, self.compute) }
     }
 
     /// The weight of this canonical name and shape, in the type in which the graph computes.

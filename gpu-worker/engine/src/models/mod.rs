@@ -5,6 +5,7 @@
 mod rows;
 mod text_encoder;
 mod unet;
+pub mod vae;
 
 pub use text_encoder::{EncodeOptions, TextEncoder, TextStates};
 pub use unet::{Added, Conditions, Pair, Unet};

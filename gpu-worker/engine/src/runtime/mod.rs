@@ -7,6 +7,9 @@ mod binding;
 mod check;
 mod control;
 mod environment;
+mod estimate;
+mod peak;
+mod provider;
 mod session;
 mod value;
 
@@ -17,7 +20,8 @@ use std::{
 };
 
 pub use control::{Cancel, Control, Progress};
-pub use session::Session;
+pub use estimate::{Estimator, Factor};
+pub use session::{Outcome, Session};
 
 use crate::{
     error::EngineError,
@@ -51,6 +55,7 @@ pub struct Runtime {
     environment: ort::environment::Environment,
     options: RuntimeOptions,
     sessions: Mutex<HashMap<String, Arc<Session>>>,
+    estimator: Mutex<Estimator>,
 }
 
 impl Runtime {
@@ -60,7 +65,7 @@ impl Runtime {
     /// When the library is not there, is for another processor, or is too old.
     pub fn open(options: RuntimeOptions) -> Result<Self, EngineError> {
         let environment = environment::open(&options.library)?;
-        Ok(Self { environment, options, sessions: Mutex::default() })
+        Ok(Self { environment, options, sessions: Mutex::default(), estimator: Mutex::default() })
     }
 
     /// The options with which it was opened.
@@ -80,6 +85,26 @@ impl Runtime {
         let session = Arc::new(Session::new(&self.environment, &self.options, emitted)?);
         sessions.insert(emitted.key.clone(), Arc::clone(&session));
         Ok(session)
+    }
+
+    /// How much memory a run of this graph takes, as a multiple of its largest value: measured, or supposed.
+    pub fn memory_factor(&self, emitted: &Emitted) -> Factor {
+        self.estimator.lock().unwrap_or_else(PoisonError::into_inner).factor(&emitted.key)
+    }
+
+    /// Corrects the estimator by a measured run whose largest value has `base_bytes`.
+    pub fn learn_memory(&self, emitted: &Emitted, base_bytes: u64, peak_bytes: u64) {
+        self.estimator.lock().unwrap_or_else(PoisonError::into_inner).learn(&emitted.key, base_bytes, peak_bytes);
+    }
+
+    /// What the estimator has learned, to be kept over a restart.
+    pub fn estimator(&self) -> Estimator {
+        self.estimator.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Begins with what an estimator had learned before.
+    pub fn set_estimator(&self, estimator: Estimator) {
+        *self.estimator.lock().unwrap_or_else(PoisonError::into_inner) = estimator;
     }
 
     /// How many sessions there are.

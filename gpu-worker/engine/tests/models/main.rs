@@ -10,3 +10,4 @@ mod layers;
 mod made;
 mod support;
 mod unet;
+mod vae;

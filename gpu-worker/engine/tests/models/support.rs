@@ -3,11 +3,12 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use engine::{
-    ElementType, Runtime, RuntimeOptions, Weights,
+    ElementType, Runtime, RuntimeOptions, Tensor, Weights,
     weights::{Memory, Weight},
 };
 
 /// The runtime, or none where no library is named: then the test is skipped and says so.
+#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 pub(crate) fn runtime() -> Option<Runtime> {
     let Some(library) = library() else {
         println!("skipped: no ONNX Runtime library (MODELYARD_ONNXRUNTIME)");
@@ -60,4 +61,61 @@ pub(crate) fn assert_close(found: &[f32], expected: &[f32], bound: f32) {
         found[at],
         expected[at]
     );
+}
+
+/// `count` numbers of −1..1 from a name, the same as `tests/reference/make_vae.py` computes.
+pub(crate) fn uniform(name: &str, count: usize) -> Vec<f32> {
+    let hash = |seed: u64, byte: u8| (seed ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325, hash);
+    let number = |at: u64| {
+        let z = seed.wrapping_add(at.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+    };
+    (1..=count as u64).map(number).collect()
+}
+
+/// An input that a name stands for.
+pub(crate) fn given(name: &str, shape: &[usize]) -> Tensor {
+    Tensor::f32(shape, uniform(name, shape.iter().product())).expect("as many numbers as the shape has")
+}
+
+/// The weights that names stand for, stored as `dtype`.
+pub(crate) fn synthetic(tensors: &serde_json::Value, dtype: ElementType) -> Weights {
+    let mut weights = Weights::new();
+    for (name, shape) in tensors.as_object().expect("tensors by name") {
+        let sides = shape.as_array().expect("a shape is a list").iter();
+        let shape: Vec<usize> = sides.map(|side| side.as_u64().expect("a side is a number") as usize).collect();
+        let bytes: Vec<u8> =
+            synthetic_values(name, &shape).into_iter().flat_map(|value| stored(value, dtype)).collect();
+        let length = bytes.len();
+        let memory = Memory::host(Arc::new(bytes), 0..length).expect("the memory is that long");
+        weights.insert(name, Weight { dtype, shape, memory }).expect("sizes agree");
+    }
+    weights
+}
+
+fn synthetic_values(name: &str, shape: &[usize]) -> Vec<f32> {
+    let values = uniform(name, shape.iter().product());
+    let inputs: usize = shape.iter().skip(1).product();
+    let (factor, offset) = if shape.len() > 1 {
+        ((3.0 / inputs as f64).sqrt() as f32, 0.0)
+    } else {
+        (0.1, if name.ends_with("weight") { 1.0 } else { 0.0 })
+    };
+    values.into_iter().map(|value| value * factor + offset).collect()
+}
+
+fn stored(value: f32, dtype: ElementType) -> Vec<u8> {
+    match dtype {
+        ElementType::F16 => half::f16::from_f32(value).to_le_bytes().to_vec(),
+        ElementType::Bf16 => half::bf16::from_f32(value).to_le_bytes().to_vec(),
+        _ => value.to_le_bytes().to_vec(),
+    }
+}
+
+/// A file of `tests/reference/golden/engine`.
+pub(crate) fn golden_path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/golden/engine").join(name)
 }

@@ -1,5 +1,7 @@
 //! Whether an ONNX Runtime library is there and usable, without ever letting a missing one panic.
 
+mod search;
+
 use std::{
     fs::File,
     io::Read,
@@ -7,6 +9,13 @@ use std::{
 };
 
 use serde::Serialize;
+
+pub use search::{Search, find};
+
+/// The oldest version that this build can use.
+pub const OLDEST: &str = "1.24";
+/// The version whose 16-bit matrix products on the CPU fall back to a scalar loop, some 80 times slower.
+const SLOW_HALF: &str = "1.29.0";
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -16,6 +25,9 @@ pub struct OnnxCapability {
     /// The library that was tried.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
+    /// The version, as the file's name says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// The library's own words about its build (branch, commit), once it is loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub build: Option<String>,
@@ -24,11 +36,30 @@ pub struct OnnxCapability {
     pub reason: Option<String>,
 }
 
+impl OnnxCapability {
+    /// Whether graphs that compute in 16-bit floats may run on the CPU with this version.
+    pub fn half_on_cpu(&self) -> bool {
+        half_on_cpu(self.version.as_deref())
+    }
+}
+
+pub(crate) fn half_on_cpu(version: Option<&str>) -> bool {
+    version != Some(SLOW_HALF)
+}
+
+/// The version in the name of the file itself, `libonnxruntime.so.1.32.0`, behind any links.
+pub(crate) fn version_of(path: &Path) -> Option<String> {
+    let real = path.canonicalize().ok()?;
+    let version = real.file_name()?.to_str()?.split_once(".so.")?.1.to_owned();
+    version.starts_with(|c: char| c.is_ascii_digit()).then_some(version)
+}
+
 /// Tries the library at `path`. Without a path nothing is tried.
 pub fn capability(path: Option<&Path>) -> OnnxCapability {
     let answer = |reason: Option<String>| OnnxCapability {
         available: reason.is_none(),
         path: path.map(Path::to_path_buf),
+        version: path.and_then(version_of),
         // asking a library that is not loaded panics
         build: reason.is_none().then(|| ort::info().to_owned()),
         reason,
@@ -36,11 +67,16 @@ pub fn capability(path: Option<&Path>) -> OnnxCapability {
     let Some(file) = path else {
         return answer(Some("no ONNX Runtime library is configured (--onnxruntime)".to_owned()));
     };
-    if let Err(reason) = check_file(file) {
+    // a bare name is the loader's to find
+    let checked = if file.components().count() > 1 { check_file(file) } else { Ok(()) };
+    if let Err(reason) = checked {
         return answer(Some(reason));
     }
     match ort::init_from(file) {
         Ok(_) => answer(None),
+        Err(ort::LoadDynamicError::BadVersion { version_str, .. }) => {
+            answer(Some(format!("version {version_str} is too old: {OLDEST} or later is needed")))
+        }
         Err(error) => answer(Some(error.to_string())),
     }
 }

@@ -1,0 +1,249 @@
+//! A VAE in use: images to latents and back, in slices and tiles where memory asks for it.
+
+mod geometry;
+mod images;
+mod plan;
+mod posterior;
+mod settings;
+mod tiling;
+
+use std::sync::Arc;
+
+pub use geometry::Architecture;
+pub use plan::Plan;
+pub use posterior::Posterior;
+pub use settings::{Tiling, VaeSettings};
+
+use self::images::Planes;
+use crate::{
+    error::EngineError,
+    graph::{Emitted, Provider},
+    runtime::{Control, Runtime},
+    tensor::{ElementType, Tensor},
+    weights::{TensorFacts, Weights},
+};
+
+/// A VAE whose weights are resident.
+#[derive(Debug)]
+pub struct Vae {
+    runtime: Arc<Runtime>,
+    architecture: Architecture,
+    weights: Weights,
+    settings: VaeSettings,
+    decoder: Option<Emitted>,
+    encoder: Option<Emitted>,
+}
+
+/// A result and what it took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Done {
+    /// Images in −1..1, or latents as a UNet sees them.
+    pub sample: Tensor,
+    /// How it was cut, and the estimate.
+    pub plan: Plan,
+    /// The most memory that a run took, beside the weights; none where the library did not tell, or where an earlier
+    /// run of this session took more.
+    pub peak_bytes: Option<u64>,
+}
+
+impl Vae {
+    /// Makes ready: emits the graphs of the halves that the weights have.
+    ///
+    /// # Errors
+    /// When weights and architecture do not fit.
+    pub fn new(
+        runtime: Arc<Runtime>,
+        architecture: Architecture,
+        weights: Weights,
+        settings: VaeSettings,
+    ) -> Result<Self, EngineError> {
+        let facts = weights.facts();
+        let provider = runtime.options().provider;
+        let compute = compute(provider, &facts, settings.upcast.unwrap_or(architecture.force_upcast()));
+        let decoder = facts.has_prefix("decoder.").then(|| architecture.decoder(provider, compute, &facts));
+        let encoder = facts.has_prefix("encoder.").then(|| architecture.encoder(provider, compute, &facts));
+        let (decoder, encoder) = (decoder.transpose()?, encoder.transpose()?);
+        Ok(Self { runtime, architecture, weights, settings, decoder, encoder })
+    }
+
+    /// What it is.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// How it works.
+    pub fn settings(&self) -> &VaeSettings {
+        &self.settings
+    }
+
+    /// How latents of this shape would be decoded within `bound_bytes`, and what memory that would take.
+    ///
+    /// # Errors
+    /// When no tiling fits, or the shape is wrong.
+    pub fn plan_decode(&self, shape: &[usize], bound_bytes: Option<u64>) -> Result<Plan, EngineError> {
+        let [batch, _, height, width] = self.checked("latents", shape, self.architecture.latent_channels())?;
+        let emitted = half(self.decoder.as_ref(), "decoder.conv_in.weight")?;
+        let factor = self.runtime.memory_factor(emitted);
+        let bytes = |batch, side: (usize, usize)| factor.bytes(self.architecture.decode_bytes(batch, side));
+        plan::plan(&self.settings, &self.architecture, (batch, height, width), &bytes, bound_bytes, true)
+    }
+
+    /// How an image of this shape would be encoded within `bound_bytes`, and what memory that would take.
+    ///
+    /// # Errors
+    /// When no tiling fits, or the shape is wrong.
+    pub fn plan_encode(&self, shape: &[usize], bound_bytes: Option<u64>) -> Result<Plan, EngineError> {
+        let [batch, _, height, width] = self.checked("sample", shape, self.architecture.in_channels())?;
+        let scale = self.architecture.scale();
+        if !height.is_multiple_of(scale) || !width.is_multiple_of(scale) {
+            return Err(EngineError::Input {
+                name: "sample".to_owned(),
+                found: format!("{width}×{height} pixels"),
+                expected: format!("multiples of {scale}"),
+            });
+        }
+        let emitted = half(self.encoder.as_ref(), "encoder.conv_in.weight")?;
+        let factor = self.runtime.memory_factor(emitted);
+        let bytes = |batch, side: (usize, usize)| factor.bytes(self.architecture.encode_bytes(batch, side));
+        plan::plan(&self.settings, &self.architecture, (batch, height, width), &bytes, bound_bytes, false)
+    }
+
+    /// Decodes latents [batch, channels, h, w], as a UNet sees them, to images [batch, 3, h·scale, w·scale] in −1..1.
+    ///
+    /// # Errors
+    /// Wrong shapes, memory, cancellation, or an image that holds NaN.
+    pub fn decode(&self, latents: &Tensor, bound_bytes: Option<u64>, control: &Control) -> Result<Done, EngineError> {
+        let plan = self.plan_decode(&latents.shape, bound_bytes)?;
+        let (scaling, shift) = self.factors()?;
+        let mut planes = Planes::of(latents, "latents")?;
+        planes.map(|value| value / scaling + shift);
+        let emitted = half(self.decoder.as_ref(), "decoder.conv_in.weight")?;
+        let (planes, peak_bytes) = self.run(emitted, planes, &plan, true, control)?;
+        let sample = planes.into_tensor()?;
+        sample.check_finite("sample")?;
+        Ok(Done { sample, plan, peak_bytes })
+    }
+
+    /// Encodes images [batch, 3, h, w] in −1..1 to latents [batch, channels, h/scale, w/scale] as a UNet sees them.
+    ///
+    /// # Errors
+    /// Wrong shapes, memory, cancellation, or latents that hold NaN.
+    pub fn encode(
+        &self,
+        sample: &Tensor,
+        posterior: Posterior<'_>,
+        bound_bytes: Option<u64>,
+        control: &Control,
+    ) -> Result<Done, EngineError> {
+        let plan = self.plan_encode(&sample.shape, bound_bytes)?;
+        let (scaling, shift) = self.factors()?;
+        let emitted = half(self.encoder.as_ref(), "encoder.conv_in.weight")?;
+        let (mut planes, peak_bytes) = self.run(emitted, Planes::of(sample, "sample")?, &plan, false, control)?;
+        if self.architecture.has_moments() {
+            planes = posterior.latents(&planes)?;
+        }
+        planes.map(|value| (value - shift) * scaling);
+        let sample = planes.into_tensor()?;
+        sample.check_finite("latents")?;
+        Ok(Done { sample, plan, peak_bytes })
+    }
+
+    /// The factors by which latents are scaled: as set, or as the config says.
+    fn factors(&self) -> Result<(f32, f32), EngineError> {
+        let scaling = self.settings.scaling_factor.or(self.architecture.scaling_factor());
+        let scaling = scaling.filter(|factor| factor.is_finite() && *factor != 0.0);
+        let scaling = scaling.ok_or_else(|| EngineError::Config {
+            architecture: self.architecture.name(),
+            field: "scaling_factor".to_owned(),
+            found: "not known".to_owned(),
+            expected: "one in the settings, or a base that has one".to_owned(),
+        })?;
+        Ok((scaling, self.settings.shift_factor.unwrap_or(self.architecture.shift_factor())))
+    }
+
+    fn checked(&self, name: &str, shape: &[usize], channels: usize) -> Result<[usize; 4], EngineError> {
+        match *shape {
+            [batch, found, height, width] if found == channels && batch > 0 && height > 0 && width > 0 => {
+                Ok([batch, found, height, width])
+            }
+            _ => Err(EngineError::Input {
+                name: name.to_owned(),
+                found: format!("{shape:?}"),
+                expected: format!("[batch, {channels}, height, width]"),
+            }),
+        }
+    }
+
+    /// Runs all slices and tiles of the plan.
+    fn run(
+        &self,
+        emitted: &Emitted,
+        planes: Planes,
+        plan: &Plan,
+        decodes: bool,
+        control: &Control,
+    ) -> Result<(Planes, Option<u64>), EngineError> {
+        let session = self.runtime.session(emitted)?;
+        let input = emitted.inputs.first().map(|port| port.name.clone()).unwrap_or_default();
+        let slices = if plan.slicing { planes.slices() } else { vec![planes] };
+        let of = slices.len().saturating_mul(plan.tiles);
+        let (mut done, mut peak) = (0, None);
+        let mut whole: Option<Planes> = None;
+        for slice in slices {
+            let mut part = |tile: Planes| -> Result<Planes, EngineError> {
+                control.cancel.check()?;
+                let base = self.base_bytes(&tile, decodes);
+                let tile = tile.into_tensor()?;
+                let outcome = session.run_measured(&self.weights, &[(&input, &tile)], control)?;
+                if let Some(bytes) = outcome.peak_bytes {
+                    self.runtime.learn_memory(emitted, base, bytes);
+                    peak = peak.max(Some(bytes));
+                }
+                done += 1;
+                control.report(done, of);
+                let output = outcome.outputs.into_iter().next();
+                let missing = || EngineError::Onnx { what: "running the graph", answer: "it has no output".to_owned() };
+                Planes::of(&output.ok_or_else(missing)?, "output")
+            };
+            let result = match plan.tiling {
+                Some(tiling) => tiling::tiled(&slice, &self.architecture.cut(tiling, decodes), &mut part)?,
+                None => part(slice)?,
+            };
+            whole = Some(match whole {
+                Some(before) => before.followed_by(result)?,
+                None => result,
+            });
+        }
+        let whole = whole.ok_or_else(|| EngineError::Input {
+            name: input.clone(),
+            found: "an empty batch".to_owned(),
+            expected: "at least one".to_owned(),
+        })?;
+        Ok((whole, peak))
+    }
+
+    fn base_bytes(&self, tile: &Planes, decodes: bool) -> u64 {
+        let side = (tile.height, tile.width);
+        if decodes {
+            self.architecture.decode_bytes(tile.batch, side)
+        } else {
+            self.architecture.encode_bytes(tile.batch, side)
+        }
+    }
+}
+
+fn half<'e>(emitted: Option<&'e Emitted>, first: &str) -> Result<&'e Emitted, EngineError> {
+    emitted.ok_or_else(|| EngineError::MissingWeights {
+        architecture: "VAE".to_owned(),
+        count: 1,
+        first: first.to_owned(),
+    })
+}
+
+/// The CPU computes in 32 bits always: it has no 16-bit kernels. A GPU does where storage is 16 bits and the model bears it.
+fn compute(provider: Provider, facts: &TensorFacts, upcast: bool) -> ElementType {
+    let is_half = |dtype: ElementType| matches!(dtype, ElementType::F16 | ElementType::Bf16);
+    let halves = facts.iter().filter(|(_, fact)| is_half(fact.dtype)).count();
+    let mostly = halves.saturating_mul(2) > facts.len();
+    if provider == Provider::Cuda && mostly && !upcast { ElementType::F16 } else { ElementType::F32 }
+}

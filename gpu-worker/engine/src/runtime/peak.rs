@@ -1,0 +1,40 @@
+//! What memory a session's runs took: its allocator's own count, which nothing else in the process disturbs.
+
+use std::{ffi::CStr, ptr};
+
+use ort::{
+    AsPointer,
+    memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
+    session::Session as Compiled,
+};
+
+/// The key of the count in the allocator's statistics.
+const MOST_IN_USE: &CStr = c"MaxInUse";
+
+/// The most bytes that the session's host allocator ever had in use; none when the library does not count.
+pub(super) fn most_bytes(session: &Compiled) -> Option<u64> {
+    let info = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default).ok()?;
+    let allocator = Allocator::new(session, info).ok()?;
+    count(&allocator)
+}
+
+#[expect(unsafe_code, reason = "the wrapper does not have this call")]
+fn count(allocator: &Allocator) -> Option<u64> {
+    let api = ort::api();
+    let mut pairs = ptr::null_mut();
+    // SAFETY: the allocator lives through the call; the answer is released below.
+    let status = unsafe { (api.AllocatorGetStats)(allocator.ptr(), &mut pairs) };
+    // SAFETY: the status is the answer of the call above and is given on once.
+    unsafe { ort::Error::result_from_status(status) }.ok()?;
+    if pairs.is_null() {
+        return None;
+    }
+    // SAFETY: `pairs` is the library's; its text lives until the release and is copied out before.
+    unsafe {
+        let value = (api.GetKeyValue)(pairs, MOST_IN_USE.as_ptr());
+        let count = if value.is_null() { None } else { CStr::from_ptr(value).to_str().ok() };
+        let count = count.and_then(|count| count.parse().ok());
+        (api.ReleaseKeyValuePairs)(pairs);
+        count
+    }
+}
