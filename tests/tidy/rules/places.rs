@@ -49,7 +49,7 @@ const PLACES: [Place; 4] = [
 ];
 
 /// Files that may hold `unsafe`, with the reason.
-const UNSAFE: [(&str, &str); 12] = [
+const UNSAFE: [(&str, &str); 13] = [
     ("gpu-worker/formats/tests/bounds/allocator.rs", "counts what a test allocates"),
     ("gpu-worker/residency/src/arena/map.rs", "maps sealed memory files"),
     ("tests/gpu/share.rs", "opens a handle of the CUDA driver"),
