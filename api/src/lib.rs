@@ -15,6 +15,7 @@ mod near;
 mod openapi;
 mod owners;
 mod plan;
+mod plot;
 mod prefer;
 mod problem;
 mod request_id;

@@ -43,6 +43,7 @@ fn tags() -> Value {
         { "name": "components", "description": "Parts of models, equal ones as one" },
         { "name": "cache", "description": "The RAM tier" },
         { "name": "vram", "description": "The VRAM tier" },
+        { "name": "benchmarks", "description": "What models cost, measured" },
         { "name": "jobs", "description": "Durable work" },
         { "name": "meta", "description": "The API itself" },
     ])

@@ -8,8 +8,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     context::{one_device_form, panicked, surround},
     routes::{
-        cache, components, devices, events, evictions, hosts, jobs, memory, meta, metadata, models, search, status,
-        tensors, validations, vram,
+        benchmarks, cache, components, devices, events, evictions, hosts, jobs, memory, meta, metadata, models, search,
+        status, tensors, validations, vram,
     },
     state::AppState,
 };
@@ -31,6 +31,11 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(validations::validate_model))
         .routes(routes!(validations::list_validations))
         .routes(routes!(validations::get_one_validation))
+        .routes(routes!(benchmarks::benchmark_model))
+        .routes(routes!(benchmarks::list_benchmarks))
+        .routes(routes!(benchmarks::compare_benchmarks))
+        .routes(routes!(benchmarks::get_one_benchmark))
+        .routes(routes!(benchmarks::plot_benchmark))
         .routes(routes!(components::list_components))
         .routes(routes!(components::get_one_component))
         // status

@@ -91,6 +91,11 @@ pub enum Command {
     /// Devices and what they hold.
     #[command(args_conflicts_with_subcommands = true, visible_alias = "device")]
     Devices(commands::devices::DevicesArgs),
+    /// Measure a model on a device: loads, first runs, steady state, memory.
+    Benchmark(commands::benchmark::BenchmarkArgs),
+    /// What was measured so far.
+    #[command(subcommand)]
+    Benchmarks(commands::benchmark::BenchmarksCommand),
     /// Whose memory it is, on each host: RAM, devices, processes, with the system's own figures.
     Memory(commands::memory::MemoryArgs),
     /// Give memory of a host or device back until a goal is reached, or show how.

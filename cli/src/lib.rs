@@ -42,6 +42,8 @@ async fn dispatch(cli: Cli, output: Output) -> Result<u8, CliError> {
         Command::Migrate(args) => migrate::run(args, output).await?,
         Command::Components(command) => commands::components::run(command, &client()?, output).await?,
         Command::Models(command) => return commands::models::run(command, &client()?, output).await,
+        Command::Benchmark(args) => return commands::benchmark::run(args, &client()?, output).await,
+        Command::Benchmarks(command) => return commands::benchmark::history(command, &client()?, output).await,
         Command::Load(args) => commands::load::load(args, &client()?, output).await?,
         Command::Unload(args) => commands::load::unload(args, &client()?, output).await?,
         Command::Cache(command) => commands::cache::run(command, &client()?, output).await?,

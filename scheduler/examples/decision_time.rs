@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use modelyard_scheduler::placement::{Decision, Device, Host, PendingJob, Policy, Queue, Snapshot, Tier, place};
 use shared::{
     ids::{ComponentId, JobId, ModelId},
-    job::JobKind,
+    job::{JobKind, Lane},
 };
 
 const HOSTS: usize = 50;
@@ -46,6 +46,7 @@ fn main() {
         let job = PendingJob {
             id: JobId::generate(),
             kind: JobKind::Load,
+            lane: Lane::Device,
             pin_host: None,
             pin_device: None,
             need_labels: Vec::new(),

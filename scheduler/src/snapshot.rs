@@ -13,7 +13,7 @@ use shared::{
         models, residency,
     },
     ids::{ComponentId, ModelId},
-    job::{JobKind, JobSpec, Lane, engine::EngineArgs, enqueue::Needs},
+    job::{JobKind, JobSpec, engine::EngineArgs, enqueue::Needs},
 };
 
 use crate::{
@@ -96,6 +96,7 @@ pub(crate) fn pending_job(row: &PendingRow) -> Result<PendingJob, String> {
     let spec =
         JobSpec::decode(&row.kind, JobSpec::ARGS_VERSION, &row.args).map_err(|error| shared::error::chain(&error))?;
     let needs: Needs = serde_json::from_value(row.needs.clone()).map_err(|error| error.to_string())?;
+    let lane = spec.lane();
     let (other_models, root) = match spec {
         JobSpec::Scan(args) => (Vec::new(), args.root),
         JobSpec::Hash(args) => (Vec::new(), args.root),
@@ -104,6 +105,7 @@ pub(crate) fn pending_job(row: &PendingRow) -> Result<PendingJob, String> {
     Ok(PendingJob {
         id: row.id,
         kind,
+        lane,
         pin_host: row.pin_host.clone(),
         pin_device: row.pin_device.clone(),
         need_labels: row.need_labels.clone(),
@@ -157,10 +159,9 @@ pub(crate) async fn add_details(
 
 /// Memory that placed and running jobs will take counts as taken before their workers report it.
 async fn add_promises(db: &mut Session, snapshot: &mut Snapshot) -> Result<(), DbError> {
-    for (host, device, kind, needs) in jobs::active_needs(db).await? {
+    for (host, device, needs) in jobs::active_needs(db).await? {
         let Ok(needs) = serde_json::from_value::<Needs>(needs) else { continue };
-        let on_device = kind.parse::<JobKind>().is_ok_and(|kind| kind.lane() == Lane::Device);
-        let device = if on_device { device.unwrap_or_default() } else { String::new() };
+        let device = device.unwrap_or_default();
         if let Some(tier) = tier_mut(snapshot, &host, &device) {
             tier.promise(&needs.components);
         }

@@ -116,6 +116,11 @@ ulid_id!(
     "blob"
 );
 ulid_id!(
+    /// One measurement of a model on a device.
+    BenchmarkId,
+    "benchmark"
+);
+ulid_id!(
     /// One start of one process; never reused, never the host's or pod's name.
     Incarnation,
     "incarnation"

@@ -8,6 +8,7 @@ pub mod db;
 pub mod error;
 pub mod ids;
 pub mod job;
+pub mod measure;
 pub mod ops;
 pub mod ready;
 pub mod shutdown;

@@ -6,7 +6,7 @@ use shared::{
     db::{Session, farm},
     error::ErrorCode,
     job::{
-        JobState, Lane, Target,
+        JobSpec, JobState, Lane, Target,
         engine::{EngineArgs, Input, Role, draw_seed},
         enqueue::Needs,
     },
@@ -46,8 +46,9 @@ pub(super) async fn decide(
     let mut ids = subjects.iter().map(|subject| subject.model.id).collect::<Vec<_>>().into_iter();
     let missing = || ApiError::new(ErrorCode::Internal, "a model of the request was not looked up");
     let named = args.clone().try_with_models(|_| ids.next().ok_or_else(missing))?;
+    let spec: JobSpec = named.with_seed(draw_seed()).into();
     let subject = together(subjects)?;
-    if kind.lane() == Lane::Device {
+    if spec.lane() == Lane::Device {
         let devices = devices_of(view, target)?;
         if let Some(subject) = &subject {
             must_fit_somewhere(view, subject, &devices, labels)?;
@@ -57,7 +58,6 @@ pub(super) async fn decide(
     }
     let needs = subject.map(|subject| subject.needs()).unwrap_or_default();
     let needs = if kind.needs_weights() { needs } else { Needs::default() };
-    let spec = named.with_seed(draw_seed()).into();
     Ok(Decision { spec, target: target.clone(), spread: Spread::One, needs, left_out: Vec::new() })
 }
 

@@ -26,16 +26,8 @@ pub(super) fn decide(
     target: &Target,
     labels: &[String],
 ) -> Result<Decision, ApiError> {
-    let devices = devices_of(view, target)?;
     subject.must_be_loadable()?;
-    must_fit_somewhere(view, subject, &devices, labels)?;
-    let (spread, left_out) = match target {
-        Target::All => {
-            let (places, left_out) = suitable(view, subject, &devices, labels)?;
-            (Spread::Places(places), left_out)
-        }
-        _ => (Spread::One, Vec::new()),
-    };
+    let (spread, left_out) = placed(view, subject, target, labels)?;
     let spec = JobSpec::Load(LoadArgs {
         model: subject.model.id,
         components,
@@ -43,6 +35,27 @@ pub(super) fn decide(
         protect: keep.protect,
     });
     Ok(Decision { spec, target: target.clone(), spread, needs: subject.needs(), left_out })
+}
+
+/// Where work goes that has the subject's components on a device.
+///
+/// # Errors
+/// 404 for a place that is not there; 507 when no candidate could ever hold them; for `all` 409 when no device is suitable now.
+pub(super) fn placed(
+    view: &View,
+    subject: &Subject,
+    target: &Target,
+    labels: &[String],
+) -> Result<(Spread, Vec<LeftOut>), ApiError> {
+    let devices = devices_of(view, target)?;
+    must_fit_somewhere(view, subject, &devices, labels)?;
+    Ok(match target {
+        Target::All => {
+            let (places, left_out) = suitable(view, subject, &devices, labels)?;
+            (Spread::Places(places), left_out)
+        }
+        _ => (Spread::One, Vec::new()),
+    })
 }
 
 /// Refuses what exceeds the capacity of every candidate: devices with the labels, of hosts with the file where there are

@@ -1,6 +1,7 @@
 //! From what a client wants to what is enqueued: looks everything up, refuses what can never work, and says where it goes.
 //! The decisions are pure functions over a [`View`] and a [`Subject`]; only the look-ups touch Postgres.
 
+mod benchmark;
 mod cache;
 mod engine;
 mod hash;
@@ -17,7 +18,10 @@ mod validate;
 use shared::{
     db::Session,
     ids::{ComponentId, JobId},
-    job::{JobSpec, Keep, KeepAlive, NewJob, OptimizeArgs, Target, ValidateLevel, engine::EngineArgs, enqueue::Needs},
+    job::{
+        BenchmarkArgs, JobSpec, Keep, KeepAlive, NewJob, OptimizeArgs, Target, ValidateLevel, engine::EngineArgs,
+        enqueue::Needs,
+    },
     wire::MetadataWriteRequest,
 };
 
@@ -56,6 +60,8 @@ pub(crate) enum Wanted {
     Optimize { args: OptimizeArgs, target: Target },
     /// Run models.
     Run { args: EngineArgs<String>, target: Target },
+    /// Measure a model.
+    Benchmark { args: BenchmarkArgs<String>, target: Target },
     /// Do again what an ended job was asked to do.
     Again(JobId),
 }
@@ -194,7 +200,7 @@ async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decisi
         }
         Wanted::Validate { model, level, target } => {
             let subject = Subject::read(conn, model, None).await?;
-            validate::decide(view, &subject, *level, target)
+            validate::decide(view, &subject, *level, target, &order.labels)
         }
         Wanted::MetadataWrite { model, wanted, version, target } => {
             let subject = Subject::read(conn, model, None).await?;
@@ -202,6 +208,10 @@ async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decisi
         }
         Wanted::Optimize { args, target } => optimize::decide(view, args, target),
         Wanted::Run { args, target } => engine::decide(conn, view, args, target, &order.labels).await,
+        Wanted::Benchmark { args, target } => {
+            let subject = Subject::read(conn, &args.model, args.components.as_deref()).await?;
+            benchmark::decide(view, subject, args, target, &order.labels)
+        }
         Wanted::Again(id) => Err(ApiError::conflict(format!("job {id} repeats another retry"))),
     }
 }

@@ -108,6 +108,10 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
         JobSpec::UnetStep(args) => again(EngineArgs::UnetStep(args), target),
         JobSpec::Tokenize(args) => again(EngineArgs::Tokenize(args), target),
         JobSpec::Generate(args) => again(EngineArgs::Generate(args), target),
+        JobSpec::Benchmark(args) => {
+            let model = args.model.to_string();
+            Wanted::Benchmark { args: args.with_model(model), target }
+        }
         JobSpec::Optimize(args) => {
             let target = args.device.clone().map_or(target, Target::Device);
             Wanted::Optimize { args, target }

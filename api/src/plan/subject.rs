@@ -7,7 +7,7 @@ use shared::{
     },
     error::ErrorCode,
     ids::ComponentId,
-    job::enqueue::Needs,
+    job::{engine::Role, enqueue::Needs},
 };
 
 use crate::{near, problem::ApiError};
@@ -59,6 +59,12 @@ impl Subject {
     /// Bytes of what is meant.
     pub(crate) fn bytes(&self) -> u64 {
         self.needs().bytes()
+    }
+
+    /// Without the components that cannot be run alone.
+    pub(crate) fn only_what_runs(mut self) -> Self {
+        self.components.retain(|row| Role::any_means(&row.kind));
+        self
     }
 
     /// What the placement must know.

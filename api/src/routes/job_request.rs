@@ -5,7 +5,10 @@ use serde_json::Value;
 use shared::{
     config::nearest,
     ids::ComponentId,
-    job::{JobKind, Keep, KeepAlive, OptimizeArgs, Target, ValidateLevel, WriteForm, WritePart, engine::EngineArgs},
+    job::{
+        BenchmarkArgs, JobKind, Keep, KeepAlive, OptimizeArgs, Target, ValidateLevel, WriteForm, WritePart,
+        engine::EngineArgs,
+    },
     wire::{FieldError, JobRequest, MetadataWriteRequest},
 };
 
@@ -177,6 +180,7 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
         JobKind::UnetStep => run(EngineArgs::UnetStep(parse_value("args", args)?), "/args", target)?,
         JobKind::Tokenize => run(EngineArgs::Tokenize(parse_value("args", args)?), "/args", target)?,
         JobKind::Generate => run(EngineArgs::Generate(parse_value("args", args)?), "/args", target)?,
+        JobKind::Benchmark => benchmark(parse_value("args", args)?, "/args", target)?,
         JobKind::CacheRemove => Wanted::CacheRemove { what: what(parse_value("args", args)?)?, target },
     };
     Ok(Order {
@@ -196,6 +200,17 @@ pub(crate) fn run(args: EngineArgs<String>, at: &str, target: Target) -> Result<
     let faults: Vec<FieldError> =
         faults.map(|fault| FieldError { pointer: format!("{at}{}", fault.pointer), detail: fault.detail }).collect();
     if faults.is_empty() { Ok(Wanted::Run { args, target }) } else { Err(ApiError::fields(faults)) }
+}
+
+/// A benchmark whose arguments stand at `at` of the body.
+///
+/// # Errors
+/// A 400 problem that names the field that cannot be measured with.
+pub(crate) fn benchmark(args: BenchmarkArgs<String>, at: &str, target: Target) -> Result<Wanted, ApiError> {
+    match args.check() {
+        Ok(()) => Ok(Wanted::Benchmark { args, target }),
+        Err((field, what)) => Err(ApiError::field(format!("{at}{field}"), what)),
+    }
 }
 
 fn what(args: RemoveArgs) -> Result<Cached, ApiError> {

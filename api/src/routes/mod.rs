@@ -1,5 +1,6 @@
 //! The handlers, one family per file, and what lists have in common.
 
+pub(crate) mod benchmarks;
 pub(crate) mod cache;
 pub(crate) mod components;
 pub(crate) mod devices;

@@ -83,6 +83,15 @@ impl Client {
         self.send(Method::GET, &format!("{path}{}", query_text(query)), None::<&()>).await
     }
 
+    /// `GET` of something that is text itself.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn get_text(&self, path: &str) -> Result<String, CliError> {
+        let response = self.answered(self.request(Method::GET, path)).await?;
+        response.text().await.map_err(|error| self.unreachable(&error))
+    }
+
     /// All rows of a list, at most `limit`.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! One file per family of commands; each talks REST and prints.
 
+pub(crate) mod benchmark;
+mod benchmark_report;
 pub(crate) mod cache;
 pub(crate) mod completions;
 pub(crate) mod components;

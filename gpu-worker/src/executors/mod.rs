@@ -50,6 +50,7 @@ pub async fn execute(agent: &Arc<Agent>, spec: JobSpec, attempt: &Attempt) -> Re
         | JobSpec::EncodeText(_)
         | JobSpec::UnetStep(_)
         | JobSpec::Tokenize(_)
-        | JobSpec::Generate(_)) => Err(WorkError::NoExecutor(spec.kind())),
+        | JobSpec::Generate(_)
+        | JobSpec::Benchmark(_)) => Err(WorkError::NoExecutor(spec.kind())),
     }
 }

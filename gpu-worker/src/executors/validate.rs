@@ -23,7 +23,7 @@ use shared::{
         validations::NewValidation,
     },
     ids::ValidationId,
-    job::{ValidateArgs, ValidateLevel},
+    job::{JobKind, ValidateArgs, ValidateLevel},
 };
 
 use super::{
@@ -104,6 +104,7 @@ impl Check<'_> {
                 self.findings.extend(validate::architecture(&inspection, self.configs.as_ref()));
                 Ok(())
             }
+            ValidateLevel::Forward => Err(WorkError::NoExecutor(JobKind::Validate)),
             ValidateLevel::Weights => {
                 self.findings.extend(validate::architecture(&inspection, self.configs.as_ref()));
                 self.weights(inspection).await

@@ -118,6 +118,8 @@ pub struct PendingJob {
     pub id: JobId,
     /// Kind.
     pub kind: JobKind,
+    /// Where work like it runs.
+    pub lane: Lane,
     /// Only this host.
     pub pin_host: Option<String>,
     /// Only this device.
@@ -202,7 +204,7 @@ impl<'a> Place<'a> {
 /// The places of a job's lane that its pins allow, by name.
 pub(super) fn candidates<'a>(snapshot: &'a Snapshot, job: &'a PendingJob) -> impl Iterator<Item = Place<'a>> {
     let pinned_host = move |name: &str| job.pin_host.as_deref().is_none_or(|pin| pin == name);
-    let device_lane = job.kind.lane() == Lane::Device;
+    let device_lane = job.lane == Lane::Device;
     let devices = snapshot
         .devices
         .iter()

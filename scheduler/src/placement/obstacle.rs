@@ -155,7 +155,7 @@ fn presence(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<
             let there = !job.components.is_empty() && ram_bytes(job, place) == 0;
             (!there && !job.model.as_ref().is_some_and(on_disk)).then_some(Obstacle::ModelAbsent)
         }
-        JobKind::Validate | JobKind::MetadataWrite => {
+        JobKind::Validate | JobKind::MetadataWrite | JobKind::Benchmark => {
             let on_disk = |model| snapshot.locations.get(model).is_some_and(|hosts| hosts.contains(place.host_name));
             (!job.model.as_ref().is_some_and(on_disk)).then_some(Obstacle::ModelAbsent)
         }

@@ -92,13 +92,16 @@ fn job() -> impl Strategy<Value = PendingJob> {
     let kind = prop::sample::select(JobKind::ALL.to_vec());
     let components = subsequence((0u8..6).collect::<Vec<_>>(), 0..4);
     let pin = option::weighted(0.3, (0usize..5, 0usize..3));
-    (kind, pin, labels(), components, prop::bool::ANY, option::weighted(0.2, 0u64..120)).prop_map(
-        |(kind, pin, need_labels, components, rooted, lost)| PendingJob {
+    // a kind may run in either lane: only the job knows
+    let lane = prop::sample::select(vec![Lane::Device, Lane::Host]);
+    ((kind, lane), pin, labels(), components, prop::bool::ANY, option::weighted(0.2, 0u64..120)).prop_map(
+        |((kind, lane), pin, need_labels, components, rooted, lost)| PendingJob {
             id: id::<JobId>(0),
             kind,
+            lane,
             pin_host: pin.map(|(host, _)| format!("h{host}")),
             pin_device: pin
-                .filter(|(_, device)| kind.lane() == Lane::Device && *device > 0)
+                .filter(|(_, device)| lane == Lane::Device && *device > 0)
                 .map(|(host, device)| format!("h{host}/d{device}")),
             need_labels,
             model: Some(id::<ModelId>(0)),
@@ -134,7 +137,7 @@ proptest! {
         prop_assert!(job.pin_host.as_ref().is_none_or(|pin| *pin == host));
         prop_assert!(job.pin_device.is_none() || job.pin_device == device);
         let dev = device.as_ref().map(|device| &farm.devices[device]);
-        prop_assert_eq!(dev.is_some(), job.kind.lane() == Lane::Device);
+        prop_assert_eq!(dev.is_some(), job.lane == Lane::Device);
         for label in &job.need_labels {
             prop_assert!(at.labels.contains(label) || dev.is_some_and(|dev| dev.labels.contains(label)));
         }

@@ -38,6 +38,7 @@ impl Example {
         let job = PendingJob {
             id: JobId::generate(),
             kind,
+            lane: kind.usual_lane(),
             pin_host: None,
             pin_device: None,
             need_labels: Vec::new(),

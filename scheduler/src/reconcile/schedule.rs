@@ -61,7 +61,7 @@ pub(crate) async fn fire(control: &Control) -> Result<(), DbError> {
 }
 
 async fn fire_one(tx: &mut Session, name: &str, template: Template) -> Result<(), DbError> {
-    let lane = template.spec.kind().lane();
+    let lane = template.spec.lane();
     let job = NewJob::new(template.spec, template.target.clone());
     let enqueued = if template.target == Target::All {
         let targets = all_places(tx, lane).await?;

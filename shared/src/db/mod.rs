@@ -1,6 +1,7 @@
 //! All SQL of the product. Functions take a connection or a transaction, return domain types, change state by
 //! compare-and-set and say who lost. Order and time come from the database.
 
+pub mod benchmarks;
 pub mod blobs;
 pub mod evictions;
 pub mod farm;

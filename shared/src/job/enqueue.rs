@@ -80,7 +80,7 @@ pub struct Enqueued {
 /// # Errors
 /// Database errors; the caller's transaction is then lost as a whole.
 pub async fn enqueue(tx: &mut PgConnection, job: NewJob) -> Result<Enqueued, DbError> {
-    let lane = job.spec.kind().lane();
+    let lane = job.spec.lane();
     table::insert(tx, &job, lane).await
 }
 
@@ -103,7 +103,7 @@ pub async fn enqueue_group(tx: &mut PgConnection, job: NewJob, targets: Vec<Targ
     }
     for target in targets {
         let child = NewJob { target, parent: Some(parent.id), placement: None, ..job.clone() };
-        let lane = child.spec.kind().lane();
+        let lane = child.spec.lane();
         table::insert(tx, &child, lane).await?;
     }
     table::settle_parent(tx, parent.id).await?;

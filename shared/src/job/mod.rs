@@ -10,6 +10,7 @@
 //! Terminal states never change. Every write after the claim names (id, fence, incarnation) and must change one row.
 
 pub mod backend;
+pub mod benchmark;
 pub mod engine;
 pub mod enqueue;
 pub mod keep;
@@ -17,14 +18,17 @@ pub mod rules;
 pub mod spec;
 pub mod state;
 pub mod target;
+pub mod validate;
 pub mod write;
 
+pub use benchmark::{Baseline, BenchmarkArgs, BenchmarkLimits, ImageSize};
 pub use enqueue::{Enqueued, NewJob, enqueue};
 pub use keep::{Keep, KeepAlive};
 pub use spec::{
     CacheAddArgs, CacheKeepArgs, CacheRemoveArgs, HashArgs, JobKind, JobSpec, Lane, LoadArgs, OptimizeArgs, ScanArgs,
-    UnloadArgs, ValidateArgs, ValidateLevel,
+    UnloadArgs,
 };
 pub use state::JobState;
 pub use target::Target;
+pub use validate::{ValidateArgs, ValidateLevel};
 pub use write::{MetadataWriteArgs, WriteForm, WritePart};

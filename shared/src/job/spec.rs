@@ -3,10 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    benchmark::BenchmarkArgs,
     engine::{
         EncodeTextArgs, EngineArgs, GenerateArgs, Input, TokenizeArgs, UnetStepArgs, VaeDecodeArgs, VaeEncodeArgs,
     },
     keep::{Keep, KeepAlive},
+    validate::{ValidateArgs, ValidateLevel},
     write::MetadataWriteArgs,
 };
 use crate::ids::{ComponentId, ModelId};
@@ -70,11 +72,13 @@ pub enum JobKind {
     Tokenize,
     /// A prompt to images.
     Generate,
+    /// Measure a model.
+    Benchmark,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Scan,
         Self::Load,
         Self::Unload,
@@ -91,6 +95,7 @@ impl JobKind {
         Self::UnetStep,
         Self::Tokenize,
         Self::Generate,
+        Self::Benchmark,
     ];
 
     /// The stable name.
@@ -112,11 +117,12 @@ impl JobKind {
             Self::UnetStep => "unet_step",
             Self::Tokenize => "tokenize",
             Self::Generate => "generate",
+            Self::Benchmark => "benchmark",
         }
     }
 
-    /// Where this kind runs.
-    pub fn lane(self) -> Lane {
+    /// Where jobs of this kind run, but for those that [`JobSpec::lane`] knows better.
+    pub fn usual_lane(self) -> Lane {
         match self {
             Self::Load
             | Self::Unload
@@ -124,7 +130,8 @@ impl JobKind {
             | Self::VaeEncode
             | Self::EncodeText
             | Self::UnetStep
-            | Self::Generate => Lane::Device,
+            | Self::Generate
+            | Self::Benchmark => Lane::Device,
             Self::Scan
             | Self::CacheAdd
             | Self::CacheRemove
@@ -137,7 +144,8 @@ impl JobKind {
         }
     }
 
-    /// True when a model's weights have to be in the memory of the place, or are brought there.
+    /// True when a model's weights have to be in the memory of the place, or are brought there: those that the job's needs
+    /// name, which are none for a validation that runs nothing.
     pub fn needs_weights(self) -> bool {
         match self {
             Self::Load
@@ -146,13 +154,14 @@ impl JobKind {
             | Self::VaeEncode
             | Self::EncodeText
             | Self::UnetStep
-            | Self::Generate => true,
+            | Self::Generate
+            | Self::Benchmark
+            | Self::Validate => true,
             Self::Scan
             | Self::Unload
             | Self::CacheRemove
             | Self::CacheKeep
             | Self::Hash
-            | Self::Validate
             | Self::MetadataWrite
             | Self::Optimize
             | Self::Tokenize => false,
@@ -282,57 +291,6 @@ pub struct HashArgs {
     pub root: Option<String>,
 }
 
-/// How far a `validate` goes. `structure` is part of every level, `architecture` is part of `weights`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ValidateLevel {
-    /// Headers, bounds, shards, the parts of a folder and how they fit together. Reads no weights.
-    Structure,
-    /// Also the tensors against those of the architecture: missing, unexpected, of another shape. Reads no weights.
-    Architecture,
-    /// The structure, and the files' hashes against the recorded ones.
-    Hash,
-    /// The architecture, and every number: NaN, infinite, all zero, constant, subnormal, too large for 16 bits.
-    #[default]
-    Weights,
-}
-
-impl ValidateLevel {
-    /// All levels.
-    pub const ALL: [Self; 4] = [Self::Structure, Self::Architecture, Self::Hash, Self::Weights];
-
-    /// The stable name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Structure => "structure",
-            Self::Architecture => "architecture",
-            Self::Hash => "hash",
-            Self::Weights => "weights",
-        }
-    }
-}
-
-impl std::str::FromStr for ValidateLevel {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let names = || Self::ALL.map(Self::as_str).join(", ");
-        let found = Self::ALL.into_iter().find(|level| level.as_str() == text);
-        found.ok_or_else(|| format!("`{text}` is not a level: {}", names()))
-    }
-}
-
-/// Arguments of `validate`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ValidateArgs {
-    /// The model.
-    pub model: ModelId,
-    /// How far to go.
-    #[serde(default)]
-    pub level: ValidateLevel,
-}
-
 /// Arguments of `optimize`: at most one goal; with none, the configured headroom of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -387,6 +345,8 @@ pub enum JobSpec {
     Tokenize(TokenizeArgs),
     /// See [`JobKind::Generate`].
     Generate(GenerateArgs),
+    /// See [`JobKind::Benchmark`].
+    Benchmark(BenchmarkArgs),
 }
 
 /// Arguments in the database that this build cannot read: fails that job, never the queue.
@@ -425,6 +385,15 @@ impl JobSpec {
             Self::UnetStep(_) => JobKind::UnetStep,
             Self::Tokenize(_) => JobKind::Tokenize,
             Self::Generate(_) => JobKind::Generate,
+            Self::Benchmark(_) => JobKind::Benchmark,
+        }
+    }
+
+    /// Where this runs.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Self::Validate(args) if args.level == ValidateLevel::Forward => Lane::Device,
+            other => other.kind().usual_lane(),
         }
     }
 
@@ -450,6 +419,7 @@ impl JobSpec {
             Self::UnetStep(args) => serde_json::to_value(args),
             Self::Tokenize(args) => serde_json::to_value(args),
             Self::Generate(args) => serde_json::to_value(args),
+            Self::Benchmark(args) => serde_json::to_value(args),
         }
     }
 
@@ -476,6 +446,7 @@ impl JobSpec {
             Self::Hash(args) => args.model,
             Self::Validate(args) => Some(args.model),
             Self::MetadataWrite(args) => Some(args.model),
+            Self::Benchmark(args) => Some(args.model),
             Self::Scan(args) => args.model,
             Self::Optimize(_) => None,
             Self::VaeDecode(args) => Some(args.model),
@@ -529,8 +500,9 @@ impl JobSpec {
                 (None, Some(component)) => format!("cache_remove/{component}/{target}"),
                 (None, None) => format!("cache_remove/*/{target}"),
             },
-            // what was said last holds, and bytes asked for twice are twice the bytes: no two such requests are one
-            Self::CacheKeep(_) | Self::Optimize(_) => return None,
+            // what was said last holds, and bytes asked for twice are twice the bytes, and a second measurement is one more:
+            // no two such requests are one
+            Self::CacheKeep(_) | Self::Optimize(_) | Self::Benchmark(_) => return None,
             Self::Hash(args) => match (&args.model, &args.root) {
                 (Some(model), _) => format!("hash/{model}/{target}"),
                 (None, root) => format!("hash/root/{}/{target}", root.as_deref().unwrap_or("*")),
@@ -601,6 +573,14 @@ mod tests {
         other["format"] = "webp".into();
         assert_ne!(key(uploaded), key(other));
         assert_eq!(key(serde_json::json!({ "latents": { "root": "main", "path": "a.safetensors" } })), None);
+    }
+
+    #[test]
+    fn a_validation_runs_on_a_device_when_it_runs_the_model() {
+        let lane = |level| JobSpec::Validate(ValidateArgs { model: ModelId::generate(), level }).lane();
+        let elsewhere = ValidateLevel::ALL.into_iter().filter(|level| *level != ValidateLevel::Forward);
+        assert!(elsewhere.map(lane).all(|lane| lane == Lane::Host));
+        assert_eq!(lane(ValidateLevel::Forward), Lane::Device);
     }
 
     #[test]

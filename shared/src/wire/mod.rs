@@ -1,5 +1,6 @@
 //! The REST contract: what the API sends and accepts, and what the command line reads.
 
+mod benchmarks;
 mod cache;
 mod components;
 mod farm;
@@ -10,6 +11,10 @@ mod models;
 mod problem;
 mod validations;
 
+pub use benchmarks::{
+    BenchmarkReport, BenchmarkRequest, BenchmarkResult, BenchmarkSummary, CaseMeasure, ComparedCase, Comparison,
+    Difference, Ended, Fingerprint, LoadMeasure, Series, Skipped, Steady,
+};
 pub use cache::{CacheHost, CacheView, CachedComponent, CachedCopy, EvictionCandidate, EvictionView};
 pub use components::{PartOf, SharedComponent};
 pub use farm::{

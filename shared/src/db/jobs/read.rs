@@ -236,15 +236,15 @@ pub async fn load_by_place(db: impl PgExecutor<'_>) -> Result<Vec<(String, Optio
     .await?)
 }
 
-/// (host, device, kind, needs) of placed and running jobs that need weights: memory that is promised but perhaps not yet reported as used.
+/// (host, device, needs) of placed and running jobs that need weights: memory that is promised but perhaps not yet reported as used.
 ///
 /// # Errors
 /// Database errors.
-pub async fn active_needs(db: impl PgExecutor<'_>) -> Result<Vec<(String, Option<String>, String, Value)>, DbError> {
+pub async fn active_needs(db: impl PgExecutor<'_>) -> Result<Vec<(String, Option<String>, Value)>, DbError> {
     let with_weights: Vec<&str> =
         JobKind::ALL.into_iter().filter(|kind| kind.needs_weights()).map(JobKind::as_str).collect();
     Ok(sqlx::query_as(
-        "select host, device, kind, needs from (
+        "select host, device, needs from (
              select host, device, kind, needs from jobs where state = 'placed' and lane = 'device'
              union all select host, null, kind, needs from jobs where state = 'placed' and lane = 'host'
              union all select host, device, kind, needs from jobs where state = 'running' and lane <> 'fanout'

@@ -45,4 +45,9 @@ impl Role {
     pub fn means(self, kind: &str) -> bool {
         self.groups().iter().any(|(_, kinds)| kinds.contains(&kind))
     }
+
+    /// True when a component of this kind can be run alone.
+    pub fn any_means(kind: &str) -> bool {
+        [DECODER, ENCODER, TEXT, UNET].iter().any(|(_, kinds)| kinds.contains(&kind))
+    }
 }
