@@ -24,7 +24,7 @@ CONFIGS = {
     "sample": {**LATENT, "prediction_type": "sample", "timestep_spacing": "linspace"},
 }
 KINDS = {
-    "euler": EulerDiscreteScheduler, "euler_a": EulerAncestralDiscreteScheduler, "ddim": DDIMScheduler, "dpmpp_2m": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler, "euler_ancestral": EulerAncestralDiscreteScheduler, "ddim": DDIMScheduler, "dpmpp_2m": DPMSolverMultistepScheduler,
 }
 SIZE = 16
 
@@ -35,7 +35,7 @@ def numbers(tensor):
 
 def schedule_of(kind, config, steps, karras):
     scheduler = KINDS[kind].from_config(config)
-    if karras and kind == "euler_a":
+    if karras and kind == "euler_ancestral":
         # diffusers has no such option; the sigmas are Euler's, the step is its own
         euler = EulerDiscreteScheduler.from_config({**config, "use_karras_sigmas": True})
         euler.set_timesteps(steps)
@@ -70,7 +70,7 @@ def trajectory_case(kind, name, steps, karras, eta=0.0):
         output = 0.4 * model_input + 0.6 * pattern * torch.cos(timestep.float() / 300)
         options = {}
         state = generator.get_state()
-        if kind == "euler_a":
+        if kind == "euler_ancestral":
             options = {"generator": generator}
         elif eta > 0:
             options = {"eta": eta, "generator": generator}
@@ -87,7 +87,7 @@ def samplers():
     for name in CONFIGS:
         for kind in KINDS:
             for karras in (False, True):
-                if (karras and kind == "ddim") or (kind == "euler_a" and name == "sample"):
+                if (karras and kind == "ddim") or (kind == "euler_ancestral" and name == "sample"):
                     continue
                 trajectories.append(trajectory_case(kind, name, 10, karras))
                 for steps in (1, 7, 30):

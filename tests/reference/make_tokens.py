@@ -99,4 +99,5 @@ def main():
     print(len(cases), "prompts,", sum("clip-g" in case for case in cases), "differ in the second tokenizer")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -18,6 +18,7 @@ pub mod error;
 pub mod forward;
 pub mod graph;
 pub mod images;
+pub mod latents_io;
 pub mod lora;
 pub mod models;
 pub mod noise;

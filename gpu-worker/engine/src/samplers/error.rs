@@ -15,7 +15,7 @@ pub enum SamplerError {
         reason: String,
     },
     /// A name that no sampler has.
-    #[error("there is no sampler `{name}`; known are euler, euler_a, ddim, dpmpp_2m")]
+    #[error("there is no sampler `{name}`; known are euler, euler_ancestral, ddim, dpmpp_2m")]
     UnknownSampler {
         /// The name.
         name: String,
@@ -31,7 +31,7 @@ pub enum SamplerError {
         limit: usize,
     },
     /// A sampler whose steps are timesteps of training only.
-    #[error("{sampler} takes no Karras schedule; euler, euler_a and dpmpp_2m do")]
+    #[error("{sampler} takes no Karras schedule; euler, euler_ancestral and dpmpp_2m do")]
     NoKarras {
         /// The sampler.
         sampler: SamplerKind,

@@ -29,7 +29,7 @@ pub enum SamplerKind {
     #[serde(rename = "euler")]
     Euler,
     /// Euler with fresh noise at every step.
-    #[serde(rename = "euler_a")]
+    #[serde(rename = "euler_ancestral")]
     EulerAncestral,
     /// DDIM, deterministic unless `eta` is above 0.
     #[serde(rename = "ddim")]
@@ -48,7 +48,7 @@ impl SamplerKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Euler => "euler",
-            Self::EulerAncestral => "euler_a",
+            Self::EulerAncestral => "euler_ancestral",
             Self::Ddim => "ddim",
             Self::DpmPlusPlus2M => "dpmpp_2m",
         }
