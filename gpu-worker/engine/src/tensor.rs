@@ -209,23 +209,6 @@ impl Tensor {
         Self { shape: shape.to_vec(), data: TensorData::F32(vec![0.0; elements(shape).unwrap_or(0)]) }
     }
 
-    /// An error when a float is no number, or infinite.
-    ///
-    /// # Errors
-    /// [`EngineError::NotFinite`], with how many there are.
-    pub fn check_finite(&self, name: &str) -> Result<(), EngineError> {
-        let (nan, infinite) = match &self.data {
-            TensorData::F32(values) => not_finite(values.iter().copied()),
-            TensorData::F16(values) => not_finite(values.iter().map(|value| value.to_f32())),
-            TensorData::Bf16(values) => not_finite(values.iter().map(|value| value.to_f32())),
-            _ => (0, 0),
-        };
-        if nan + infinite == 0 {
-            return Ok(());
-        }
-        Err(EngineError::NotFinite { output: name.to_owned(), nan, infinite, elements: self.data.len() })
-    }
-
     /// The values as 32-bit floats, where they are.
     #[must_use]
     pub fn as_f32(&self) -> Option<&[f32]> {
@@ -247,13 +230,6 @@ impl Tensor {
             _ => None,
         }
     }
-}
-
-/// How many are NaN, and how many infinite.
-fn not_finite(values: impl Iterator<Item = f32>) -> (usize, usize) {
-    values.fold((0, 0), |(nan, infinite), value| {
-        (nan + usize::from(value.is_nan()), infinite + usize::from(value.is_infinite()))
-    })
 }
 
 /// The product of a shape; none when it does not fit.

@@ -149,7 +149,7 @@ impl<'s> Graph<'s> {
     /// An input that is no weight.
     pub fn input(&mut self, name: &str, dtype: ElementType, dims: &[Dim]) -> V {
         self.graph.input.push(info(name, dtype, dims));
-        self.inputs.push(Port { name: name.to_owned(), dtype, dims: dims.to_vec() });
+        self.inputs.push(Port { name: name.to_owned(), dtype, dims: dims.iter().copied().map(Into::into).collect() });
         self.value(name.to_owned())
     }
 

@@ -31,15 +31,33 @@ pub enum Dim {
     Free(&'static str),
 }
 
-/// An input that is no weight.
+/// A side of an input or output, as a session knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Side {
+    /// Always this.
+    Fixed(usize),
+    /// Any number; the same in one run wherever this name stands. Without a name, any number.
+    Free(String),
+}
+
+impl From<Dim> for Side {
+    fn from(dim: Dim) -> Self {
+        match dim {
+            Dim::Fixed(side) => Self::Fixed(side),
+            Dim::Free(name) => Self::Free(name.to_owned()),
+        }
+    }
+}
+
+/// An input that is no weight, or an output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {
     /// Its name.
     pub name: String,
     /// Its element type.
     pub dtype: ElementType,
-    /// Its sides.
-    pub dims: Vec<Dim>,
+    /// Its sides; of an output none where the graph does not say them.
+    pub dims: Vec<Side>,
 }
 
 /// An input that is a weight.

@@ -10,4 +10,4 @@ pub mod layers;
 mod proto;
 
 pub use builder::{Attr, Graph, StorageTypes, V};
-pub use emitted::{Dim, Emitted, Port, Provider, Slot};
+pub use emitted::{Dim, Emitted, Port, Provider, Side, Slot};

@@ -2,7 +2,7 @@
 
 use ort::{
     session::{IoBinding, RunOptions, Session as Compiled, SessionOutputs},
-    value::DynValue,
+    value::{DynValue, PrimitiveTensorElementType, TensorElementType, ValueType},
 };
 
 use super::value::Places;
@@ -19,7 +19,7 @@ pub(super) struct Given<'r> {
     pub(super) weights: Vec<&'r Weight>,
     pub(super) ports: &'r [Port],
     pub(super) inputs: Vec<&'r Tensor>,
-    pub(super) outputs: &'r [String],
+    pub(super) outputs: &'r [Port],
 }
 
 /// Binds, runs, and copies the outputs out of the session's memory.
@@ -34,7 +34,7 @@ pub(super) fn run(
     // the binding, with every value over our memory, ends with this function, before what `given` borrows
     let outputs =
         session.run_binding_with_options(&binding, options).map_err(EngineError::onnx("running the graph"))?;
-    given.outputs.iter().map(|name| take(&outputs, name)).collect()
+    given.outputs.iter().map(|port| take(&outputs, &port.name)).collect()
 }
 
 #[expect(unsafe_code, reason = "values over memory that `given` borrows")]
@@ -49,8 +49,8 @@ fn bind(binding: &mut IoBinding, places: &Places, given: &Given<'_>) -> Result<(
         let value = unsafe { places.tensor(tensor) }?;
         bind_input(binding, &port.name, &value)?;
     }
-    for name in given.outputs {
-        binding.bind_output_to_device(name, places.host()).map_err(EngineError::onnx("binding an output"))?;
+    for port in given.outputs {
+        binding.bind_output_to_device(&port.name, places.host()).map_err(EngineError::onnx("binding an output"))?;
     }
     Ok(())
 }
@@ -62,14 +62,25 @@ fn bind_input(binding: &mut IoBinding, name: &str, value: &DynValue) -> Result<(
 fn take(outputs: &SessionOutputs<'_>, name: &str) -> Result<Tensor, EngineError> {
     let missing = || EngineError::Onnx { what: "taking an output", answer: format!("`{name}` is not there") };
     let value = outputs.get(name).ok_or_else(missing)?;
-    let failed = EngineError::onnx("taking an output");
-    let side = |side: &i64| usize::try_from(*side).unwrap_or(0);
-    if let Ok((shape, values)) = value.try_extract_tensor::<f32>() {
-        return Ok(Tensor { shape: shape.iter().map(side).collect(), data: TensorData::F32(values.to_vec()) });
+    let ValueType::Tensor { ty, .. } = value.dtype() else { return Err(missing()) };
+    match ty {
+        TensorElementType::Float32 => copied(value, TensorData::F32),
+        TensorElementType::Float16 => copied(value, TensorData::F16),
+        TensorElementType::Bfloat16 => copied(value, TensorData::Bf16),
+        TensorElementType::Float64 => copied(value, TensorData::F64),
+        TensorElementType::Int64 => copied(value, TensorData::I64),
+        TensorElementType::Int32 => copied(value, TensorData::I32),
+        TensorElementType::Uint8 => copied(value, TensorData::U8),
+        TensorElementType::Bool => copied(value, TensorData::Bool),
+        other => Err(EngineError::Onnx { what: "taking an output", answer: format!("`{name}` is of type {other}") }),
     }
-    if let Ok((shape, values)) = value.try_extract_tensor::<i64>() {
-        return Ok(Tensor { shape: shape.iter().map(side).collect(), data: TensorData::I64(values.to_vec()) });
-    }
-    let (shape, values) = value.try_extract_tensor::<half::f16>().map_err(failed)?;
-    Ok(Tensor { shape: shape.iter().map(side).collect(), data: TensorData::F16(values.to_vec()) })
+}
+
+fn copied<T>(value: &DynValue, data: impl Fn(Vec<T>) -> TensorData) -> Result<Tensor, EngineError>
+where
+    T: PrimitiveTensorElementType + Clone,
+{
+    let (shape, values) = value.try_extract_tensor::<T>().map_err(EngineError::onnx("taking an output"))?;
+    let shape = shape.iter().map(|side| usize::try_from(*side).unwrap_or(0)).collect();
+    Ok(Tensor { shape, data: data(values.to_vec()) })
 }

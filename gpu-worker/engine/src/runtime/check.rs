@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     error::EngineError,
-    graph::{Dim, Port, Provider, Slot},
+    graph::{Port, Provider, Side, Slot},
     tensor::Tensor,
     weights::{Weight, Weights},
 };
@@ -23,10 +23,10 @@ pub(super) fn inputs<'t>(ports: &[Port], given: &[(&str, &'t Tensor)]) -> Result
     ports.iter().map(|port| input(port, given, &mut free)).collect()
 }
 
-fn input<'t>(
-    port: &Port,
+fn input<'t, 'p>(
+    port: &'p Port,
     given: &[(&str, &'t Tensor)],
-    free: &mut BTreeMap<&'static str, usize>,
+    free: &mut BTreeMap<&'p str, usize>,
 ) -> Result<&'t Tensor, EngineError> {
     let expected = || format!("{} {:?}", port.dtype, port.dims);
     let Some((_, tensor)) = given.iter().find(|(name, _)| *name == port.name) else {
@@ -35,8 +35,9 @@ fn input<'t>(
     let fits = tensor.data.element() == port.dtype
         && tensor.shape.len() == port.dims.len()
         && tensor.shape.iter().zip(&port.dims).all(|(side, dim)| match dim {
-            Dim::Fixed(fixed) => fixed == side,
-            Dim::Free(name) => free.entry(name).or_insert(*side) == side,
+            Side::Fixed(fixed) => fixed == side,
+            Side::Free(name) if name.is_empty() => true,
+            Side::Free(name) => free.entry(name).or_insert(*side) == side,
         });
     if fits {
         return Ok(tensor);

@@ -46,6 +46,12 @@ impl Cancel {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).asked
     }
 
+    /// True while a run is under way that a request would stop.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).running.is_some()
+    }
+
     /// An error once somebody has asked.
     ///
     /// # Errors

@@ -4,7 +4,9 @@
 //! outputs. The weights' memory is held from the first to the last of these steps.
 
 mod binding;
+mod cache;
 mod check;
+mod compile;
 mod control;
 mod environment;
 mod estimate;
@@ -14,19 +16,26 @@ mod session;
 mod value;
 
 use std::{
-    collections::HashMap,
-    path::PathBuf,
+    fs,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 pub use control::{Cancel, Control, Progress};
 pub use estimate::{Estimator, Factor};
 pub use session::{Outcome, Session};
 
+use self::{cache::Cache, compile::Source};
 use crate::{
     error::EngineError,
     graph::{Emitted, Provider},
+    onnx,
+    tensor::ElementType,
 };
+
+/// Compiled graphs that are kept when nobody says another number.
+const MAX_SESSIONS: usize = 16;
 
 /// How the runtime works.
 #[derive(Debug, Clone)]
@@ -39,22 +48,36 @@ pub struct RuntimeOptions {
     pub provider: Provider,
     /// The CUDA device's number.
     pub device: i32,
+    /// Graphs that are compiled at once; more, and the one that has rested longest is given up.
+    pub max_sessions: usize,
 }
 
 impl RuntimeOptions {
     /// The CPU with as many threads as it has cores.
     pub fn cpu(library: impl Into<PathBuf>) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { library: library.into(), threads, provider: Provider::Cpu, device: 0 }
+        let library = library.into();
+        Self { library, threads, provider: Provider::Cpu, device: 0, max_sessions: MAX_SESSIONS }
     }
+
+    /// The CUDA device of this number.
+    pub fn cuda(library: impl Into<PathBuf>, device: i32) -> Self {
+        Self { provider: Provider::Cuda, device, ..Self::cpu(library) }
+    }
+}
+
+/// What every session of a runtime needs.
+#[derive(Debug)]
+struct Context {
+    environment: ort::environment::Environment,
+    options: RuntimeOptions,
+    cache: Cache,
 }
 
 /// Sessions over one library for one device.
 #[derive(Debug)]
 pub struct Runtime {
-    environment: ort::environment::Environment,
-    options: RuntimeOptions,
-    sessions: Mutex<HashMap<String, Arc<Session>>>,
+    context: Arc<Context>,
     estimator: Mutex<Estimator>,
 }
 
@@ -64,27 +87,58 @@ impl Runtime {
     /// # Errors
     /// When the library is not there, is for another processor, or is too old.
     pub fn open(options: RuntimeOptions) -> Result<Self, EngineError> {
+        if options.provider == Provider::Cuda {
+            provider::preload(&options.library);
+        }
         let environment = environment::open(&options.library)?;
-        Ok(Self { environment, options, sessions: Mutex::default(), estimator: Mutex::default() })
+        let context = Arc::new(Context { environment, options, cache: Cache::default() });
+        Ok(Self { context, estimator: Mutex::default() })
     }
 
     /// The options with which it was opened.
     pub fn options(&self) -> &RuntimeOptions {
-        &self.options
+        &self.context.options
     }
 
-    /// The session for this graph, made if there is none.
+    /// The session for this graph, made if there is none, and compiled.
     ///
     /// # Errors
     /// When ONNX Runtime refuses the graph.
     pub fn session(&self, emitted: &Emitted) -> Result<Arc<Session>, EngineError> {
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(session) = sessions.get(&emitted.key) {
-            return Ok(Arc::clone(session));
-        }
-        let session = Arc::new(Session::new(&self.environment, &self.options, emitted)?);
-        sessions.insert(emitted.key.clone(), Arc::clone(&session));
+        let session = self.context.cache.ensure(&emitted.key, || Session::emitted(&self.context, emitted));
+        session.ensure_compiled()?;
         Ok(session)
+    }
+
+    /// The session for a user's ONNX file, which runs as it is, with the weights that it brings.
+    ///
+    /// # Errors
+    /// When the file is not there, or ONNX Runtime refuses it.
+    pub fn session_from_file(&self, path: &Path) -> Result<Arc<Session>, EngineError> {
+        let failed = |source| EngineError::File { path: path.to_owned(), source };
+        let path = path.canonicalize().map_err(failed)?;
+        let facts = fs::metadata(&path).map_err(failed)?;
+        // a file that was replaced is another graph
+        let key = format!("file {} {} {:?}", path.display(), facts.len(), facts.modified().ok());
+        let name = path.display().to_string();
+        let make = || Session::file(&self.context, name, Source::File(path));
+        let session = self.context.cache.ensure(&key, make);
+        session.ensure_compiled()?;
+        self.check_halves(&session)?;
+        Ok(session)
+    }
+
+    /// Refuses 16-bit graphs on the CPU with the version that runs them in a scalar loop.
+    fn check_halves(&self, session: &Session) -> Result<(), EngineError> {
+        let options = self.options();
+        let version = onnx::version_of(&options.library);
+        let has_halves =
+            || session.inputs().iter().chain(&*session.outputs()).any(|port| port.dtype == ElementType::F16);
+        if options.provider != Provider::Cpu || onnx::half_on_cpu(version.as_deref()) || !has_halves() {
+            return Ok(());
+        }
+        let reason = format!("version {} is some 80 times slower on 16-bit graphs", version.unwrap_or_default());
+        Err(EngineError::Library { path: Some(options.library.clone()), reason })
     }
 
     /// How much memory a run of this graph takes, as a multiple of its largest value: measured, or supposed.
@@ -107,8 +161,22 @@ impl Runtime {
         *self.estimator.lock().unwrap_or_else(PoisonError::into_inner) = estimator;
     }
 
-    /// How many sessions there are.
+    /// How many graphs are compiled.
     pub fn session_count(&self) -> usize {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.context.cache.compiled()
+    }
+
+    /// Gives up compiled graphs that have rested this long, with the memory that they kept. How many.
+    ///
+    /// To be called now and then: nothing runs by itself here.
+    pub fn release_idle(&self, rested: Duration) -> usize {
+        self.context.cache.release_idle(rested)
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        // sessions know their runtime's context, which knows the sessions
+        self.context.cache.clear();
     }
 }

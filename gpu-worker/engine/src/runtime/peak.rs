@@ -8,12 +8,18 @@ use ort::{
     session::Session as Compiled,
 };
 
+use crate::graph::Provider;
+
 /// The key of the count in the allocator's statistics.
 const MOST_IN_USE: &CStr = c"MaxInUse";
 
-/// The most bytes that the session's host allocator ever had in use; none when the library does not count.
-pub(super) fn most_bytes(session: &Compiled) -> Option<u64> {
-    let info = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default).ok()?;
+/// The most bytes that the allocator of the session's device ever had in use; none when the library does not count.
+pub(super) fn most_bytes(session: &Compiled, (provider, device): (Provider, i32)) -> Option<u64> {
+    let (place, number) = match provider {
+        Provider::Cpu => (AllocationDevice::CPU, 0),
+        Provider::Cuda => (AllocationDevice::CUDA, device),
+    };
+    let info = MemoryInfo::new(place, number, AllocatorType::Device, MemoryType::Default).ok()?;
     let allocator = Allocator::new(session, info).ok()?;
     count(&allocator)
 }

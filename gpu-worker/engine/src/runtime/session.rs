@@ -1,23 +1,24 @@
-//! A compiled graph without weights, and how it is run.
+//! A graph that can be run: compiled when it is needed, without weights.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use ort::{
-    environment::Environment,
-    session::{RunOptions, builder::GraphOptimizationLevel},
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    time::Instant,
 };
 
+use ort::session::RunOptions;
+
 use super::{
-    RuntimeOptions,
+    Context,
     binding::{self, Given},
+    cache::Standing,
     check,
+    compile::{self, Compiled, Source},
     control::Control,
-    peak, provider,
-    value::Places,
+    peak,
 };
 use crate::{
     error::EngineError,
-    graph::{Emitted, Port, Provider, Slot},
+    graph::{Emitted, Port, Slot},
     tensor::Tensor,
     weights::Weights,
 };
@@ -32,14 +33,22 @@ pub struct Outcome {
     pub peak_bytes: Option<u64>,
 }
 
-/// A compiled graph. Runs one at a time.
+/// A graph that can be run. Runs one at a time.
 pub struct Session {
     name: String,
-    compiled: Mutex<Compiled>,
+    context: Arc<Context>,
+    source: Source,
     slots: Vec<Slot>,
-    inputs: Vec<Port>,
-    outputs: Vec<String>,
-    target: (Provider, i32),
+    /// Known before compilation where the graph was emitted.
+    emitted_inputs: Option<Vec<Port>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    compiled: Option<Compiled>,
+    inputs: Arc<[Port]>,
+    outputs: Arc<[Port]>,
+    used: Instant,
 }
 
 impl std::fmt::Debug for Session {
@@ -49,24 +58,81 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    pub(super) fn new(
-        environment: &Environment,
-        options: &RuntimeOptions,
-        emitted: &Emitted,
-    ) -> Result<Self, EngineError> {
-        Ok(Self {
-            name: emitted.name.clone(),
-            compiled: Mutex::new(compile(environment, options, &emitted.model)?),
-            slots: emitted.slots.clone(),
-            inputs: emitted.inputs.clone(),
-            outputs: emitted.outputs.clone(),
-            target: (options.provider, options.device),
-        })
+    pub(super) fn emitted(context: &Arc<Context>, emitted: &Emitted) -> Self {
+        let source = Source::Emitted(emitted.model.clone());
+        let inputs = Some(emitted.inputs.clone());
+        Self::new(context, emitted.name.clone(), source, emitted.slots.clone(), inputs)
+    }
+
+    pub(super) fn file(context: &Arc<Context>, name: String, source: Source) -> Self {
+        Self::new(context, name, source, Vec::new(), None)
+    }
+
+    fn new(
+        context: &Arc<Context>,
+        name: String,
+        source: Source,
+        slots: Vec<Slot>,
+        emitted_inputs: Option<Vec<Port>>,
+    ) -> Self {
+        let none: Arc<[Port]> = Arc::new([]);
+        let state = State { compiled: None, inputs: Arc::clone(&none), outputs: none, used: Instant::now() };
+        Self { name, context: Arc::clone(context), source, slots, emitted_inputs, state: Mutex::new(state) }
     }
 
     /// The weights that a run takes.
     pub fn slots(&self) -> &[Slot] {
         &self.slots
+    }
+
+    /// The inputs that are no weights.
+    pub fn inputs(&self) -> Arc<[Port]> {
+        Arc::clone(&self.lock().inputs)
+    }
+
+    /// The outputs.
+    pub fn outputs(&self) -> Arc<[Port]> {
+        Arc::clone(&self.lock().outputs)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Compiles the graph if it is not.
+    pub(super) fn ensure_compiled(&self) -> Result<(), EngineError> {
+        self.compiled(&mut self.lock())
+    }
+
+    fn compiled(&self, state: &mut State) -> Result<(), EngineError> {
+        if state.compiled.is_some() {
+            return Ok(());
+        }
+        let Context { environment, options, cache } = &*self.context;
+        cache.make_room(options.max_sessions);
+        let compiled = compile::compile(environment, options, &self.source)?;
+        state.inputs = match &self.emitted_inputs {
+            Some(inputs) => inputs.clone().into(),
+            None => compile::ports(compiled.session.inputs())?.into(),
+        };
+        state.outputs = compile::ports(compiled.session.outputs())?.into();
+        state.compiled = Some(compiled);
+        Ok(())
+    }
+
+    /// How it stands, without waiting for a run.
+    pub(super) fn standing(&self) -> Standing {
+        match self.state.try_lock() {
+            Ok(state) if state.compiled.is_none() => Standing::Absent,
+            Ok(state) => Standing::Ready(state.used),
+            Err(TryLockError::WouldBlock) => Standing::Running,
+            Err(TryLockError::Poisoned(state)) => Standing::Ready(state.into_inner().used),
+        }
+    }
+
+    /// Gives the compiled graph up unless it runs; the next run compiles it again. Whether there was one.
+    pub fn release(&self) -> bool {
+        self.state.try_lock().is_ok_and(|mut state| state.compiled.take().is_some())
     }
 
     /// Runs the graph over these weights and inputs; the outputs come in the graph's order.
@@ -94,51 +160,38 @@ impl Session {
         inputs: &[(&str, &Tensor)],
         control: &Control,
     ) -> Result<Outcome, EngineError> {
-        let given = Given {
-            slots: &self.slots,
-            weights: check::weights(&self.name, &self.slots, weights, self.target)?,
-            ports: &self.inputs,
-            inputs: check::inputs(&self.inputs, inputs)?,
-            outputs: &self.outputs,
+        let target = (self.context.options.provider, self.context.options.device);
+        let weights = check::weights(&self.name, &self.slots, weights, target)?;
+        let mut state = self.lock();
+        control.cancel.check()?;
+        self.compiled(&mut state)?;
+        let State { compiled: Some(compiled), inputs: ports, outputs, used } = &mut *state else {
+            return Err(EngineError::Onnx { what: "preparing a run", answer: "nothing is compiled".to_owned() });
         };
-        let options = Arc::new(RunOptions::new().map_err(EngineError::onnx("preparing a run"))?);
-        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        let _watch = control.cancel.watch(&options)?;
-        let before = peak::most_bytes(&compiled.session);
-        let Compiled { session, places } = &mut *compiled;
-        let outcome = binding::run(session, places, &given, &options);
-        // a run that was told to stop ends with an error of the library's own
-        let outputs = outcome.map_err(|error| match error {
-            EngineError::Onnx { .. } if control.cancel.is_cancelled() => EngineError::Cancelled,
-            error => error,
-        })?;
-        let peak_bytes =
-            peak::most_bytes(&compiled.session).filter(|bytes| before.is_none_or(|before| *bytes > before));
-        Ok(Outcome { outputs, peak_bytes })
+        let inputs = check::inputs(ports, inputs)?;
+        let given = Given { slots: &self.slots, weights, ports, inputs, outputs };
+        let outcome = run(compiled, &given, control, target);
+        *used = Instant::now();
+        outcome
     }
 }
 
-/// What only one thread may use at a time.
-struct Compiled {
-    session: ort::session::Session,
-    places: Places,
-}
-
-/// Compiles a model whose weights are inputs: there is nothing to fold or to pack.
-fn compile(environment: &Environment, options: &RuntimeOptions, model: &[u8]) -> Result<Compiled, EngineError> {
-    fn prepared<T, E: std::fmt::Display>(step: Result<T, E>) -> Result<T, EngineError> {
-        step.map_err(EngineError::onnx("preparing a session"))
-    }
-    let builder = prepared(ort::session::Session::builder(environment))?;
-    let builder = prepared(builder.with_optimization_level(GraphOptimizationLevel::Level1))?;
-    let builder = prepared(builder.with_intra_threads(options.threads))?;
-    // a service with many sessions must not burn cores while it waits
-    let builder = prepared(builder.with_intra_op_spinning(false))?;
-    // shapes change from run to run: a pattern would hold the largest of each
-    let mut builder = prepared(builder.with_memory_pattern(false))?;
-    if options.provider == Provider::Cuda {
-        builder = prepared(builder.with_execution_providers([provider::cuda(options.device)]))?;
-    }
-    let session = builder.commit_from_memory(model).map_err(EngineError::onnx("compiling the graph"))?;
-    Ok(Compiled { session, places: Places::new(options.device)? })
+fn run(
+    compiled: &mut Compiled,
+    given: &Given<'_>,
+    control: &Control,
+    target: (crate::graph::Provider, i32),
+) -> Result<Outcome, EngineError> {
+    let options = Arc::new(RunOptions::new().map_err(EngineError::onnx("preparing a run"))?);
+    let _watch = control.cancel.watch(&options)?;
+    let before = peak::most_bytes(&compiled.session, target);
+    let Compiled { session, places } = compiled;
+    let outcome = binding::run(session, places, given, &options);
+    // a run that was told to stop ends with an error of the library's own
+    let outputs = outcome.map_err(|error| match error {
+        EngineError::Onnx { .. } if control.cancel.is_cancelled() => EngineError::Cancelled,
+        error => error,
+    })?;
+    let peak_bytes = peak::most_bytes(session, target).filter(|bytes| before.is_none_or(|before| *bytes > before));
+    Ok(Outcome { outputs, peak_bytes })
 }

@@ -8,6 +8,7 @@ use std::{
 use engine::{
     Control, ElementType, EngineError, Runtime, Tensor, Weights,
     models::vae::{Architecture, Posterior, Tiling, Vae, VaeSettings},
+    weights::{Memory, Weight},
 };
 use serde_json::Value;
 
@@ -192,4 +193,13 @@ fn nan_and_wrong_shapes_are_typed_errors() {
     let engine::TensorData::F32(values) = &mut latents.data else { panic!("floats were given") };
     values[0] = f32::NAN;
     assert!(matches!(vae.decode(&latents, None, &control), Err(EngineError::NotFinite { .. })));
+
+    let mut broken = weights("plain", ElementType::F32);
+    let bytes: Vec<u8> = [f32::NAN; 16].iter().flat_map(|value| value.to_le_bytes()).collect();
+    let memory = Memory::host(Arc::new(bytes), 0..64).unwrap();
+    let weight = Weight { dtype: ElementType::F32, shape: vec![16], memory };
+    broken.insert("decoder.conv_norm_out.bias", weight).unwrap();
+    let broken = Vae::new(Arc::clone(&runtime), vae.architecture().clone(), broken, VaeSettings::default()).unwrap();
+    let decoded = broken.decode(&given("latents", &[1, 4, 6, 5]), None, &control);
+    assert!(matches!(decoded, Err(EngineError::NotFinite { nan, elements, .. }) if nan == elements));
 }

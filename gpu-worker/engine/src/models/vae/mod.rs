@@ -19,6 +19,7 @@ use crate::{
     error::EngineError,
     graph::{Emitted, Provider},
     runtime::{Control, Runtime},
+    statistics::check_finite,
     tensor::{ElementType, Tensor},
     weights::{TensorFacts, Weights},
 };
@@ -120,7 +121,7 @@ impl Vae {
         let emitted = half(self.decoder.as_ref(), "decoder.conv_in.weight")?;
         let (planes, peak_bytes) = self.run(emitted, planes, &plan, true, control)?;
         let sample = planes.into_tensor()?;
-        sample.check_finite("sample")?;
+        check_finite("sample", &sample)?;
         Ok(Done { sample, plan, peak_bytes })
     }
 
@@ -144,7 +145,7 @@ impl Vae {
         }
         planes.map(|value| (value - shift) * scaling);
         let sample = planes.into_tensor()?;
-        sample.check_finite("latents")?;
+        check_finite("latents", &sample)?;
         Ok(Done { sample, plan, peak_bytes })
     }
 
