@@ -7,7 +7,10 @@ use std::{
 };
 
 use clap::Parser;
-use shared::config::{Logging, Stores, parse_seconds};
+use shared::{
+    bytes::ByteSize,
+    config::{Logging, Stores, parse_seconds},
+};
 
 /// Serves the REST API of a modelyard farm.
 #[derive(Debug, Parser)]
@@ -48,6 +51,18 @@ pub struct Config {
     /// Most connections served at once; more wait in the listen queue.
     #[arg(long, env = "MODELYARD_MAX_CONNECTIONS", default_value_t = 1024)]
     pub max_connections: usize,
+
+    /// Most bytes of one upload.
+    #[arg(long, env = "MODELYARD_UPLOAD_LIMIT", default_value = "256MiB")]
+    pub upload_limit: ByteSize,
+
+    /// Most bytes of all uploads together.
+    #[arg(long, env = "MODELYARD_UPLOADS_TOTAL", default_value = "8GiB")]
+    pub uploads_total: ByteSize,
+
+    /// How long an upload stays, in seconds; one that an active job works on stays longer.
+    #[arg(long, env = "MODELYARD_KEEP_UPLOADS", default_value = "86400", value_parser = parse_seconds)]
+    pub keep_uploads: Duration,
 
     /// Postgres and Redis.
     #[command(flatten)]

@@ -9,7 +9,7 @@ use std::{
 use axum::{
     body::Body,
     extract::{MatchedPath, Request, State},
-    http::{HeaderValue, StatusCode, Uri, header},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -19,6 +19,7 @@ use tracing::Instrument;
 use crate::{
     prefer::Wait,
     problem::{ApiError, PROBLEM_JSON, render},
+    receive::BODY_PATIENCE,
     request_id::{RequestId, X_REQUEST_ID},
     routes::jobs::wait_parameter,
     state::AppState,
@@ -67,7 +68,10 @@ pub(crate) async fn surround(State(state): State<AppState>, mut request: Request
 
 async fn within_deadline(request: Request, next: Next) -> Response {
     let asked = Wait::of(request.headers()).or_else(|| wait_parameter(request.uri()));
-    let allowed = DEADLINE + asked.map_or(Duration::ZERO, Wait::duration);
+    // an upload's answer comes after its body, which may be large
+    let sending = request.method() == Method::POST && request.uri().path() == "/v1/uploads";
+    let body = if sending { BODY_PATIENCE } else { Duration::ZERO };
+    let allowed = DEADLINE + body + asked.map_or(Duration::ZERO, Wait::duration);
     match tokio::time::timeout(allowed, next.run(request)).await {
         Ok(response) => response,
         Err(_) => ApiError::new(ErrorCode::Unavailable, "no answer could be had from Postgres in time")

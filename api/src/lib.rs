@@ -18,6 +18,8 @@ mod plan;
 mod plot;
 mod prefer;
 mod problem;
+mod range;
+mod receive;
 mod request_id;
 mod router;
 mod routes;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
@@ -16,6 +16,8 @@ pub(crate) struct Metrics {
     seconds: HistogramVec,
     in_flight: IntGauge,
     enqueued: IntCounterVec,
+    uploaded: IntCounter,
+    sent: IntCounter,
     /// 1 while Redis answers.
     pub(crate) redis_up: IntGauge,
 }
@@ -51,6 +53,8 @@ impl Metrics {
                 Opts::new("modelyard_job_enqueued_total", "Jobs accepted; joined ones are not counted."),
                 &["kind"],
             )?,
+            uploaded: IntCounter::new("modelyard_uploaded_bytes_total", "Bytes of uploads that were taken.")?,
+            sent: IntCounter::new("modelyard_artifact_sent_bytes_total", "Bytes of artifacts that were sent.")?,
             redis_up: IntGauge::new("modelyard_redis_up", "1 while Redis answers.")?,
         };
         for kind in JobKind::ALL {
@@ -60,6 +64,8 @@ impl Metrics {
         registry.register(Box::new(metrics.seconds.clone()))?;
         registry.register(Box::new(metrics.in_flight.clone()))?;
         registry.register(Box::new(metrics.enqueued.clone()))?;
+        registry.register(Box::new(metrics.uploaded.clone()))?;
+        registry.register(Box::new(metrics.sent.clone()))?;
         registry.register(Box::new(metrics.redis_up.clone()))?;
         registry.register(Box::new(PoolCollector::new(pool)?))?;
         Ok(metrics)
@@ -79,6 +85,16 @@ impl Metrics {
         };
         self.requests.with_label_values(&[method, route, &status.to_string()]).inc();
         self.seconds.with_label_values(&[route]).observe(took.as_secs_f64());
+    }
+
+    /// Counts an upload that was taken.
+    pub(crate) fn uploaded(&self, bytes: u64) {
+        self.uploaded.inc_by(bytes);
+    }
+
+    /// Counts bytes of an artifact that were handed to the connection.
+    pub(crate) fn sent(&self, bytes: u64) {
+        self.sent.inc_by(bytes);
     }
 
     /// Counts an accepted job.

@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document: what the handlers say, completed with what all of them have in common.
 
 use serde_json::{Map, Value, json};
-use shared::wire::{OptimizeResult, Problem};
+use shared::wire::{OptimizeResult, Problem, TokenizeResult};
 use utoipa::{ToSchema, openapi::OpenApi};
 
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
@@ -22,16 +22,51 @@ pub(crate) fn document(generated: OpenApi) -> Value {
     // named in texts and answers that no handler returns as its body
     add_schemas::<Problem>(&mut document["components"]["schemas"]);
     add_schemas::<OptimizeResult>(&mut document["components"]["schemas"]);
+    add_schemas::<TokenizeResult>(&mut document["components"]["schemas"]);
     document["components"]["responses"]["Problem"] = json!({
         "description": "What went wrong",
         "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
     });
+    merge_parts(&mut document["components"]["schemas"]);
     if let Some(paths) = document["paths"].as_object_mut() {
         for (path, item) in paths {
             complete_path(path, item);
         }
     }
     document
+}
+
+/// Makes one object of what is composed of several: each part says that it has no other fields, which is true of the whole only.
+fn merge_parts(schemas: &mut Value) {
+    let Some(all) = schemas.as_object().cloned() else { return };
+    let mut used = Vec::new();
+    for (name, schema) in &all {
+        let Some(parts) = schema["allOf"].as_array() else { continue };
+        let part_of = |part: &Value| match part["$ref"].as_str().and_then(|target| target.rsplit('/').next()) {
+            Some(named) => all.get(named).cloned().unwrap_or_default(),
+            None => part.clone(),
+        };
+        if !parts.iter().all(|part| part_of(part)["additionalProperties"] == false) {
+            continue;
+        }
+        let mut merged = json!({ "type": "object", "properties": {}, "required": [], "additionalProperties": false });
+        merged["description"] = schema["description"].clone();
+        for part in parts {
+            used.extend(part["$ref"].as_str().and_then(|target| target.rsplit('/').next()));
+            let part = part_of(part);
+            for (field, value) in part["properties"].as_object().into_iter().flatten() {
+                merged["properties"][field] = value.clone();
+            }
+            if let (Some(required), Some(more)) = (merged["required"].as_array_mut(), part["required"].as_array()) {
+                required.extend(more.iter().cloned());
+            }
+        }
+        schemas[name.as_str()] = merged;
+    }
+    if let Some(schemas) = schemas.as_object_mut() {
+        // parts stand for nothing alone
+        used.into_iter().for_each(|part| _ = schemas.remove(part));
+    }
 }
 
 fn tags() -> Value {
@@ -44,6 +79,7 @@ fn tags() -> Value {
         { "name": "cache", "description": "The RAM tier" },
         { "name": "vram", "description": "The VRAM tier" },
         { "name": "benchmarks", "description": "What models cost, measured" },
+        { "name": "engine", "description": "Running models" },
         { "name": "jobs", "description": "Durable work" },
         { "name": "meta", "description": "The API itself" },
     ])

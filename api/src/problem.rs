@@ -142,6 +142,7 @@ impl From<DbError> for ApiError {
                 tracing::warn!(error = %chain(&error), "Postgres could not be used");
                 Self::new(ErrorCode::Unavailable, error.to_string()).hint("try again; the API recovers by itself")
             }
+            ErrorCode::NotFound => Self::not_found(error.to_string()),
             _ => Self::defect(error),
         }
     }

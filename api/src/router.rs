@@ -8,8 +8,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     context::{one_device_form, panicked, surround},
     routes::{
-        benchmarks, cache, components, devices, events, evictions, hosts, jobs, memory, meta, metadata, models, search,
-        status, tensors, validations, vram,
+        artifacts, benchmarks, cache, components, devices, engine, events, evictions, hosts, jobs, memory, meta,
+        metadata, models, search, status, tensors, uploads, validations, vram,
     },
     state::AppState,
 };
@@ -65,6 +65,15 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(vram::load_on_device))
         .routes(routes!(vram::unload_from_device))
         .routes(routes!(vram::remove_component))
+        // running models
+        .routes(routes!(engine::generate))
+        .routes(routes!(engine::encode_text))
+        .routes(routes!(engine::tokenize))
+        .routes(routes!(engine::vae_decode))
+        .routes(routes!(engine::vae_encode))
+        .routes(routes!(engine::unet_step))
+        .routes(routes!(uploads::create_upload))
+        .routes(routes!(uploads::get_one_upload, uploads::delete_upload))
         // jobs
         .routes(routes!(jobs::list_jobs, jobs::submit_job))
         .routes(routes!(jobs::get_one_job))
@@ -72,6 +81,8 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(jobs::cancel_job))
         .routes(routes!(jobs::retry_job))
         .routes(routes!(events::job_events))
+        .routes(routes!(artifacts::list_artifacts))
+        .routes(routes!(artifacts::get_artifact))
         .routes(routes!(events::all_events))
         // the API itself
         .routes(routes!(meta::livez))

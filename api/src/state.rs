@@ -18,6 +18,7 @@ use crate::{
     live::Live,
     metrics::Metrics,
     problem::ApiError,
+    receive::UploadLimits,
 };
 
 /// Longest wait for a connection to Postgres; then the request is answered 503.
@@ -44,6 +45,8 @@ pub(crate) struct Inner {
     pub(crate) cursors: Cursors,
     /// Who may ask.
     pub(crate) auth: Auth,
+    /// How much may be uploaded.
+    pub(crate) uploads: UploadLimits,
     /// What is counted.
     pub(crate) metrics: Metrics,
     /// The tasks of this process and the token that says stop.
@@ -78,6 +81,7 @@ impl AppState {
             live: Live::new(status, metrics.redis_up.clone()),
             hints: listen::Hints::start(&config.stores, &[listen::JOB], tasks),
             cursors: Cursors::new(&config.stores.database_url),
+            uploads: UploadLimits::of(config),
             auth: Auth::new(token.as_deref()),
             metrics,
             tasks: tasks.clone(),

@@ -21,9 +21,14 @@ pub(crate) fn of<T: Serialize>(version: i64, answer: &T) -> String {
 /// The answer with its tag, or 304 to a client that has it.
 pub(crate) fn answer<T: Serialize>(headers: &HeaderMap, version: i64, answer: &T) -> Response {
     let tag = of(version, answer);
-    let unchanged = named(headers, header::IF_NONE_MATCH).any(|given| matches_weakly(given, &tag));
+    let unchanged = is_known(headers, &tag);
     let etag = [(header::ETAG, HeaderValue::from_str(&tag).unwrap_or(HeaderValue::from_static("\"\"")))];
     if unchanged { (StatusCode::NOT_MODIFIED, etag).into_response() } else { (etag, Json(answer)).into_response() }
+}
+
+/// Whether the client says that it has what has this tag (`If-None-Match`).
+pub(crate) fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    named(headers, header::IF_NONE_MATCH).any(|given| matches_weakly(given, tag))
 }
 
 fn named(headers: &HeaderMap, name: header::HeaderName) -> impl Iterator<Item = &str> {

@@ -4,17 +4,18 @@ use std::collections::BTreeSet;
 
 use shared::{
     db::{
+        blobs::{artifacts::ArtifactRow, uploads::UploadRow},
         farm::{DeviceRow, RootRow},
         jobs::{AttemptRow, EventRow, JobRow, ProgressRow},
         models::{ComponentRow, ListedModel, LocationRow, ModelRow},
         validations::ValidationRow,
     },
     error::ErrorBody,
-    ids::ComponentId,
+    ids::{ComponentId, JobId},
     job::JobState,
     wire::{
-        AttemptView, ComponentView, DeviceView, EventView, Hashes, HostView, JobView, LocationView, ModelSummary,
-        Progress, Residency, RootView, ValidationSummary, WatchView,
+        ArtifactView, AttemptView, ComponentView, DeviceView, EventView, Hashes, HostView, JobView, LocationView,
+        ModelSummary, Progress, Residency, RootView, UploadView, ValidationSummary, WatchView,
     },
 };
 
@@ -106,6 +107,32 @@ pub(crate) fn hashes(row: &ModelRow, autov1: Option<String>) -> Option<Hashes> {
         autov1,
         payload_sha256: row.payload_sha256.clone(),
     })
+}
+
+/// An upload with the active jobs that work on it.
+pub(crate) fn upload(row: UploadRow, used_by: Vec<JobId>) -> UploadView {
+    UploadView {
+        id: row.id,
+        name: row.name,
+        bytes: row.blob.size(),
+        media_type: row.blob.media_type,
+        blake3: row.blob.blake3,
+        created_at: row.created_at,
+        expires_at: row.expires_at,
+        used_by,
+    }
+}
+
+/// An artifact.
+pub(crate) fn artifact(row: ArtifactRow) -> ArtifactView {
+    ArtifactView {
+        name: row.name,
+        bytes: row.blob.size(),
+        media_type: row.blob.media_type,
+        blake3: row.blob.blake3,
+        preview: row.preview,
+        created_at: row.created_at,
+    }
 }
 
 /// A validation, without its findings.

@@ -82,6 +82,18 @@ pub enum Command {
     Load(commands::load::LoadArgs),
     /// Free the device memory of a model.
     Unload(commands::load::UnloadArgs),
+    /// Make images of a prompt.
+    Generate(commands::generate::GenerateArgs),
+    /// Latents to images and back.
+    #[command(subcommand)]
+    Vae(commands::vae::VaeCommand),
+    /// Prompts to embeddings.
+    Encode(commands::encode::EncodeArgs),
+    /// Texts to tokens and back.
+    Tokenize(commands::encode::TokenizeArgs),
+    /// One step of a UNet.
+    #[command(subcommand)]
+    Unet(commands::unet::UnetCommand),
     /// Components in RAM.
     #[command(subcommand)]
     Cache(commands::cache::CacheCommand),

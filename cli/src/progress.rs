@@ -34,11 +34,11 @@ impl Meter {
 
     /// Shows where the work is.
     pub(crate) fn update(&mut self, progress: &Progress) {
-        let files = progress.phase == "scanning";
+        let unit = Unit::of(&progress.phase);
         if self.output.bars {
-            self.draw(progress, files);
+            self.draw(progress, unit);
         } else if let Some(tenths) = progress.bytes_done.saturating_mul(10).checked_div(progress.bytes_total) {
-            self.say_once(&line(progress, files), tenths);
+            self.say_once(&line(progress, unit), tenths);
         } else {
             self.say_once(&progress.phase, 0);
         }
@@ -52,11 +52,13 @@ impl Meter {
         self.output.note(format!("{}: {text}", self.label));
     }
 
-    fn draw(&mut self, progress: &Progress, files: bool) {
-        let template = match (progress.bytes_total, files) {
+    fn draw(&mut self, progress: &Progress, unit: Unit) {
+        let template = match (progress.bytes_total, unit) {
             (0, _) => "{spinner} {prefix} {msg}",
-            (_, true) => "{prefix} {msg:9} [{bar:30}] {pos}/{len} files",
-            (_, false) => "{prefix} {msg:9} [{bar:30}] {percent:>3}% {binary_bytes}/{binary_total_bytes}",
+            (_, Unit::Files) => "{prefix} {msg:9} [{bar:30}] {pos}/{len} files",
+            (_, Unit::Steps) => "{prefix} {msg:9} [{bar:30}] {pos}/{len} steps",
+            (_, Unit::Parts) => "{prefix} {msg:9} [{bar:30}] {pos}/{len}",
+            (_, Unit::Bytes) => "{prefix} {msg:9} [{bar:30}] {percent:>3}% {binary_bytes}/{binary_total_bytes}",
         };
         let eta = progress.eta_seconds.map(|seconds| format!(", {seconds:.0} s left")).unwrap_or_default();
         let detail = progress.detail.as_ref().map(|detail| format!(" {detail}")).unwrap_or_default();
@@ -100,13 +102,37 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }
 
-fn line(progress: &Progress, files: bool) -> String {
+/// What a phase counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Bytes,
+    Files,
+    Steps,
+    /// Images or tiles, few enough to need no name.
+    Parts,
+}
+
+impl Unit {
+    fn of(phase: &str) -> Self {
+        match phase {
+            "scanning" => Self::Files,
+            "denoising" => Self::Steps,
+            "preparing" | "encoding" | "decoding" => Self::Parts,
+            _ => Self::Bytes,
+        }
+    }
+}
+
+fn line(progress: &Progress, unit: Unit) -> String {
     let Progress { phase, bytes_done, bytes_total, .. } = progress;
     let percent = bytes_done.saturating_mul(100) / (*bytes_total).max(1);
-    if files {
-        format!("{phase} {percent}% {bytes_done} of {bytes_total} files")
-    } else {
-        format!("{phase} {percent}% {} of {}", ByteSize(*bytes_done), ByteSize(*bytes_total))
+    let left = progress.eta_seconds.filter(|_| unit == Unit::Steps);
+    let left = left.map(|seconds| format!(", {seconds:.0} s left")).unwrap_or_default();
+    match unit {
+        Unit::Files => format!("{phase} {percent}% {bytes_done} of {bytes_total} files"),
+        Unit::Steps => format!("{phase} {percent}% {bytes_done} of {bytes_total} steps{left}"),
+        Unit::Parts => format!("{phase} {percent}% {bytes_done} of {bytes_total}"),
+        Unit::Bytes => format!("{phase} {percent}% {} of {}", ByteSize(*bytes_done), ByteSize(*bytes_total)),
     }
 }
 
@@ -123,10 +149,11 @@ mod tests {
             eta_seconds: None,
             detail: None,
         };
-        assert_eq!(line(&progress, false), "reading 50% 3.0 GiB of 6.0 GiB");
-        assert_eq!(
-            line(&Progress { phase: "scanning".into(), bytes_done: 1, bytes_total: 4, ..progress }, true),
-            "scanning 25% 1 of 4 files"
-        );
+        let said = |progress: &Progress| line(progress, Unit::of(&progress.phase));
+        assert_eq!(said(&progress), "reading 50% 3.0 GiB of 6.0 GiB");
+        let scanning = Progress { phase: "scanning".into(), bytes_done: 1, bytes_total: 4, ..progress };
+        assert_eq!(said(&scanning), "scanning 25% 1 of 4 files");
+        let steps = Progress { phase: "denoising".into(), eta_seconds: Some(12.3), ..scanning };
+        assert_eq!(said(&steps), "denoising 25% 1 of 4 steps, 12 s left");
     }
 }

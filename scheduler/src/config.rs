@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
-use shared::config::{LeaseTiming, Logging, Stores, parse_seconds};
+use shared::{
+    bytes::ByteSize,
+    config::{LeaseTiming, Logging, Stores, parse_seconds},
+};
 
 /// Places jobs, takes them back from lost workers, fires schedules and archives. Several may run; one leads.
 #[derive(Debug, Clone, Parser)]
@@ -44,6 +47,14 @@ pub struct Config {
     /// How long the events of archived jobs are kept.
     #[arg(long, env = "MODELYARD_KEEP_EVENTS", default_value = "7d", value_parser = parse_period)]
     pub keep_events: Duration,
+
+    /// How long artifacts of jobs are kept; those that an active job works on stay longer.
+    #[arg(long, env = "MODELYARD_KEEP_ARTIFACTS", default_value = "7d", value_parser = parse_period)]
+    pub keep_artifacts: Duration,
+
+    /// Most bytes of all artifacts together: the oldest go first.
+    #[arg(long, env = "MODELYARD_ARTIFACTS_TOTAL", default_value = "20GiB")]
+    pub artifacts_total: ByteSize,
 
     /// How long a job that is pinned to a dead host waits for it after its worker was lost, before it fails.
     #[arg(long, env = "MODELYARD_LOST_AFTER", default_value = "2m", value_parser = parse_period)]

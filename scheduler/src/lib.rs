@@ -18,7 +18,7 @@ use std::{
 };
 
 use shared::{
-    db::{self, DbError, Pool, listen},
+    db::{self, DbError, Pool, blobs::retention::Retention, listen},
     error::chain,
     ids::Incarnation,
     ops::{self, Check, Ops},
@@ -115,6 +115,7 @@ fn start_tasks(config: &Config, pool: &Pool, metrics: &metrics::Metrics, tasks: 
         metrics: metrics.clone(),
         keep_finished: config.keep_finished,
         keep_events: config.keep_events,
+        keep_blobs: Retention { artifacts_for: config.keep_artifacts, artifacts_bytes: config.artifacts_total.0 },
     };
     reconcile::start(control, config, tasks);
 }

@@ -3,7 +3,10 @@
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, core::Collector,
 };
-use shared::job::{JobKind, JobState};
+use shared::{
+    db::blobs::retention::{Removed, Stored},
+    job::{JobKind, JobState},
+};
 
 /// Outcomes of a look at a pending job.
 pub(crate) const OUTCOMES: [&str; 4] = ["assigned", "waiting", "rejected", "outdated"];
@@ -33,6 +36,12 @@ pub(crate) struct Metrics {
     pub(crate) rescued: IntCounterVec,
     /// Seconds of one pass over the pending jobs, with the database.
     pub(crate) tick_seconds: Histogram,
+    /// Uploads and artifacts in the database.
+    stored: GaugeVec,
+    /// Their bytes.
+    stored_bytes: GaugeVec,
+    /// Of them, and of bytes that never became one: how many were removed.
+    removed: IntCounterVec,
 }
 
 impl Metrics {
@@ -72,6 +81,18 @@ impl Metrics {
                 "Time of one pass over the pending jobs, with the database.",
                 1e-4,
             )?,
+            stored: GaugeVec::new(Opts::new("modelyard_stored", "Uploads and artifacts in the database."), &["what"])?,
+            stored_bytes: GaugeVec::new(
+                Opts::new("modelyard_stored_bytes", "Bytes of uploads and artifacts in the database."),
+                &["what"],
+            )?,
+            removed: IntCounterVec::new(
+                Opts::new(
+                    "modelyard_stored_removed_total",
+                    "Uploads and artifacts removed because their time was over.",
+                ),
+                &["what"],
+            )?,
         };
         metrics.zero();
         metrics.add_to(registry)?;
@@ -79,7 +100,7 @@ impl Metrics {
     }
 
     fn add_to(&self, registry: &Registry) -> prometheus::Result<()> {
-        let collectors: [Box<dyn Collector>; 8] = [
+        let collectors: [Box<dyn Collector>; 11] = [
             Box::new(self.jobs.clone()),
             Box::new(self.oldest_pending.clone()),
             Box::new(self.leader.clone()),
@@ -88,6 +109,9 @@ impl Metrics {
             Box::new(self.placement_seconds.clone()),
             Box::new(self.rescued.clone()),
             Box::new(self.tick_seconds.clone()),
+            Box::new(self.stored.clone()),
+            Box::new(self.stored_bytes.clone()),
+            Box::new(self.removed.clone()),
         ];
         collectors.into_iter().try_for_each(|collector| registry.register(collector))
     }
@@ -99,6 +123,26 @@ impl Metrics {
         }
         for reason in RESCUES {
             self.rescued.with_label_values(&[reason]).reset();
+        }
+        self.set_stored(&Stored::default());
+        self.removed(Removed::default());
+    }
+
+    /// Sets the gauges of what is stored.
+    pub(crate) fn set_stored(&self, stored: &Stored) {
+        for (what, count, bytes) in
+            [("upload", stored.uploads, stored.upload_bytes), ("artifact", stored.artifacts, stored.artifact_bytes)]
+        {
+            self.stored.with_label_values(&[what]).set(count as f64);
+            self.stored_bytes.with_label_values(&[what]).set(bytes as f64);
+        }
+    }
+
+    /// Counts what was removed.
+    pub(crate) fn removed(&self, removed: Removed) {
+        let counts = [("upload", removed.uploads), ("artifact", removed.artifacts), ("unfinished", removed.unfinished)];
+        for (what, count) in counts {
+            self.removed.with_label_values(&[what]).inc_by(count);
         }
     }
 
@@ -137,6 +181,8 @@ mod tests {
             "modelyard_placements_total{outcome=\"rejected\"} 0",
             "modelyard_jobs_rescued_total{reason=\"host_gone\"} 0",
             "modelyard_queue_oldest_pending_timestamp_seconds 0",
+            "modelyard_stored_bytes{what=\"artifact\"} 0",
+            "modelyard_stored_removed_total{what=\"unfinished\"} 0",
         ] {
             assert!(text().contains(series), "{series}\n{}", text());
         }

@@ -231,6 +231,12 @@ impl Farm {
         self.launcher().scheduler(&self.fresh("scheduler")).ready().await
     }
 
+    /// Starts a scheduler with other settings.
+    pub async fn scheduler_with(&self, settings: &Settings) -> Daemon {
+        let launcher = Launcher { settings, ..self.launcher() };
+        launcher.scheduler(&self.fresh("scheduler")).ready().await
+    }
+
     /// Starts a second API.
     pub async fn another_api(&self) -> (Daemon, Api) {
         let daemon = self.launcher().api(&self.fresh("api")).ready().await;
@@ -327,6 +333,7 @@ impl Launcher<'_> {
         seconds("--lost-after", self.settings.lost_after);
         seconds("--leader-ttl", self.settings.lease_ttl);
         seconds("--lease-ttl", self.settings.lease_ttl);
+        arguments.extend(self.settings.scheduler_arguments.clone());
         self.launch(name, "modelyard-scheduler", arguments, self.database_url, &self.settings.clock, &[])
     }
 

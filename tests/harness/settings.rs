@@ -22,6 +22,8 @@ pub struct Settings {
     pub own_postgres: bool,
     /// More arguments for the API.
     pub api_arguments: Vec<String>,
+    /// More arguments for the scheduler.
+    pub scheduler_arguments: Vec<String>,
     /// The clock that API and scheduler see.
     pub clock: Clock,
 }
@@ -35,6 +37,7 @@ impl Default for Settings {
             lost_after: Duration::from_secs(120),
             own_postgres: false,
             api_arguments: Vec::new(),
+            scheduler_arguments: Vec::new(),
             clock: Clock::True,
         }
     }

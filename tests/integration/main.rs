@@ -2,6 +2,7 @@
 //! guarantee's number prove that guarantee (README, *Guarantees*).
 
 mod accept;
+mod artifacts;
 mod attach;
 mod bad_files;
 mod bad_requests;
@@ -42,5 +43,6 @@ mod startup;
 mod store_loss;
 mod support;
 mod targets;
+mod uploads;
 mod validate;
 mod watch;

@@ -1,10 +1,11 @@
 //! What several stories do.
 
 use harness::{Daemon, Farm, ModelFile, SHORT, mebibytes, wait_for};
+use reqwest::Method;
 use serde_json::{Value, json};
 use shared::{
     job::JobState,
-    wire::{DeviceView, JobDetail, JobView},
+    wire::{DeviceView, JobDetail, JobView, UploadView},
 };
 
 /// A small VAE named `small` in the farm's library.
@@ -45,6 +46,24 @@ pub(crate) async fn bytes_move(farm: &Farm, job: &JobView) -> JobDetail {
                 && seen.job.progress.as_ref().is_some_and(|progress| progress.bytes_done > 0)
         })
         .await
+}
+
+/// Uploads these bytes.
+pub(crate) async fn uploaded(farm: &Farm, bytes: Vec<u8>) -> UploadView {
+    let answer = farm.api.send(farm.api.request(Method::POST, "/v1/uploads").body(bytes)).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    answer.json()
+}
+
+/// Bytes that are other ones in every row.
+pub(crate) fn varied_bytes(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at.wrapping_mul(31) ^ (at >> 12)) as u8).collect()
+}
+
+/// A decoding of `small` that no place may take, so that it stays pending.
+pub(crate) async fn waiting_decode(farm: &Farm, latents: Value) -> JobView {
+    let request = json!({ "model": "small", "latents": latents, "labels": ["nowhere"] });
+    farm.api.submit("/v1/vae/decode", request).await
 }
 
 /// A device by its id.

@@ -3,7 +3,11 @@
 use std::collections::HashSet;
 
 use shared::{
-    db::{Session, farm},
+    db::{
+        Session,
+        blobs::{artifacts, uploads},
+        farm,
+    },
     error::ErrorCode,
     job::{
         JobSpec, JobState, Lane, Target,
@@ -101,7 +105,11 @@ fn together(subjects: Vec<Subject>) -> Result<Option<Subject>, ApiError> {
 /// What the work is done on is there. A file is looked for by the job: the API reads no disks.
 async fn must_be_there(conn: &mut Session, pointer: &str, input: &Input, target: &Target) -> Result<(), ApiError> {
     match input {
-        Input::Upload { upload } => Err(ApiError::not_found(format!("there is no upload `{upload}`"))),
+        Input::Upload { upload } => match uploads::find(conn, *upload).await? {
+            Some(_) => Ok(()),
+            None => Err(ApiError::not_found(format!("there is no upload `{upload}`"))
+                .hint("it was removed, or it expired; send it again")),
+        },
         Input::Artifact { artifact } => {
             let job = get_job(conn, artifact.job).await?;
             let ended = job.state.parse::<JobState>().map_err(ApiError::defect)?;
@@ -109,8 +117,12 @@ async fn must_be_there(conn: &mut Session, pointer: &str, input: &Input, target:
                 let detail = format!("job {} is {ended}; only a job that succeeded has artifacts", artifact.job);
                 return Err(ApiError::conflict(detail));
             }
-            let detail = format!("job {} has no artifact `{}`", artifact.job, artifact.name);
-            Err(ApiError::not_found(detail))
+            let found = artifacts::find(conn, artifact.job, &artifact.name).await?;
+            found.filter(|row| !row.preview).map(|_| ()).ok_or_else(|| {
+                let detail = format!("job {} has no artifact `{}`", artifact.job, artifact.name);
+                ApiError::not_found(detail)
+                    .hint("artifacts are removed after a while; the job's list shows what is there")
+            })
         }
         Input::File { root, .. } => {
             let host = match target {

@@ -1,9 +1,11 @@
 //! The handlers, one family per file, and what lists have in common.
 
+pub(crate) mod artifacts;
 pub(crate) mod benchmarks;
 pub(crate) mod cache;
 pub(crate) mod components;
 pub(crate) mod devices;
+pub(crate) mod engine;
 pub(crate) mod events;
 pub(crate) mod evictions;
 pub(crate) mod hosts;
@@ -16,6 +18,7 @@ pub(crate) mod models;
 pub(crate) mod search;
 pub(crate) mod status;
 pub(crate) mod tensors;
+pub(crate) mod uploads;
 pub(crate) mod validations;
 pub(crate) mod vram;
 

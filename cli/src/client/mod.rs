@@ -1,5 +1,6 @@
 //! The REST client: one way to ask, one way to read problems, pages walked to their end.
 
+mod bytes;
 pub mod sse;
 
 use std::{net::IpAddr, path::Path, time::Duration};

@@ -7,6 +7,7 @@ use shared::{
 };
 
 use super::{
+    artifacts::{self, ArtifactsArgs},
     settle,
     text::{age, dash},
 };
@@ -32,6 +33,8 @@ pub enum JobsCommand {
         /// Id.
         job: JobId,
     },
+    /// What a job left: list it, or get one file.
+    Artifacts(ArtifactsArgs),
     /// Run an ended job that did not succeed again, as a new job.
     Retry(RetryArgs),
 }
@@ -107,6 +110,7 @@ pub(crate) async fn run(command: JobsCommand, client: &Client, output: Output) -
         JobsCommand::Watch(args) => watch(args, client, output).await,
         JobsCommand::Wait(args) => wait(args, client, output).await,
         JobsCommand::Cancel { job } => cancel(job, client, output).await,
+        JobsCommand::Artifacts(args) => artifacts::run(args, client, output).await,
         JobsCommand::Retry(args) => {
             let job: JobView = client.post(&format!("/v1/jobs/{}/retry", args.job), &serde_json::json!({})).await?;
             let label = format!("{} {}", job.kind, job.id);

@@ -1,13 +1,18 @@
 //! One file per family of commands; each talks REST and prints.
 
+mod artifacts;
 pub(crate) mod benchmark;
 mod benchmark_report;
 pub(crate) mod cache;
 pub(crate) mod completions;
 pub(crate) mod components;
 pub(crate) mod devices;
+pub(crate) mod encode;
+mod engine;
 pub(crate) mod evictions;
+pub(crate) mod generate;
 pub(crate) mod hosts;
+mod input;
 pub(crate) mod jobs;
 pub(crate) mod load;
 pub(crate) mod memory;
@@ -18,6 +23,8 @@ pub(crate) mod scan;
 pub(crate) mod status;
 mod tensors;
 pub(crate) mod text;
+pub(crate) mod unet;
+pub(crate) mod vae;
 pub(crate) mod validate;
 mod vitals;
 pub(crate) mod vram;

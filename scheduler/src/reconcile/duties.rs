@@ -3,7 +3,11 @@
 use std::time::{Duration, Instant};
 
 use shared::{
-    db::{DbError, idempotency, jobs},
+    db::{
+        DbError,
+        blobs::retention::{self, Removed},
+        idempotency, jobs,
+    },
     ids::Incarnation,
 };
 
@@ -14,15 +18,18 @@ use crate::{leader::Lead, metrics::ROLE};
 const BATCH: i64 = 2000;
 /// Batches of one turn; the rest waits for the next, so that reaping is never kept waiting.
 const BATCHES_MAX: usize = 10;
+/// Blobs of each sort removed in one transaction: each has its bytes with it.
+const BLOBS: i64 = 100;
 /// How long answers to idempotent requests are kept.
 const KEEP_KEYS: Duration = Duration::from_secs(24 * 3600);
 
-/// Sets the gauges of active jobs.
+/// Sets the gauges of active jobs and of stored bytes.
 ///
 /// # Errors
 /// Database errors.
 pub(crate) async fn gauges(control: &Control) -> Result<(), DbError> {
     control.metrics.set_jobs(&jobs::counts(&control.pool).await?);
+    control.metrics.set_stored(&retention::stored(&control.pool).await?);
     Ok(())
 }
 
@@ -54,7 +61,7 @@ pub(crate) async fn reap(control: &Control) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Moves finished jobs to the archive and forgets old events and idempotency keys.
+/// Moves finished jobs to the archive and forgets old events, idempotency keys, uploads and artifacts.
 ///
 /// # Errors
 /// Database errors.
@@ -70,6 +77,23 @@ pub(crate) async fn archive(control: &Control) -> Result<(), DbError> {
     jobs::prune_events(&mut tx, (ROLE, lead.term), control.keep_events, BATCH * 5).await?;
     tx.commit().await?;
     idempotency::prune(&control.pool, KEEP_KEYS).await?;
+    prune_blobs(control, lead).await
+}
+
+/// Removes uploads and artifacts whose time is over, and bytes that never became either.
+async fn prune_blobs(control: &Control, lead: Lead) -> Result<(), DbError> {
+    for _ in 0..BATCHES_MAX {
+        let mut tx = control.pool.begin().await?;
+        let Some(removed) = retention::prune(&mut tx, (ROLE, lead.term), control.keep_blobs, BLOBS).await? else {
+            break;
+        };
+        tx.commit().await?;
+        control.metrics.removed(removed);
+        if removed == Removed::default() {
+            break;
+        }
+        tracing::info!(uploads = removed.uploads, artifacts = removed.artifacts, "removed what was kept long enough");
+    }
     Ok(())
 }
 

@@ -8,7 +8,11 @@ mod ticks;
 use std::{sync::Arc, time::Duration};
 
 use apalis_core::{task::data::Data, worker::builder::WorkerBuilder};
-use shared::{db::Pool, error::chain, shutdown::Tasks};
+use shared::{
+    db::{Pool, blobs::retention::Retention},
+    error::chain,
+    shutdown::Tasks,
+};
 
 pub(crate) use schedule::ensure_scan;
 use ticks::{Duty, Tick, Ticks};
@@ -28,6 +32,8 @@ pub(crate) struct Control {
     pub(crate) keep_finished: Duration,
     /// How long events of archived jobs stay.
     pub(crate) keep_events: Duration,
+    /// Which artifacts stay; uploads say themselves how long.
+    pub(crate) keep_blobs: Retention,
 }
 
 /// Starts the worker; an apalis worker that ended by itself is started again.

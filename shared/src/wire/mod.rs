@@ -1,8 +1,10 @@
 //! The REST contract: what the API sends and accepts, and what the command line reads.
 
 mod benchmarks;
+mod blobs;
 mod cache;
 mod components;
+mod engine;
 mod farm;
 mod jobs;
 mod memory;
@@ -15,8 +17,13 @@ pub use benchmarks::{
     BenchmarkReport, BenchmarkRequest, BenchmarkResult, BenchmarkSummary, CaseMeasure, ComparedCase, Comparison,
     Difference, Ended, Fingerprint, LoadMeasure, Series, Skipped, Steady,
 };
+pub use blobs::{ArtifactView, UploadView};
 pub use cache::{CacheHost, CacheView, CachedComponent, CachedCopy, EvictionCandidate, EvictionView};
 pub use components::{PartOf, SharedComponent};
+pub use engine::{
+    EncodeTextRequest, GenerateRequest, Placing, TokenizeRequest, TokenizeResult, TokenizerView, TokensView,
+    UnetStepRequest, VaeDecodeRequest, VaeEncodeRequest,
+};
 pub use farm::{
     DeviceModels, DeviceView, FarmStatus, HostView, ModelStatus, ResidentComponent, RootView, Staleness, WatchView,
 };

@@ -45,16 +45,24 @@ pub struct Stored {
     pub artifact_bytes: i64,
 }
 
+// What an active job works on is left out here, so that it does not fill the batch, and looked for again once the rows are locked.
 const EXPIRED_UPLOADS: &str = "select b.id from uploads u join blobs b on b.id = u.blob_id where u.expires_at < now()
+       and not exists (
+           select 1 from blob_uses s join jobs j on j.id = s.job_id where s.blob_id = b.id and j.finished_at is null)
      order by u.expires_at limit $1 for update of b skip locked";
 const OLD_ARTIFACTS: &str = "select b.id from artifacts a join blobs b on b.id = a.blob_id
-     where a.created_at < now() - make_interval(secs => $2) order by a.created_at limit $1 for update of b skip locked";
-const OVERFLOWING_ARTIFACTS: &str = "select id from blobs where id in (
+     where a.created_at < now() - make_interval(secs => $2)
+       and not exists (
+           select 1 from blob_uses s join jobs j on j.id = s.job_id where s.blob_id = b.id and j.finished_at is null)
+     order by a.created_at limit $1 for update of b skip locked";
+const OVERFLOWING_ARTIFACTS: &str = "select b.id from blobs b where b.id in (
          select blob_id from (
              select a.blob_id, sum(b.size_bytes) over (order by a.created_at desc, a.blob_id desc) as bytes
              from artifacts a join blobs b on b.id = a.blob_id) newest
          where bytes > $2)
-     order by created_at limit $1 for update skip locked";
+       and not exists (
+           select 1 from blob_uses s join jobs j on j.id = s.job_id where s.blob_id = b.id and j.finished_at is null)
+     order by b.created_at limit $1 for update skip locked";
 
 /// Removes up to `limit` of each that is to go. `None` when the term is over.
 ///

@@ -1,0 +1,151 @@
+//! Running models: decoding and encoding images and text, one step of a UNet, tokens, whole images.
+
+use axum::{extract::State, response::Response};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use shared::{
+    job::engine::EngineArgs,
+    wire::{
+        EncodeTextRequest, GenerateRequest, JobView, Placing, TokenizeRequest, UnetStepRequest, VaeDecodeRequest,
+        VaeEncodeRequest,
+    },
+};
+
+use super::job_request::run;
+use crate::{
+    extract::{Command, NoParameters, parse_value},
+    plan::Order,
+    problem::ApiError,
+    state::AppState,
+    submit::submit,
+};
+
+/// Where and how soon, beside the arguments of a kind.
+const PLACING: [&str; 3] = ["target", "priority", "labels"];
+
+/// One object taken apart into the arguments and the placing.
+///
+/// # Errors
+/// A 400 problem that points at the wrong field.
+fn order<A: DeserializeOwned>(
+    mut body: Map<String, Value>,
+    args: impl FnOnce(A) -> EngineArgs<String>,
+) -> Result<Order, ApiError> {
+    let placing: Map<String, Value> = PLACING.iter().filter_map(|name| body.remove_entry(*name)).collect();
+    let Placing { target, priority, labels } = parse_value("", Value::Object(placing))?;
+    let wanted = run(args(parse_value("", Value::Object(body))?), "", target)?;
+    Ok(Order { priority, labels, ..Order::new(wanted) })
+}
+
+/// Decodes latents
+///
+/// A job that leaves `image-<n>.<format>` for every sample. The latents are an upload, an artifact of another job or a file of
+/// the host.
+#[utoipa::path(post, path = "/v1/vae/decode", operation_id = "vaeDecode", tag = "engine", request_body = VaeDecodeRequest,
+    responses((status = 202, description = "Accepted", body = JobView)))]
+pub(crate) async fn vae_decode(
+    State(state): State<AppState>,
+    _: NoParameters,
+    Command { body, asked }: Command<Map<String, Value>>,
+) -> Result<Response, ApiError> {
+    submit(&state, asked, order(body, EngineArgs::VaeDecode)?).await
+}
+
+/// Encodes an image
+///
+/// A job that leaves `latents.safetensors`, scaled as a UNet sees them.
+#[utoipa::path(post, path = "/v1/vae/encode", operation_id = "vaeEncode", tag = "engine", request_body = VaeEncodeRequest,
+    responses((status = 202, description = "Accepted", body = JobView)))]
+pub(crate) async fn vae_encode(
+    State(state): State<AppState>,
+    _: NoParameters,
+    Command { body, asked }: Command<Map<String, Value>>,
+) -> Result<Response, ApiError> {
+    submit(&state, asked, order(body, EngineArgs::VaeEncode)?).await
+}
+
+/// Encodes prompts
+///
+/// A job that leaves `embeddings.safetensors` with what each text encoder of the model gives.
+#[utoipa::path(post, path = "/v1/encode", operation_id = "encodeText", tag = "engine", request_body = EncodeTextRequest,
+    responses((status = 202, description = "Accepted", body = JobView)))]
+pub(crate) async fn encode_text(
+    State(state): State<AppState>,
+    _: NoParameters,
+    Command { body, asked }: Command<Map<String, Value>>,
+) -> Result<Response, ApiError> {
+    submit(&state, asked, order(body, EngineArgs::EncodeText)?).await
+}
+
+/// Predicts noise once
+///
+/// A job that runs the UNet on the given inputs and leaves `prediction.safetensors`.
+#[utoipa::path(post, path = "/v1/unet/step", operation_id = "unetStep", tag = "engine", request_body = UnetStepRequest,
+    responses((status = 202, description = "Accepted", body = JobView)))]
+pub(crate) async fn unet_step(
+    State(state): State<AppState>,
+    _: NoParameters,
+    Command { body, asked }: Command<Map<String, Value>>,
+) -> Result<Response, ApiError> {
+    submit(&state, asked, order(body, EngineArgs::UnetStep)?).await
+}
+
+/// Tokenizes texts
+///
+/// A job of a host; its result (`TokenizeResult`) has the tokens and chunks of each text, and the decoded texts. Without a
+/// model, the CLIP vocabulary that comes with the agent.
+#[utoipa::path(post, path = "/v1/tokenize", operation_id = "tokenize", tag = "engine", request_body = TokenizeRequest,
+    responses((status = 202, description = "Accepted", body = JobView)))]
+pub(crate) async fn tokenize(
+    State(state): State<AppState>,
+    _: NoParameters,
+    Command { body, asked }: Command<Map<String, Value>>,
+) -> Result<Response, ApiError> {
+    submit(&state, asked, order(body, EngineArgs::Tokenize)?).await
+}
+
+/// Generates images
+///
+/// A job that leaves `image-<n>.<format>`. A seed is drawn if none is given, and shown in the job's arguments: with it the same
+/// request makes the same images.
+#[utoipa::path(post, path = "/v1/generate", operation_id = "generate", tag = "engine", request_body = GenerateRequest,
+    responses((status = 202, description = "Accepted", body = JobView)))]
+pub(crate) async fn generate(
+    State(state): State<AppState>,
+    _: NoParameters,
+    Command { body, asked }: Command<Map<String, Value>>,
+) -> Result<Response, ApiError> {
+    submit(&state, asked, order(body, EngineArgs::Generate)?).await
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plan::Wanted;
+
+    fn of(body: Value) -> Result<Order, ApiError> {
+        order(body.as_object().unwrap().clone(), EngineArgs::Generate)
+    }
+
+    #[test]
+    fn arguments_and_placing_stand_side_by_side() {
+        let body =
+            json!({ "model": "m", "prompt": "a cat", "target": "device:a/cpu:0", "priority": 3, "labels": ["x"] });
+        let order = of(body).unwrap();
+        assert_eq!((order.priority, order.labels.len()), (3, 1));
+        let Wanted::Run { args: EngineArgs::Generate(args), target } = order.wanted else { panic!("not a generate") };
+        assert_eq!((args.prompt.as_str(), target.to_string().as_str()), ("a cat", "device:a/cpu:0"));
+    }
+
+    #[test]
+    fn wrong_fields_are_pointed_at() {
+        let pointer = |body: Value| of(body).unwrap_err().body().errors[0].pointer.clone();
+        assert_eq!(pointer(json!({ "prompt": "p" })), "/model");
+        assert_eq!(pointer(json!({ "model": "m", "prompt": "p", "target": "nowhere" })), "/target");
+        assert_eq!(pointer(json!({ "model": "m", "prompt": "p", "stepps": 3 })), "/stepps");
+        assert_eq!(pointer(json!({ "model": "m", "prompt": "p", "width": 100 })), "/width");
+        assert_eq!(pointer(json!({ "model": "m", "prompt": "p", "noise": { "upload": "x" } })), "/noise");
+    }
+}
