@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use engine::nvml::MonitorOptions;
+use engine::{CudaReport, nvml::MonitorOptions};
 use residency::{KeepAlive, RamTier, TierConfig, policy::Rules};
 use shared::db::Pool;
 use shared::{
@@ -95,9 +95,9 @@ pub async fn run(config: AgentConfig, shutdown: impl Future<Output = ()>) -> Res
     let pool = open(&config).await?;
     let live = LiveStatus::connect(config.stores.redis_url.as_deref())
         .map_err(|error| AgentError::Config(format!("--redis-url: {}", chain(&error))))?;
-    let (agent, capabilities, registry) = assemble(&config, host, pool, live, &tasks)?;
+    let (agent, cuda, registry) = assemble(&config, host, pool, live, &tasks)?;
     let registered = Instant::now();
-    register(&config, &agent, capabilities).await?;
+    register(&config, &agent, &cuda).await?;
     let standing = Standing::new(registered, config.lease);
     serve(&config, &agent, &standing, registry).await?;
     tracing::info!(host = agent.host, incarnation = %agent.me, devices = ?agent.devices.keys(), "agent is ready");
@@ -137,12 +137,10 @@ fn assemble(
     pool: Pool,
     live: LiveStatus,
     tasks: &Tasks,
-) -> Result<(Arc<Agent>, serde_json::Value, prometheus::Registry), AgentError> {
+) -> Result<(Arc<Agent>, CudaReport, prometheus::Registry), AgentError> {
     let system = |what| move |source| AgentError::System { what, source };
     let available = memory::available_bytes().map_err(system("cannot read the available memory"))?;
     let cuda = engine::probe();
-    let onnx =
-        engine::onnx::find(&engine::onnx::Search { named: config.onnxruntime.clone(), python: config.python.clone() });
     let names: Vec<String> = cuda.devices.iter().map(|device| device.name.clone()).collect();
     let chosen = devices::choose(config, &names).map_err(AgentError::Config)?;
     let program = std::env::current_exe().map_err(system("cannot find this program's own file"))?;
@@ -161,7 +159,7 @@ fn assemble(
     });
     let rules = Rules { policy: config.vram_policy, ..tier.rules() };
     let agent = Arc::new(Agent {
-        devices: devices::start(&host, &chosen, &program, &config.logging.filter, rules, tasks),
+        devices: devices::start(&host, &chosen, &program, config, rules, tasks),
         host,
         me: Incarnation::generate(),
         teller: db::tell::Teller::start(pool.clone(), tasks),
@@ -184,8 +182,7 @@ fn assemble(
         changed: tokio::sync::Notify::new(),
         tasks: tasks.clone(),
     });
-    let capabilities = serde_json::json!({ "onnxruntime": onnx, "cuda": cuda });
-    Ok((agent, capabilities, registry))
+    Ok((agent, cuda, registry))
 }
 
 /// Watched for the devices of its vendor, and where somebody names a library.
@@ -195,7 +192,10 @@ fn nvml_options(config: &AgentConfig, chosen: &[devices::Chosen]) -> Option<Moni
 }
 
 /// Registers host, devices and roots, and asks for a first scan, in one transaction.
-async fn register(config: &AgentConfig, agent: &Agent, capabilities: serde_json::Value) -> Result<(), AgentError> {
+async fn register(config: &AgentConfig, agent: &Agent, cuda: &CudaReport) -> Result<(), AgentError> {
+    // runners have spoken, or had their time, once their rows are there
+    let devices = devices::rows(&agent.host, &agent.devices, &config.labels).await;
+    let onnxruntime = devices::onnxruntime(&agent.devices);
     let budget = agent.tier.snapshot().ledger.budget_bytes;
     let registration = farm::Registration {
         host: agent.host.clone(),
@@ -204,8 +204,8 @@ async fn register(config: &AgentConfig, agent: &Agent, capabilities: serde_json:
         labels: config.labels.clone(),
         slots: i32::from(config.slots),
         ram_budget_bytes: i64::try_from(budget).unwrap_or(i64::MAX),
-        capabilities,
-        devices: devices::rows(&agent.host, &agent.devices, &config.labels).await,
+        capabilities: serde_json::json!({ "onnxruntime": onnxruntime, "cuda": cuda }),
+        devices,
         roots: agent.roots.iter().map(root_row).collect(),
     };
     let stored = async {

@@ -5,7 +5,10 @@ use shared::{
     bytes::ByteSize,
     db::{
         DbError,
-        blobs::artifacts::{self, NewArtifact},
+        blobs::{
+            self,
+            artifacts::{self, NewArtifact},
+        },
         hashes::{self, FileHashRow, ModelHashes},
         jobs::{self, JobLease, Settlement},
         models::{self, FileIdentity, Registered},
@@ -37,8 +40,8 @@ pub enum Effects {
     Hashed(Hashed),
     /// A report about a model, and hashes that were computed for it.
     Validated(Box<NewValidation>, Vec<(FileIdentity, FileHashRow)>),
-    /// Files that the job leaves.
-    Artifacts(Vec<NewArtifact>),
+    /// Files that the job leaves, and what the loads before its run computed.
+    Artifacts(Vec<NewArtifact>, Vec<(ComponentId, String)>),
     /// A file below this root, which the catalogue has to learn of.
     Wrote {
         /// Name of the root.
@@ -79,18 +82,24 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
     }
     let mut tx = agent.pool.begin().await?;
     // before the job's row is locked: what is long must not keep others from it
-    let blobs = match effects {
-        Effects::Artifacts(left) => artifacts::write_all(&mut tx, left).await?,
+    let written = match effects {
+        Effects::Artifacts(left, _) => artifacts::write_all(&mut tx, left).await?,
         _ => Vec::new(),
     };
     if jobs::hold(&mut tx, lease).await?.is_none() {
         return Ok(Settlement::Stale);
     }
-    if let Effects::Artifacts(left) = effects {
-        artifacts::name_all(&mut tx, lease.id, left, &blobs).await?;
+    if let Effects::Artifacts(left, _) = effects {
+        artifacts::name_all(&mut tx, lease.id, left, &written).await?;
     }
     let mut met = Met::default();
     let report = apply(agent, &mut tx, lease, report, effects, &mut met).await?;
+    if !met.refused.is_empty() {
+        // what wrong weights made is nobody's result
+        for blob in written {
+            blobs::remove(&mut *tx, blob).await?;
+        }
+    }
     let settlement = jobs::settle(&mut tx, lease, &report, rules::jitter()).await?;
     if settlement == Settlement::Stale {
         return Ok(settlement);
@@ -126,7 +135,10 @@ async fn apply(
 ) -> Result<Report, DbError> {
     match effects {
         Effects::None | Effects::Wrote { .. } => Ok(report.clone()),
-        Effects::Artifacts(left) => Ok(with_result(report, "artifacts", names(left))),
+        Effects::Artifacts(left, digests) => {
+            let report = resident(agent, tx, digests, report, met).await?;
+            Ok(with_result(&report, "artifacts", names(left)))
+        }
         Effects::Scanned(roots) => {
             let mut counts = serde_json::Map::new();
             for (root, found) in roots {
@@ -134,16 +146,7 @@ async fn apply(
             }
             Ok(with_result(report, "roots", counts.into()))
         }
-        Effects::Resident(digests) => {
-            let digests = digests.iter().map(|(component, digest)| (*component, digest.as_str()));
-            let refused = register(tx, digests.collect(), met).await?;
-            if let Some((component, digest)) = refused.first() {
-                met.refused = refused.iter().map(|(component, _)| *component).collect();
-                return Ok(mismatch(*component, digest));
-            }
-            residency::replace(tx, &agent.host, agent.me, &publisher::residency_rows(agent)).await?;
-            Ok(report.clone())
-        }
+        Effects::Resident(digests) => resident(agent, tx, digests, report, met).await,
         Effects::Hashed(hashed) => {
             record_hashes(agent, tx, &hashed.files).await?;
             let refused = record_models(agent, tx, &hashed.models, met).await?;
@@ -155,6 +158,24 @@ async fn apply(
             Ok(if recorded { report.clone() } else { gone(validation) })
         }
     }
+}
+
+/// What is resident now and which digests loads computed; a load of bytes that are not the registered ones fails (G7).
+async fn resident(
+    agent: &Agent,
+    tx: &mut Session,
+    digests: &[(ComponentId, String)],
+    report: &Report,
+    met: &mut Met,
+) -> Result<Report, DbError> {
+    let digests = digests.iter().map(|(component, digest)| (*component, digest.as_str()));
+    let refused = register(tx, digests.collect(), met).await?;
+    if let Some((component, digest)) = refused.first() {
+        met.refused = refused.iter().map(|(component, _)| *component).collect();
+        return Ok(mismatch(*component, digest));
+    }
+    residency::replace(tx, &agent.host, agent.me, &publisher::residency_rows(agent)).await?;
+    Ok(report.clone())
 }
 
 /// Registers digests that reads computed; those that contradict a registered one.
@@ -249,7 +270,7 @@ fn names(left: &[NewArtifact]) -> serde_json::Value {
 /// [`WorkError::BadArtifacts`] for too many bytes, or a name that cannot be.
 pub fn check(agent: &Agent, effects: &Effects) -> Result<(), WorkError> {
     match effects {
-        Effects::Artifacts(left) => {
+        Effects::Artifacts(left, _) => {
             unfit_artifacts(left, agent.artifact_limit).map_or(Ok(()), |why| Err(WorkError::BadArtifacts(why)))
         }
         _ => Ok(()),
@@ -314,7 +335,7 @@ mod tests {
     fn artifacts_have_plain_names_and_a_limit() {
         let left = |name: &str, bytes: usize| NewArtifact {
             name: name.into(),
-            media_type: "image/png",
+            media_type: "image/png".into(),
             bytes: vec![0; bytes],
         };
         let unfit = |artifacts: &[NewArtifact]| unfit_artifacts(artifacts, ByteSize(10));

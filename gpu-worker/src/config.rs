@@ -133,6 +133,10 @@ pub struct AgentConfig {
     #[arg(long)]
     pub python: Option<PathBuf>,
 
+    /// Threads of a run on `cpu:0`; as many as there are processors when absent.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+
     /// A unix socket over which programs of this host get resident weights without a copy; none when absent.
     #[arg(long)]
     pub attach_socket: Option<PathBuf>,

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
+use engine::onnx::OnnxCapability;
 use residency::policy::Rules;
 use shared::{db::farm::DeviceRow, shutdown::Tasks};
 
@@ -65,7 +66,7 @@ pub fn start(
     host: &str,
     chosen: &[Chosen],
     program: &Path,
-    log_filter: &str,
+    config: &AgentConfig,
     rules: Rules,
     tasks: &Tasks,
 ) -> BTreeMap<String, Device> {
@@ -74,13 +75,25 @@ pub fn start(
             device: chosen.name.clone(),
             memory_bytes: chosen.memory_bytes,
             program: program.to_path_buf(),
-            log_filter: log_filter.to_owned(),
+            onnxruntime: config.onnxruntime.clone(),
+            python: config.python.clone(),
+            threads: config.threads.filter(|_| chosen.name.starts_with("cpu:")),
+            log_filter: config.logging.filter.clone(),
         };
         let id = format!("{host}/{}", chosen.name);
         let (name, runner) = (chosen.name.clone(), Runner::supervise(config, tasks));
         (id.clone(), Device { id, name, runner, tier: Arc::new(DeviceTier::new(rules)) })
     };
     chosen.iter().map(device).collect()
+}
+
+/// Whether the devices' runners can run models, as the first that has spoken says: they are given the same library.
+pub fn onnxruntime(devices: &BTreeMap<String, Device>) -> OnnxCapability {
+    let said = devices.values().find_map(|device| device.runner.status().borrow().engine.clone());
+    said.map_or_else(
+        || OnnxCapability::unknown("no runner has said whether it can run models"),
+        |said| said.onnxruntime,
+    )
 }
 
 /// The rows to register, once each runner has spoken or its time is up.

@@ -41,6 +41,14 @@ pub enum WorkError {
         /// Why the scan found none.
         reason: Option<String>,
     },
+    /// The model lacks a part that the work needs.
+    #[error("model `{model}` has no {part}")]
+    NoPart {
+        /// The model's name.
+        model: String,
+        /// The part.
+        part: &'static str,
+    },
     /// The files are not the ones that the scan saw.
     #[error("`{path}` changed since it was scanned: {what}")]
     Changed {
@@ -166,7 +174,7 @@ impl Classify for WorkError {
             | Self::NoRoot { .. }
             | Self::NoInput(_)
             | Self::RootsMissing(_) => ErrorCode::NotFound,
-            Self::NothingToLoad { .. } | Self::NoExecutor(_) => ErrorCode::Unsupported,
+            Self::NothingToLoad { .. } | Self::NoPart { .. } | Self::NoExecutor(_) => ErrorCode::Unsupported,
             Self::Changed { .. } => ErrorCode::Corrupt,
             Self::Format { source, .. } => format_code(source),
             Self::Write(error) => write_code(error),

@@ -27,6 +27,7 @@ pub mod inputs;
 pub mod keeper;
 pub mod lease;
 pub mod load_request;
+pub mod managers;
 pub mod memory;
 pub mod metrics;
 pub mod optimize;

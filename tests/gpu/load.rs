@@ -64,6 +64,9 @@ fn with_runner(device: &str, worker: &Path, work: impl AsyncFnOnce(&Runner) -> R
             device: device.to_owned(),
             memory_bytes: 0,
             program: worker.to_owned(),
+            onnxruntime: None,
+            python: None,
+            threads: None,
             log_filter: "warn".to_owned(),
         };
         let runner = Runner::supervise(config, &tasks);

@@ -1,6 +1,6 @@
 //! What every device must do: the same checks for each implementation, run by its tests and by hosts that have the hardware.
 
-use crate::{ALIGN, Device, DeviceError, Share, device::SlabId};
+use crate::{ALIGN, Device, DeviceError, Place, Share, device::SlabId};
 
 /// Bytes that a driver may keep after everything was freed.
 const DRIVER_KEEPS: u64 = 64 << 20;
@@ -19,6 +19,7 @@ pub fn check(device: &mut dyn Device) -> Result<(), String> {
     churn(device)?;
     whole_again(device)?;
     sharing(device)?;
+    viewing(device)?;
     let after = settled(device)?;
     ensure(after.used_bytes == 0, "bytes are still booked after all was freed")?;
     // the figure of a CUDA device is that of all its users, and the driver keeps a few blocks for small allocations
@@ -105,6 +106,31 @@ fn sharing(device: &mut dyn Device) -> Result<(), String> {
     }
     device.free(slab).map(drop).map_err(|error| error.to_string())?;
     ensure(matches!(device.share(slab), Err(DeviceError::NoSlab(_))), "a freed slab was shared")
+}
+
+/// What is looked at is what was written, stays as it is, and is not freed under whoever looks.
+fn viewing(device: &mut dyn Device) -> Result<(), String> {
+    let slab = allocate(device, 70_000)?;
+    let written: Vec<u8> = (0..70_000_u32).map(|index| (index.wrapping_mul(31) >> 3) as u8).collect();
+    device.write(slab, 0, &written).map_err(|error| error.to_string())?;
+    let view = device.view(slab).map_err(|error| format!("looking at a slab: {error}"))?;
+    let again = device.view(slab).map_err(|error| format!("looking at a slab again: {error}"))?;
+    ensure(view.place() == again.place() && view.bytes() >= 70_000, "two views of a slab are at two places")?;
+    let host = device.facts().kind == "cpu";
+    ensure(matches!(view.place(), Place::Host(_)) == host, "a view is in memory of another kind than the device's")?;
+    ensure(device.write(slab, 0, &[1]).is_err(), "a slab was written to that somebody looks at")?;
+    let seen = std::thread::spawn(move || view.as_slice().is_none_or(|seen| seen.get(..70_000) == Some(&*written)));
+    ensure(seen.join().is_ok_and(|same| same), "another thread sees other bytes than were written")?;
+    ensure(again.weight(again.bytes() - 1..again.bytes() + 1).is_none(), "a weight lies beyond its slab")?;
+    let (keeper, weight) = (again.keeper(), again.weight(256..512));
+    drop((again, keeper));
+    ensure(weight.is_some(), "a range of a slab is no memory of a weight")?;
+    let before = settled(device)?;
+    ensure(matches!(device.free(slab), Err(DeviceError::InUse(_))), "a slab was freed that somebody looks at")?;
+    ensure(settled(device)? == before, "a refused release changed the ledger")?;
+    drop(weight);
+    device.free(slab).map(drop).map_err(|error| error.to_string())?;
+    ensure(matches!(device.view(slab), Err(DeviceError::NoSlab(_))), "a freed slab was looked at")
 }
 
 fn out_of_memory(device: &mut dyn Device) -> Result<(), String> {

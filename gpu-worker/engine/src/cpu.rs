@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     os::fd::{AsRawFd, OwnedFd},
+    sync::Arc,
 };
 
 use rustix::{
@@ -15,7 +16,11 @@ use rustix::{
     io::{Errno, pread, pwrite, retry_on_intr},
 };
 
-use crate::device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceMemory, Share, SlabId, check_range};
+use crate::{
+    SlabView,
+    device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceMemory, Share, SlabId, check_range},
+    mapped::Mapped,
+};
 
 /// Memory comes in pages.
 const PAGE: u64 = 4096;
@@ -35,6 +40,8 @@ pub struct CpuDevice {
 struct Slab {
     file: OwnedFd,
     bytes: u64,
+    /// Kept once it was made: looking at every page again would cost each run half a second for a large model.
+    map: Option<Arc<Mapped>>,
 }
 
 impl CpuDevice {
@@ -132,7 +139,7 @@ impl Device for CpuDevice {
         let id = self.next;
         self.next += 1;
         self.used_bytes += rounded;
-        self.slabs.insert(id, Slab { file, bytes: rounded });
+        self.slabs.insert(id, Slab { file, bytes: rounded, map: None });
         Ok(SlabId(id))
     }
 
@@ -175,11 +182,29 @@ impl Device for CpuDevice {
         sealed(&slab.file).map(Share::Memory).map_err(system("sealing a slab"))
     }
 
+    fn view(&mut self, id: SlabId) -> Result<SlabView, DeviceError> {
+        let slab = self.slabs.get_mut(&id.0).ok_or(DeviceError::NoSlab(id))?;
+        let map = match &slab.map {
+            Some(map) => map.clone(),
+            None => {
+                sealed(&slab.file).map_err(system("sealing a slab"))?;
+                let mapped = Mapped::open(&slab.file, slab.bytes);
+                let mapped = mapped.map_err(|source| DeviceError::System { what: "mapping a slab", source })?;
+                slab.map.insert(Arc::new(mapped)).clone()
+            }
+        };
+        Ok(SlabView::host(map, slab.bytes))
+    }
+
     fn synchronize(&mut self) -> Result<(), DeviceError> {
         Ok(())
     }
 
     fn free(&mut self, id: SlabId) -> Result<u64, DeviceError> {
+        let slab = self.slab(id)?;
+        if slab.map.as_ref().is_some_and(|map| Arc::strong_count(map) > 1) {
+            return Err(DeviceError::InUse(id));
+        }
         let slab = self.slabs.remove(&id.0).ok_or(DeviceError::NoSlab(id))?;
         self.used_bytes = self.used_bytes.saturating_sub(slab.bytes);
         Ok(slab.bytes)

@@ -4,7 +4,7 @@ use std::{io, os::fd::OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CpuDevice, CudaDevice};
+use crate::{CpuDevice, CudaDevice, SlabView};
 
 /// Tensors begin at multiples of this within a slab, slabs at multiples of it in the device's memory.
 pub const ALIGN: u64 = 256;
@@ -79,6 +79,9 @@ pub enum DeviceError {
     /// The slab was freed or never existed.
     #[error("slab {0:?} is not live")]
     NoSlab(SlabId),
+    /// Views of the slab live.
+    #[error("slab {0:?} is in use")]
+    InUse(SlabId),
     /// A write or read beyond the slab.
     #[error("bytes {begin}..{end} lie beyond the slab's {slab_bytes}")]
     OutOfRange {
@@ -173,6 +176,13 @@ pub trait Device: Send {
     /// `NoSlab`, or what the device answers.
     fn share(&mut self, slab: SlabId) -> Result<Share, DeviceError>;
 
+    /// The slab's bytes for other threads of this process; it must not be written after that, and is not freed while they
+    /// live. All writes have arrived on return.
+    ///
+    /// # Errors
+    /// `NoSlab`, or what the device answers.
+    fn view(&mut self, slab: SlabId) -> Result<SlabView, DeviceError>;
+
     /// Waits until all writes have arrived.
     ///
     /// # Errors
@@ -182,7 +192,7 @@ pub trait Device: Send {
     /// Gives a slab back; on return its bytes are free. Returns how many they were.
     ///
     /// # Errors
-    /// `NoSlab`, or what the device answers.
+    /// `NoSlab`, `InUse` while a view lives (the slab stays), or what the device answers.
     fn free(&mut self, slab: SlabId) -> Result<u64, DeviceError>;
 }
 

@@ -2,12 +2,14 @@
 
 mod cache_add;
 mod cache_remove;
+mod engine;
 mod hash;
 mod keep;
 mod load;
 mod metadata_write;
 mod model;
 mod optimize;
+mod place;
 mod scan;
 mod unload;
 mod validate;
@@ -45,12 +47,12 @@ pub async fn execute(agent: &Arc<Agent>, spec: JobSpec, attempt: &Attempt) -> Re
         JobSpec::Validate(args) => validate::run(agent, args, attempt).await,
         JobSpec::MetadataWrite(args) => metadata_write::run(agent, args, attempt).await,
         JobSpec::Optimize(args) => optimize::run(agent, args, attempt).await,
-        spec @ (JobSpec::VaeDecode(_)
-        | JobSpec::VaeEncode(_)
-        | JobSpec::EncodeText(_)
-        | JobSpec::UnetStep(_)
-        | JobSpec::Tokenize(_)
-        | JobSpec::Generate(_)
-        | JobSpec::Benchmark(_)) => Err(WorkError::NoExecutor(spec.kind())),
+        JobSpec::VaeDecode(args) => engine::vae_decode(agent, args, attempt).await,
+        JobSpec::VaeEncode(args) => engine::vae_encode(agent, args, attempt).await,
+        JobSpec::EncodeText(args) => engine::encode_text(agent, args, attempt).await,
+        JobSpec::UnetStep(args) => engine::unet_step(agent, args, attempt).await,
+        spec @ (JobSpec::Tokenize(_) | JobSpec::Generate(_) | JobSpec::Benchmark(_)) => {
+            Err(WorkError::NoExecutor(spec.kind()))
+        }
     }
 }

@@ -20,6 +20,7 @@ use shared::{
 use crate::{aliases, catalogue, context::Agent, error::WorkError, load_request::load_request, running::Attempt};
 
 /// A model's rows, reduced to the components asked for.
+#[derive(Debug)]
 pub(super) struct Wanted {
     pub(super) model: ModelRow,
     pub(super) components: Vec<ComponentRow>,

@@ -1,21 +1,19 @@
-//! The runner process: one thread owns the device, another reads commands so that a cancel is seen while bytes move.
+//! The runner process: one thread owns the device, another reads commands so that a cancel is seen while bytes move, a third
+//! one runs models.
 
 use std::{
-    collections::HashSet,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
+    path::PathBuf,
     process::ExitCode,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
-    },
+    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     time::Duration,
 };
 
 use clap::Args;
-use engine::DeviceError;
+use engine::{DeviceError, onnx::Search};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use shared::{
     ids::ComponentId,
@@ -23,9 +21,14 @@ use shared::{
 };
 
 use super::{
+    cancelled::Cancelled,
     channel,
     copies::{Copies, CopyError, Incoming},
-    protocol::{Call, Command, Done, EXIT_STICKY, Event, Failure, Step},
+    engine_thread::{EngineThread, MakeWorker, Order, Worker},
+    models::Models,
+    payload::{BlobFacts, Payload},
+    protocol::{Call, Command, Done, EXIT_STICKY, Event, Failure, RunPart, Step},
+    voice::Voice,
 };
 use crate::memory;
 
@@ -33,6 +36,8 @@ use crate::memory;
 const STATUS_PERIOD: Duration = Duration::from_secs(1);
 /// Commands that may wait: the agent has one or two under way.
 const QUEUE: usize = 64;
+/// How long a process that ends waits for a run to notice: a library that is unloaded under a run crashes.
+const RUN_GRACE: Duration = Duration::from_secs(2);
 
 /// Arguments of the runner process. The socket is its standard input.
 #[derive(Debug, Clone, Args)]
@@ -44,6 +49,18 @@ pub struct RunnerArgs {
     /// Bytes for weights; 0 for all that a CUDA device has.
     #[arg(long, default_value_t = 0)]
     pub memory: u64,
+
+    /// The ONNX Runtime library; looked for when absent.
+    #[arg(long)]
+    pub onnxruntime: Option<PathBuf>,
+
+    /// Folder of a Python environment whose package `onnxruntime` may run the models.
+    #[arg(long)]
+    pub python: Option<PathBuf>,
+
+    /// Threads of a run; as many as there are processors when absent.
+    #[arg(long)]
+    pub threads: Option<u16>,
 
     /// Log filter.
     #[arg(long, default_value = "info")]
@@ -69,7 +86,10 @@ pub fn run_child(args: RunnerArgs) -> ExitCode {
         Ok(device) => device,
         Err(error) => return refuse(&shared::error::chain(&error)),
     };
-    match serve(Copies::new(device), socket) {
+    let facts = device.facts().clone();
+    let search = Search { named: args.onnxruntime, python: args.python };
+    let make = move || -> Box<dyn Worker> { Box::new(Models::open(&facts, &search, args.threads)) };
+    match serve(Copies::new(device), Box::new(make), socket) {
         Ok(()) => ExitCode::SUCCESS,
         Err(end) => {
             match &end {
@@ -111,46 +131,24 @@ impl From<std::io::Error> for End {
     }
 }
 
-/// Which calls are to stop.
-#[derive(Debug, Clone, Default)]
-struct Cancelled(Arc<Mutex<Marks>>);
-
-#[derive(Debug, Default)]
-struct Marks {
-    /// The process is to end: every call stops.
-    all: bool,
-    calls: HashSet<Call>,
-}
-
-impl Cancelled {
-    fn marks(&self) -> MutexGuard<'_, Marks> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn contains(&self, call: Call) -> bool {
-        let marks = self.marks();
-        marks.all || marks.calls.contains(&call)
-    }
-}
-
 type Received = (Command, Option<OwnedFd>);
 
 /// Serves commands until told to stop.
-pub(super) fn serve(copies: Copies, mut socket: UnixStream) -> Result<(), End> {
-    channel::send_event(&mut socket, Event::Hello { facts: copies.device().facts().clone() })?;
+pub(super) fn serve(copies: Copies, make: MakeWorker, socket: UnixStream) -> Result<(), End> {
     let cancelled = Cancelled::default();
     let (sender, commands) = sync_channel(QUEUE);
     let reader = (socket.try_clone()?, cancelled.clone());
+    let voice = Voice::new(socket);
+    let (runs, engine) = EngineThread::start(make, voice.clone(), cancelled.clone())?;
+    voice.say(Event::Hello { facts: copies.device().facts().clone(), engine })?;
     std::thread::Builder::new().name("commands".into()).spawn(move || read_commands(reader.0, &reader.1, &sender))?;
-    let mut child = Child { copies, socket, cancelled };
-    child.status()?;
-    loop {
-        match next(&commands) {
-            Ok(Some((Command::Stop, _))) | Err(()) => return Ok(()),
-            Ok(Some((command, fd))) => child.obey(command, fd)?,
-            Ok(None) => child.status()?,
-        }
+    let mut child = Child { copies, voice, cancelled, runs };
+    let ended = child.obey_all(&commands);
+    child.cancelled.cancel_all();
+    if !child.runs.wait_idle(RUN_GRACE) {
+        tracing::warn!("a run does not stop; the process ends under it");
     }
+    ended
 }
 
 /// The next command; none when it is time for a sign of life.
@@ -166,11 +164,11 @@ fn read_commands(mut socket: UnixStream, cancelled: &Cancelled, commands: &SyncS
     loop {
         match channel::receive(&mut socket) {
             Ok(Some((Command::Cancel { call }, _))) => {
-                cancelled.marks().calls.insert(call);
+                cancelled.cancel(call);
             }
             Ok(Some(received)) => {
                 if matches!(received.0, Command::Stop) {
-                    cancelled.marks().all = true;
+                    cancelled.cancel_all();
                 }
                 if commands.send(received).is_err() {
                     return;
@@ -187,11 +185,23 @@ fn read_commands(mut socket: UnixStream, cancelled: &Cancelled, commands: &SyncS
 
 struct Child {
     copies: Copies,
-    socket: UnixStream,
+    voice: Voice,
     cancelled: Cancelled,
+    runs: EngineThread,
 }
 
 impl Child {
+    fn obey_all(&mut self, commands: &Receiver<Received>) -> Result<(), End> {
+        self.status()?;
+        loop {
+            match next(commands) {
+                Ok(Some((Command::Stop, _))) | Err(()) => return Ok(()),
+                Ok(Some((command, fd))) => self.obey(command, fd)?,
+                Ok(None) => self.status()?,
+            }
+        }
+    }
+
     fn status(&mut self) -> Result<(), End> {
         let memory = match self.copies.device().memory() {
             Ok(memory) => memory,
@@ -202,10 +212,10 @@ impl Child {
             }
         };
         let event = Event::Status { memory, rss_bytes: memory::own_rss_bytes(), resident: self.copies.resident() };
-        Ok(channel::send_event(&mut self.socket, event)?)
+        Ok(self.voice.say(event)?)
     }
 
-    /// Carries out a command and answers it.
+    /// Carries out a command and answers it; a run is only begun.
     fn obey(&mut self, command: Command, fd: Option<OwnedFd>) -> Result<(), End> {
         let (call, done) = match command {
             Command::Load { call, component, digest, tensors, offset, bytes } => {
@@ -216,10 +226,36 @@ impl Child {
             Command::Digest { call, component } => (call, self.digest(call, component)),
             Command::Share { call, component, lease } => (call, self.copies.share(component, lease)),
             Command::Unshare { call, component, lease } => (call, Ok(self.copies.unshare(component, lease))),
+            Command::Run { call, work, parts, blobs } => match self.begin(call, work, parts, blobs, fd) {
+                Ok(()) => return Ok(()),
+                Err(error) => (call, Err(error)),
+            },
             Command::Cancel { .. } | Command::Stop => return Ok(()),
         };
-        self.cancelled.marks().calls.remove(&call);
+        self.cancelled.forget(call);
         self.answer(call, done)
+    }
+
+    /// Hands a run to the engine's thread, which answers it.
+    fn begin(
+        &mut self,
+        call: Call,
+        work: serde_json::Value,
+        parts: Vec<RunPart>,
+        blobs: Vec<BlobFacts>,
+        fd: Option<OwnedFd>,
+    ) -> Result<(), CopyError> {
+        let device = |message: String| CopyError::Failed(Failure::Device { message });
+        let payload = Payload::open(blobs, fd.as_ref())
+            .map_err(|error| device(format!("the run's inputs cannot be read: {error}")))?;
+        let parts = self.copies.parts(parts)?;
+        let room = self.copies.room_for_run(&parts)?;
+        let order = Order { call, work, parts, payload, room, cancel: self.cancelled.flag(call) };
+        if self.runs.begin(order) {
+            Ok(())
+        } else {
+            Err(device("the engine's thread is gone, or too many runs wait for it".to_owned()))
+        }
     }
 
     fn load(&mut self, call: Call, incoming: Option<Incoming>) -> Result<Done, CopyError> {
@@ -227,12 +263,12 @@ impl Child {
             let message = "a load came without its memory file".to_owned();
             return Err(CopyError::Failed(Failure::Device { message }));
         };
-        let progress = tell(&mut self.socket, call);
-        self.copies.load(incoming, progress, || self.cancelled.contains(call))
+        let (progress, stop) = (tell(&self.voice, call), self.cancelled.flag(call));
+        self.copies.load(incoming, progress, || stop.is_cancelled())
     }
 
     fn digest(&mut self, call: Call, component: ComponentId) -> Result<Done, CopyError> {
-        let alive = tell(&mut self.socket, call);
+        let alive = tell(&self.voice, call);
         self.copies.digest(component, alive)
     }
 
@@ -244,12 +280,12 @@ impl Child {
         };
         // what it changed is known before the caller goes on
         self.status()?;
-        Ok(channel::send_event(&mut self.socket, event)?)
+        Ok(self.voice.say(event)?)
     }
 }
 
 /// Tells the agent how far a call is, until the agent is gone: then the next answer ends the process.
-fn tell(socket: &mut UnixStream, call: Call) -> impl FnMut(Step) {
+fn tell(voice: &Voice, call: Call) -> impl FnMut(Step) {
     let mut gone = false;
-    move |step| gone = gone || channel::send_event(socket, Event::Progress { call, step }).is_err()
+    move |step| gone = gone || voice.say(Event::Progress { call, step }).is_err()
 }

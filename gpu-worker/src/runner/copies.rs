@@ -1,8 +1,10 @@
 //! The components on a device: slabs by component, replaced as a whole, read back for verification.
 
 use std::{
+    any::Any,
     collections::{BTreeMap, BTreeSet},
     os::fd::OwnedFd,
+    sync::{Arc, Weak},
     time::Instant,
 };
 
@@ -16,7 +18,8 @@ use shared::ids::ComponentId;
 
 use super::{
     DeviceResident, DeviceTensor,
-    protocol::{Done, Failure, SharedCopy, Step},
+    engine_thread::{Part, Room},
+    protocol::{Done, Failure, RunPart, SharedCopy, Step},
 };
 
 /// Bytes copied between two looks at the cancel flag.
@@ -67,12 +70,20 @@ struct Copy {
     shown: DeviceResident,
     /// Leases of programs that have the memory open.
     leases: BTreeSet<u64>,
+    /// What keeps the memory for runs; the slab itself is one of its holders.
+    views: Option<Weak<dyn Any + Send + Sync>>,
 }
 
 impl Copy {
     fn lease(&mut self, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
         change(&mut self.leases);
         self.shown.leases = u32::try_from(self.leases.len()).unwrap_or(u32::MAX);
+    }
+
+    /// Programs that have it open, and one more while runs read it.
+    fn users(&self) -> u32 {
+        let runs = self.views.as_ref().is_some_and(|views| views.strong_count() > 1);
+        self.shown.leases.saturating_add(u32::from(runs))
     }
 }
 
@@ -137,9 +148,8 @@ impl Copies {
             uses: 1,
             leases: 0,
         };
-        let old = self
-            .copies
-            .insert(incoming.component, Copy { slab, tensors: incoming.tensors, shown, leases: BTreeSet::new() });
+        let copy = Copy { slab, tensors: incoming.tensors, shown, leases: BTreeSet::new(), views: None };
+        let old = self.copies.insert(incoming.component, copy);
         if let Some(old) = old {
             self.device.free(old.slab)?;
         }
@@ -204,9 +214,9 @@ impl Copies {
         Ok(Done::Unloaded { bytes: self.device.free(copy.slab)? })
     }
 
-    /// Memory that programs have open is not taken from under them.
+    /// Memory that programs have open, or that a run reads, is not taken from under them.
     fn free_of_leases(&self, component: ComponentId) -> Result<(), CopyError> {
-        match self.copies.get(&component).map_or(0, |copy| copy.shown.leases) {
+        match self.copies.get(&component).map_or(0, Copy::users) {
             0 => Ok(()),
             leases => Err(CopyError::Failed(Failure::InUse { component, leases })),
         }
@@ -232,6 +242,32 @@ impl Copies {
             copy.lease(|leases| leases.remove(&lease));
         }
         Done::Unshared
+    }
+
+    /// The components of a run, each with its memory, which stays until the run lets go of it.
+    pub(super) fn parts(&mut self, wanted: Vec<RunPart>) -> Result<Vec<Part>, CopyError> {
+        wanted.into_iter().map(|part| self.part(part)).collect()
+    }
+
+    fn part(&mut self, RunPart { slot, component }: RunPart) -> Result<Part, CopyError> {
+        let copy = self.copies.get_mut(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
+        let view = self.device.view(copy.slab)?;
+        copy.views = Some(Arc::downgrade(&view.keeper()));
+        copy.shown.last_used = Utc::now();
+        copy.shown.uses += 1;
+        Ok(Part { slot, tensors: copy.tensors.clone(), view })
+    }
+
+    /// What a run of these parts may take for itself.
+    pub(super) fn room_for_run(&self, parts: &[Part]) -> Result<Room, CopyError> {
+        let memory = self.device.memory()?;
+        let taken = memory.used_bytes.max(memory.system_bytes);
+        let running: u64 = parts.iter().map(|part| part.view.bytes()).sum();
+        Ok(Room {
+            available_bytes: memory.capacity_bytes.saturating_sub(taken),
+            capacity_bytes: memory.capacity_bytes,
+            would_free_bytes: memory.used_bytes.saturating_sub(running),
+        })
     }
 
     /// Reads a component back from the device and hashes it; `alive` hears of each chunk.

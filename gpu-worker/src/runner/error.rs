@@ -2,7 +2,7 @@
 
 use shared::{
     bytes::ByteSize,
-    error::{Classify, ErrorCode},
+    error::{Classify, ErrorBody, ErrorCode},
     ids::ComponentId,
 };
 
@@ -52,8 +52,8 @@ pub enum RunnerError {
         /// The component.
         component: ComponentId,
     },
-    /// Programs are attached to it.
-    #[error("component {component} on device `{device}` is in use by {leases} attached programs")]
+    /// Programs are attached to it, or a run reads it.
+    #[error("component {component} on device `{device}` is in use by {leases} attached programs or runs")]
     InUse {
         /// Device name.
         device: String,
@@ -63,10 +63,18 @@ pub enum RunnerError {
         leases: u32,
     },
     /// The caller asked to stop.
-    #[error("the copy to `{device}` was cancelled")]
+    #[error("the work on `{device}` was cancelled")]
     Cancelled {
         /// Device name.
         device: String,
+    },
+    /// A run failed: the code and the words are those of whatever found the reason.
+    #[error("{}", error.message)]
+    Work {
+        /// Device name.
+        device: String,
+        /// What is wrong.
+        error: ErrorBody,
     },
     /// The device failed but works on.
     #[error("device `{device}` failed: {message}")]
@@ -90,6 +98,7 @@ impl RunnerError {
             Failure::InUse { component, leases } => Self::InUse { device, component, leases },
             Failure::Cancelled => Self::Cancelled { device },
             Failure::Device { message } => Self::Device { device, message },
+            Failure::Work { error } => Self::Work { device, error },
         }
     }
 }
@@ -99,6 +108,7 @@ impl Classify for RunnerError {
         match self {
             Self::Crashed { .. } | Self::Device { .. } => ErrorCode::Internal,
             Self::Unavailable { .. } => ErrorCode::Unavailable,
+            Self::Work { error, .. } => error.code,
             Self::OutOfMemory { .. } => ErrorCode::InsufficientCapacity,
             Self::NotResident { .. } => ErrorCode::NotFound,
             Self::InUse { .. } => ErrorCode::Conflict,
@@ -109,7 +119,10 @@ impl Classify for RunnerError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::OutOfMemory { .. } => Some("unload other models from the device, or load fewer components".into()),
-            Self::InUse { .. } => Some("end the programs that are attached to it, or let them release it".into()),
+            Self::InUse { .. } => {
+                Some("end the programs that are attached to it, or wait for the jobs that use it".into())
+            }
+            Self::Work { error, .. } => error.hint.clone(),
             _ => None,
         }
     }

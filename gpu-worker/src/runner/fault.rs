@@ -6,7 +6,7 @@ use std::sync::{
     mpsc::{Receiver, SyncSender, sync_channel},
 };
 
-use engine::{CpuDevice, Device, DeviceError, DeviceFacts, DeviceMemory, Share, SlabId};
+use engine::{CpuDevice, Device, DeviceError, DeviceFacts, DeviceMemory, Share, SlabId, SlabView};
 
 /// What goes wrong, once.
 #[derive(Debug)]
@@ -32,9 +32,9 @@ pub(super) struct FaultDevice {
 }
 
 impl FaultDevice {
-    pub(super) fn new(capacity_bytes: u64, fault: Fault) -> Self {
+    pub(super) fn new(capacity_bytes: u64, fault: Option<Fault>) -> Self {
         let device = CpuDevice::new(capacity_bytes);
-        Self { device, fault: Some(fault), allocations: 0, lost: false, dropped: Arc::default() }
+        Self { device, fault, allocations: 0, lost: false, dropped: Arc::default() }
     }
 
     /// True once the device is gone with all its slabs.
@@ -121,6 +121,11 @@ impl Device for FaultDevice {
         self.device.share(slab)
     }
 
+    fn view(&mut self, slab: SlabId) -> Result<SlabView, DeviceError> {
+        self.alive()?;
+        self.device.view(slab)
+    }
+
     fn synchronize(&mut self) -> Result<(), DeviceError> {
         self.alive()
     }
@@ -131,9 +136,10 @@ impl Device for FaultDevice {
     }
 }
 
-mod tests {
+pub(super) mod tests {
     use std::{os::unix::net::UnixStream, thread::JoinHandle};
 
+    use engine::onnx::OnnxCapability;
     use residency::{FileIdentity, IoOptions, Lease, LoadRequest, RamTier, SourceFile, TensorRange, TierConfig};
     use shared::{ids::ComponentId, shutdown::Tasks};
     use tokio::sync::mpsc;
@@ -141,21 +147,22 @@ mod tests {
 
     use super::*;
     use crate::runner::{
-        DeviceTensor, Runner, RunnerConfig,
+        DeviceTensor, EngineFacts, Runner, RunnerConfig,
         channel::{self, Commands},
         child::{End, serve},
         copies::Copies,
+        engine_thread::{MakeWorker, Order, Outcome, RunFailure, Tell, Worker},
         protocol::{Call, Command, Done, EXIT_STICKY, Event, Failure, Step},
     };
 
     const MIB: u64 = 1 << 20;
-    const BYTES: u64 = 24 * MIB;
+    pub(in crate::runner) const BYTES: u64 = 24 * MIB;
 
     /// A runner in a thread, and a component in memory for it.
-    struct Bench {
-        commands: Commands,
+    pub(in crate::runner) struct Bench {
+        pub(in crate::runner) commands: Commands,
         events: mpsc::Receiver<Event>,
-        runner: JoinHandle<Result<(), End>>,
+        pub(in crate::runner) runner: JoinHandle<Result<(), End>>,
         dropped: Arc<AtomicBool>,
         lease: Lease,
         last: DeviceMemory,
@@ -186,11 +193,32 @@ mod tests {
         tier.acquire(request, &CancellationToken::new()).await.unwrap()
     }
 
+    /// Nothing runs on it.
+    struct NoWorker;
+
+    /// What a scripted worker says it can do.
+    pub(in crate::runner) fn scripted() -> EngineFacts {
+        EngineFacts { onnxruntime: OnnxCapability::unknown("a test"), provider: "cpu".into(), threads: 1 }
+    }
+
+    impl Worker for NoWorker {
+        fn facts(&self) -> EngineFacts {
+            scripted()
+        }
+
+        fn run(&mut self, order: &Order, _: &Tell) -> Result<Outcome, RunFailure> {
+            panic!("nobody asked for {order:?}")
+        }
+    }
+
     async fn bench(fault: Fault) -> Bench {
+        Bench::new(Some(fault), Box::new(|| Box::new(NoWorker))).await
+    }
+
+    async fn started(device: FaultDevice, make: MakeWorker) -> Bench {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let device = FaultDevice::new(64 * MIB, fault);
         let dropped = device.dropped();
-        let runner = std::thread::spawn(move || serve(Copies::new(Box::new(device)), theirs));
+        let runner = std::thread::spawn(move || serve(Copies::new(Box::new(device)), make, theirs));
         let (commands, events) = channel::agent_ends(ours).unwrap();
         let (sender, events_received) = mpsc::channel(64);
         Tasks::new().spawn("events", events.forward(sender));
@@ -199,8 +227,15 @@ mod tests {
     }
 
     impl Bench {
+        pub(in crate::runner) async fn new(fault: Option<Fault>, make: MakeWorker) -> Self {
+            started(FaultDevice::new(64 * MIB, fault), make).await
+        }
+
         async fn load(&mut self, call: Call) {
-            let component = ComponentId::generate();
+            self.load_as(call, ComponentId::generate()).await;
+        }
+
+        pub(in crate::runner) async fn load_as(&mut self, call: Call, component: ComponentId) {
             let tensor =
                 DeviceTensor { name: "weight".into(), dtype: "U8".into(), shape: vec![BYTES], offset: 0, len: BYTES };
             let digest = self.lease.digest().to_string();
@@ -211,7 +246,7 @@ mod tests {
         }
 
         /// The answer to a call, with the status before it noted; none when the runner ended.
-        async fn answer(&mut self) -> Option<Result<Done, Failure>> {
+        pub(in crate::runner) async fn answer(&mut self) -> Option<Result<Done, Failure>> {
             loop {
                 match self.events.recv().await? {
                     Event::Status { memory, resident, .. } => (self.last, self.resident) = (memory, resident.len()),
@@ -223,7 +258,7 @@ mod tests {
         }
 
         /// The status that came with the last answer: nothing half-resident, ledger and system agree.
-        fn assert_holds(&self, components: usize) {
+        pub(in crate::runner) fn assert_holds(&self, components: usize) {
             let bytes = components as u64 * self.lease.bytes();
             assert_eq!((self.last.used_bytes, self.last.system_bytes, self.resident), (bytes, bytes, components));
         }
@@ -299,7 +334,15 @@ mod tests {
         let program = dir.path().join("runner");
         std::fs::write(&program, "#!/bin/sh\nexit 86\n").unwrap();
         std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let config = RunnerConfig { device: "cuda:0".into(), memory_bytes: 0, program, log_filter: "info".into() };
+        let config = RunnerConfig {
+            device: "cuda:0".into(),
+            memory_bytes: 0,
+            program,
+            onnxruntime: None,
+            python: None,
+            threads: None,
+            log_filter: "info".into(),
+        };
         let runner = Runner::supervise(config, &Tasks::new());
         let mut status = runner.status();
         let seen = status.wait_for(|status| status.restarts_total >= 2).await.unwrap().clone();

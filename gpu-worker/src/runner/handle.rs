@@ -96,59 +96,81 @@ impl Runner {
     ) -> Result<DeviceLoaded, RunnerError> {
         let DeviceLoad { component, digest, tensors, source, offset, bytes } = load;
         let command = Box::new(move |call| Command::Load { call, component, digest, tensors, offset, bytes });
-        let (report, mut reported) = watch::channel(Step::Copied(0));
+        let told = |step| match step {
+            Step::Copied(bytes) => progress(bytes),
+            Step::Stopping | Step::At(_) => {}
+        };
+        let report = watch::channel(Step::Copied(0));
+        match self.carried_out(command, Some(source), report, told, (CANCEL_GRACE, cancel)).await? {
+            Done::Loaded { bytes, seconds, already } => Ok(DeviceLoaded { bytes, seconds, already }),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Has a command carried out that takes long: `told` hears how far it is, a cancel is passed on, and a process that does
+    /// not heed it for `grace` is killed. Dropping the future asks the command to stop.
+    pub(super) async fn carried_out(
+        &self,
+        command: MakeCommand,
+        fd: Option<OwnedFd>,
+        (report, mut reported): (watch::Sender<Step>, watch::Receiver<Step>),
+        told: impl Fn(Step),
+        (grace, cancel): (Duration, &CancellationToken),
+    ) -> Result<Done, RunnerError> {
         let sent = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(self.cancelled()),
-            sent = self.send(command, Some(source), Some(report)) => sent?,
+            sent = self.send(command, fd, Some(report)) => sent?,
         };
-        // a caller that is dropped wants the copy no more
+        // a caller that is dropped wants it no more
         let mut unwanted = Unwanted { requests: self.requests.clone(), ticket: Some(sent.ticket.clone()) };
         let mut answer = std::pin::pin!(sent.answer);
         loop {
             tokio::select! {
                 biased;
-                Ok(()) = reported.changed() => if let Step::Copied(bytes) = *reported.borrow_and_update() {
-                    progress(bytes);
-                },
+                Ok(()) = reported.changed() => {
+                    let step = *reported.borrow_and_update();
+                    told(step);
+                }
                 answer = &mut answer => {
                     unwanted.ticket = None;
-                    return self.loaded(answer);
+                    return self.answered(answer);
                 }
                 () = cancel.cancelled() => {
                     unwanted.ticket = None;
-                    return self.abort(sent.ticket, reported, answer.as_mut()).await;
+                    return self.abort(sent.ticket, reported, answer.as_mut(), grace).await;
                 }
             }
         }
     }
 
-    /// Asks the copy to stop and kills the process that does not.
+    /// Asks a command to stop and kills the process that does not.
     async fn abort(
         &self,
         ticket: Ticket,
         mut reported: watch::Receiver<Step>,
         mut answer: Pin<&mut Answer>,
-    ) -> Result<DeviceLoaded, RunnerError> {
+        grace: Duration,
+    ) -> Result<Done, RunnerError> {
         // a supervisor that is gone answers through `answer`
         let _ = self.requests.send(Request::Cancel(ticket)).await;
         let stopping = async {
             tokio::select! {
                 biased;
                 answer = answer.as_mut() => Some(answer),
-                // the copy has ended; only its memory is still on its way back
+                // it has ended; only its memory is still on its way back
                 Ok(_) = reported.wait_for(|step| *step == Step::Stopping) => None,
             }
         };
-        match timeout(CANCEL_GRACE, stopping).await {
-            Ok(Some(answer)) => return self.loaded(answer),
-            Ok(None) => return self.loaded(answer.await),
+        match timeout(grace, stopping).await {
+            Ok(Some(answer)) => return self.answered(answer),
+            Ok(None) => return self.answered(answer.await),
             Err(_) => {}
         }
-        let why = format!("a cancelled copy did not stop within {} s", CANCEL_GRACE.as_secs());
+        let why = format!("cancelled work did not stop within {} s", grace.as_secs());
         let _ = self.requests.send(Request::Kill(why)).await;
         // its memory is back when the process is gone, which the supervisor reports to whoever waits
-        match self.loaded(answer.await) {
+        match self.answered(answer.await) {
             Err(RunnerError::Crashed { .. }) => Err(self.cancelled()),
             other => other,
         }
@@ -156,16 +178,6 @@ impl Runner {
 
     fn cancelled(&self) -> RunnerError {
         RunnerError::Cancelled { device: self.device.to_string() }
-    }
-
-    fn loaded(
-        &self,
-        answer: Result<Result<Done, RunnerError>, oneshot::error::RecvError>,
-    ) -> Result<DeviceLoaded, RunnerError> {
-        match self.answered(answer)? {
-            Done::Loaded { bytes, seconds, already } => Ok(DeviceLoaded { bytes, seconds, already }),
-            other => Err(self.unexpected(&other)),
-        }
     }
 
     /// Frees a component; on return its bytes are back. Returns how many they were.
@@ -258,10 +270,11 @@ impl Runner {
     }
 
     pub(super) fn unexpected(&self, done: &Done) -> RunnerError {
-        RunnerError::Device {
-            device: self.device.to_string(),
-            message: format!("it answered another question: {done:?}"),
-        }
+        self.failed(format!("it answered another question: {done:?}"))
+    }
+
+    pub(super) fn failed(&self, message: String) -> RunnerError {
+        RunnerError::Device { device: self.device.to_string(), message }
     }
 }
 

@@ -150,7 +150,8 @@ impl<'a> Life<'a> {
 
     fn heard(&mut self, event: Event) {
         match event {
-            Event::Hello { facts } => update(self.status, |status| {
+            Event::Hello { facts, engine } => update(self.status, |status| {
+                status.engine = Some(engine);
                 status.memory.capacity_bytes = facts.capacity_bytes;
                 status.facts = Some(facts);
                 status.state = RunnerState::Ready;

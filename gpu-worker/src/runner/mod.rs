@@ -9,32 +9,44 @@
 //! The two share a unix socket (the child's standard input): framed JSON messages, and the descriptors of sealed memory
 //! files beside them. A death costs whoever waited for the process a [`RunnerError::Crashed`]; nothing is resident then.
 
+mod cancelled;
 pub(crate) mod channel;
 mod child;
 mod copies;
+mod engine_thread;
 mod error;
 #[cfg(test)]
 mod fault;
+#[cfg(test)]
+mod fault_runs;
 mod handle;
 mod life;
+mod models;
+mod payload;
 mod process;
 mod protocol;
 mod request;
+mod run;
 mod share;
 mod supervisor;
+mod voice;
+mod work;
 
 use std::{path::PathBuf, time::Instant};
 
 use chrono::{DateTime, Utc};
-use engine::{DeviceFacts, DeviceMemory};
+use engine::{DeviceFacts, DeviceMemory, onnx::OnnxCapability};
 use serde::{Deserialize, Serialize};
 use shared::ids::ComponentId;
 
 pub use child::{RunnerArgs, run_child};
 pub use error::RunnerError;
 pub use handle::{DeviceLoad, DeviceLoaded, Runner};
-pub use protocol::DeviceTensor;
+pub use payload::{Blob, BlobFacts, Payload};
+pub use protocol::{DeviceTensor, RunPart, RunPhase, RunStep};
+pub use run::{Ran, RunOrder};
 pub use share::{DeviceLease, DeviceShare};
+pub use work::{EncoderFacts, IMAGE, PartFacts, TENSORS, TextWork, TokenizerSource, Work};
 
 /// What a runner is started with.
 #[derive(Debug, Clone)]
@@ -45,6 +57,12 @@ pub struct RunnerConfig {
     pub memory_bytes: u64,
     /// The program to run: the agent's own file.
     pub program: PathBuf,
+    /// The ONNX Runtime library, where one is named.
+    pub onnxruntime: Option<PathBuf>,
+    /// A Python environment that may hold the library.
+    pub python: Option<PathBuf>,
+    /// Threads of a run; as many as there are processors when absent.
+    pub threads: Option<u16>,
     /// Log filter of the process.
     pub log_filter: String,
 }
@@ -74,6 +92,8 @@ pub struct RunnerStatus {
     pub pid: Option<u32>,
     /// Its device, once it has said so; kept while it is down.
     pub facts: Option<DeviceFacts>,
+    /// Whether it can run models, once it has said so; kept while it is down.
+    pub engine: Option<EngineFacts>,
     /// The device's memory.
     pub memory: DeviceMemory,
     /// When its process said what its device is.
@@ -95,6 +115,7 @@ impl RunnerStatus {
             state: RunnerState::Starting,
             pid: None,
             facts: None,
+            engine: None,
             memory: DeviceMemory::default(),
             ready_since: None,
             rss_bytes: 0,
@@ -103,6 +124,17 @@ impl RunnerStatus {
             last_exit: None,
         }
     }
+}
+
+/// Whether a runner can run models.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineFacts {
+    /// The library.
+    pub onnxruntime: OnnxCapability,
+    /// What runs the graphs: `cpu`, `cuda`.
+    pub provider: String,
+    /// Threads of a run.
+    pub threads: u16,
 }
 
 /// A component on a device.

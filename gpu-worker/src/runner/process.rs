@@ -1,6 +1,7 @@
 //! Starting a runner process and saying how it ended.
 
 use std::{
+    ffi::OsStr,
     io,
     os::{fd::OwnedFd, unix::net::UnixStream, unix::process::ExitStatusExt},
     process::{ExitStatus, Stdio},
@@ -29,6 +30,9 @@ pub(super) fn spawn(config: &RunnerConfig) -> io::Result<(Child, Commands, Event
         .args(["--device", &config.device])
         .args(["--memory", &config.memory_bytes.to_string()])
         .args(["--log", &config.log_filter])
+        .args(config.onnxruntime.iter().flat_map(|path| [OsStr::new("--onnxruntime"), path.as_os_str()]))
+        .args(config.python.iter().flat_map(|path| [OsStr::new("--python"), path.as_os_str()]))
+        .args(config.threads.iter().flat_map(|threads| ["--threads".to_owned(), threads.to_string()]))
         .env_clear()
         .envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
         .stdin(Stdio::from(OwnedFd::from(theirs)))

@@ -4,9 +4,10 @@ use std::os::fd::OwnedFd;
 
 use engine::{CudaShare, DeviceFacts, DeviceMemory};
 use serde::{Deserialize, Serialize};
-use shared::ids::ComponentId;
+use serde_json::Value;
+use shared::{error::ErrorBody, ids::ComponentId};
 
-use super::DeviceResident;
+use super::{DeviceResident, EngineFacts, payload::BlobFacts};
 
 /// Exit code of a runner whose device answers nothing but errors any more.
 pub(super) const EXIT_STICKY: u8 = 86;
@@ -53,7 +54,10 @@ pub(super) enum Command {
     Share { call: Call, component: ComponentId, lease: u64 },
     /// Give such a lease back.
     Unshare { call: Call, component: ComponentId, lease: u64 },
-    /// Stop the copy of this call.
+    /// Run models on the blobs of the memory file that comes with this message, if there are any. Answered when it is
+    /// through; other commands are obeyed meanwhile.
+    Run { call: Call, work: Value, parts: Vec<RunPart>, blobs: Vec<BlobFacts> },
+    /// Stop the copy or the run of this call.
     Cancel { call: Call },
     /// End the process.
     Stop,
@@ -64,7 +68,7 @@ pub(super) enum Command {
 #[serde(rename_all = "snake_case")]
 pub(super) enum Event {
     /// The first message: the device is open.
-    Hello { facts: DeviceFacts },
+    Hello { facts: DeviceFacts, engine: EngineFacts },
     /// How it stands; also before each answer that changed something, and once a second as a sign of life.
     Status { memory: DeviceMemory, rss_bytes: u64, resident: Vec<DeviceResident> },
     /// The command goes on.
@@ -80,6 +84,7 @@ impl Event {
     pub(super) fn descriptor(&mut self) -> Option<&mut Option<OwnedFd>> {
         match self {
             Self::Done { done: Done::Shared(shared), .. } => Some(&mut shared.memory),
+            Self::Done { done: Done::Ran(ran), .. } => Some(&mut ran.memory),
             _ => None,
         }
     }
@@ -93,6 +98,54 @@ pub(super) enum Step {
     Copied(u64),
     /// It copies no more and gives its memory back.
     Stopping,
+    /// A run is here.
+    At(RunStep),
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunStep {
+    /// What it does.
+    pub phase: RunPhase,
+    /// Steps of the phase that are done.
+    pub done: u32,
+    /// Steps of the phase.
+    pub total: u32,
+}
+
+/// What a run does, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunPhase {
+    /// Reads its inputs and builds what is not there yet.
+    Preparing,
+    /// Texts or images into what the UNet works on.
+    Encoding,
+    /// Steps of the UNet.
+    Denoising,
+    /// Latents into images.
+    Decoding,
+}
+
+impl RunPhase {
+    /// The phase's name in a job's progress.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::Encoding => "encoding",
+            Self::Denoising => "denoising",
+            Self::Decoding => "decoding",
+        }
+    }
+}
+
+/// A component that takes part in a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunPart {
+    /// What the work calls it: `vae`, `unet`, `text_encoder`, …
+    pub slot: String,
+    /// The component, under the id that it is held under on the device.
+    pub component: ComponentId,
 }
 
 /// Results of commands.
@@ -104,6 +157,17 @@ pub(super) enum Done {
     Digest { digest: String },
     Shared(SharedCopy),
     Unshared,
+    Ran(RanFacts),
+}
+
+/// What a run left.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct RanFacts {
+    pub(super) facts: Value,
+    pub(super) blobs: Vec<BlobFacts>,
+    /// Holds the blobs; travels beside the text.
+    #[serde(skip)]
+    pub(super) memory: Option<OwnedFd>,
 }
 
 /// A component on the device, open to other processes.
@@ -123,9 +187,25 @@ pub(super) struct SharedCopy {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Failure {
-    OutOfMemory { needed_bytes: u64, available_bytes: u64, capacity_bytes: u64, would_free_bytes: u64 },
-    NotResident { component: ComponentId },
-    InUse { component: ComponentId, leases: u32 },
+    OutOfMemory {
+        needed_bytes: u64,
+        available_bytes: u64,
+        capacity_bytes: u64,
+        would_free_bytes: u64,
+    },
+    NotResident {
+        component: ComponentId,
+    },
+    InUse {
+        component: ComponentId,
+        leases: u32,
+    },
     Cancelled,
-    Device { message: String },
+    Device {
+        message: String,
+    },
+    /// A run found something wrong with what it was given, or failed.
+    Work {
+        error: ErrorBody,
+    },
 }

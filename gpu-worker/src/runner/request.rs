@@ -60,7 +60,7 @@ impl std::fmt::Debug for Request {
     }
 }
 
-/// Cancels a copy whose caller went away, unless it was answered before.
+/// Cancels what a caller went away from, unless it was answered before.
 pub(super) struct Unwanted {
     pub(super) requests: mpsc::Sender<Request>,
     pub(super) ticket: Option<Ticket>,
@@ -69,7 +69,7 @@ pub(super) struct Unwanted {
 impl Drop for Unwanted {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket.take() {
-            // a full queue means that the copy runs to its end: it is then resident and can be evicted as any other
+            // a full queue means that it runs to its end: a copy is then resident and can be evicted as any other
             let _ = self.requests.try_send(Request::Cancel(ticket));
         }
     }

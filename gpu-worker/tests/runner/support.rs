@@ -101,7 +101,16 @@ pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
 
 pub(crate) fn config(device: &str, memory_bytes: u64) -> RunnerConfig {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_gpu-worker"));
-    RunnerConfig { device: device.into(), memory_bytes, program, log_filter: "off".into() }
+    let log_filter = "off".into();
+    RunnerConfig {
+        device: device.into(),
+        memory_bytes,
+        program,
+        onnxruntime: None,
+        python: None,
+        threads: None,
+        log_filter,
+    }
 }
 
 /// Bytes that differ from name to name and from block to block.

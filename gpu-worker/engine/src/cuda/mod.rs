@@ -7,6 +7,7 @@
 mod driver;
 mod errors;
 mod fill;
+mod slab;
 mod staging;
 #[cfg(test)]
 mod tests;
@@ -17,22 +18,22 @@ use std::{
     sync::Arc,
 };
 
-use cudarc::driver::{
-    CudaContext, CudaStream, DriverError,
-    result::{self, free_sync, malloc_sync},
-    sys::{CUdeviceptr, CUresult},
-};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys::CUresult};
 
 pub(crate) use driver::{count, driver_present};
 use errors::failed;
+pub(crate) use slab::CudaMemory;
 use staging::{Ring, wait_for};
 
-use crate::device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceMemory, Share, SlabId, check_range};
+use crate::{
+    SlabView,
+    device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceMemory, Share, SlabId, check_range},
+};
 
 /// A CUDA device.
 #[derive(Debug)]
 pub struct CudaDevice {
-    // dropped in this order: pinned memory goes before the stream, and both before the context
+    // dropped in this order: pinned memory goes before the stream; slabs that are looked at keep the context
     ring: Ring,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
@@ -44,9 +45,9 @@ pub struct CudaDevice {
     free_at_first: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Slab {
-    pointer: CUdeviceptr,
+    memory: Arc<CudaMemory>,
     bytes: u64,
 }
 
@@ -103,8 +104,8 @@ impl CudaDevice {
         }
     }
 
-    fn slab(&self, id: SlabId) -> Result<Slab, DeviceError> {
-        self.slabs.get(&id.0).copied().ok_or(DeviceError::NoSlab(id))
+    fn slab(&self, id: SlabId) -> Result<&Slab, DeviceError> {
+        self.slabs.get(&id.0).ok_or(DeviceError::NoSlab(id))
     }
 
     /// The length of a slab for so many bytes, when the ledger has room for it.
@@ -122,10 +123,6 @@ impl Drop for CudaDevice {
         }
         // a copy into a slab ends before the slab goes; errors have no reader any more
         let _ = wait_for(&self.stream);
-        for slab in std::mem::take(&mut self.slabs).into_values() {
-            // SAFETY: allocated by `malloc_sync`, removed from the table, freed once.
-            let _ = unsafe { free_sync(slab.pointer) };
-        }
     }
 }
 
@@ -151,16 +148,15 @@ impl Device for CudaDevice {
         }
         self.bind()?;
         let Some((rounded, length)) = self.room_for(bytes) else { return Err(self.out_of_memory(bytes)) };
-        // SAFETY: plain allocation in the bound context; freed in `free` or `drop`.
-        let pointer = match unsafe { malloc_sync(length) } {
-            Ok(pointer) => pointer,
+        let memory = match CudaMemory::allocate(&self.context, length) {
+            Ok(memory) => memory,
             Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => return Err(self.out_of_memory(rounded)),
             Err(error) => return Err(failed("allocating a slab")(error)),
         };
         let id = self.next;
         self.next += 1;
         self.used_bytes += rounded;
-        self.slabs.insert(id, Slab { pointer, bytes: rounded });
+        self.slabs.insert(id, Slab { memory: Arc::new(memory), bytes: rounded });
         Ok(SlabId(id))
     }
 
@@ -169,25 +165,36 @@ impl Device for CudaDevice {
     }
 
     fn write(&mut self, slab: SlabId, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
-        let slab = self.slab(slab)?;
-        check_range(offset, data.len(), slab.bytes)?;
+        let live = self.slab(slab)?;
+        check_range(offset, data.len(), live.bytes)?;
+        if Arc::strong_count(&live.memory) > 1 {
+            return Err(DeviceError::InUse(slab));
+        }
+        let target = live.memory.pointer() + offset;
         self.bind()?;
         // SAFETY: the range lies in a live slab, and slabs are freed only after the stream has been waited for.
-        unsafe { self.ring.send(&self.stream, slab.pointer + offset, data) }
+        unsafe { self.ring.send(&self.stream, target, data) }
     }
 
     fn read(&mut self, slab: SlabId, offset: u64, out: &mut [u8]) -> Result<(), DeviceError> {
         let slab = self.slab(slab)?;
         check_range(offset, out.len(), slab.bytes)?;
+        let source = slab.memory.pointer() + offset;
         self.synchronize()?;
         // SAFETY: the range lies in a live slab and the copy has ended when the call returns.
-        unsafe { result::memcpy_dtoh_sync(out, slab.pointer + offset) }.map_err(failed("copying from the device"))
+        unsafe { result::memcpy_dtoh_sync(out, source) }.map_err(failed("copying from the device"))
     }
 
     fn share(&mut self, slab: SlabId) -> Result<Share, DeviceError> {
-        let slab = self.slab(slab)?;
+        let pointer = self.slab(slab)?.memory.pointer();
         self.synchronize()?;
-        driver::share(slab.pointer).map(Share::Cuda).map_err(failed("sharing a slab"))
+        driver::share(pointer).map(Share::Cuda).map_err(failed("sharing a slab"))
+    }
+
+    fn view(&mut self, slab: SlabId) -> Result<SlabView, DeviceError> {
+        let (memory, bytes) = self.slab(slab).map(|slab| (slab.memory.clone(), slab.bytes))?;
+        self.synchronize()?;
+        Ok(SlabView::cuda(memory, bytes))
     }
 
     fn synchronize(&mut self) -> Result<(), DeviceError> {
@@ -196,16 +203,20 @@ impl Device for CudaDevice {
     }
 
     fn free(&mut self, id: SlabId) -> Result<u64, DeviceError> {
-        let slab = self.slab(id)?;
+        if Arc::strong_count(&self.slab(id)?.memory) > 1 {
+            return Err(DeviceError::InUse(id));
+        }
         match self.synchronize() {
             // a copy that failed has ended, too; whoever wrote was told or will be told
             Ok(()) | Err(DeviceError::Driver { .. }) => {}
             Err(error) => return Err(error),
         }
-        // SAFETY: allocated by `malloc_sync`; no copy runs any more; it leaves the table below, so it is freed once.
-        unsafe { free_sync(slab.pointer) }.map_err(failed("freeing a slab"))?;
+        let slab = self.slabs.get_mut(&id.0).ok_or(DeviceError::NoSlab(id))?;
+        let memory = Arc::get_mut(&mut slab.memory).ok_or(DeviceError::InUse(id))?;
+        memory.release().map_err(failed("freeing a slab"))?;
+        let bytes = slab.bytes;
         self.slabs.remove(&id.0);
-        self.used_bytes = self.used_bytes.saturating_sub(slab.bytes);
-        Ok(slab.bytes)
+        self.used_bytes = self.used_bytes.saturating_sub(bytes);
+        Ok(bytes)
     }
 }

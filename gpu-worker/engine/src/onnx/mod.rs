@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use search::{Search, find};
 
@@ -18,25 +18,30 @@ pub const OLDEST: &str = "1.24";
 const SLOW_HALF: &str = "1.29.0";
 
 /// What was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OnnxCapability {
     /// True when the library loads and is new enough.
     pub available: bool,
     /// The library that was tried.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// The version, as the file's name says it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// The library's own words about its build (branch, commit), once it is loaded.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build: Option<String>,
     /// Why it is not available.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
 impl OnnxCapability {
+    /// Nothing was tried, for this reason.
+    pub fn unknown(reason: &str) -> Self {
+        Self { available: false, path: None, version: None, build: None, reason: Some(reason.to_owned()) }
+    }
+
     /// Whether graphs that compute in 16-bit floats may run on the CPU with this version.
     pub fn half_on_cpu(&self) -> bool {
         half_on_cpu(self.version.as_deref())

@@ -18,7 +18,7 @@ pub struct NewArtifact {
     /// A plain name; see [`crate::job::engine::check_artifact_name`].
     pub name: String,
     /// Media type.
-    pub media_type: &'static str,
+    pub media_type: String,
     /// All bytes.
     pub bytes: Vec<u8>,
 }
@@ -55,7 +55,7 @@ pub struct ArtifactRow {
 pub async fn write_all(tx: &mut PgConnection, artifacts: &[NewArtifact]) -> Result<Vec<BlobId>, DbError> {
     let mut blobs = Vec::with_capacity(artifacts.len());
     for artifact in artifacts {
-        blobs.push(super::write(&mut *tx, artifact.media_type, &artifact.bytes).await?);
+        blobs.push(super::write(&mut *tx, &artifact.media_type, &artifact.bytes).await?);
     }
     Ok(blobs)
 }
@@ -111,7 +111,7 @@ pub async fn show_preview(
     about: serde_json::Value,
 ) -> Result<bool, DbError> {
     let mut tx = pool.begin().await?;
-    let blob = super::write(&mut tx, preview.media_type, &preview.bytes).await?;
+    let blob = super::write(&mut tx, &preview.media_type, &preview.bytes).await?;
     if jobs::hold(&mut tx, lease).await?.is_none() {
         return Ok(false);
     }

@@ -1,0 +1,11 @@
+//! Work of the engine: models loaded where they are not yet, a run on the device's runner, what it left as artifacts.
+
+mod run;
+mod subject;
+mod text;
+mod unet_step;
+mod vae;
+
+pub(super) use text::encode as encode_text;
+pub(super) use unet_step::run as unet_step;
+pub(super) use vae::{decode as vae_decode, encode as vae_encode};

@@ -1,0 +1,88 @@
+//! Handing a run to the device: room is made when it asks for some, its progress is the job's, its end is a result with artifacts.
+
+use std::{collections::BTreeMap, sync::Mutex, time::Instant};
+
+use serde_json::{Value, json};
+use shared::{db::blobs::artifacts::NewArtifact, ids::ComponentId};
+
+use super::{super::Done, subject::Subject};
+use crate::{
+    commit::Effects,
+    context::{Agent, Device},
+    device_tier::evict,
+    error::WorkError,
+    runner::{Blob, Payload, Ran, RunOrder, RunPart, RunPhase, RunStep, RunnerError, Work},
+    running::Attempt,
+};
+
+/// A run for one attempt.
+pub(super) struct Runs<'a> {
+    pub(super) agent: &'a Agent,
+    pub(super) attempt: &'a Attempt,
+    pub(super) device: &'a Device,
+}
+
+impl Runs<'_> {
+    /// Runs it; when the device has no room for what the run needs for itself, others of its components go first.
+    pub(super) async fn run(&self, work: &Work, parts: &[RunPart], inputs: &[Blob]) -> Result<Ran, WorkError> {
+        let encoded = serde_json::to_value(work)
+            .map_err(|error| WorkError::System { what: "writing a run's work".into(), source: error.into() })?;
+        let phase = Mutex::new(None);
+        let heard = |step: RunStep| self.heard(&phase, step);
+        loop {
+            let order = RunOrder { work: encoded.clone(), parts: parts.to_vec(), inputs: inputs.to_vec() };
+            match self.device.runner.run(order, heard, &self.attempt.cancel).await {
+                Ok(ran) => return Ok(ran),
+                Err(full @ RunnerError::OutOfMemory { .. }) => self.make_room(full).await?,
+                // leased, so the process that held it is gone: the next attempt loads it again
+                Err(RunnerError::NotResident { component, .. }) => {
+                    let reason = format!("its process was replaced, and component {component} is not there any more");
+                    return Err(RunnerError::Unavailable { device: self.device.id.clone(), reason }.into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn heard(&self, phase: &Mutex<Option<(RunPhase, u32)>>, step: RunStep) {
+        let mut phase = phase.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if phase.replace((step.phase, step.total)) != Some((step.phase, step.total)) {
+            self.attempt.progress.enter(step.phase.as_str(), u64::from(step.total));
+        }
+        self.attempt.progress.set(u64::from(step.done));
+    }
+
+    async fn make_room(&self, full: RunnerError) -> Result<(), WorkError> {
+        let RunnerError::OutOfMemory { needed_bytes, available_bytes, .. } = full else { return Err(full.into()) };
+        let missing = needed_bytes.saturating_sub(available_bytes).max(1);
+        // the bytes are for no component: the id is nobody's
+        let wanted = (ComponentId::generate(), needed_bytes);
+        let freed = evict::make_room(self.agent, self.device, wanted, missing).await;
+        freed.filter(|freed| *freed > 0).map(|_| ()).ok_or_else(|| full.into())
+    }
+}
+
+/// The job's end: facts and components as its result, outputs as artifacts.
+pub(super) fn done(device: &Device, subjects: &[&Subject], ran: Ran, started: Instant) -> Done {
+    let mut result = json!({
+        "device": device.id,
+        "seconds": started.elapsed().as_secs_f64(),
+        "components": subjects.iter().flat_map(|subject| subject.view()).collect::<Vec<_>>(),
+    });
+    if let (Some(into), Value::Object(facts)) = (result.as_object_mut(), ran.facts) {
+        into.extend(facts);
+        into.insert("model".to_owned(), subjects.first().map(|subject| subject.name().into()).unwrap_or_default());
+    }
+    // two models may share a component
+    let digests: BTreeMap<ComponentId, String> = subjects.iter().flat_map(|subject| subject.digests()).collect();
+    Done { result, effects: Effects::Artifacts(artifacts(&ran.outputs), digests.into_iter().collect()) }
+}
+
+fn artifacts(outputs: &Payload) -> Vec<NewArtifact> {
+    let artifact = |(facts, bytes): (&crate::runner::BlobFacts, &[u8])| NewArtifact {
+        name: facts.name.clone(),
+        media_type: facts.media_type.clone(),
+        bytes: bytes.to_vec(),
+    };
+    outputs.iter().map(artifact).collect()
+}

@@ -1,0 +1,93 @@
+//! A model that takes part in a run: its components on the device, and what is known of each.
+
+use std::sync::Arc;
+
+use model_formats::Inspection;
+use shared::{
+    db::models,
+    ids::ModelId,
+    job::{Keep, engine::Role},
+};
+
+use super::super::{
+    model::{self, Wanted},
+    place::{self, Placed},
+};
+use crate::{
+    context::{Agent, Device},
+    error::WorkError,
+    managers::parts,
+    runner::{PartFacts, RunPart},
+    running::Attempt,
+};
+
+/// A model on a device, in use while this lives.
+#[derive(Debug)]
+pub(super) struct Subject {
+    wanted: Wanted,
+    inspection: Inspection,
+    placed: Placed,
+}
+
+impl Subject {
+    /// Loads what of the model the role takes, unless it is there.
+    pub(super) async fn ensure(
+        agent: &Arc<Agent>,
+        attempt: &Attempt,
+        device: &Device,
+        model: ModelId,
+        role: Role,
+    ) -> Result<Self, WorkError> {
+        attempt.progress.enter("locating", 0);
+        let mut wanted = model::wanted(agent, model, None).await?;
+        wanted.components.retain(|row| role.means(&row.kind));
+        for (part, kinds) in role.groups() {
+            if !wanted.components.iter().any(|row| kinds.contains(&row.kind.as_str())) {
+                return Err(WorkError::NoPart { model: wanted.model.name, part });
+            }
+        }
+        let inspection = model::inspect(agent, attempt, &wanted).await?;
+        let placed = place::ensure(agent, attempt, device, (&wanted, &inspection), Keep::default()).await?;
+        Ok(Self { wanted, inspection, placed })
+    }
+
+    /// What is known of the part of this kind; none when the model has none.
+    pub(super) fn part(&self, kind: &str) -> Option<PartFacts> {
+        self.wanted.components.iter().find(|row| row.kind == kind)?;
+        Some(parts::facts(&self.wanted.model, &self.inspection, kind))
+    }
+
+    /// What is known of the first part of these kinds.
+    pub(super) fn first_part(&self, kinds: &[&str]) -> Result<PartFacts, WorkError> {
+        let found = kinds.iter().find_map(|kind| self.part(kind));
+        found.ok_or_else(|| WorkError::NoPart { model: self.wanted.model.name.clone(), part: "such component" })
+    }
+
+    /// All its parts, as the runner finds them.
+    pub(super) fn run_parts(&self, agent: &Agent) -> Vec<RunPart> {
+        let part = |row: &models::ComponentRow| {
+            Some(RunPart { slot: row.kind.clone(), component: self.placed.held(agent, row.id)? })
+        };
+        self.wanted.components.iter().filter_map(part).collect()
+    }
+
+    /// The model's name.
+    pub(super) fn name(&self) -> &str {
+        &self.wanted.model.name
+    }
+
+    /// Its headers.
+    pub(super) fn inspection(&self) -> &Inspection {
+        &self.inspection
+    }
+
+    /// The components that took part, for the job's result.
+    pub(super) fn view(&self) -> Vec<serde_json::Value> {
+        self.placed.components.iter().map(place::PlacedComponent::view).collect()
+    }
+
+    /// What loads computed, for the catalogue.
+    pub(super) fn digests(&self) -> Vec<(shared::ids::ComponentId, String)> {
+        self.placed.digests()
+    }
+}

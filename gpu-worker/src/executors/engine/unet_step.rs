@@ -1,0 +1,34 @@
+//! `unet_step`: one prediction of a UNet.
+
+use std::{sync::Arc, time::Instant};
+
+use shared::job::engine::{Role, UnetStepArgs};
+
+use super::{
+    super::{Done, load::device_of},
+    run::{self, Runs},
+    subject::Subject,
+};
+use crate::{
+    context::Agent,
+    error::WorkError,
+    inputs,
+    runner::{Blob, TENSORS, Work},
+    running::Attempt,
+};
+
+pub(in crate::executors) async fn run(
+    agent: &Arc<Agent>,
+    args: UnetStepArgs,
+    attempt: &Attempt,
+) -> Result<Done, WorkError> {
+    let started = Instant::now();
+    let device = device_of(agent, attempt)?;
+    let given = inputs::read(agent, &args.inputs).await?;
+    let given = Blob { name: TENSORS.to_owned(), media_type: String::new(), bytes: given };
+    let subject = Subject::ensure(agent, attempt, device, args.model, Role::Unet).await?;
+    let work = Work::UnetStep { unet: subject.first_part(&["unet"])?, guidance_scale: args.guidance_scale };
+    let runs = Runs { agent, attempt, device };
+    let ran = runs.run(&work, &subject.run_parts(agent), &[given]).await?;
+    Ok(run::done(device, &[&subject], ran, started))
+}

@@ -1,0 +1,4 @@
+//! What is known of models beyond their bytes, per kind of component: configs, tokenizers, the VAE for a family.
+
+pub mod parts;
+pub mod tokenizer;

@@ -1,0 +1,143 @@
+//! The worker of a real runner: models on ONNX Runtime, where there is one.
+
+mod parts;
+mod tensors;
+mod text;
+mod unet;
+mod vae;
+
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+
+use engine::{
+    Control, DeviceFacts, EngineError, Runtime, RuntimeOptions,
+    onnx::{self, Search},
+};
+use shared::error::{ErrorBody, ErrorCode};
+
+use super::{
+    EngineFacts, Work,
+    engine_thread::{Order, Outcome, RunFailure, Tell, Worker},
+    protocol::{RunPhase, RunStep, Step},
+};
+
+/// A compiled graph that has rested so long is given up, with the memory that its runs left behind.
+const RESTED: Duration = Duration::from_secs(120);
+
+/// The engine of one device.
+pub(super) struct Models {
+    facts: EngineFacts,
+    runtime: Option<Arc<Runtime>>,
+}
+
+impl Models {
+    /// Opens the library, if there is one. Without it the device still holds weights, and every run is refused.
+    pub(super) fn open(device: &DeviceFacts, search: &Search, threads: Option<u16>) -> Self {
+        let processors = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let threads = threads.unwrap_or_else(|| u16::try_from(processors()).unwrap_or(u16::MAX));
+        let mut onnxruntime = onnx::find(search);
+        let library = onnxruntime.path.clone().filter(|_| onnxruntime.available);
+        let options = library.map(|library| match device.kind.as_str() {
+            "cuda" => RuntimeOptions::cuda(library, ordinal(&device.name)),
+            _ => RuntimeOptions { threads: usize::from(threads), ..RuntimeOptions::cpu(library) },
+        });
+        let runtime = options.and_then(|options| match Runtime::open(options) {
+            Ok(runtime) => Some(Arc::new(runtime)),
+            Err(error) => {
+                onnxruntime.available = false;
+                onnxruntime.reason = Some(shared::error::chain(&error));
+                None
+            }
+        });
+        if let Some(reason) = &onnxruntime.reason {
+            tracing::warn!(reason, "models cannot run here");
+        }
+        Self { facts: EngineFacts { onnxruntime, provider: device.kind.clone(), threads }, runtime }
+    }
+}
+
+/// The number in `cuda:1`; 0 for the processor.
+fn ordinal(device: &str) -> i32 {
+    device.split_once(':').and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+}
+
+impl Worker for Models {
+    fn facts(&self) -> EngineFacts {
+        self.facts.clone()
+    }
+
+    fn run(&mut self, order: &Order, tell: &Tell) -> Result<Outcome, RunFailure> {
+        let Some(runtime) = &self.runtime else {
+            return Err(RunFailure::Work(no_library(self.facts.onnxruntime.reason.as_deref())));
+        };
+        let work: Work = serde_json::from_value(order.work.clone()).map_err(|error| {
+            RunFailure::Work(ErrorBody::new(ErrorCode::Internal, format!("the run's work cannot be read: {error}")))
+        })?;
+        let bench = Bench { runtime, order, tell };
+        match work {
+            Work::VaeDecode { vae, settings, format } => vae::decode(&bench, &vae, &settings, format),
+            Work::VaeEncode { vae, settings, sample, seed } => vae::encode(&bench, &vae, &settings, (sample, seed)),
+            Work::UnetStep { unet, guidance_scale } => unet::step(&bench, &unet, guidance_scale),
+            Work::EncodeText { encoders, text } => text::encode(&bench, &encoders, &text),
+        }
+    }
+
+    fn tidy(&mut self) {
+        let given_up = self.runtime.as_ref().map_or(0, |runtime| runtime.release_idle(RESTED));
+        if given_up > 0 {
+            tracing::info!(given_up, "compiled graphs that nobody used were given up");
+        }
+    }
+}
+
+/// One run with what it works on.
+struct Bench<'r> {
+    runtime: &'r Arc<Runtime>,
+    order: &'r Order,
+    tell: &'r Tell,
+}
+
+impl Bench<'_> {
+    /// Says how far the run is.
+    fn at(&self, phase: RunPhase, done: u32, total: u32) {
+        (self.tell)(Step::At(RunStep { phase, done, total }));
+    }
+
+    /// Cancelled when the run is, and heard by whoever waits for it.
+    fn control(&self, phase: RunPhase) -> Control {
+        let tell = self.tell.clone();
+        let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let progress = move |done, total| tell(Step::At(RunStep { phase, done: small(done), total: small(total) }));
+        Control { cancel: self.order.cancel.clone(), progress: Some(Arc::new(progress)) }
+    }
+
+    /// Refuses before anything is taken when the estimate does not fit.
+    fn must_fit(&self, needed_bytes: u64) -> Result<(), RunFailure> {
+        let available_bytes = self.order.room.available_bytes;
+        if needed_bytes <= available_bytes { Ok(()) } else { Err(RunFailure::NoRoom { needed_bytes, available_bytes }) }
+    }
+
+    /// A payload of the run.
+    fn input(&self, name: &str) -> Result<&[u8], RunFailure> {
+        let missing = || ErrorBody::new(ErrorCode::InvalidArgument, format!("the run was given no `{name}`"));
+        self.order.payload.get(name).ok_or_else(|| RunFailure::Work(missing()))
+    }
+}
+
+/// Nothing is wrong with the request, and it works once the host has the library.
+fn no_library(reason: Option<&str>) -> ErrorBody {
+    let hint = "name the library of ONNX Runtime with --onnxruntime of the host's agent";
+    let message = format!("models cannot run on this host: {}", reason.unwrap_or("there is no ONNX Runtime library"));
+    ErrorBody { hint: Some(hint.to_owned()), ..ErrorBody::new(ErrorCode::Precondition, message) }
+}
+
+impl From<EngineError> for RunFailure {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Cancelled => Self::Cancelled,
+            EngineError::OutOfMemory { needed_bytes, available_bytes } => {
+                Self::NoRoom { needed_bytes, available_bytes }
+            }
+            other => Self::Work(ErrorBody::of(&other)),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The agent's side of a run: hand it over, hear how far it is, take what it leaves.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Blob, Payload, RunPart, RunPhase, RunStep, Runner, RunnerError,
+    payload::{self, BlobFacts},
+    protocol::{Command, Done, Step},
+};
+
+/// How long a cancelled run may take to stop before its process is killed: it stops between two nodes of its graph, and the
+/// largest convolutions take seconds on a processor.
+const CANCEL_GRACE: Duration = Duration::from_secs(20);
+
+/// Work for a runner's engine.
+#[derive(Debug, Default)]
+pub struct RunOrder {
+    /// What to do, as the runner reads it.
+    pub work: Value,
+    /// Components that take part; each has to be on the device.
+    pub parts: Vec<RunPart>,
+    /// Its inputs.
+    pub inputs: Vec<Blob>,
+}
+
+/// What a run left.
+#[derive(Debug)]
+pub struct Ran {
+    /// Facts about it; an object.
+    pub facts: Value,
+    /// Its outputs.
+    pub outputs: Payload,
+}
+
+impl Runner {
+    /// Runs models that are on the device. `progress` hears how far it is. Dropping the future asks the run to stop.
+    ///
+    /// # Errors
+    /// [`RunnerError`]: `OutOfMemory` before anything ran when the estimate does not fit, `Work` with the engine's own
+    /// code and words, `Crashed` when the process died under it.
+    pub async fn run(
+        &self,
+        order: RunOrder,
+        progress: impl Fn(RunStep) + Send + Sync,
+        cancel: &CancellationToken,
+    ) -> Result<Ran, RunnerError> {
+        let RunOrder { work, parts, inputs } = order;
+        let packed = tokio::task::spawn_blocking(move || payload::pack(&inputs)).await;
+        let (blobs, memory): (Vec<BlobFacts>, _) = packed
+            .map_err(std::io::Error::other)
+            .flatten()
+            .map_err(|error| self.failed(format!("the inputs have no memory to travel in: {error}")))?;
+        let command = Box::new(move |call| Command::Run { call, work, parts, blobs });
+        let begun = Step::At(RunStep { phase: RunPhase::Preparing, done: 0, total: 0 });
+        let (report, reported) = watch::channel(begun);
+        let told = |step| match step {
+            Step::At(step) => progress(step),
+            Step::Copied(_) | Step::Stopping => {}
+        };
+        match self.carried_out(command, memory, (report, reported), told, (CANCEL_GRACE, cancel)).await? {
+            Done::Ran(ran) => {
+                let outputs = Payload::open(ran.blobs, ran.memory.as_ref())
+                    .map_err(|error| self.failed(format!("the outputs cannot be read: {error}")))?;
+                Ok(Ran { facts: ran.facts, outputs })
+            }
+            other => Err(self.unexpected(&other)),
+        }
+    }
+}

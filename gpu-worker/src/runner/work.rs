@@ -1,0 +1,107 @@
+//! What the engine of a runner is asked to do: the words between an executor and the models.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use shared::job::engine::{EncoderOutput, ImageFormat, LatentSample, VaeSettings};
+
+/// Name of the safetensors payload that a run takes: latents, inputs of a UNet, first noise.
+pub const TENSORS: &str = "tensors";
+/// Name of the payload of an image.
+pub const IMAGE: &str = "image";
+
+/// A run. Parts are named by their slot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Work {
+    /// Latents (`latents` in [`TENSORS`]) to images.
+    VaeDecode {
+        /// The VAE.
+        vae: PartFacts,
+        /// As the request says.
+        settings: VaeSettings,
+        /// What is left.
+        format: ImageFormat,
+    },
+    /// An image ([`IMAGE`], or `image` in [`TENSORS`]) to latents.
+    VaeEncode {
+        /// The VAE.
+        vae: PartFacts,
+        /// As the request says.
+        settings: VaeSettings,
+        /// What of the distribution.
+        sample: LatentSample,
+        /// Of a sample.
+        seed: u64,
+    },
+    /// Prompts to states.
+    EncodeText {
+        /// In the order of the model.
+        encoders: Vec<EncoderFacts>,
+        /// As the request says.
+        text: TextWork,
+    },
+    /// One prediction: `sample`, `timestep`, `encoder_hidden_states` and for SDXL `text_embeds`, `time_ids` in [`TENSORS`].
+    UnetStep {
+        /// The UNet.
+        unet: PartFacts,
+        /// Inputs are pairs, which it combines.
+        guidance_scale: Option<f64>,
+    },
+}
+
+/// What is known of a part beside its tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartFacts {
+    /// Names it among the run's parts.
+    pub slot: String,
+    /// Its kind in the catalogue.
+    pub kind: String,
+    /// The family, as detected or corrected by the operator; none while it is unknown.
+    pub base: Option<String>,
+    /// The operator's or the folder's `config.json`.
+    pub config: Option<Value>,
+}
+
+/// A text encoder with its tokenizer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EncoderFacts {
+    /// The encoder.
+    pub part: PartFacts,
+    /// Where its tokens come from.
+    pub tokenizer: TokenizerSource,
+}
+
+/// Where tokens come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenizerSource {
+    /// A folder of the model.
+    Folder {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// The CLIP vocabulary that comes with us.
+    Shipped {
+        /// Whether it pads with id 0, as second encoders do.
+        pads_with_zero: bool,
+    },
+}
+
+/// What is made of prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TextWork {
+    /// One row each.
+    pub prompts: Vec<String>,
+    /// Encoded to as many chunks.
+    pub negative: Option<String>,
+    /// Layers left out beyond what the family leaves out.
+    pub clip_skip: u32,
+    /// Parentheses are weights.
+    pub weights: bool,
+    /// Longest prompt.
+    pub max_chunks: u32,
+    /// What is left; all that there is when empty.
+    pub outputs: Vec<EncoderOutput>,
+}
