@@ -4,7 +4,10 @@
 
 mod text_encoder;
 mod unet;
+mod vae;
 pub mod values;
+
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -13,7 +16,7 @@ use crate::{
     error::EngineError,
     runtime::{Control, Runtime},
     statistics::Statistics,
-    tensor::Tensor,
+    tensor::{Tensor, elements},
     weights::Weights,
 };
 
@@ -80,13 +83,14 @@ pub struct Output {
 /// Weights that are missing or have another shape than the config says; [`EngineError::Cancelled`]; what ONNX Runtime
 /// answers. Values that are no numbers are no error: the report says so.
 pub fn check(
-    runtime: &Runtime,
+    runtime: &Arc<Runtime>,
     component: &Component<'_>,
     weights: Weights,
     control: &Control,
 ) -> Result<Forward, EngineError> {
     let report = match component.kind {
         "unet" => unet::check(runtime, component, weights, control),
+        "vae" => vae::check(runtime, component, weights, control),
         "text_encoder" | "text_encoder_2" if !is_t5(component, &weights) => {
             text_encoder::check(runtime, component, weights, control)
         }
@@ -113,6 +117,11 @@ fn why_not(kind: &str) -> &'static str {
 fn is_t5(component: &Component<'_>, weights: &Weights) -> bool {
     let told = component.config.and_then(|config| config.get("model_type")).and_then(Value::as_str);
     told.is_some_and(|model| model.starts_with("t5")) || weights.get("shared.weight").is_some()
+}
+
+/// An input of variance 1 that follows from its name.
+fn made(name: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
+    Tensor::f32(shape, values::spread(name, elements(shape).unwrap_or_default()))
 }
 
 fn report(architecture: &'static str, inputs: &[(&str, &Tensor)], outputs: &[(&str, &Tensor)]) -> ForwardReport {

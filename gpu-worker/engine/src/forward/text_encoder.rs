@@ -1,5 +1,7 @@
 //! A text encoder's smallest run: one prompt of a few tokens.
 
+use std::sync::Arc;
+
 use super::{Component, ForwardReport, report, values::uniform};
 use crate::{
     arch::clip::{Config, EndOfText, Role},
@@ -14,7 +16,7 @@ use crate::{
 const WORDS: usize = 12;
 
 pub(super) fn check(
-    runtime: &Runtime,
+    runtime: &Arc<Runtime>,
     component: &Component<'_>,
     weights: Weights,
     control: &Control,

@@ -1,12 +1,14 @@
 //! A UNet's smallest run: the fewest pixels that all its levels divide, one prompt.
 
-use super::{Component, ForwardReport, report, values::spread};
+use std::sync::Arc;
+
+use super::{Component, ForwardReport, made, report};
 use crate::{
     arch::unet2d::Config,
     error::EngineError,
     models::{Added, Conditions, Unet},
     runtime::{Control, Runtime},
-    tensor::{Tensor, elements},
+    tensor::Tensor,
     weights::Weights,
 };
 
@@ -19,7 +21,7 @@ const SIZES: [f32; 6] = [512.0, 512.0, 0.0, 0.0, 512.0, 512.0];
 const REFINER: [f32; 5] = [512.0, 512.0, 0.0, 0.0, 6.0];
 
 pub(super) fn check(
-    runtime: &Runtime,
+    runtime: &Arc<Runtime>,
     component: &Component<'_>,
     weights: Weights,
     control: &Control,
@@ -39,10 +41,6 @@ pub(super) fn check(
         inputs.extend([("text_embeds", text_embeds), ("time_ids", time_ids)]);
     }
     Ok(report("UNet2DConditionModel", &inputs, &[("out_sample", &prediction)]))
-}
-
-fn made(name: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
-    Tensor::f32(shape, spread(name, elements(shape).unwrap_or_default()))
 }
 
 /// Pooled text and sizes, as many of each as the UNet's width for them leaves room for.

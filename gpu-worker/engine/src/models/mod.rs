@@ -3,6 +3,7 @@
 //! A model holds its weights' memory for as long as it lives; its session is shared with every model of the same graph.
 
 mod rows;
+mod run;
 mod text_encoder;
 mod unet;
 pub mod vae;

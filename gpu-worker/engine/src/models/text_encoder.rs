@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use super::run::{is_converted, run_learning};
 use crate::{
     arch::clip::{Config, EndOfText},
     error::EngineError,
-    runtime::{Control, Runtime, Session},
+    graph::Emitted,
+    runtime::{Control, Runtime},
     statistics::check_finite,
     tensor::Tensor,
     weights::Weights,
@@ -49,8 +51,10 @@ pub struct TextStates {
 #[derive(Debug)]
 pub struct TextEncoder {
     config: Config,
-    session: Arc<Session>,
+    runtime: Arc<Runtime>,
+    emitted: Emitted,
     weights: Weights,
+    is_converted: bool,
 }
 
 impl TextEncoder {
@@ -58,15 +62,22 @@ impl TextEncoder {
     ///
     /// # Errors
     /// Weights that are missing or have another shape than the config says; what ONNX Runtime refuses.
-    pub fn new(runtime: &Runtime, config: Config, weights: Weights) -> Result<Self, EngineError> {
+    pub fn new(runtime: &Arc<Runtime>, config: Config, weights: Weights) -> Result<Self, EngineError> {
         let emitted = config.emit(runtime.options().provider, &weights)?;
-        let session = runtime.session(&emitted)?;
-        Ok(Self { config, session, weights })
+        // compiled now, so that what the library refuses is told here
+        runtime.session(&emitted)?;
+        let is_converted = is_converted(&weights);
+        Ok(Self { config, runtime: Arc::clone(runtime), emitted, weights, is_converted })
     }
 
     /// Its config.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Bytes that a run of `batch` prompts takes beside the weights: measured before, or supposed.
+    pub fn estimate(&self, batch: usize) -> u64 {
+        self.runtime.memory_factor(&self.emitted).bytes(self.config.largest_bytes(batch, self.is_converted))
     }
 
     /// Encodes prompts, each [`Config::positions`] ids long with its marks and padding.
@@ -106,7 +117,8 @@ impl TextEncoder {
         let ends = Tensor::i64(&[prompts.len(), 1], ends)?;
         let layer = Tensor::i64(&[1], vec![layer])?;
         let inputs = [("input_ids", &ids), ("end", &ends), ("layer", &layer)];
-        let outputs = self.session.run(&self.weights, &inputs, control)?;
+        let largest = self.config.largest_bytes(prompts.len(), self.is_converted);
+        let outputs = run_learning(&self.runtime, &self.emitted, &self.weights, &inputs, largest, control)?;
         let names = ["last", "hidden", "normed", "pooled", "projected"];
         let unwanted = if options.is_normed { "hidden" } else { "normed" };
         Ok(names.into_iter().zip(outputs).filter(|(name, _)| *name != unwanted).collect())

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use super::rows;
+use super::{
+    rows,
+    run::{is_converted, run_learning},
+};
 use crate::{
     arch::unet2d::Config,
     error::EngineError,
-    runtime::{Control, Runtime, Session},
+    graph::Emitted,
+    runtime::{Control, Runtime},
     statistics::check_finite,
     tensor::Tensor,
     weights::Weights,
@@ -43,8 +47,10 @@ pub struct Pair {
 #[derive(Debug)]
 pub struct Unet {
     config: Config,
-    session: Arc<Session>,
+    runtime: Arc<Runtime>,
+    emitted: Emitted,
     weights: Weights,
+    is_converted: bool,
 }
 
 impl Unet {
@@ -52,15 +58,31 @@ impl Unet {
     ///
     /// # Errors
     /// Weights that are missing or have another shape than the config says; what ONNX Runtime refuses.
-    pub fn new(runtime: &Runtime, config: Config, weights: Weights) -> Result<Self, EngineError> {
+    pub fn new(runtime: &Arc<Runtime>, config: Config, weights: Weights) -> Result<Self, EngineError> {
         let emitted = config.emit(runtime.options().provider, &weights)?;
-        let session = runtime.session(&emitted)?;
-        Ok(Self { config, session, weights })
+        // compiled now, so that what the library refuses is told here
+        runtime.session(&emitted)?;
+        let is_converted = is_converted(&weights);
+        Ok(Self { config, runtime: Arc::clone(runtime), emitted, weights, is_converted })
     }
 
     /// Its config.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Bytes that a run over samples of this shape with `tokens` of text takes beside the weights: measured before, or
+    /// supposed.
+    pub fn estimate(&self, sample: &[usize], tokens: usize) -> u64 {
+        self.runtime.memory_factor(&self.emitted).bytes(self.largest_bytes(sample, tokens))
+    }
+
+    fn largest_bytes(&self, sample: &[usize], tokens: usize) -> u64 {
+        match *sample {
+            [batch, _, height, width] => self.config.largest_bytes(batch, height, width, tokens, self.is_converted),
+            // not a sample: the run says so
+            _ => 0,
+        }
     }
 
     /// Predicts for `sample`, F32 \[batch, channels, height, width\] (already scaled as the sampler wants it), at `timestep`:
@@ -108,10 +130,11 @@ impl Unet {
     }
 
     fn fits_twice(&self, sample: &Tensor, conditions: &Conditions<'_>, memory_bytes: Option<u64>) -> bool {
-        let tokens = conditions.encoder_hidden_states.shape.get(1).copied().unwrap_or_default();
-        let [batch, _, height, width] = *sample.shape.as_slice() else { return false };
-        let needed = self.config.run_bytes(batch.saturating_mul(2), height, width, tokens);
-        memory_bytes.is_none_or(|bound| needed <= bound)
+        let mut shape = sample.shape.clone();
+        if let Some(batch) = shape.first_mut() {
+            *batch = batch.saturating_mul(2);
+        }
+        memory_bytes.is_none_or(|bound| self.estimate(&shape, tokens(conditions)) <= bound)
     }
 
     /// The prediction as it comes, numbers or not.
@@ -132,7 +155,8 @@ impl Unet {
         if let Some(added) = conditions.added {
             inputs.extend([("text_embeds", added.text_embeds), ("time_ids", added.time_ids)]);
         }
-        let outputs = self.session.run(&self.weights, &inputs, control)?;
+        let largest = self.largest_bytes(&sample.shape, tokens(conditions));
+        let outputs = run_learning(&self.runtime, &self.emitted, &self.weights, &inputs, largest, control)?;
         let nothing = || EngineError::Onnx { what: "predicting", answer: "no output".to_owned() };
         outputs.into_iter().next().ok_or_else(nothing)
     }
@@ -160,6 +184,10 @@ impl Unet {
             }
         }
     }
+}
+
+fn tokens(conditions: &Conditions<'_>) -> usize {
+    conditions.encoder_hidden_states.shape.get(1).copied().unwrap_or_default()
 }
 
 /// Both conditions behind each other, the unconditional first.

@@ -1,5 +1,7 @@
 //! CLIP text encoders against transformers.
 
+use std::sync::Arc;
+
 use engine::{
     Control, ElementType, EngineError, Tensor, Weights,
     arch::clip::{Config, Role},
@@ -43,7 +45,7 @@ fn close(golden: &Golden, found: &TextStates, hidden: &str) {
 
 #[test]
 fn states_are_those_of_transformers_at_every_layer() {
-    let Some(runtime) = runtime() else { return };
+    let Some(runtime) = runtime().map(Arc::new) else { return };
     for (name, is_projected) in [("clip-l", false), ("clip-l-old", false), ("clip-h", false), ("clip-g", true)] {
         let golden = Golden::open(name);
         let config = config(&golden);
@@ -64,7 +66,7 @@ fn states_are_those_of_transformers_at_every_layer() {
 
 #[test]
 fn weights_of_16_bits_give_what_their_values_give_in_32() {
-    let Some(runtime) = runtime() else { return };
+    let Some(runtime) = runtime().map(Arc::new) else { return };
     let golden = Golden::open("clip-g");
     let config = config(&golden);
     let encode = |rounding, dtype| {
@@ -92,7 +94,7 @@ fn a_config_is_inferred_from_the_tensors() {
 
 #[test]
 fn prompts_that_cannot_be_encoded_are_refused_before_a_run() {
-    let Some(runtime) = runtime() else { return };
+    let Some(runtime) = runtime().map(Arc::new) else { return };
     let golden = Golden::open("clip-l");
     let config = config(&golden);
     let weights = made::plain(&config.tensors());

@@ -1,5 +1,7 @@
 //! The small real run of a component that `validate --level forward` makes.
 
+use std::{fs, sync::Arc};
+
 use engine::{
     Control, ElementType, EngineError, Runtime, Weights,
     arch::{clip, unet2d},
@@ -7,9 +9,13 @@ use engine::{
 };
 use serde_json::Value;
 
-use crate::{golden::Golden, made, support::runtime};
+use crate::{
+    golden::Golden,
+    made,
+    support::{golden_path, runtime, synthetic},
+};
 
-fn ran(runtime: &Runtime, kind: &str, base: &str, config: Option<&Value>, weights: Weights) -> ForwardReport {
+fn ran(runtime: &Arc<Runtime>, kind: &str, base: &str, config: Option<&Value>, weights: Weights) -> ForwardReport {
     let component = Component { kind, base: Some(base), config };
     match check(runtime, &component, weights, &Control::default()).unwrap() {
         Forward::Ran(report) => report,
@@ -23,7 +29,7 @@ fn names(report: &ForwardReport) -> Vec<&str> {
 
 #[test]
 fn unets_and_text_encoders_run_with_and_without_a_config() {
-    let Some(runtime) = runtime() else { return };
+    let Some(runtime) = runtime().map(Arc::new) else { return };
     for (name, base) in [("sd15", "sd15"), ("sdxl", "sdxl"), ("refiner", "sdxl-refiner"), ("uneven", "sd15")] {
         let golden = Golden::open(&format!("unet-{name}"));
         let weights = made::plain(&unet2d::Config::from_json(&golden.config).unwrap().tensors());
@@ -44,8 +50,21 @@ fn unets_and_text_encoders_run_with_and_without_a_config() {
 }
 
 #[test]
+fn vaes_run_in_both_directions() {
+    let Some(runtime) = runtime().map(Arc::new) else { return };
+    let cases: Value = serde_json::from_str(&fs::read_to_string(golden_path("vae.json")).unwrap()).unwrap();
+    for (name, architecture) in [("kl4", "AutoencoderKL"), ("kl16", "AutoencoderKL"), ("tiny", "AutoencoderTiny")] {
+        let case = &cases[name];
+        let weights = synthetic(&case["tensors"], ElementType::F32);
+        let report = ran(&runtime, "vae", "sd15", Some(&case["config"]), weights);
+        assert_eq!((names(&report), report.architecture), (vec!["decoded", "encoded"], architecture));
+        assert!(report.is_finite && report.outputs.iter().all(|output| output.statistics.std > 0.0), "{name}");
+    }
+}
+
+#[test]
 fn weights_that_are_no_numbers_are_reported_not_refused() {
-    let Some(runtime) = runtime() else { return };
+    let Some(runtime) = runtime().map(Arc::new) else { return };
     let golden = Golden::open("unet-sd15");
     let mut weights = made::plain(&unet2d::Config::from_json(&golden.config).unwrap().tensors());
     weights
@@ -59,7 +78,7 @@ fn weights_that_are_no_numbers_are_reported_not_refused() {
 
 #[test]
 fn what_cannot_be_run_says_why() {
-    let Some(runtime) = runtime() else { return };
+    let Some(runtime) = runtime().map(Arc::new) else { return };
     let unsupported = |kind: &str, config: Option<&Value>| {
         let component = Component { kind, base: None, config };
         match check(&runtime, &component, Weights::new(), &Control::default()).unwrap() {
@@ -77,7 +96,7 @@ fn what_cannot_be_run_says_why() {
 
 #[test]
 fn a_tensor_that_is_missing_is_an_error() {
-    let Some(runtime) = runtime() else { return };
+    let Some(runtime) = runtime().map(Arc::new) else { return };
     let golden = Golden::open("unet-sd15");
     let component = Component { kind: "unet", base: None, config: Some(&golden.config) };
     let error = check(&runtime, &component, Weights::new(), &Control::default()).unwrap_err();

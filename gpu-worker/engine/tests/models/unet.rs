@@ -1,5 +1,7 @@
 //! UNets against diffusers.
 
+use std::sync::Arc;
+
 use engine::{
     Control, ElementType, EngineError, Runtime, Tensor, Weights,
     arch::unet2d::Config,
@@ -43,7 +45,7 @@ impl Case {
         Conditions { encoder_hidden_states: &self.states, added }
     }
 
-    fn unet(&self, runtime: &Runtime, weights: Weights) -> Unet {
+    fn unet(&self, runtime: &Arc<Runtime>, weights: Weights) -> Unet {
         Unet::new(runtime, self.config.clone(), weights).unwrap()
     }
 
@@ -58,7 +60,7 @@ impl Case {
 
 #[test]
 fn predictions_are_those_of_diffusers() {
-    let Some(runtime) = runtime() else { return };
+    let Some(runtime) = runtime().map(Arc::new) else { return };
     for name in ALL {
         let case = Case::open(name);
         let unet = case.unet(&runtime, made::plain(&case.config.tensors()));
@@ -72,7 +74,7 @@ fn predictions_are_those_of_diffusers() {
 
 #[test]
 fn weights_of_16_bits_give_what_their_values_give_in_32() {
-    let Some(runtime) = runtime() else { return };
+    let Some(runtime) = runtime().map(Arc::new) else { return };
     let case = Case::open("sdxl");
     let tensors = case.config.tensors();
     for dtype in [ElementType::F16, ElementType::Bf16] {
@@ -84,7 +86,7 @@ fn weights_of_16_bits_give_what_their_values_give_in_32() {
 
 #[test]
 fn projections_are_read_as_matrices_and_as_convolutions() {
-    let Some(runtime) = runtime() else { return };
+    let Some(runtime) = runtime().map(Arc::new) else { return };
     let case = Case::open("sd15");
     assert!(!case.config.has_linear_projection);
     let mut weights = made::plain(&case.config.tensors());
@@ -101,7 +103,7 @@ fn projections_are_read_as_matrices_and_as_convolutions() {
 
 #[test]
 fn a_pair_is_the_same_in_one_run_and_in_two() {
-    let Some(runtime) = runtime() else { return };
+    let Some(runtime) = runtime().map(Arc::new) else { return };
     let case = Case::open("refiner");
     let unet = case.unet(&runtime, made::plain(&case.config.tensors()));
     let other_states = made::input("other", &case.states.shape);
@@ -120,8 +122,21 @@ fn a_pair_is_the_same_in_one_run_and_in_two() {
 }
 
 #[test]
+fn a_run_that_was_measured_corrects_the_estimate() {
+    let Some(runtime) = runtime().map(Arc::new) else { return };
+    let case = Case::open("sd15");
+    let unet = case.unet(&runtime, made::plain(&case.config.tensors()));
+    let supposed = unet.estimate(&case.sample.shape, 11);
+    assert!(unet.estimate(&[4, 4, 16, 16], 11) > supposed);
+    case.predict(&unet, 1);
+    let learned = runtime.estimator();
+    assert_eq!(learned.factors().len(), 1);
+    assert_ne!(unet.estimate(&case.sample.shape, 11), supposed);
+}
+
+#[test]
 fn twenty_fine_tunes_share_one_session_and_keep_their_own_weights() {
-    let Some(runtime) = runtime() else { return };
+    let Some(runtime) = runtime().map(Arc::new) else { return };
     let case = Case::open("sd15");
     let tensors = case.config.tensors();
     let tuned = |number: usize| {
@@ -141,7 +156,7 @@ fn twenty_fine_tunes_share_one_session_and_keep_their_own_weights() {
 
 #[test]
 fn inputs_that_do_not_fit_are_named_before_a_run() {
-    let Some(runtime) = runtime() else { return };
+    let Some(runtime) = runtime().map(Arc::new) else { return };
     let case = Case::open("sdxl");
     let unet = case.unet(&runtime, made::plain(&case.config.tensors()));
     let (text, ids) = case.added.as_ref().unwrap();
@@ -171,7 +186,7 @@ fn inputs_that_do_not_fit_are_named_before_a_run() {
 
 #[test]
 fn values_that_are_no_numbers_are_an_error_that_counts_them() {
-    let Some(runtime) = runtime() else { return };
+    let Some(runtime) = runtime().map(Arc::new) else { return };
     let case = Case::open("sd15");
     let mut weights = made::plain(&case.config.tensors());
     weights.insert("conv_out.bias", made::weight(&[4], &[0.0, f32::NAN, 0.0, 0.0], ElementType::F32)).unwrap();

@@ -113,15 +113,14 @@ fn select(g: &mut Graph<'_>, states: &[V], layer: V) -> V {
 }
 
 impl Config {
-    /// An upper estimate of the bytes that a run of `batch` prompts takes for its values: the states of every layer twice
-    /// (as they are, and behind each other), and one layer's own.
+    /// Bytes of the largest value of a run of `batch` prompts: the states of all layers behind each other. With
+    /// `is_converted`, weights are stored in fewer bits than 32 and the largest of them counts as well.
     #[must_use]
-    pub fn run_bytes(&self, batch: usize) -> u64 {
+    pub fn largest_bytes(&self, batch: usize, is_converted: bool) -> u64 {
         let size = |side: usize| u64::try_from(side).unwrap_or(u64::MAX);
-        let states = size(self.layers).saturating_add(2).saturating_mul(2).saturating_mul(size(self.width));
-        let layer = size(self.width).saturating_mul(8).saturating_add(size(self.inner).saturating_mul(3));
         let rows = size(batch).saturating_mul(size(self.positions));
-        let largest = size(self.width).saturating_mul(size(self.inner)).saturating_mul(2);
-        rows.saturating_mul(states.saturating_add(layer)).saturating_add(largest).saturating_mul(4)
+        let states = size(self.layers).saturating_add(1).saturating_mul(size(self.width)).saturating_mul(rows);
+        let weight = if is_converted { size(self.width).saturating_mul(size(self.inner)) } else { 0 };
+        states.max(weight).saturating_mul(4)
     }
 }

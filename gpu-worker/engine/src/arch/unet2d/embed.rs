@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn frequencies_are_rounded_as_torch_rounds_them() {
         // `torch.exp(-math.log(10000) * torch.arange(4) / 4)`
-        assert_eq!(frequencies(4, 0.0), [1.0, 0.099_999_994, 0.01, 0.000_999_999_93]);
+        assert_eq!(frequencies(4, 0.0), [1.0, 0.099_999_994, 0.01, 0.000_999_999_9]);
         // with a shift of one the last is the longest period itself
         assert_eq!(frequencies(3, 1.0), [1.0, 0.01, 0.000_099_999_99]);
     }

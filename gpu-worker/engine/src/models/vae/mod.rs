@@ -4,6 +4,7 @@ mod geometry;
 mod images;
 mod plan;
 mod posterior;
+mod raw;
 mod settings;
 mod tiling;
 
