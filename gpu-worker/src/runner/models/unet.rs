@@ -32,10 +32,10 @@ pub(super) fn step(bench: &Bench<'_>, facts: &PartFacts, guidance_scale: Option<
     let timestep = given.number("timestep")?;
     let conditions = conditions(&given)?;
     let tokens = conditions.encoder_hidden_states.shape.get(1).copied().unwrap_or_default();
-    let [batch, _, height, width] = *sample.shape.as_slice() else {
+    if sample.shape.len() != 4 {
         return Err(wrong("sample", format!("{:?}", sample.shape), "four sides").into());
-    };
-    let needed_bytes = unet.config().run_bytes(batch, height, width, tokens);
+    }
+    let needed_bytes = unet.estimate(&sample.shape, tokens);
     bench.must_fit(needed_bytes)?;
     bench.at(RunPhase::Denoising, 0, 1);
     let control = bench.control(RunPhase::Denoising);
