@@ -66,6 +66,15 @@ pub enum WorkError {
         #[source]
         source: model_formats::FormatError,
     },
+    /// The file of a LoRA cannot be applied to anything.
+    #[error("LoRA `{lora}` cannot be applied")]
+    Lora {
+        /// The model's name.
+        lora: String,
+        /// What is wrong with it.
+        #[source]
+        source: engine::lora::LoraError,
+    },
     /// A side-car or copy was not written.
     #[error("it was not written")]
     Write(#[from] WriteError),
@@ -177,6 +186,7 @@ impl Classify for WorkError {
             Self::NothingToLoad { .. } | Self::NoPart { .. } | Self::NoExecutor(_) => ErrorCode::Unsupported,
             Self::Changed { .. } => ErrorCode::Corrupt,
             Self::Format { source, .. } => format_code(source),
+            Self::Lora { source, .. } => source.code(),
             Self::Write(error) => write_code(error),
             Self::MetadataChanged { .. } => ErrorCode::Precondition,
             Self::NotCopied { .. } => ErrorCode::Unsupported,

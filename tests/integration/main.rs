@@ -21,6 +21,7 @@ mod fine_tunes;
 mod hashes;
 mod hung_disk;
 mod leadership;
+mod loras;
 mod lost_workers;
 mod main_job;
 mod memory;

@@ -112,6 +112,7 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
             let model = args.model.to_string();
             Wanted::Benchmark { args: args.with_model(model), target }
         }
+        JobSpec::LoraCheck(args) => again(EngineArgs::LoraCheck(args), target),
         JobSpec::Optimize(args) => {
             let target = args.device.clone().map_or(target, Target::Device);
             Wanted::Optimize { args, target }

@@ -181,6 +181,7 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
         JobKind::Tokenize => run(EngineArgs::Tokenize(parse_value("args", args)?), "/args", target)?,
         JobKind::Generate => run(EngineArgs::Generate(parse_value("args", args)?), "/args", target)?,
         JobKind::Benchmark => benchmark(parse_value("args", args)?, "/args", target)?,
+        JobKind::LoraCheck => run(EngineArgs::LoraCheck(parse_value("args", args)?), "/args", target)?,
         JobKind::CacheRemove => Wanted::CacheRemove { what: what(parse_value("args", args)?)?, target },
     };
     Ok(Order {

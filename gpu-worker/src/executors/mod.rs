@@ -6,6 +6,7 @@ mod engine;
 mod hash;
 mod keep;
 mod load;
+mod lora_check;
 mod metadata_write;
 mod model;
 mod optimize;
@@ -54,5 +55,6 @@ pub async fn execute(agent: &Arc<Agent>, spec: JobSpec, attempt: &Attempt) -> Re
         spec @ (JobSpec::Tokenize(_) | JobSpec::Generate(_) | JobSpec::Benchmark(_)) => {
             Err(WorkError::NoExecutor(spec.kind()))
         }
+        JobSpec::LoraCheck(args) => lora_check::run(agent, args, attempt).await,
     }
 }

@@ -165,7 +165,8 @@ fn presence(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<
         | JobKind::EncodeText
         | JobKind::UnetStep
         | JobKind::Generate
-        | JobKind::Tokenize => {
+        | JobKind::Tokenize
+        | JobKind::LoraCheck => {
             let on_disk =
                 |model: &ModelId| snapshot.locations.get(model).is_some_and(|hosts| hosts.contains(place.host_name));
             let there = job.model.iter().chain(&job.other_models).all(on_disk);

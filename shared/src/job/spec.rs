@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     benchmark::BenchmarkArgs,
     engine::{
-        EncodeTextArgs, EngineArgs, GenerateArgs, Input, TokenizeArgs, UnetStepArgs, VaeDecodeArgs, VaeEncodeArgs,
+        EncodeTextArgs, EngineArgs, GenerateArgs, Input, LoraCheckArgs, TokenizeArgs, UnetStepArgs, VaeDecodeArgs,
+        VaeEncodeArgs,
     },
     keep::{Keep, KeepAlive},
     validate::{ValidateArgs, ValidateLevel},
@@ -74,11 +75,13 @@ pub enum JobKind {
     Generate,
     /// Measure a model.
     Benchmark,
+    /// What a LoRA would do to a base.
+    LoraCheck,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Scan,
         Self::Load,
         Self::Unload,
@@ -96,6 +99,7 @@ impl JobKind {
         Self::Tokenize,
         Self::Generate,
         Self::Benchmark,
+        Self::LoraCheck,
     ];
 
     /// The stable name.
@@ -118,6 +122,7 @@ impl JobKind {
             Self::Tokenize => "tokenize",
             Self::Generate => "generate",
             Self::Benchmark => "benchmark",
+            Self::LoraCheck => "lora_check",
         }
     }
 
@@ -140,7 +145,8 @@ impl JobKind {
             | Self::Validate
             | Self::MetadataWrite
             | Self::Optimize
-            | Self::Tokenize => Lane::Host,
+            | Self::Tokenize
+            | Self::LoraCheck => Lane::Host,
         }
     }
 
@@ -164,7 +170,8 @@ impl JobKind {
             | Self::Hash
             | Self::MetadataWrite
             | Self::Optimize
-            | Self::Tokenize => false,
+            | Self::Tokenize
+            | Self::LoraCheck => false,
         }
     }
 }
@@ -347,6 +354,8 @@ pub enum JobSpec {
     Generate(GenerateArgs),
     /// See [`JobKind::Benchmark`].
     Benchmark(BenchmarkArgs),
+    /// See [`JobKind::LoraCheck`].
+    LoraCheck(LoraCheckArgs),
 }
 
 /// Arguments in the database that this build cannot read: fails that job, never the queue.
@@ -386,6 +395,7 @@ impl JobSpec {
             Self::Tokenize(_) => JobKind::Tokenize,
             Self::Generate(_) => JobKind::Generate,
             Self::Benchmark(_) => JobKind::Benchmark,
+            Self::LoraCheck(_) => JobKind::LoraCheck,
         }
     }
 
@@ -420,6 +430,7 @@ impl JobSpec {
             Self::Tokenize(args) => serde_json::to_value(args),
             Self::Generate(args) => serde_json::to_value(args),
             Self::Benchmark(args) => serde_json::to_value(args),
+            Self::LoraCheck(args) => serde_json::to_value(args),
         }
     }
 
@@ -455,6 +466,7 @@ impl JobSpec {
             Self::UnetStep(args) => Some(args.model),
             Self::Tokenize(args) => args.model,
             Self::Generate(args) => Some(args.model),
+            Self::LoraCheck(args) => Some(args.lora),
         }
     }
 
@@ -467,6 +479,7 @@ impl JobSpec {
             Self::UnetStep(args) => EngineArgs::UnetStep(args),
             Self::Tokenize(args) => EngineArgs::Tokenize(args),
             Self::Generate(args) => EngineArgs::Generate(args),
+            Self::LoraCheck(args) => EngineArgs::LoraCheck(args),
             _ => return None,
         })
     }
@@ -514,7 +527,8 @@ impl JobSpec {
             | Self::EncodeText(_)
             | Self::UnetStep(_)
             | Self::Tokenize(_)
-            | Self::Generate(_) => return self.engine_key(target),
+            | Self::Generate(_)
+            | Self::LoraCheck(_) => return self.engine_key(target),
         })
     }
 
@@ -536,6 +550,7 @@ impl From<EngineArgs> for JobSpec {
             EngineArgs::UnetStep(args) => Self::UnetStep(args),
             EngineArgs::Tokenize(args) => Self::Tokenize(args),
             EngineArgs::Generate(args) => Self::Generate(args),
+            EngineArgs::LoraCheck(args) => Self::LoraCheck(args),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use half::{bf16, f16};
+use shared::error::{Classify, ErrorCode};
 
 use super::{
     part::{Part, split},
@@ -73,6 +74,15 @@ pub enum LoraError {
         /// The tensor.
         tensor: String,
     },
+}
+
+impl Classify for LoraError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::NoLora { .. } | Self::Flavour { .. } => ErrorCode::Unsupported,
+            _ => ErrorCode::Corrupt,
+        }
+    }
 }
 
 /// A factor in 32-bit floats.

@@ -8,6 +8,7 @@
 //! 2309.14859), DoRA (arXiv 2402.09353).
 
 mod dense;
+mod estimate;
 mod file;
 mod kernel;
 mod matching;
@@ -19,6 +20,7 @@ mod stack;
 #[cfg(test)]
 mod tests;
 
+pub use estimate::estimate;
 pub use file::{Lora, LoraError, LoraTensor, Module};
 pub use matching::{Fit, Mismatch, Report, match_base};
 pub use merge::{MergeError, merge};

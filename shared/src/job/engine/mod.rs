@@ -5,6 +5,7 @@
 mod faults;
 mod generate;
 mod input;
+mod lora;
 mod role;
 mod seed;
 mod text;
@@ -14,6 +15,7 @@ mod vae;
 pub use faults::Fault;
 pub use generate::{GenerateArgs, Sampler, Schedule};
 pub use input::{ArtifactRef, ImageFormat, Input, check_artifact_name};
+pub use lora::LoraCheckArgs;
 pub use role::Role;
 pub use seed::{SEED_MAX, draw as draw_seed};
 pub use text::{EncodeTextArgs, EncoderOutput, TokenizeArgs};
@@ -38,6 +40,8 @@ pub enum EngineArgs<M = ModelId> {
     Tokenize(TokenizeArgs<M>),
     /// See [`JobKind::Generate`].
     Generate(GenerateArgs<M>),
+    /// See [`JobKind::LoraCheck`].
+    LoraCheck(LoraCheckArgs<M>),
 }
 
 impl<M> EngineArgs<M> {
@@ -50,6 +54,7 @@ impl<M> EngineArgs<M> {
             Self::UnetStep(_) => JobKind::UnetStep,
             Self::Tokenize(_) => JobKind::Tokenize,
             Self::Generate(_) => JobKind::Generate,
+            Self::LoraCheck(_) => JobKind::LoraCheck,
         }
     }
 
@@ -62,6 +67,7 @@ impl<M> EngineArgs<M> {
             Self::UnetStep(args) => args.faults(),
             Self::Tokenize(args) => args.faults(),
             Self::Generate(args) => args.faults(),
+            Self::LoraCheck(_) => Vec::new(),
         }
     }
 
@@ -78,6 +84,7 @@ impl<M> EngineArgs<M> {
                 Some(vae) => vec![("/model", &args.model, Role::WithoutVae), ("/vae", vae, Role::VaeDecoder)],
                 None => vec![("/model", &args.model, Role::Pipeline)],
             },
+            Self::LoraCheck(args) => vec![("/lora", &args.lora, Role::Lora), ("/base", &args.base, Role::LoraBase)],
         }
     }
 
@@ -88,7 +95,7 @@ impl<M> EngineArgs<M> {
             Self::VaeEncode(args) => Some(("/image", &args.image)),
             Self::UnetStep(args) => Some(("/inputs", &args.inputs)),
             Self::Generate(args) => args.noise.as_ref().map(|noise| ("/noise", noise)),
-            Self::EncodeText(_) | Self::Tokenize(_) => None,
+            Self::EncodeText(_) | Self::Tokenize(_) | Self::LoraCheck(_) => None,
         }
     }
 
@@ -127,6 +134,7 @@ impl<M> EngineArgs<M> {
             Self::UnetStep(args) => EngineArgs::UnetStep(args.try_with_models(name)?),
             Self::Tokenize(args) => EngineArgs::Tokenize(args.try_with_models(name)?),
             Self::Generate(args) => EngineArgs::Generate(args.try_with_models(name)?),
+            Self::LoraCheck(args) => EngineArgs::LoraCheck(args.try_with_models(name)?),
         })
     }
 }

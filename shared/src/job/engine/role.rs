@@ -17,6 +17,10 @@ pub enum Role {
     Pipeline,
     /// Its tokenizers, which are files beside the weights.
     Tokenizers,
+    /// It is applied to another model.
+    Lora,
+    /// A LoRA is applied to it.
+    LoraBase,
 }
 
 /// Components of which a model must have one; all that it has take part.
@@ -26,6 +30,9 @@ const DECODER: Group = ("VAE that decodes", &["vae", "vae_decoder"]);
 const ENCODER: Group = ("VAE that encodes", &["vae", "vae_encoder"]);
 const TEXT: Group = ("text encoder", &["text_encoder", "text_encoder_2", "text_encoder_3"]);
 const UNET: Group = ("UNet", &["unet"]);
+const LORA: Group = ("LoRA", &["lora"]);
+const ADAPTED: Group =
+    ("UNet, transformer or text encoder", &["unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3"]);
 
 impl Role {
     /// What a model must have for this: the name of each part, and the kinds of components that can be it.
@@ -38,6 +45,8 @@ impl Role {
             Self::WithoutVae => &[TEXT, UNET],
             Self::Pipeline => &[TEXT, UNET, DECODER],
             Self::Tokenizers => &[],
+            Self::Lora => &[LORA],
+            Self::LoraBase => &[ADAPTED],
         }
     }
 
