@@ -16,6 +16,7 @@ mod cuda;
 mod device;
 pub mod error;
 pub mod forward;
+pub mod generate;
 pub mod graph;
 pub mod images;
 pub mod latents_io;

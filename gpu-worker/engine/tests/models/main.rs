@@ -8,6 +8,7 @@ mod forward;
 mod golden;
 mod layers;
 mod made;
+mod pipeline;
 mod sessions;
 mod support;
 mod unet;
