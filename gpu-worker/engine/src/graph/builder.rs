@@ -1,6 +1,6 @@
 //! The builder: values, operators, weights and constants of one graph.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 
@@ -345,11 +345,13 @@ impl<'s> Graph<'s> {
         if let Some(fault) = self.faults.into_iter().next() {
             return Err(fault);
         }
+        let mut graph = self.graph;
+        conversions_first(&mut graph.node, &self.slots);
         let set = |(domain, version): (&str, i64)| OperatorSetIdProto { domain: domain.to_owned(), version };
         let model = ModelProto {
             ir_version: IR_VERSION,
             producer_name: "modelyard".to_owned(),
-            graph: Some(self.graph),
+            graph: Some(graph),
             opset_import: [("", OPSET), (MICROSOFT, 1)].map(set).to_vec(),
         };
         let model = model.encode_to_vec();
@@ -358,6 +360,17 @@ impl<'s> Graph<'s> {
         let (slots, inputs, outputs) = (self.slots, self.inputs, self.outputs);
         Ok(Emitted { name: self.name, provider: self.provider, model, slots, inputs, outputs, key })
     }
+}
+
+/// Puts the conversions of weights in front. The library runs a node's inputs from the last in the list to the first, so a
+/// weight is converted right before its use; behind its use's other input it would be converted before all that leads
+/// there, and wait.
+fn conversions_first(nodes: &mut [NodeProto], slots: &[Slot]) {
+    let weights: HashSet<&str> = slots.iter().map(|slot| slot.input.as_str()).collect();
+    let is_conversion = |node: &NodeProto| {
+        node.op_type == "Cast" && node.input.first().is_some_and(|input| weights.contains(input.as_str()))
+    };
+    nodes.sort_by_key(|node| !is_conversion(node));
 }
 
 fn sides(shape: &[usize]) -> String {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use engine::{
     Control, ElementType, EngineError, Runtime, Tensor, Weights,
     arch::unet2d::Config,
+    graph::Provider,
     models::{Added, Conditions, Unet},
 };
 
@@ -135,6 +136,25 @@ fn a_run_that_was_measured_corrects_the_estimate() {
 }
 
 #[test]
+fn weights_of_16_bits_are_converted_one_by_one() {
+    let Some(runtime) = runtime().map(Arc::new) else { return };
+    let case = Case::open("sd15");
+    let tensors = case.config.tensors();
+    let peak = |dtype| {
+        let weights = made::weights(&tensors, dtype, dtype);
+        let emitted = case.config.emit(Provider::Cpu, &weights).unwrap();
+        let timestep = Tensor::f32(&[1], vec![1.0]).unwrap();
+        let inputs = [("sample", &case.sample), ("timestep", &timestep), ("encoder_hidden_states", &case.states)];
+        let session = runtime.session(&emitted).unwrap();
+        session.run_measured(&weights, &inputs, &Control::default()).unwrap().peak_bytes.unwrap()
+    };
+    let bytes = |(_, shape): &(String, Vec<usize>)| 4 * shape.iter().product::<usize>() as u64;
+    let (all, largest) = (tensors.iter().map(bytes).sum::<u64>(), tensors.iter().map(bytes).max().unwrap());
+    let more = peak(ElementType::F16) - peak(ElementType::F32);
+    assert!(more <= 3 * largest && 3 * largest < all / 4, "{more} more, {largest} the largest of {all}");
+}
+
+#[test]
 fn twenty_fine_tunes_share_one_session_and_keep_their_own_weights() {
     let Some(runtime) = runtime().map(Arc::new) else { return };
     let case = Case::open("sd15");
@@ -203,7 +223,7 @@ fn a_weight_that_is_missing_is_named() {
     for gone in ["conv_in.bias", "mid_block.resnets.0.conv1.weight", "up_blocks.0.attentions.1.proj_out.weight"] {
         let fewer = facts.iter().filter(|(name, _)| *name != gone);
         let fewer: engine::TensorFacts = fewer.map(|(name, fact)| (name.to_owned(), fact.clone())).collect();
-        let emitted = case.config.emit(engine::graph::Provider::Cpu, &fewer);
+        let emitted = case.config.emit(Provider::Cpu, &fewer);
         match emitted {
             Err(EngineError::MissingWeights { count: 1, first, .. }) => assert_eq!(first, gone),
             // this one has no middle
