@@ -22,6 +22,7 @@ pub mod images;
 pub mod latents_io;
 pub mod lora;
 mod mapped;
+pub mod measure;
 pub mod models;
 pub mod noise;
 pub mod nvml;

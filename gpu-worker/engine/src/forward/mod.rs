@@ -2,8 +2,8 @@
 //!
 //! Inputs follow from their names ([`values`]), so equal weights give equal statistics everywhere.
 
-mod text_encoder;
-mod unet;
+pub(crate) mod text_encoder;
+pub(crate) mod unet;
 mod vae;
 pub mod values;
 
@@ -90,7 +90,7 @@ pub fn check(
 ) -> Result<Forward, EngineError> {
     let report = match component.kind {
         "unet" => unet::check(runtime, component, weights, control),
-        "vae" => vae::check(runtime, component, weights, control),
+        "vae" | "vae_decoder" | "vae_encoder" => vae::check(runtime, component, weights, control),
         "text_encoder" | "text_encoder_2" if !is_t5(component, &weights) => {
             text_encoder::check(runtime, component, weights, control)
         }
@@ -120,7 +120,7 @@ fn is_t5(component: &Component<'_>, weights: &Weights) -> bool {
 }
 
 /// An input of variance 1 that follows from its name.
-fn made(name: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
+pub(crate) fn made(name: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
     Tensor::f32(shape, values::spread(name, elements(shape).unwrap_or_default()))
 }
 

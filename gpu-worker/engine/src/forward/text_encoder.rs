@@ -21,8 +21,7 @@ pub(super) fn check(
     weights: Weights,
     control: &Control,
 ) -> Result<ForwardReport, EngineError> {
-    let role = if component.kind == "text_encoder_2" { Role::Second } else { Role::First };
-    let config = Config::read(component.config, &weights.facts(), role, component.base)?;
+    let config = config(component, &weights)?;
     let prompt = prompt(&config);
     let ids = Tensor::i64(&[1, prompt.len()], prompt.clone())?;
     let encoder = TextEncoder::new(runtime, config, weights)?;
@@ -34,8 +33,14 @@ pub(super) fn check(
     Ok(report("CLIPTextModel", &[("input_ids", &ids)], &outputs))
 }
 
+/// The encoder's config, as told or inferred.
+pub(crate) fn config(component: &Component<'_>, weights: &Weights) -> Result<Config, EngineError> {
+    let role = if component.kind == "text_encoder_2" { Role::Second } else { Role::First };
+    Config::read(component.config, &weights.facts(), role, component.base)
+}
+
 /// Tokens from all over the vocabulary, then end marks to the last position.
-fn prompt(config: &Config) -> Vec<i64> {
+pub(crate) fn prompt(config: &Config) -> Vec<i64> {
     let last = i64::try_from(config.vocabulary.saturating_sub(1)).unwrap_or(i64::MAX);
     let end = match config.end {
         EndOfText::Id(id) => id.clamp(0, last),

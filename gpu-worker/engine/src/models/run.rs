@@ -3,7 +3,7 @@
 use crate::{
     error::EngineError,
     graph::Emitted,
-    runtime::{Control, Runtime},
+    runtime::{Control, Outcome, Runtime},
     tensor::{ElementType, Tensor},
     weights::Weights,
 };
@@ -19,13 +19,13 @@ pub(super) fn run_learning(
     inputs: &[(&str, &Tensor)],
     largest_bytes: u64,
     control: &Control,
-) -> Result<Vec<Tensor>, EngineError> {
+) -> Result<Outcome, EngineError> {
     let session = runtime.session(emitted)?;
     let outcome = session.run_measured(weights, inputs, control)?;
     if let Some(peak_bytes) = outcome.peak_bytes {
         runtime.learn_memory(emitted, largest_bytes, peak_bytes);
     }
-    Ok(outcome.outputs)
+    Ok(outcome)
 }
 
 /// Whether any weight is stored otherwise than it is computed with, so that a run holds converted copies.

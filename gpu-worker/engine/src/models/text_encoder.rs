@@ -7,7 +7,7 @@ use crate::{
     arch::clip::{Config, EndOfText},
     error::EngineError,
     graph::Emitted,
-    runtime::{Control, Runtime},
+    runtime::{Control, Outcome, Runtime},
     statistics::check_finite,
     tensor::Tensor,
     weights::Weights,
@@ -111,6 +111,19 @@ impl TextEncoder {
         options: EncodeOptions,
         control: &Control,
     ) -> Result<Vec<(&'static str, Tensor)>, EngineError> {
+        let outcome = self.run_measured(prompts, options, control)?;
+        let names = ["last", "hidden", "normed", "pooled", "projected"];
+        let unwanted = if options.is_normed { "hidden" } else { "normed" };
+        Ok(names.into_iter().zip(outcome.outputs).filter(|(name, _)| *name != unwanted).collect())
+    }
+
+    /// All outputs, in the graph's order, with what memory it took.
+    pub(crate) fn run_measured(
+        &self,
+        prompts: &[Vec<i64>],
+        options: EncodeOptions,
+        control: &Control,
+    ) -> Result<Outcome, EngineError> {
         let layer = self.layer(options)?;
         let ids = self.ids(prompts)?;
         let ends = prompts.iter().enumerate().map(|(row, prompt)| self.end(row, prompt)).collect::<Result<_, _>>()?;
@@ -118,10 +131,7 @@ impl TextEncoder {
         let layer = Tensor::i64(&[1], vec![layer])?;
         let inputs = [("input_ids", &ids), ("end", &ends), ("layer", &layer)];
         let largest = self.config.largest_bytes(prompts.len(), self.is_converted);
-        let outputs = run_learning(&self.runtime, &self.emitted, &self.weights, &inputs, largest, control)?;
-        let names = ["last", "hidden", "normed", "pooled", "projected"];
-        let unwanted = if options.is_normed { "hidden" } else { "normed" };
-        Ok(names.into_iter().zip(outputs).filter(|(name, _)| *name != unwanted).collect())
+        run_learning(&self.runtime, &self.emitted, &self.weights, &inputs, largest, control)
     }
 
     fn layer(&self, options: EncodeOptions) -> Result<i64, EngineError> {

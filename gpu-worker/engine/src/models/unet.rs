@@ -10,7 +10,7 @@ use crate::{
     arch::unet2d::Config,
     error::EngineError,
     graph::Emitted,
-    runtime::{Control, Runtime},
+    runtime::{Control, Outcome, Runtime},
     statistics::check_finite,
     tensor::Tensor,
     weights::Weights,
@@ -145,6 +145,19 @@ impl Unet {
         conditions: &Conditions<'_>,
         control: &Control,
     ) -> Result<Tensor, EngineError> {
+        let outcome = self.run_measured(sample, timestep, conditions, control)?;
+        let nothing = || EngineError::Onnx { what: "predicting", answer: "no output".to_owned() };
+        outcome.outputs.into_iter().next().ok_or_else(nothing)
+    }
+
+    /// The same with what memory it took.
+    pub(crate) fn run_measured(
+        &self,
+        sample: &Tensor,
+        timestep: f32,
+        conditions: &Conditions<'_>,
+        control: &Control,
+    ) -> Result<Outcome, EngineError> {
         self.check(sample, conditions)?;
         let timestep = Tensor::f32(&[1], vec![timestep])?;
         let mut inputs = vec![
@@ -156,9 +169,7 @@ impl Unet {
             inputs.extend([("text_embeds", added.text_embeds), ("time_ids", added.time_ids)]);
         }
         let largest = self.largest_bytes(&sample.shape, tokens(conditions));
-        let outputs = run_learning(&self.runtime, &self.emitted, &self.weights, &inputs, largest, control)?;
-        let nothing = || EngineError::Onnx { what: "predicting", answer: "no output".to_owned() };
-        outputs.into_iter().next().ok_or_else(nothing)
+        run_learning(&self.runtime, &self.emitted, &self.weights, &inputs, largest, control)
     }
 
     /// What the session's own check of ranks and fixed sides does not see.

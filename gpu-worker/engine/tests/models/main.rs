@@ -8,6 +8,7 @@ mod forward;
 mod golden;
 mod layers;
 mod made;
+mod measure;
 mod pipeline;
 mod sessions;
 mod support;
