@@ -5,6 +5,7 @@ use shared::{
     bytes::ByteSize,
     db::{
         DbError,
+        benchmarks::{self, NewBenchmark},
         blobs::{
             self,
             artifacts::{self, NewArtifact},
@@ -16,7 +17,7 @@ use shared::{
         validations::{self, NewValidation},
     },
     error::{ErrorBody, ErrorCode},
-    ids::ComponentId,
+    ids::{ComponentId, ModelId},
     job::{
         HashArgs, JobSpec, NewJob, ScanArgs, Target,
         engine::check_artifact_name,
@@ -38,8 +39,10 @@ pub enum Effects {
     Resident(Vec<(ComponentId, String)>),
     /// Hashes of files and models.
     Hashed(Hashed),
-    /// A report about a model, and hashes that were computed for it.
-    Validated(Box<NewValidation>, Vec<(FileIdentity, FileHashRow)>),
+    /// A report about a model, what of hashes was computed for it, and what loads before its runs computed.
+    Validated(Box<NewValidation>, Vec<(FileIdentity, FileHashRow)>, Vec<(ComponentId, String)>),
+    /// What was measured, and what loads computed meanwhile.
+    Benchmarked(Box<NewBenchmark>, Vec<(ComponentId, String)>),
     /// Files that the job leaves, and what the loads before its run computed.
     Artifacts(Vec<NewArtifact>, Vec<(ComponentId, String)>),
     /// A file below this root, which the catalogue has to learn of.
@@ -152,10 +155,22 @@ async fn apply(
             let refused = record_models(agent, tx, &hashed.models, met).await?;
             Ok(if refused.is_empty() { report.clone() } else { with_result(report, "refused", refused.into()) })
         }
-        Effects::Validated(validation, files) => {
+        Effects::Validated(validation, files, digests) => {
             record_hashes(agent, tx, files).await?;
+            let report = resident(agent, tx, digests, report, met).await?;
+            if !met.refused.is_empty() {
+                return Ok(report);
+            }
             let recorded = validations::record(tx, lease.id, validation).await?;
-            Ok(if recorded { report.clone() } else { gone(validation) })
+            Ok(if recorded { report } else { gone(validation.model, "validated") })
+        }
+        Effects::Benchmarked(benchmark, digests) => {
+            let report = resident(agent, tx, digests, report, met).await?;
+            if !met.refused.is_empty() {
+                return Ok(report);
+            }
+            let recorded = benchmarks::record(tx, lease.id, benchmark).await?;
+            Ok(if recorded { report } else { gone(benchmark.model, "measured") })
         }
     }
 }
@@ -289,8 +304,8 @@ fn unfit_artifacts(left: &[NewArtifact], limit: ByteSize) -> Option<String> {
     wrong.map(|(artifact, why)| format!("the artifact name {:?} cannot be: {why}", artifact.name))
 }
 
-fn gone(validation: &NewValidation) -> Report {
-    let message = format!("model {} left the catalogue while it was validated", validation.model);
+fn gone(model: ModelId, done: &str) -> Report {
+    let message = format!("model {model} left the catalogue while it was {done}");
     Report::Failed { error: ErrorBody::new(ErrorCode::NotFound, message) }
 }
 

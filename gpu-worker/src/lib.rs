@@ -12,6 +12,7 @@ pub mod aliases;
 pub mod attach;
 pub mod attempt;
 pub mod audit;
+pub mod benchmark;
 pub mod catalogue;
 pub mod commit;
 pub mod config;

@@ -1,8 +1,10 @@
 //! One executor per job kind. An executor does the work and says what to commit; it never writes its job's row.
 
+mod benchmark;
 mod cache_add;
 mod cache_remove;
 mod engine;
+mod forward;
 mod hash;
 mod keep;
 mod load;
@@ -52,9 +54,8 @@ pub async fn execute(agent: &Arc<Agent>, spec: JobSpec, attempt: &Attempt) -> Re
         JobSpec::VaeEncode(args) => engine::vae_encode(agent, args, attempt).await,
         JobSpec::EncodeText(args) => engine::encode_text(agent, args, attempt).await,
         JobSpec::UnetStep(args) => engine::unet_step(agent, args, attempt).await,
-        spec @ (JobSpec::Tokenize(_) | JobSpec::Generate(_) | JobSpec::Benchmark(_)) => {
-            Err(WorkError::NoExecutor(spec.kind()))
-        }
+        JobSpec::Benchmark(args) => benchmark::run(agent, args, attempt).await,
+        spec @ (JobSpec::Tokenize(_) | JobSpec::Generate(_)) => Err(WorkError::NoExecutor(spec.kind())),
         JobSpec::LoraCheck(args) => lora_check::run(agent, args, attempt).await,
     }
 }

@@ -22,12 +22,12 @@ use shared::{
         models::{self, FileIdentity, LocationRow, ModelRow},
         validations::NewValidation,
     },
-    ids::ValidationId,
-    job::{JobKind, ValidateArgs, ValidateLevel},
+    ids::{ComponentId, ModelId, ValidationId},
+    job::{ValidateArgs, ValidateLevel},
 };
 
 use super::{
-    Done,
+    Done, forward,
     hash::{facts, hash_one, pace},
     load::watched,
     model::blocking,
@@ -49,14 +49,24 @@ pub(super) async fn run(agent: &Arc<Agent>, args: ValidateArgs, attempt: &Attemp
     }
     .map_err(|source| WorkError::Format { path: path.display().to_string(), source })?;
     let configs = model.overrides.get("config").cloned();
-    let mut check =
-        Check { agent, attempt, path, configs, findings, tensors: 0, read: Arc::default(), hashed: Vec::new() };
+    let mut check = Check {
+        agent,
+        attempt,
+        model: args.model,
+        path,
+        configs,
+        findings,
+        tensors: 0,
+        read: Arc::default(),
+        hashed: Vec::new(),
+        digests: Vec::new(),
+    };
     let mut files = here.identities()?;
     if let Some(inspection) = inspection {
         files = inspection.files.iter().map(catalogue::identity).collect();
         check.deeper(args.level, inspection, &files).await?;
     }
-    let Check { findings, tensors, read, hashed, .. } = check;
+    let Check { findings, tensors, read, hashed, digests, .. } = check;
     let report = report(agent, &args, findings, (tensors, read.load(Ordering::Relaxed)), &files, started)?;
     let [errors, warnings, infos] = report.counts;
     let result = json!({
@@ -64,7 +74,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: ValidateArgs, attempt: &Attemp
         "validation": report.id, "errors": errors, "warnings": warnings, "infos": infos,
         "tensors": report.tensors, "bytes": report.bytes, "seconds": report.seconds,
     });
-    Ok(Done { result, effects: Effects::Validated(Box::new(report), hashed) })
+    Ok(Done { result, effects: Effects::Validated(Box::new(report), hashed, digests) })
 }
 
 async fn subject(agent: &Agent, args: &ValidateArgs) -> Result<(ModelRow, LocationRow), WorkError> {
@@ -80,6 +90,7 @@ async fn subject(agent: &Agent, args: &ValidateArgs) -> Result<(ModelRow, Locati
 struct Check<'a> {
     agent: &'a Arc<Agent>,
     attempt: &'a Attempt,
+    model: ModelId,
     path: PathBuf,
     /// The operator's `config.json`s by component.
     configs: Option<serde_json::Value>,
@@ -88,6 +99,8 @@ struct Check<'a> {
     read: Arc<AtomicU64>,
     /// Files that had no recorded hashes.
     hashed: Vec<(FileIdentity, FileHashRow)>,
+    /// What loads computed.
+    digests: Vec<(ComponentId, String)>,
 }
 
 impl Check<'_> {
@@ -104,7 +117,18 @@ impl Check<'_> {
                 self.findings.extend(validate::architecture(&inspection, self.configs.as_ref()));
                 Ok(())
             }
-            ValidateLevel::Forward => Err(WorkError::NoExecutor(JobKind::Validate)),
+            ValidateLevel::Forward => {
+                self.findings.extend(validate::architecture(&inspection, self.configs.as_ref()));
+                if self.findings.iter().any(|finding| finding.severity == Severity::Error) {
+                    let message = "it was not run: what is wrong with it comes first";
+                    self.findings.push(Finding::new(Severity::Info, "forward_skipped", message));
+                    return Ok(());
+                }
+                let ran = forward::run(self.agent, self.model, self.attempt).await?;
+                self.findings.extend(ran.findings);
+                self.digests = ran.digests;
+                Ok(())
+            }
             ValidateLevel::Weights => {
                 self.findings.extend(validate::architecture(&inspection, self.configs.as_ref()));
                 self.weights(inspection).await

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use engine::measure::{Amount, Operation};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shared::job::engine::{EncoderOutput, ImageFormat, LatentSample, VaeSettings};
@@ -48,6 +49,22 @@ pub enum Work {
         unet: PartFacts,
         /// Inputs are pairs, which it combines.
         guidance_scale: Option<f64>,
+    },
+    /// The smallest run of a part, to see whether its results are numbers.
+    Forward {
+        /// The part.
+        part: PartFacts,
+    },
+    /// One run of a part on made-up inputs, timed.
+    Measure {
+        /// The part.
+        part: PartFacts,
+        /// What is run.
+        operation: Operation,
+        /// How much at once.
+        amount: Amount,
+        /// With graphs compiled anew, as after a start.
+        fresh: bool,
     },
 }
 

@@ -6,6 +6,8 @@ mod text;
 mod unet_step;
 mod vae;
 
+pub(super) use run::Runs;
+pub(super) use subject::Subject;
 pub(super) use text::encode as encode_text;
 pub(super) use unet_step::run as unet_step;
 pub(super) use vae::{decode as vae_decode, encode as vae_encode};

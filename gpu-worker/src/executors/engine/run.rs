@@ -16,15 +16,20 @@ use crate::{
 };
 
 /// A run for one attempt.
-pub(super) struct Runs<'a> {
-    pub(super) agent: &'a Agent,
-    pub(super) attempt: &'a Attempt,
-    pub(super) device: &'a Device,
+pub(in crate::executors) struct Runs<'a> {
+    pub(in crate::executors) agent: &'a Agent,
+    pub(in crate::executors) attempt: &'a Attempt,
+    pub(in crate::executors) device: &'a Device,
 }
 
 impl Runs<'_> {
     /// Runs it; when the device has no room for what the run needs for itself, others of its components go first.
-    pub(super) async fn run(&self, work: &Work, parts: &[RunPart], inputs: &[Blob]) -> Result<Ran, WorkError> {
+    pub(in crate::executors) async fn run(
+        &self,
+        work: &Work,
+        parts: &[RunPart],
+        inputs: &[Blob],
+    ) -> Result<Ran, WorkError> {
         let encoded = serde_json::to_value(work)
             .map_err(|error| WorkError::System { what: "writing a run's work".into(), source: error.into() })?;
         let phase = Mutex::new(None);

@@ -23,7 +23,7 @@ use crate::{
 
 /// A model on a device, in use while this lives.
 #[derive(Debug)]
-pub(super) struct Subject {
+pub(in crate::executors) struct Subject {
     wanted: Wanted,
     inspection: Inspection,
     placed: Placed,
@@ -46,9 +46,30 @@ impl Subject {
                 return Err(WorkError::NoPart { model: wanted.model.name, part });
             }
         }
+        Self::ensure_all(agent, attempt, device, wanted).await
+    }
+
+    /// Loads these components of a model, unless they are there.
+    pub(in crate::executors) async fn ensure_all(
+        agent: &Arc<Agent>,
+        attempt: &Attempt,
+        device: &Device,
+        wanted: Wanted,
+    ) -> Result<Self, WorkError> {
         let inspection = model::inspect(agent, attempt, &wanted).await?;
         let placed = place::ensure(agent, attempt, device, (&wanted, &inspection), Keep::default()).await?;
         Ok(Self { wanted, inspection, placed })
+    }
+
+    /// The kinds of its components.
+    pub(in crate::executors) fn kinds(&self) -> Vec<String> {
+        self.wanted.components.iter().map(|row| row.kind.clone()).collect()
+    }
+
+    /// What is known of each of its components.
+    pub(in crate::executors) fn parts(&self) -> Vec<PartFacts> {
+        let facts = |row: &models::ComponentRow| parts::facts(&self.wanted.model, &self.inspection, &row.kind);
+        self.wanted.components.iter().map(facts).collect()
     }
 
     /// What is known of the part of this kind; none when the model has none.
@@ -64,7 +85,7 @@ impl Subject {
     }
 
     /// All its parts, as the runner finds them.
-    pub(super) fn run_parts(&self, agent: &Agent) -> Vec<RunPart> {
+    pub(in crate::executors) fn run_parts(&self, agent: &Agent) -> Vec<RunPart> {
         let part = |row: &models::ComponentRow| {
             Some(RunPart { slot: row.kind.clone(), component: self.placed.held(agent, row.id)? })
         };
@@ -87,7 +108,7 @@ impl Subject {
     }
 
     /// What loads computed, for the catalogue.
-    pub(super) fn digests(&self) -> Vec<(shared::ids::ComponentId, String)> {
+    pub(in crate::executors) fn digests(&self) -> Vec<(shared::ids::ComponentId, String)> {
         self.placed.digests()
     }
 }

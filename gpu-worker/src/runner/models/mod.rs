@@ -1,5 +1,6 @@
 //! The worker of a real runner: models on ONNX Runtime, where there is one.
 
+mod check;
 mod parts;
 mod tensors;
 mod text;
@@ -78,6 +79,10 @@ impl Worker for Models {
             Work::VaeEncode { vae, settings, sample, seed } => vae::encode(&bench, &vae, &settings, (sample, seed)),
             Work::UnetStep { unet, guidance_scale } => unet::step(&bench, &unet, guidance_scale),
             Work::EncodeText { encoders, text } => text::encode(&bench, &encoders, &text),
+            Work::Forward { part } => check::forward(&bench, &part),
+            Work::Measure { part, operation, amount, fresh } => {
+                check::measure(&bench, &part, (operation, amount), fresh)
+            }
         }
     }
 

@@ -1,0 +1,109 @@
+//! `benchmark`: how long loads take, what the first run and those after it take, for each component, batch and size.
+
+mod baseline;
+mod cases;
+mod loads;
+
+use std::sync::Arc;
+
+use serde_json::json;
+use shared::{
+    db::benchmarks::NewBenchmark,
+    error::ErrorCode,
+    ids::BenchmarkId,
+    job::{BenchmarkArgs, JobKind, engine::Role},
+    wire::{BenchmarkResult, Fingerprint},
+};
+
+use super::{
+    Done,
+    engine::{Runs, Subject},
+    load::device_of,
+    model::{self, Wanted},
+};
+use crate::{
+    benchmark,
+    commit::Effects,
+    context::{Agent, Device},
+    error::WorkError,
+    running::Attempt,
+};
+
+pub(super) async fn run(agent: &Arc<Agent>, args: BenchmarkArgs, attempt: &Attempt) -> Result<Done, WorkError> {
+    attempt.progress.enter("locating", 0);
+    if args.pipeline_steps.is_some() {
+        return Err(WorkError::NoExecutor(JobKind::Generate));
+    }
+    let device = device_of(agent, attempt)?;
+    let mut wanted = model::wanted(agent, args.model, args.components.as_ref()).await?;
+    wanted.components.retain(|row| Role::any_means(&row.kind));
+    if wanted.components.is_empty() {
+        return Err(WorkError::NoPart { model: wanted.model.name, part: "component that can be run" });
+    }
+    let mut result = BenchmarkResult::default();
+    loads::measure(agent, attempt, device, (&wanted, &args), &mut result).await?;
+    let model = wanted.model.name.clone();
+    let subject = Subject::ensure_all(agent, attempt, device, wanted).await?;
+    let runs = Runs { agent, attempt, device };
+    cases::measure(&runs, &subject, &args, &mut result).await?;
+    finish(agent, device, &args, model, &subject, result).await
+}
+
+/// The row, compared with its baseline, and the job's result.
+async fn finish(
+    agent: &Agent,
+    device: &Device,
+    args: &BenchmarkArgs,
+    model: String,
+    subject: &Subject,
+    mut result: BenchmarkResult,
+) -> Result<Done, WorkError> {
+    let fingerprint = benchmark::fingerprint(agent, device);
+    let comparison = baseline::compare(agent, &device.id, args, &fingerprint, &mut result).await?;
+    let verdict = comparison.as_ref().map(|comparison| comparison.verdict.as_str());
+    let row = NewBenchmark {
+        id: BenchmarkId::generate(),
+        model: args.model,
+        device: device.id.clone(),
+        components: subject.kinds(),
+        pipeline: args.pipeline_steps.is_some(),
+        args: encoded(args)?,
+        fingerprint: encoded::<Fingerprint>(&fingerprint)?,
+        stable: result.stable(),
+        baseline: comparison.as_ref().map(|comparison| comparison.before),
+        verdict,
+        comparison: comparison.as_ref().map(encoded).transpose()?,
+        result: encoded(&result)?,
+    };
+    let shown = json!({
+        "model": model, "device": device.id, "benchmark": row.id, "stable": row.stable, "verdict": verdict,
+        "cases": result.cases.iter().map(|case| json!({
+            "what": case.label(), "p50_seconds": case.steady.summary.p50, "stable": case.steady.stable,
+        })).collect::<Vec<_>>(),
+        "skipped": result.skipped,
+    });
+    Ok(Done { result: shown, effects: Effects::Benchmarked(Box::new(row), subject.digests()) })
+}
+
+fn encoded<T: serde::Serialize>(value: &T) -> Result<serde_json::Value, WorkError> {
+    serde_json::to_value(value)
+        .map_err(|error| WorkError::System { what: "writing what was measured".into(), source: error.into() })
+}
+
+/// Whether an error says that this cannot be measured, and nothing about the rest.
+fn is_about_the_case(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::InvalidArgument
+            | ErrorCode::Corrupt
+            | ErrorCode::Unsupported
+            | ErrorCode::InsufficientCapacity
+            | ErrorCode::Conflict
+    )
+}
+
+/// The components of one row of a model, alone.
+fn alone(wanted: &Wanted, at: usize) -> Option<Wanted> {
+    let row = wanted.components.get(at)?.clone();
+    Some(Wanted { model: wanted.model.clone(), components: vec![row] })
+}

@@ -1,0 +1,53 @@
+//! Runs on made-up inputs: whether a part runs at all, and what a run of it takes.
+
+use std::time::Duration;
+
+use engine::{
+    Control,
+    forward::{self, Component},
+    measure::{self, Amount, Operation},
+};
+use shared::error::{ErrorBody, ErrorCode};
+
+use super::Bench;
+use crate::runner::{
+    PartFacts,
+    engine_thread::{Outcome, RunFailure},
+};
+
+/// Runs a part once, as small as it can be. The facts are the engine's report.
+pub(super) fn forward(bench: &Bench<'_>, part: &PartFacts) -> Result<Outcome, RunFailure> {
+    let weights = bench.weights(part)?;
+    told(forward::check(bench.runtime, &component(part), weights, &silent(bench))?)
+}
+
+/// Runs a part once at this amount; with `fresh` its graphs are compiled anew, which the time then holds. Says nothing on the
+/// way: messages would be part of what is measured.
+pub(super) fn measure(
+    bench: &Bench<'_>,
+    part: &PartFacts,
+    work: (Operation, Amount),
+    fresh: bool,
+) -> Result<Outcome, RunFailure> {
+    if fresh {
+        bench.runtime.release_idle(Duration::ZERO);
+    }
+    let weights = bench.weights(part)?;
+    let bound = Some(bench.order.room.available_bytes);
+    told(measure::once(bench.runtime, &component(part), weights, work, bound, &silent(bench))?)
+}
+
+fn component(part: &PartFacts) -> Component<'_> {
+    Component { kind: &part.kind, base: part.base.as_deref(), config: part.config.as_ref() }
+}
+
+fn silent(bench: &Bench<'_>) -> Control {
+    Control { cancel: bench.order.cancel.clone(), progress: None }
+}
+
+fn told<T: serde::Serialize>(facts: T) -> Result<Outcome, RunFailure> {
+    let facts = serde_json::to_value(facts).map_err(|error| {
+        RunFailure::Work(ErrorBody::new(ErrorCode::Internal, format!("the run's facts cannot be told: {error}")))
+    })?;
+    Ok(Outcome { facts, blobs: Vec::new() })
+}
