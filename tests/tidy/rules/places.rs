@@ -62,7 +62,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("gpu-worker/engine/src/cuda/staging.rs", "copies through the CUDA driver"),
     ("gpu-worker/engine/src/lora/kernel.rs", "calls a loop that is compiled for the features this processor has"),
     ("gpu-worker/engine/src/runtime/binding.rs", "binds weights to a session for the time of a run"),
-    ("gpu-worker/engine/src/runtime/peak.rs", "asks ONNX Runtime's allocator what was in use"),
+    ("gpu-worker/engine/src/runtime/peak.rs", "asks ONNX Runtime's allocator what it has taken"),
     ("gpu-worker/engine/src/runtime/value.rs", "makes values of ONNX Runtime over memory of ours"),
     ("gpu-worker/engine/src/weights/memory.rs", "takes addresses of a CUDA device"),
 ];

@@ -28,8 +28,8 @@ use crate::{
 pub struct Outcome {
     /// In the graph's order.
     pub outputs: Vec<Tensor>,
-    /// The most memory that was in use at once, beside weights and inputs. None when an earlier run of the session took
-    /// as much or more: the library remembers the most only.
+    /// The memory that the session has taken for its runs, beside weights and inputs, and keeps until it is given up. None
+    /// when this run needed no more than an earlier one.
     pub peak_bytes: Option<u64>,
 }
 
@@ -184,7 +184,7 @@ fn run(
 ) -> Result<Outcome, EngineError> {
     let options = Arc::new(RunOptions::new().map_err(EngineError::onnx("preparing a run"))?);
     let _watch = control.cancel.watch(&options)?;
-    let before = peak::most_bytes(&compiled.session, target);
+    let before = peak::taken_bytes(&compiled.session, target);
     let Compiled { session, places } = compiled;
     let outcome = binding::run(session, places, given, &options);
     // a run that was told to stop ends with an error of the library's own
@@ -192,6 +192,6 @@ fn run(
         EngineError::Onnx { .. } if control.cancel.is_cancelled() => EngineError::Cancelled,
         error => error,
     })?;
-    let peak_bytes = peak::most_bytes(session, target).filter(|bytes| before.is_none_or(|before| *bytes > before));
+    let peak_bytes = peak::taken_bytes(session, target).filter(|bytes| before.is_none_or(|before| *bytes > before));
     Ok(Outcome { outputs, peak_bytes })
 }

@@ -43,8 +43,8 @@ pub struct Done {
     pub sample: Tensor,
     /// How it was cut, and the estimate.
     pub plan: Plan,
-    /// The most memory that a run took, beside the weights; none where the library did not tell, or where an earlier
-    /// run of this session took more.
+    /// The memory that the runs took, beside the weights; none where the library did not tell, or where an earlier run of
+    /// the same graph had taken it already.
     pub peak_bytes: Option<u64>,
 }
 
