@@ -8,7 +8,7 @@ use std::{
 };
 
 use engine::{
-    Cancel, Control, EngineError, Runtime, Weights,
+    Cancel, Control, ElementType, EngineError, Runtime, Weights,
     arch::{clip, unet2d},
     generate::{EmbeddingCache, GenerateError, Generated, Pipeline, Preview, PreviewKind, PromptEncoder, Request},
     models::{
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use crate::{
     made,
-    support::{assert_close, runtime},
+    support::{assert_close, golden_path, runtime, synthetic},
 };
 
 /// Of the range of the latents after a step. Guidance multiplies the difference of two predictions by 7.5 and a step builds on
@@ -181,6 +181,14 @@ impl Models {
     }
 }
 
+/// The tiny autoencoder of the VAEs' golden file.
+fn tiny(runtime: &Arc<Runtime>) -> Vae {
+    let cases: Value = serde_json::from_slice(&fs::read(golden_path("vae.json")).unwrap()).unwrap();
+    let weights = synthetic(&cases["tiny"]["tensors"], ElementType::F32);
+    let architecture = Architecture::from_json(&cases["tiny"]["config"]).unwrap();
+    Vae::new(Arc::clone(runtime), architecture, weights, VaeSettings::default()).unwrap()
+}
+
 fn values(tensor: &engine::Tensor) -> &[f32] {
     tensor.as_f32().unwrap()
 }
@@ -286,6 +294,12 @@ fn previews_come_as_asked_and_a_cancel_ends_the_run() {
     let mut keep = |preview: Preview| seen.push((preview.step, preview.kind, preview.pictures[0].width()));
     pipeline.generate(&request, None, &Control::default(), &mut keep).unwrap();
     assert_eq!(seen, [(2, PreviewKind::Linear, 8), (4, PreviewKind::Linear, 8)]);
+    let tiny = tiny(&runtime);
+    let pipeline = Pipeline { preview: Some(&tiny), ..pipeline };
+    let mut seen = Vec::new();
+    let mut keep = |preview: Preview| seen.push((preview.step, preview.kind, preview.pictures[0].width()));
+    pipeline.generate(&request, None, &Control::default(), &mut keep).unwrap();
+    assert_eq!(seen, [(2, PreviewKind::TinyAutoencoder, 64), (4, PreviewKind::TinyAutoencoder, 64)]);
 
     let (cancel, steps) = (Cancel::new(), Arc::new(Mutex::new(Vec::new())));
     let (stop, told) = (cancel.clone(), Arc::clone(&steps));
