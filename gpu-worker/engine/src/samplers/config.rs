@@ -1,6 +1,7 @@
 //! Scheduler settings: from diffusers' `scheduler_config.json`, or those of a base for checkpoints without one.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::SamplerError;
 
@@ -93,13 +94,17 @@ impl Default for SchedulerConfig {
 }
 
 impl SchedulerConfig {
-    /// Reads a `scheduler_config.json`.
+    /// Reads a `scheduler_config.json`. Which sampler it names does not matter, as long as its noise schedule is of the kind that all
+    /// samplers here share.
     ///
     /// # Errors
-    /// [`SamplerError::BadConfig`] with the reader's words.
+    /// [`SamplerError::BadConfig`] with the reader's words, [`SamplerError::Unsupported`] for a setting that would change the images
+    /// and is not known here.
     pub fn from_json(bytes: &[u8]) -> Result<Self, SamplerError> {
-        let config: Self =
-            serde_json::from_slice(bytes).map_err(|error| SamplerError::BadConfig { reason: error.to_string() })?;
+        let bad = |error: serde_json::Error| SamplerError::BadConfig { reason: error.to_string() };
+        let whole: Map<String, Value> = serde_json::from_slice(bytes).map_err(bad)?;
+        check_supported(&whole)?;
+        let config: Self = serde_json::from_value(Value::Object(whole)).map_err(bad)?;
         config.checked()
     }
 
@@ -144,4 +149,53 @@ impl SchedulerConfig {
         }
         Ok(self)
     }
+}
+
+/// Schedulers of diffusers whose configs mean the same to each other (its `KarrasDiffusionSchedulers` but for EDM's).
+const COMPATIBLE: [&str; 14] = [
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "DPMSolverSDEScheduler",
+];
+
+/// Settings that change the noise levels or the prediction, and the one value of each that is what happens here.
+const SETTINGS: [(&str, &str); 8] = [
+    ("interpolation_type", "linear"),
+    ("timestep_type", "discrete"),
+    ("final_sigmas_type", "zero"),
+    ("thresholding", "false"),
+    ("use_exponential_sigmas", "false"),
+    ("use_beta_sigmas", "false"),
+    ("use_lu_lambdas", "false"),
+    ("use_flow_sigmas", "false"),
+];
+
+fn check_supported(config: &Map<String, Value>) -> Result<(), SamplerError> {
+    let said = |key: &str| config.get(key).filter(|value| !value.is_null());
+    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let wrong = |field: &str, found: String, expected: String| {
+        Err(SamplerError::Unsupported { field: field.to_owned(), found, expected })
+    };
+    if let Some(class) = said("_class_name").map(plain)
+        && !COMPATIBLE.contains(&class.as_str())
+    {
+        return wrong("_class_name", class, COMPATIBLE.join(", "));
+    }
+    for (field, expected) in SETTINGS {
+        if let Some(found) = said(field).map(plain).filter(|found| found != expected) {
+            return wrong(field, found, expected.to_owned());
+        }
+    }
+    Ok(())
 }

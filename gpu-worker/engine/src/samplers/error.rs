@@ -14,6 +14,16 @@ pub enum SamplerError {
         /// Why.
         reason: String,
     },
+    /// A scheduler config with a setting that is not known here and would change the images.
+    #[error("the scheduler config has `{field}`: {found}; {expected} is supported")]
+    Unsupported {
+        /// The field.
+        field: String,
+        /// What it says.
+        found: String,
+        /// What it may say.
+        expected: String,
+    },
     /// A name that no sampler has.
     #[error("there is no sampler `{name}`; known are euler, euler_ancestral, ddim, dpmpp_2m")]
     UnknownSampler {
@@ -68,6 +78,7 @@ impl Classify for SamplerError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::BadConfig { .. } => ErrorCode::Corrupt,
+            Self::Unsupported { .. } => ErrorCode::Unsupported,
             Self::UnknownSampler { .. } | Self::BadSteps { .. } | Self::NoKarras { .. } => ErrorCode::InvalidArgument,
             Self::Length { .. } | Self::Order { .. } | Self::NeedsNoise { .. } => ErrorCode::Internal,
         }

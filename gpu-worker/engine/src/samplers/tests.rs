@@ -102,6 +102,24 @@ fn trajectories_are_those_of_diffusers() {
 }
 
 #[test]
+fn a_config_as_releases_have_it_is_read_whatever_its_sampler() {
+    let sdxl = r#"{
+        "_class_name": "EulerDiscreteScheduler", "_diffusers_version": "0.19.0.dev0", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085, "clip_sample": false, "interpolation_type": "linear", "num_train_timesteps": 1000,
+        "prediction_type": "epsilon", "sample_max_value": 1.0, "set_alpha_to_one": false, "skip_prk_steps": true, "steps_offset": 1,
+        "timestep_spacing": "leading", "trained_betas": null, "use_karras_sigmas": false
+    }"#;
+    let read = SchedulerConfig::from_json(sdxl.as_bytes()).unwrap();
+    let wanted = SchedulerConfig { use_karras_sigmas: Some(false), ..SchedulerConfig::of_base("sdxl").unwrap() };
+    assert_eq!(read, wanted);
+    let pndm = r#"{ "_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+        "num_train_timesteps": 1000, "set_alpha_to_one": false, "skip_prk_steps": true, "steps_offset": 1, "trained_betas": null,
+        "clip_sample": false }"#;
+    let read = SchedulerConfig::from_json(pndm.as_bytes()).unwrap();
+    assert_eq!(read, SchedulerConfig::of_base("sd15").unwrap());
+}
+
+#[test]
 fn what_cannot_be_is_refused() {
     let config = SchedulerConfig::of_base("sd15").unwrap();
     let new = |kind, steps, karras| Sampler::new(kind, &config, steps, karras).map(|sampler| sampler.steps());
@@ -121,6 +139,15 @@ fn what_cannot_be_is_refused() {
         r#"{"trained_betas": [0.1]}"#,
     ] {
         assert!(matches!(SchedulerConfig::from_json(text.as_bytes()), Err(SamplerError::BadConfig { .. })), "{text}");
+    }
+    let unsupported = [
+        r#"{"_class_name": "EDMEulerScheduler"}"#,
+        r#"{"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"}"#,
+        r#"{"use_beta_sigmas": true}"#,
+        r#"{"final_sigmas_type": "sigma_min"}"#,
+    ];
+    for text in unsupported {
+        assert!(matches!(SchedulerConfig::from_json(text.as_bytes()), Err(SamplerError::Unsupported { .. })), "{text}");
     }
     let mut sampler = Sampler::new(SamplerKind::EulerAncestral, &config, 3, None).unwrap();
     let mut sample = [1.0; 4];
