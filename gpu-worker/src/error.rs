@@ -41,6 +41,9 @@ pub enum WorkError {
         /// Why the scan found none.
         reason: Option<String>,
     },
+    /// A text cannot be tokenized.
+    #[error(transparent)]
+    Prompt(#[from] engine::prompt::PromptError),
     /// The model lacks a part that the work needs.
     #[error("model `{model}` has no {part}")]
     NoPart {
@@ -187,6 +190,7 @@ impl Classify for WorkError {
             Self::Changed { .. } => ErrorCode::Corrupt,
             Self::Format { source, .. } => format_code(source),
             Self::Lora { source, .. } => source.code(),
+            Self::Prompt(error) => error.code(),
             Self::Write(error) => write_code(error),
             Self::MetadataChanged { .. } => ErrorCode::Precondition,
             Self::NotCopied { .. } => ErrorCode::Unsupported,

@@ -54,8 +54,9 @@ pub async fn execute(agent: &Arc<Agent>, spec: JobSpec, attempt: &Attempt) -> Re
         JobSpec::VaeEncode(args) => engine::vae_encode(agent, args, attempt).await,
         JobSpec::EncodeText(args) => engine::encode_text(agent, args, attempt).await,
         JobSpec::UnetStep(args) => engine::unet_step(agent, args, attempt).await,
+        JobSpec::Tokenize(args) => engine::tokenize(agent, args, attempt).await,
+        JobSpec::Generate(args) => engine::generate(agent, args, attempt).await,
         JobSpec::Benchmark(args) => benchmark::run(agent, args, attempt).await,
-        spec @ (JobSpec::Tokenize(_) | JobSpec::Generate(_)) => Err(WorkError::NoExecutor(spec.kind())),
         JobSpec::LoraCheck(args) => lora_check::run(agent, args, attempt).await,
     }
 }

@@ -1,11 +1,16 @@
 //! What is known of a component beside its tensors. People are heard before files; a single file has no config, and the
 //! engine infers it.
 
+use std::{fs::File, io::Read};
+
 use model_formats::{Base, Inspection};
 use serde_json::Value;
 use shared::db::models::ModelRow;
 
-use crate::runner::PartFacts;
+use crate::{error::WorkError, runner::PartFacts};
+
+/// Largest index of a pipeline that is read.
+const INDEX_BYTES: u64 = 1 << 20;
 
 /// The facts of a model's part of this kind.
 pub fn facts(model: &ModelRow, inspection: &Inspection, kind: &str) -> PartFacts {
@@ -33,7 +38,9 @@ pub fn config<'a>(model: &'a ModelRow, inspection: &'a Inspection, kind: &str) -
 /// A folder of one component has one config, under the model's type.
 fn of_files<'a>(inspection: &'a Inspection, kind: &str) -> Option<&'a Value> {
     let configs = inspection.metadata.get("configs")?.as_object()?;
-    let alone = || configs.values().next().filter(|_| configs.len() == 1 && inspection.components.len() == 1);
+    let is_component = || inspection.components.iter().any(|component| component.kind.as_str() == kind);
+    let is_alone = || configs.len() == 1 && inspection.components.len() == 1 && is_component();
+    let alone = || configs.values().next().filter(|_| is_alone());
     configs.get(kind).or_else(alone)
 }
 
@@ -41,4 +48,21 @@ fn of_files<'a>(inspection: &'a Inspection, kind: &str) -> Option<&'a Value> {
 pub fn prediction(model: &ModelRow, inspection: &Inspection) -> Option<String> {
     let said = model.overrides.get("prediction").and_then(Value::as_str).map(str::to_owned);
     said.or_else(|| inspection.prediction.clone())
+}
+
+/// A pipeline's `model_index.json`; none for models without.
+///
+/// # Errors
+/// [`WorkError::BadInput`] for one that is too large or no JSON; what the system answers.
+pub fn index(inspection: &Inspection) -> Result<Option<Value>, WorkError> {
+    let Some(file) = inspection.files.iter().find(|file| file.rel_path == "model_index.json") else { return Ok(None) };
+    let shown = || format!("`{}`", file.path.display());
+    let bad = |why: String| WorkError::BadInput { input: shown(), why };
+    let system = |source| WorkError::System { what: format!("reading {}", shown()), source };
+    let mut bytes = Vec::new();
+    File::open(&file.path).map_err(system)?.take(INDEX_BYTES + 1).read_to_end(&mut bytes).map_err(system)?;
+    if bytes.len() as u64 > INDEX_BYTES {
+        return Err(bad(format!("it has more than {INDEX_BYTES} bytes")));
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| bad(error.to_string()))
 }

@@ -255,7 +255,7 @@ impl Copies {
         copy.views = Some(Arc::downgrade(&view.keeper()));
         copy.shown.last_used = Utc::now();
         copy.shown.uses += 1;
-        Ok(Part { slot, tensors: copy.tensors.clone(), view })
+        Ok(Part { slot, digest: copy.shown.digest.clone(), tensors: copy.tensors.clone(), view })
     }
 
     /// What a run of these parts may take for itself.

@@ -17,7 +17,7 @@ use super::{
     DeviceTensor, EngineFacts,
     cancelled::Cancelled,
     payload::{self, Blob, Payload},
-    protocol::{Call, Done, Event, Failure, RanFacts, Step},
+    protocol::{Call, Done, Event, Failure, RanFacts, Shown, Step},
     voice::Voice,
 };
 
@@ -31,6 +31,7 @@ const QUEUE: usize = 16;
 pub(super) struct Part {
     /// What the work calls it: `vae`, `unet`, `text_encoder`, …
     pub(super) slot: String,
+    pub(super) digest: String,
     pub(super) tensors: Vec<DeviceTensor>,
     pub(super) view: SlabView,
 }
@@ -74,15 +75,24 @@ pub(super) enum RunFailure {
     Work(ErrorBody),
 }
 
-/// Hears how far a run is.
-pub(super) type Tell = Arc<dyn Fn(Step) + Send + Sync>;
+/// What a run says before its end.
+#[derive(Debug)]
+pub(super) enum Said {
+    /// How far it is.
+    Step(Step),
+    /// What it will look like, and how that was made.
+    Preview(Vec<Blob>, Value),
+}
+
+/// Hears what a run says.
+pub(super) type Tell = Arc<dyn Fn(Said) + Send + Sync>;
 
 /// Runs models. Made and used on one thread: sessions are not passed from thread to thread.
 pub(super) trait Worker {
     /// What it can do.
     fn facts(&self) -> EngineFacts;
 
-    /// Carries out an order; `tell` hears how far it is.
+    /// Carries out an order; `tell` hears how far it is and what it shows.
     ///
     /// # Errors
     /// [`RunFailure`]; what was begun is given up.
@@ -178,9 +188,9 @@ fn serve(mut worker: Box<dyn Worker>, orders: &Receiver<Order>, voice: &Voice, c
 fn carried_out(worker: &mut dyn Worker, order: Order, voice: &Voice) -> Event {
     let (call, room) = (order.call, order.room);
     let heard = voice.clone();
-    let tell: Tell = Arc::new(move |step| {
+    let tell: Tell = Arc::new(move |said| {
         // as above
-        let _ = heard.say(Event::Progress { call, step });
+        let _ = event(call, said).map(|event| heard.say(event));
     });
     let ran = catch_unwind(AssertUnwindSafe(|| {
         if order.cancel.is_cancelled() {
@@ -192,6 +202,17 @@ fn carried_out(worker: &mut dyn Worker, order: Order, voice: &Voice) -> Event {
     match ran.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))).and_then(packed) {
         Ok(done) => Event::Done { call, done },
         Err(failure) => Event::Failed { call, failure: failure.told(room) },
+    }
+}
+
+/// None for a preview that has no memory to travel in: a run goes on without.
+fn event(call: Call, said: Said) -> Option<Event> {
+    match said {
+        Said::Step(step) => Some(Event::Progress { call, step }),
+        Said::Preview(blobs, about) => {
+            let (blobs, memory) = payload::pack(&blobs).ok()?;
+            Some(Event::Preview(Shown { call, about, blobs, memory }))
+        }
     }
 }
 

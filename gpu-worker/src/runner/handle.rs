@@ -15,9 +15,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    DeviceTensor, RunnerConfig, RunnerError, RunnerState, RunnerStatus,
+    DeviceTensor, RunPreview, RunnerConfig, RunnerError, RunnerState, RunnerStatus,
     protocol::{Command, Done, Step},
-    request::{MakeCommand, Request, Ticket, Unwanted},
+    request::{Heard, MakeCommand, Request, Ticket, Unwanted},
     supervisor,
 };
 
@@ -101,7 +101,7 @@ impl Runner {
             Step::Stopping | Step::At(_) => {}
         };
         let report = watch::channel(Step::Copied(0));
-        match self.carried_out(command, Some(source), report, told, (CANCEL_GRACE, cancel)).await? {
+        match self.carried_out(command, Some(source), report, (told, None), (CANCEL_GRACE, cancel)).await? {
             Done::Loaded { bytes, seconds, already } => Ok(DeviceLoaded { bytes, seconds, already }),
             other => Err(self.unexpected(&other)),
         }
@@ -114,13 +114,13 @@ impl Runner {
         command: MakeCommand,
         fd: Option<OwnedFd>,
         (report, mut reported): (watch::Sender<Step>, watch::Receiver<Step>),
-        told: impl Fn(Step),
+        (told, previews): (impl Fn(Step), Option<mpsc::Sender<RunPreview>>),
         (grace, cancel): (Duration, &CancellationToken),
     ) -> Result<Done, RunnerError> {
         let sent = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(self.cancelled()),
-            sent = self.send(command, fd, Some(report)) => sent?,
+            sent = self.send(command, fd, Heard { progress: Some(report), previews }) => sent?,
         };
         // a caller that is dropped wants it no more
         let mut unwanted = Unwanted { requests: self.requests.clone(), ticket: Some(sent.ticket.clone()) };
@@ -185,7 +185,7 @@ impl Runner {
     /// # Errors
     /// [`RunnerError`].
     pub async fn unload(&self, component: ComponentId) -> Result<u64, RunnerError> {
-        let call = self.send(Box::new(move |call| Command::Unload { call, component }), None, None).await?;
+        let call = self.send(Box::new(move |call| Command::Unload { call, component }), None, Heard::default()).await?;
         match self.answered(call.answer.await)? {
             Done::Unloaded { bytes } => Ok(bytes),
             other => Err(self.unexpected(&other)),
@@ -197,7 +197,7 @@ impl Runner {
     /// # Errors
     /// [`RunnerError`].
     pub async fn digest(&self, component: ComponentId) -> Result<String, RunnerError> {
-        let call = self.send(Box::new(move |call| Command::Digest { call, component }), None, None).await?;
+        let call = self.send(Box::new(move |call| Command::Digest { call, component }), None, Heard::default()).await?;
         match self.answered(call.answer.await)? {
             Done::Digest { digest } => Ok(digest),
             other => Err(self.unexpected(&other)),
@@ -231,12 +231,12 @@ impl Runner {
         &self,
         command: MakeCommand,
         fd: Option<OwnedFd>,
-        progress: Option<watch::Sender<Step>>,
+        heard: Heard,
     ) -> Result<Sent, RunnerError> {
         self.ready().await?;
         let (reply, answer) = oneshot::channel();
         let ticket = Ticket::default();
-        let request = Request::Command { command, fd, progress, reply, ticket: ticket.clone() };
+        let request = Request::Command { command, fd, heard, reply, ticket: ticket.clone() };
         self.requests.send(request).await.map_err(|_| self.gone())?;
         Ok(Sent { answer, ticket })
     }

@@ -14,11 +14,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    RunnerConfig, RunnerError, RunnerState, RunnerStatus,
+    Payload, RunPreview, RunnerConfig, RunnerError, RunnerState, RunnerStatus,
     channel::{Commands, Events},
     process,
-    protocol::{Call, Command, Done, Event, Step},
-    request::{MakeCommand, Request, Ticket},
+    protocol::{Call, Command, Done, Event, Shown},
+    request::{Heard, MakeCommand, Request, Ticket},
     supervisor::{down, update},
 };
 
@@ -42,7 +42,7 @@ pub(super) enum Ended {
 /// A command that waits for its answer.
 pub(super) struct Pending {
     reply: oneshot::Sender<Result<Done, RunnerError>>,
-    progress: Option<watch::Sender<Step>>,
+    heard: Heard,
 }
 
 /// One process.
@@ -105,8 +105,8 @@ impl<'a> Life<'a> {
 
     async fn obey(&mut self, request: Request) -> Option<Ended> {
         let taken = match request {
-            Request::Command { command, fd, progress, reply, ticket } => {
-                self.command(command, fd, Pending { reply, progress }, &ticket).await
+            Request::Command { command, fd, heard, reply, ticket } => {
+                self.command(command, fd, Pending { reply, heard }, &ticket).await
             }
             Request::Cancel(ticket) => self.cancel(&ticket).await,
             Request::Kill(why) => return Some(self.kill(&why).await),
@@ -163,15 +163,26 @@ impl<'a> Life<'a> {
                 status.resident = resident;
             }),
             Event::Progress { call, step } => {
-                if let Some(progress) = self.pending.get(&call).and_then(|pending| pending.progress.as_ref()) {
+                if let Some(progress) = self.pending.get(&call).and_then(|pending| pending.heard.progress.as_ref()) {
                     progress.send_replace(step);
                 }
             }
+            Event::Preview(shown) => self.shown(shown),
             Event::Done { call, done } => self.answer(call, Ok(done)),
             Event::Failed { call, failure } => {
                 let error = RunnerError::of(&self.config.device, failure);
                 self.answer(call, Err(error));
             }
+        }
+    }
+
+    /// A preview that cannot be opened, or that nobody waits for, is not missed.
+    fn shown(&self, shown: Shown) {
+        let previews = self.pending.get(&shown.call).and_then(|pending| pending.heard.previews.as_ref());
+        let Some(previews) = previews else { return };
+        match Payload::open(shown.blobs, shown.memory.as_ref()) {
+            Ok(pictures) => drop(previews.try_send(RunPreview { about: shown.about, pictures })),
+            Err(error) => tracing::debug!(%error, "a preview cannot be opened"),
         }
     }
 

@@ -44,9 +44,9 @@ pub use error::RunnerError;
 pub use handle::{DeviceLoad, DeviceLoaded, Runner};
 pub use payload::{Blob, BlobFacts, Payload};
 pub use protocol::{DeviceTensor, RunPart, RunPhase, RunStep};
-pub use run::{Ran, RunOrder};
+pub use run::{Ran, RunOrder, RunPreview};
 pub use share::{DeviceLease, DeviceShare};
-pub use work::{EncoderFacts, IMAGE, PartFacts, TENSORS, TextWork, TokenizerSource, Work};
+pub use work::{EncoderFacts, GenerateWork, IMAGE, PartFacts, TENSORS, TextWork, TokenizerSource, Work};
 
 /// What a runner is started with.
 #[derive(Debug, Clone)]

@@ -71,6 +71,8 @@ pub(super) enum Event {
     Hello { facts: DeviceFacts, engine: EngineFacts },
     /// How it stands; also before each answer that changed something, and once a second as a sign of life.
     Status { memory: DeviceMemory, rss_bytes: u64, resident: Vec<DeviceResident> },
+    /// A run shows what it will look like.
+    Preview(Shown),
     /// The command goes on.
     Progress { call: Call, step: Step },
     /// The command is done.
@@ -85,6 +87,7 @@ impl Event {
         match self {
             Self::Done { done: Done::Shared(shared), .. } => Some(&mut shared.memory),
             Self::Done { done: Done::Ran(ran), .. } => Some(&mut ran.memory),
+            Self::Preview(shown) => Some(&mut shown.memory),
             _ => None,
         }
     }
@@ -158,6 +161,17 @@ pub(super) enum Done {
     Shared(SharedCopy),
     Unshared,
     Ran(RanFacts),
+}
+
+/// What a run shows before its end.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Shown {
+    pub(super) call: Call,
+    pub(super) about: Value,
+    pub(super) blobs: Vec<BlobFacts>,
+    /// Holds the blobs; travels beside the text.
+    #[serde(skip)]
+    pub(super) memory: Option<OwnedFd>,
 }
 
 /// What a run left.

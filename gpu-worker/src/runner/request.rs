@@ -9,12 +9,21 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    RunnerError,
+    RunPreview, RunnerError,
     protocol::{Call, Command, Done, Step},
 };
 
 /// Makes a command once its number is known.
 pub(super) type MakeCommand = Box<dyn FnOnce(Call) -> Command + Send>;
+
+/// Who hears of a command before its answer.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    /// How far it is.
+    pub(super) progress: Option<watch::Sender<Step>>,
+    /// What it shows; one that comes while earlier ones wait is dropped.
+    pub(super) previews: Option<mpsc::Sender<RunPreview>>,
+}
 
 /// Names a command for a later cancel, also before it has a number.
 #[derive(Debug, Clone, Default)]
@@ -37,7 +46,7 @@ pub(super) enum Request {
     Command {
         command: MakeCommand,
         fd: Option<OwnedFd>,
-        progress: Option<watch::Sender<Step>>,
+        heard: Heard,
         reply: oneshot::Sender<Result<Done, RunnerError>>,
         ticket: Ticket,
     },

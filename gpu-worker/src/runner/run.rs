@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -25,6 +25,17 @@ pub struct RunOrder {
     pub parts: Vec<RunPart>,
     /// Its inputs.
     pub inputs: Vec<Blob>,
+    /// Where what it shows goes.
+    pub previews: Option<mpsc::Sender<RunPreview>>,
+}
+
+/// What a run shows before its end.
+#[derive(Debug)]
+pub struct RunPreview {
+    /// How it was made.
+    pub about: Value,
+    /// Its pictures.
+    pub pictures: Payload,
 }
 
 /// What a run left.
@@ -48,7 +59,7 @@ impl Runner {
         progress: impl Fn(RunStep) + Send + Sync,
         cancel: &CancellationToken,
     ) -> Result<Ran, RunnerError> {
-        let RunOrder { work, parts, inputs } = order;
+        let RunOrder { work, parts, inputs, previews } = order;
         let packed = tokio::task::spawn_blocking(move || payload::pack(&inputs)).await;
         let (blobs, memory): (Vec<BlobFacts>, _) = packed
             .map_err(std::io::Error::other)
@@ -61,7 +72,7 @@ impl Runner {
             Step::At(step) => progress(step),
             Step::Copied(_) | Step::Stopping => {}
         };
-        match self.carried_out(command, memory, (report, reported), told, (CANCEL_GRACE, cancel)).await? {
+        match self.carried_out(command, memory, (report, reported), (told, previews), (CANCEL_GRACE, cancel)).await? {
             Done::Ran(ran) => {
                 let outputs = Payload::open(ran.blobs, ran.memory.as_ref())
                     .map_err(|error| self.failed(format!("the outputs cannot be read: {error}")))?;

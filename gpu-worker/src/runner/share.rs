@@ -8,6 +8,7 @@ use shared::ids::ComponentId;
 use super::{
     DeviceTensor, Runner, RunnerError, RunnerState,
     protocol::{Command, Done},
+    request::Heard,
 };
 
 /// What other processes get. The memory stays while the lease lives and the runner's process does.
@@ -53,7 +54,7 @@ impl Drop for DeviceLease {
         self.runner.tasks.spawn("unshare", async move {
             let command = Box::new(move |call| Command::Unshare { call, component, lease });
             // a runner that is gone has no lease any more
-            if let Ok(sent) = runner.send(command, None, None).await {
+            if let Ok(sent) = runner.send(command, None, Heard::default()).await {
                 let _ = sent.answer.await;
             }
         });
@@ -73,7 +74,7 @@ impl Runner {
         // made before the command, so that a caller that goes away leaves no lease behind
         let lease = DeviceLease { runner: self.clone(), component, number, pid };
         let command = Box::new(move |call| Command::Share { call, component, lease: number });
-        let sent = self.send(command, None, None).await?;
+        let sent = self.send(command, None, Heard::default()).await?;
         match self.answered(sent.answer.await)? {
             Done::Shared(copy) => Ok(DeviceShare {
                 digest: copy.digest,

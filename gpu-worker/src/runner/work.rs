@@ -2,10 +2,16 @@
 
 use std::path::PathBuf;
 
-use engine::measure::{Amount, Operation};
+use engine::{
+    measure::{Amount, Operation},
+    tokenize::{ClipTokenizer, TokenizeError, TokenizerSettings},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use shared::job::engine::{EncoderOutput, ImageFormat, LatentSample, VaeSettings};
+use shared::{
+    ids::ModelId,
+    job::engine::{EncoderOutput, GenerateArgs, ImageFormat, LatentSample, VaeSettings},
+};
 
 /// Name of the safetensors payload that a run takes: latents, inputs of a UNet, first noise.
 pub const TENSORS: &str = "tensors";
@@ -66,6 +72,31 @@ pub enum Work {
         /// With graphs compiled anew, as after a start.
         fresh: bool,
     },
+    /// A prompt to images; first noise as `noise` in [`TENSORS`].
+    Generate(Box<GenerateWork>),
+}
+
+/// A prompt with all that makes images of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GenerateWork {
+    /// In the order of the model.
+    pub encoders: Vec<EncoderFacts>,
+    /// The UNet.
+    pub unet: PartFacts,
+    /// The model's own VAE, or that of another.
+    pub vae: PartFacts,
+    /// The model's `scheduler_config.json`.
+    pub scheduler: Option<Value>,
+    /// What the UNet predicts, where the operator or the files say it.
+    pub prediction: Option<String>,
+    /// Whether an empty negative prompt has states of zeros, where the model says it.
+    pub zero_empty_negative: Option<bool>,
+    /// The model's name, for the images' parameters.
+    pub model: String,
+    /// The beginning of its hash; empty while it is not known.
+    pub hash: String,
+    /// As the request says.
+    pub args: GenerateArgs<ModelId>,
 }
 
 /// What is known of a part beside its tensors.
@@ -104,6 +135,20 @@ pub enum TokenizerSource {
         /// Whether it pads with id 0, as second encoders do.
         pads_with_zero: bool,
     },
+}
+
+impl TokenizerSource {
+    /// Opens it. A second or third opening of one folder costs as much as the first: some tenths of a second.
+    ///
+    /// # Errors
+    /// [`TokenizeError`] that names the file and what is wrong with it.
+    pub fn open(&self) -> Result<ClipTokenizer, TokenizeError> {
+        match self {
+            Self::Folder { path } => ClipTokenizer::open(path),
+            Self::Shipped { pads_with_zero: true } => ClipTokenizer::shipped(&TokenizerSettings::padded_with_zero()),
+            Self::Shipped { pads_with_zero: false } => ClipTokenizer::shipped(&TokenizerSettings::default()),
+        }
+    }
 }
 
 /// What is made of prompts.

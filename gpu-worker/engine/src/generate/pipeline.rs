@@ -46,6 +46,8 @@ pub struct Pipeline<'m> {
 pub struct Generated {
     /// The images.
     pub pictures: Vec<Picture>,
+    /// The same as they left the VAE: F32 \[batch, 3, height, width\] in −1..1.
+    pub sample: Tensor,
     /// The latents that they were decoded from, as the UNet made them: F32 \[batch, channels, h, w\].
     pub latents: Tensor,
     /// The latents after each step, where they were asked for.
@@ -108,8 +110,8 @@ impl Pipeline<'_> {
         let done = self.vae.decode(&latents, memory_bytes, &inner)?;
         let pictures = Picture::from_sample(&done.sample.shape, super::denoise::values(&done.sample)?)?;
         let timesteps = sampler.schedule().timesteps.clone();
-        let (chunks, decode_peak_bytes) = (predictor.0, done.peak_bytes);
-        Ok(Generated { pictures, latents, steps, timesteps, chunks, decode: plan, decode_peak_bytes })
+        let (chunks, decode_peak_bytes, sample) = (predictor.0, done.peak_bytes, done.sample);
+        Ok(Generated { pictures, sample, latents, steps, timesteps, chunks, decode: plan, decode_peak_bytes })
     }
 
     fn check(&self, request: &Request) -> Result<[usize; 4], GenerateError> {

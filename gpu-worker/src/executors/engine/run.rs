@@ -3,7 +3,15 @@
 use std::{collections::BTreeMap, sync::Mutex, time::Instant};
 
 use serde_json::{Value, json};
-use shared::{db::blobs::artifacts::NewArtifact, ids::ComponentId};
+use shared::{
+    db::{
+        blobs::artifacts::{self, NewArtifact},
+        jobs::JobLease,
+    },
+    error::{Classify, ErrorCode},
+    ids::ComponentId,
+};
+use tokio::sync::mpsc;
 
 use super::{super::Done, subject::Subject};
 use crate::{
@@ -11,7 +19,7 @@ use crate::{
     context::{Agent, Device},
     device_tier::evict,
     error::WorkError,
-    runner::{Blob, Payload, Ran, RunOrder, RunPart, RunPhase, RunStep, RunnerError, Work},
+    runner::{Blob, Payload, Ran, RunOrder, RunPart, RunPhase, RunPreview, RunStep, RunnerError, Work},
     running::Attempt,
 };
 
@@ -30,14 +38,31 @@ impl Runs<'_> {
         parts: &[RunPart],
         inputs: &[Blob],
     ) -> Result<Ran, WorkError> {
+        let ran = self.tried(work, parts, inputs).await;
+        if let Err(error) = &ran {
+            self.agent.metrics.engine.failed(work, error.code() == ErrorCode::Cancelled);
+        }
+        ran
+    }
+
+    async fn tried(&self, work: &Work, parts: &[RunPart], inputs: &[Blob]) -> Result<Ran, WorkError> {
         let encoded = serde_json::to_value(work)
             .map_err(|error| WorkError::System { what: "writing a run's work".into(), source: error.into() })?;
-        let phase = Mutex::new(None);
+        let (phase, began) = (Mutex::new(None), Instant::now());
         let heard = |step: RunStep| self.heard(&phase, step);
         loop {
-            let order = RunOrder { work: encoded.clone(), parts: parts.to_vec(), inputs: inputs.to_vec() };
-            match self.device.runner.run(order, heard, &self.attempt.cancel).await {
-                Ok(ran) => return Ok(ran),
+            let (sender, previews) = mpsc::channel(1);
+            let (encoded, previews_to) = (encoded.clone(), Some(sender));
+            let order =
+                RunOrder { work: encoded, parts: parts.to_vec(), inputs: inputs.to_vec(), previews: previews_to };
+            let run = self.device.runner.run(order, heard, &self.attempt.cancel);
+            // what shows previews ends with the run, which holds the sender
+            let (ran, ()) = tokio::join!(run, self.show(previews));
+            match ran {
+                Ok(ran) => {
+                    self.agent.metrics.engine.ran(work, began.elapsed().as_secs_f64(), &ran.facts);
+                    return Ok(ran);
+                }
                 Err(full @ RunnerError::OutOfMemory { .. }) => self.make_room(full).await?,
                 // leased, so the process that held it is gone: the next attempt loads it again
                 Err(RunnerError::NotResident { component, .. }) => {
@@ -45,6 +70,21 @@ impl Runs<'_> {
                     return Err(RunnerError::Unavailable { device: self.device.id.clone(), reason }.into());
                 }
                 Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Shows previews as they come: among the job's artifacts, until its end.
+    async fn show(&self, mut previews: mpsc::Receiver<RunPreview>) {
+        let lease = JobLease { id: self.attempt.id, fence: self.attempt.fence, incarnation: self.agent.me };
+        while let Some(preview) = previews.recv().await {
+            for picture in files(&preview.pictures) {
+                let shown = artifacts::show_preview(&self.agent.pool, lease, &picture, preview.about.clone()).await;
+                match shown {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(error) => tracing::debug!(error = %shared::error::chain(&error), "a preview was not shown"),
+                }
             }
         }
     }
@@ -80,10 +120,10 @@ pub(super) fn done(device: &Device, subjects: &[&Subject], ran: Ran, started: In
     }
     // two models may share a component
     let digests: BTreeMap<ComponentId, String> = subjects.iter().flat_map(|subject| subject.digests()).collect();
-    Done { result, effects: Effects::Artifacts(artifacts(&ran.outputs), digests.into_iter().collect()) }
+    Done { result, effects: Effects::Artifacts(files(&ran.outputs), digests.into_iter().collect()) }
 }
 
-fn artifacts(outputs: &Payload) -> Vec<NewArtifact> {
+fn files(outputs: &Payload) -> Vec<NewArtifact> {
     let artifact = |(facts, bytes): (&crate::runner::BlobFacts, &[u8])| NewArtifact {
         name: facts.name.clone(),
         media_type: facts.media_type.clone(),

@@ -97,6 +97,21 @@ impl Subject {
         &self.wanted.model.name
     }
 
+    /// A config of its files or the operator's that belongs to no component.
+    pub(super) fn config(&self, name: &str) -> Option<&serde_json::Value> {
+        parts::config(&self.wanted.model, &self.inspection, name)
+    }
+
+    /// What its denoiser predicts, where somebody says it.
+    pub(super) fn prediction(&self) -> Option<String> {
+        parts::prediction(&self.wanted.model, &self.inspection)
+    }
+
+    /// The first characters of its file's SHA-256; empty while it is not known.
+    pub(super) fn hash(&self, characters: usize) -> String {
+        self.wanted.model.sha256.iter().flat_map(|hash| hash.chars()).take(characters).collect()
+    }
+
     /// Its headers.
     pub(super) fn inspection(&self) -> &Inspection {
         &self.inspection

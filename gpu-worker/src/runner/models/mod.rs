@@ -1,6 +1,7 @@
 //! The worker of a real runner: models on ONNX Runtime, where there is one.
 
 mod check;
+mod generate;
 mod parts;
 mod tensors;
 mod text;
@@ -11,23 +12,28 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use engine::{
     Control, DeviceFacts, EngineError, Runtime, RuntimeOptions,
+    generate::EmbeddingCache,
     onnx::{self, Search},
 };
 use shared::error::{ErrorBody, ErrorCode};
 
 use super::{
     EngineFacts, Work,
-    engine_thread::{Order, Outcome, RunFailure, Tell, Worker},
+    engine_thread::{Order, Outcome, RunFailure, Said, Tell, Worker},
     protocol::{RunPhase, RunStep, Step},
 };
 
 /// A compiled graph that has rested so long is given up, with the memory that its runs left behind.
 const RESTED: Duration = Duration::from_secs(120);
+/// Bytes of prompts' states that are kept: a chunk of SDXL's pair has 630 KB.
+const CACHE_BYTES: usize = 64 << 20;
 
 /// The engine of one device.
 pub(super) struct Models {
     facts: EngineFacts,
     runtime: Option<Arc<Runtime>>,
+    /// States of prompts that were encoded before.
+    cache: EmbeddingCache,
 }
 
 impl Models {
@@ -52,7 +58,11 @@ impl Models {
         if let Some(reason) = &onnxruntime.reason {
             tracing::warn!(reason, "models cannot run here");
         }
-        Self { facts: EngineFacts { onnxruntime, provider: device.kind.clone(), threads }, runtime }
+        Self {
+            facts: EngineFacts { onnxruntime, provider: device.kind.clone(), threads },
+            runtime,
+            cache: EmbeddingCache::new(CACHE_BYTES),
+        }
     }
 }
 
@@ -73,7 +83,7 @@ impl Worker for Models {
         let work: Work = serde_json::from_value(order.work.clone()).map_err(|error| {
             RunFailure::Work(ErrorBody::new(ErrorCode::Internal, format!("the run's work cannot be read: {error}")))
         })?;
-        let bench = Bench { runtime, order, tell };
+        let bench = Bench { runtime, cache: &self.cache, order, tell };
         match work {
             Work::VaeDecode { vae, settings, format } => vae::decode(&bench, &vae, &settings, format),
             Work::VaeEncode { vae, settings, sample, seed } => vae::encode(&bench, &vae, &settings, (sample, seed)),
@@ -83,6 +93,7 @@ impl Worker for Models {
             Work::Measure { part, operation, amount, fresh } => {
                 check::measure(&bench, &part, (operation, amount), fresh)
             }
+            Work::Generate(work) => generate::run(&bench, &work),
         }
     }
 
@@ -97,6 +108,7 @@ impl Worker for Models {
 /// One run with what it works on.
 struct Bench<'r> {
     runtime: &'r Arc<Runtime>,
+    cache: &'r EmbeddingCache,
     order: &'r Order,
     tell: &'r Tell,
 }
@@ -104,14 +116,15 @@ struct Bench<'r> {
 impl Bench<'_> {
     /// Says how far the run is.
     fn at(&self, phase: RunPhase, done: u32, total: u32) {
-        (self.tell)(Step::At(RunStep { phase, done, total }));
+        (self.tell)(Said::Step(Step::At(RunStep { phase, done, total })));
     }
 
     /// Cancelled when the run is, and heard by whoever waits for it.
     fn control(&self, phase: RunPhase) -> Control {
         let tell = self.tell.clone();
         let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let progress = move |done, total| tell(Step::At(RunStep { phase, done: small(done), total: small(total) }));
+        let at = move |done, total| Step::At(RunStep { phase, done: small(done), total: small(total) });
+        let progress = move |done, total| tell(Said::Step(at(done, total)));
         Control { cancel: self.order.cancel.clone(), progress: Some(Arc::new(progress)) }
     }
 

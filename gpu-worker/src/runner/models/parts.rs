@@ -10,6 +10,11 @@ use crate::runner::{
 };
 
 impl Bench<'_> {
+    /// The digest of a part's content.
+    pub(super) fn digest(&self, facts: &PartFacts) -> Option<String> {
+        self.order.parts.iter().find(|part| part.slot == facts.slot).map(|part| part.digest.clone())
+    }
+
     /// The weights of a part. Nothing is copied.
     pub(super) fn weights(&self, facts: &PartFacts) -> Result<Weights, RunFailure> {
         let part = self.order.parts.iter().find(|part| part.slot == facts.slot);

@@ -5,7 +5,7 @@ use engine::{
     arch::clip::{Config, Role},
     models::{EncodeOptions, TextEncoder, TextStates},
     prompt::{PromptSyntax, apply_weights, chunks, level},
-    tokenize::{Chunk, ClipTokenizer, TokenizerSettings},
+    tokenize::{Chunk, ClipTokenizer},
 };
 use serde_json::{Value, json};
 use shared::{
@@ -15,7 +15,7 @@ use shared::{
 
 use super::{Bench, tensors::file};
 use crate::runner::{
-    EncoderFacts, TextWork, TokenizerSource,
+    EncoderFacts, TextWork,
     engine_thread::{Outcome, RunFailure},
     protocol::RunPhase,
 };
@@ -56,15 +56,7 @@ pub(super) fn open(bench: &Bench<'_>, facts: &EncoderFacts) -> Result<TextEncode
 
 /// The encoder's tokenizer, from its model's files or from the vocabulary that ships with us.
 pub(super) fn tokenizer(facts: &EncoderFacts) -> Result<ClipTokenizer, RunFailure> {
-    let opened = match &facts.tokenizer {
-        TokenizerSource::Shipped { pads_with_zero } => {
-            let settings =
-                if *pads_with_zero { TokenizerSettings::padded_with_zero() } else { TokenizerSettings::default() };
-            ClipTokenizer::shipped(&settings)
-        }
-        TokenizerSource::Folder { path } => ClipTokenizer::open(path),
-    };
-    opened.map_err(|error| work(&error))
+    facts.tokenizer.open().map_err(|error| work(&error))
 }
 
 /// The chunks of each row, the negative prompt's last, all of them equally many.

@@ -1,0 +1,73 @@
+//! `generate`: a prompt to images.
+
+use std::{sync::Arc, time::Instant};
+
+use serde_json::Value;
+use shared::job::engine::{GenerateArgs, Role};
+
+use super::{
+    super::{Done, load::device_of, model::blocking},
+    run::{self, Runs},
+    subject::Subject,
+    text,
+    vae::DECODERS,
+};
+use crate::{
+    context::Agent,
+    error::WorkError,
+    inputs,
+    managers::parts,
+    runner::{Blob, GenerateWork, TENSORS, Work},
+    running::Attempt,
+};
+
+/// Characters of a hash that people write beside a model's name.
+const HASH: usize = 10;
+
+pub(in crate::executors) async fn run(
+    agent: &Arc<Agent>,
+    args: GenerateArgs,
+    attempt: &Attempt,
+) -> Result<Done, WorkError> {
+    let started = Instant::now();
+    let device = device_of(agent, attempt)?;
+    let mut given = Vec::new();
+    if let Some(noise) = &args.noise {
+        let bytes = inputs::read(agent, noise).await?;
+        given.push(Blob { name: TENSORS.to_owned(), media_type: String::new(), bytes });
+    }
+    let role = if args.vae.is_some() { Role::WithoutVae } else { Role::Pipeline };
+    let subject = Subject::ensure(agent, attempt, device, args.model, role).await?;
+    let other = match args.vae {
+        Some(model) => Some(Subject::ensure(agent, attempt, device, model, Role::VaeDecoder).await?),
+        None => None,
+    };
+    let headers = subject.inspection().clone();
+    let index = blocking("reading an index", move || parts::index(&headers)).await??;
+    let work = Work::Generate(Box::new(work(&subject, other.as_ref(), index, args)?));
+    let mut taking = subject.run_parts(agent);
+    taking.extend(other.iter().flat_map(|other| other.run_parts(agent)));
+    let ran = Runs { agent, attempt, device }.run(&work, &taking, &given).await?;
+    let subjects: Vec<&Subject> = [&subject].into_iter().chain(&other).collect();
+    Ok(run::done(device, &subjects, ran, started))
+}
+
+fn work(
+    subject: &Subject,
+    other: Option<&Subject>,
+    index: Option<Value>,
+    args: GenerateArgs,
+) -> Result<GenerateWork, WorkError> {
+    let zero = index.as_ref().and_then(|index| index.get("force_zeros_for_empty_prompt")).and_then(Value::as_bool);
+    Ok(GenerateWork {
+        encoders: text::encoders(subject),
+        unet: subject.first_part(&["unet"])?,
+        vae: other.unwrap_or(subject).first_part(&DECODERS)?,
+        scheduler: subject.config("scheduler").cloned(),
+        prediction: subject.prediction(),
+        zero_empty_negative: zero,
+        model: subject.name().to_owned(),
+        hash: subject.hash(HASH),
+        args,
+    })
+}

@@ -1,0 +1,181 @@
+//! A prompt to images: text encoders, UNet and VAE of one model, or the VAE of another.
+
+use engine::{
+    generate::{CacheFigures, Generated, Pipeline, Preview, PromptEncoder, Request},
+    images, latents_io,
+    models::TextEncoder,
+    prompt::PromptSyntax,
+    samplers::{Prediction, SamplerKind, SchedulerConfig},
+    tokenize::ClipTokenizer,
+};
+use serde_json::{Value, json};
+use shared::{
+    error::{Classify, ErrorBody, ErrorCode},
+    ids::ModelId,
+    job::engine::{GenerateArgs, ImageFormat, Sampler, Schedule},
+};
+
+use super::{Bench, tensors, text, unet, vae};
+use crate::runner::{
+    Blob, GenerateWork, TENSORS,
+    engine_thread::{Outcome, RunFailure, Said},
+    protocol::RunPhase,
+};
+
+/// Pixels of a side for bases that were trained for no one size.
+const SIDE: usize = 512;
+
+pub(super) fn run(bench: &Bench<'_>, work: &GenerateWork) -> Result<Outcome, RunFailure> {
+    bench.at(RunPhase::Preparing, 0, 1);
+    let base = work.unet.base.as_deref().ok_or_else(|| no_base(&work.unet.kind))?;
+    let mut encoders: Vec<(ClipTokenizer, TextEncoder, Option<String>)> = Vec::new();
+    for facts in &work.encoders {
+        encoders.push((text::tokenizer(facts)?, text::open(bench, facts)?, bench.digest(&facts.part)));
+    }
+    let (unet, vae) = (unet::open(bench, &work.unet)?, vae::open(bench, &work.vae, &work.args.vae_settings)?);
+    let scheduler = scheduler(work, base)?;
+    let pipeline = Pipeline {
+        base,
+        encoders: encoders.iter().map(prompt_encoder).collect(),
+        unet: &unet,
+        vae: &vae,
+        scheduler: &scheduler,
+        cache: Some(bench.cache),
+        preview: None,
+        zero_empty_negative: work.zero_empty_negative.unwrap_or_else(|| Pipeline::zeroes_empty_negative(base)),
+    };
+    let request = request(bench, work, base, vae.architecture().latent_channels())?;
+    let (room, before) = (bench.order.room.available_bytes, bench.cache.figures());
+    let mut show = |preview: Preview| shown(bench, &preview);
+    let made = pipeline.generate(&request, Some(room), &bench.control(RunPhase::Denoising), &mut show);
+    let made = made.map_err(failed)?;
+    Ok(Outcome { facts: told(&request, &made, (before, bench.cache.figures())), blobs: blobs(work, &request, &made)? })
+}
+
+fn prompt_encoder((tokenizer, encoder, digest): &(ClipTokenizer, TextEncoder, Option<String>)) -> PromptEncoder<'_> {
+    PromptEncoder { tokenizer, encoder, digest: digest.as_deref() }
+}
+
+/// Shows a preview; one that cannot be written is not missed.
+fn shown(bench: &Bench<'_>, preview: &Preview) {
+    let blob = |(number, picture): (usize, &images::Picture)| {
+        let bytes = picture.encode(images::ImageFormat::Png, None).ok()?;
+        Some(Blob { name: format!("preview-{number}.png"), media_type: "image/png".to_owned(), bytes })
+    };
+    let blobs = preview.pictures.iter().enumerate().filter_map(blob).collect();
+    (bench.tell)(Said::Preview(blobs, json!({ "step": preview.step, "kind": preview.kind })));
+}
+
+/// The model's schedule, else the one of its family.
+fn scheduler(work: &GenerateWork, base: &str) -> Result<SchedulerConfig, RunFailure> {
+    match &work.scheduler {
+        Some(config) => SchedulerConfig::from_json(config.to_string().as_bytes()).map_err(|error| wrong(&error)),
+        None => SchedulerConfig::of_base(base).ok_or_else(|| no_base(&work.unet.kind)),
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "graphs compute in 32-bit floats")]
+fn request(bench: &Bench<'_>, work: &GenerateWork, base: &str, channels: usize) -> Result<Request, RunFailure> {
+    let args: &GenerateArgs<ModelId> = &work.args;
+    let side = Request::side_of_base(base).unwrap_or(SIDE);
+    let noise = match bench.order.payload.get(TENSORS) {
+        Some(bytes) => {
+            let shape = [Some(args.batch as usize), Some(channels), None, None];
+            Some(latents_io::take(&mut latents_io::read(bytes)?, "noise", &shape)?)
+        }
+        None => None,
+    };
+    Ok(Request {
+        prompt: args.prompt.clone(),
+        negative_prompt: args.negative_prompt.clone(),
+        syntax: PromptSyntax::Weighted,
+        width: args.width.map_or(side, |width| width as usize),
+        height: args.height.map_or(side, |height| height as usize),
+        steps: args.steps as usize,
+        guidance_scale: args.guidance_scale as f32,
+        sampler: match args.sampler {
+            Sampler::Euler => SamplerKind::Euler,
+            Sampler::EulerAncestral => SamplerKind::EulerAncestral,
+            Sampler::Ddim => SamplerKind::Ddim,
+            Sampler::DpmPp2m => SamplerKind::DpmPlusPlus2M,
+        },
+        karras: (args.schedule == Schedule::Karras).then_some(true),
+        prediction: prediction(work.prediction.as_deref()),
+        seed: args.seed.unwrap_or_default(),
+        batch: args.batch as usize,
+        clip_skip: args.clip_skip.unwrap_or_default() as usize,
+        noise,
+        keep_latents: args.keep_latents,
+        preview_every: args.preview_every.unwrap_or_default() as usize,
+        ..Request::default()
+    })
+}
+
+/// As the catalogue calls it.
+fn prediction(said: Option<&str>) -> Option<Prediction> {
+    match said {
+        Some("epsilon") => Some(Prediction::Epsilon),
+        Some("v_prediction" | "v") => Some(Prediction::VPrediction),
+        Some("sample") => Some(Prediction::Sample),
+        _ => None,
+    }
+}
+
+/// The images, each with the parameters that made it, and the latents where they are to be kept.
+fn blobs(work: &GenerateWork, request: &Request, made: &Generated) -> Result<Vec<Blob>, RunFailure> {
+    let format = work.args.format;
+    let written = match format {
+        ImageFormat::Png | ImageFormat::Safetensors => images::ImageFormat::Png,
+        ImageFormat::Webp => images::ImageFormat::Webp,
+    };
+    let mut blobs = Vec::new();
+    if format == ImageFormat::Safetensors {
+        blobs.push(tensors::file("image.safetensors", &[("image", &made.sample)])?);
+    } else {
+        for (number, picture) in made.pictures.iter().enumerate() {
+            let parameters = request.parameters(number, Some((&work.model, &work.hash)));
+            blobs.push(Blob {
+                name: format!("image-{number}.{}", format.as_str()),
+                media_type: format.media_type().to_owned(),
+                bytes: picture.encode(written, Some(&parameters)).map_err(|error| wrong(&error))?,
+            });
+        }
+    }
+    if work.args.keep_latents {
+        let names: Vec<String> = (1..=made.steps.len()).map(|step| format!("step-{step:04}")).collect();
+        let steps = names.iter().map(String::as_str).zip(&made.steps);
+        let all: Vec<_> = steps.chain([("latents", &made.latents)]).collect();
+        blobs.push(tensors::file("latents.safetensors", &all)?);
+    }
+    Ok(blobs)
+}
+
+fn told(request: &Request, made: &Generated, (before, after): (CacheFigures, CacheFigures)) -> Value {
+    let plan = &made.decode;
+    json!({
+        "width": request.width, "height": request.height, "seed": request.seed, "steps": request.steps,
+        "chunks": made.chunks, "timesteps": made.timesteps, "latents_shape": made.latents.shape,
+        "decode": {
+            "tiling_is_automatic": plan.automatic, "tiles": plan.tiles, "estimated_bytes": plan.estimated_bytes,
+            "peak_bytes": made.decode_peak_bytes,
+        },
+        "embedding_cache": { "hits": after.hits - before.hits, "misses": after.misses - before.misses },
+    })
+}
+
+fn no_base(kind: &str) -> RunFailure {
+    let message = format!("the family of the model's `{kind}` is not known, or is none that images are generated with");
+    let hint = Some("say it with a correction of the model's `base`".to_owned());
+    RunFailure::Work(ErrorBody { hint, ..ErrorBody::new(ErrorCode::Unsupported, message) })
+}
+
+fn failed(error: engine::generate::GenerateError) -> RunFailure {
+    match error {
+        engine::generate::GenerateError::Engine(error) => error.into(),
+        other => wrong(&other),
+    }
+}
+
+fn wrong(error: &(impl Classify + 'static)) -> RunFailure {
+    RunFailure::Work(ErrorBody::of(error))
+}
