@@ -67,6 +67,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(vram::remove_component))
         // running models
         .routes(routes!(engine::generate))
+        .routes(routes!(engine::lora_check))
         .routes(routes!(engine::encode_text))
         .routes(routes!(engine::tokenize))
         .routes(routes!(engine::vae_decode))

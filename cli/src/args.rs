@@ -87,6 +87,9 @@ pub enum Command {
     /// Latents to images and back.
     #[command(subcommand)]
     Vae(commands::vae::VaeCommand),
+    /// LoRAs and the bases they are for.
+    #[command(subcommand, visible_alias = "lora")]
+    Loras(commands::loras::LorasCommand),
     /// Prompts to embeddings.
     Encode(commands::encode::EncodeArgs),
     /// Texts to tokens and back.

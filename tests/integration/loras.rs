@@ -8,7 +8,7 @@ use shared::job::JobState;
 
 async fn checked(farm: &Farm, lora: &str, base: &str) -> Value {
     let args = json!({ "lora": lora, "base": base });
-    let job = farm.api.submit("/v1/jobs", json!({ "kind": "lora_check", "args": args })).await;
+    let job = farm.api.submit("/v1/loras/check", args).await;
     farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await.job.result.expect("a result")
 }
 

@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 use shared::{
     job::engine::EngineArgs,
     wire::{
-        EncodeTextRequest, GenerateRequest, JobView, Placing, TokenizeRequest, UnetStepRequest, VaeDecodeRequest,
-        VaeEncodeRequest,
+        EncodeTextRequest, GenerateRequest, JobView, LoraCheckRequest, Placing, TokenizeRequest, UnetStepRequest,
+        VaeDecodeRequest, VaeEncodeRequest,
     },
 };
 
@@ -116,6 +116,20 @@ pub(crate) async fn generate(
     Command { body, asked }: Command<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
     submit(&state, asked, order(body, EngineArgs::Generate)?).await
+}
+
+/// Checks a LoRA against a base
+///
+/// A job of a host that has both; its result (`LoraCheckResult`) says which modules fit, which the base does not have, which have
+/// other dimensions, whether the LoRA is for this base, and what applying it would take. Nothing is applied.
+#[utoipa::path(post, path = "/v1/loras/check", operation_id = "checkLora", tag = "engine", request_body = LoraCheckRequest,
+    responses((status = 202, description = "Accepted", body = JobView)))]
+pub(crate) async fn lora_check(
+    State(state): State<AppState>,
+    _: NoParameters,
+    Command { body, asked }: Command<Map<String, Value>>,
+) -> Result<Response, ApiError> {
+    submit(&state, asked, order(body, EngineArgs::LoraCheck)?).await
 }
 
 #[cfg(test)]

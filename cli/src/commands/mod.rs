@@ -15,6 +15,7 @@ pub(crate) mod hosts;
 mod input;
 pub(crate) mod jobs;
 pub(crate) mod load;
+pub(crate) mod loras;
 pub(crate) mod memory;
 pub(crate) mod meta;
 pub(crate) mod models;

@@ -234,7 +234,7 @@ async fn search(args: SearchArgs, client: &Client, output: Output) -> Result<(),
 }
 
 /// All pages of a search, at most `limit` rows.
-async fn found(
+pub(super) async fn found(
     mut request: SearchRequest,
     limit: Option<usize>,
     client: &Client,

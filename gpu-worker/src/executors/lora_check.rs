@@ -5,12 +5,15 @@ use std::{collections::BTreeMap, fs::File, io::Read, num::NonZeroUsize, path::Pa
 
 use engine::{
     ElementType,
-    lora::{AdapterSettings, BaseTensor, Lora, LoraError, LoraTensor, Report, estimate, match_base},
+    lora::{AdapterSettings, BaseTensor, Fit, Lora, LoraError, LoraTensor, Mismatch, Report, estimate, match_base},
 };
 use model_formats::Inspection;
 use residency::Lease;
-use serde_json::{Map, Value, json};
-use shared::job::engine::{LoraCheckArgs, Role};
+use serde_json::{Map, Value};
+use shared::{
+    job::engine::{LoraCheckArgs, Role},
+    wire::{LoraCheckResult, LoraFit, LoraMismatch},
+};
 
 use super::{
     Done,
@@ -36,16 +39,40 @@ pub(super) async fn run(agent: &Arc<Agent>, args: LoraCheckArgs, attempt: &Attem
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let checked = blocking("matching the LoRA", move || check(&lease, &inspection, &base_tensors, threads)).await??;
     let (read, report, seconds) = checked.map_err(|source| WorkError::Lora { lora: name.clone(), source })?;
-    let refusal = report.refusal();
-    let mut result = json!({
-        "lora": name, "base": base.model.name, "host": agent.host, "fits": refusal.is_none(), "refusal": refusal,
-        "digest": digest, "lora_bytes": bytes, "from": if cached { "ram" } else { "disk" }, "others": read.others,
-        "estimated_bytes": report.bytes, "estimated_seconds": seconds,
-    });
-    if let (Value::Object(result), Ok(Value::Object(report))) = (&mut result, serde_json::to_value(report)) {
-        result.extend(report);
-    }
+    let result = LoraCheckResult {
+        lora: name,
+        base: base.model.name.clone(),
+        host: agent.host.clone(),
+        fits: report.refusal().is_none(),
+        refusal: report.refusal(),
+        digest,
+        lora_bytes: bytes,
+        from: if cached { "ram" } else { "disk" }.to_owned(),
+        others: read.others,
+        untouched: report.untouched,
+        components: report.components,
+        ranks: report.ranks,
+        estimated_bytes: report.bytes,
+        estimated_seconds: seconds,
+        unmatched: report.unmatched,
+        matched: report.matched.into_iter().map(fit).collect(),
+        mismatched: report.mismatched.into_iter().map(mismatch).collect(),
+    };
+    let result = serde_json::to_value(result).map_err(|error| WorkError::System {
+        what: "writing the result down".to_owned(),
+        source: std::io::Error::other(error),
+    })?;
     Ok(Done { result, effects: Effects::Resident(Vec::new()) })
+}
+
+fn fit(fit: Fit) -> LoraFit {
+    let Fit { stem, component, path, rank, flavour, bytes } = fit;
+    LoraFit { stem, component, path, rank, flavour: flavour.to_owned(), bytes }
+}
+
+fn mismatch(mismatch: Mismatch) -> LoraMismatch {
+    let Mismatch { stem, tensor, found, expected } = mismatch;
+    LoraMismatch { stem, tensor, found, expected }
 }
 
 /// The LoRA's component in RAM.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::job::{
     Target,
-    engine::{EncodeTextArgs, GenerateArgs, TokenizeArgs, UnetStepArgs, VaeDecodeArgs, VaeEncodeArgs},
+    engine::{EncodeTextArgs, GenerateArgs, LoraCheckArgs, TokenizeArgs, UnetStepArgs, VaeDecodeArgs, VaeEncodeArgs},
 };
 
 /// Where and how soon.
@@ -48,6 +48,8 @@ requests! {
     TokenizeRequest of TokenizeArgs;
     /// `POST /v1/generate`.
     GenerateRequest of GenerateArgs;
+    /// `POST /v1/loras/check`.
+    LoraCheckRequest of LoraCheckArgs;
 }
 
 /// Result of a `tokenize` job.

@@ -7,6 +7,7 @@ mod components;
 mod engine;
 mod farm;
 mod jobs;
+mod loras;
 mod memory;
 mod metadata;
 mod models;
@@ -21,8 +22,8 @@ pub use blobs::{ArtifactView, UploadView};
 pub use cache::{CacheHost, CacheView, CachedComponent, CachedCopy, EvictionCandidate, EvictionView};
 pub use components::{PartOf, SharedComponent};
 pub use engine::{
-    EncodeTextRequest, GenerateRequest, Placing, TokenizeRequest, TokenizeResult, TokenizerView, TokensView,
-    UnetStepRequest, VaeDecodeRequest, VaeEncodeRequest,
+    EncodeTextRequest, GenerateRequest, LoraCheckRequest, Placing, TokenizeRequest, TokenizeResult, TokenizerView,
+    TokensView, UnetStepRequest, VaeDecodeRequest, VaeEncodeRequest,
 };
 pub use farm::{
     DeviceModels, DeviceView, FarmStatus, HostView, ModelStatus, ResidentComponent, RootView, Staleness, WatchView,
@@ -31,6 +32,7 @@ pub use jobs::{
     AttemptView, CacheRequest, EventView, JobDetail, JobRequest, JobView, LoadRequest, MultiLoadRequest, Progress,
     UnloadRequest,
 };
+pub use loras::{LoraCheckResult, LoraFit, LoraMismatch};
 pub use memory::{HostMemoryView, OptimizeAction, OptimizeRequest, OptimizeResult};
 pub use metadata::{
     Detected, MetadataChange, MetadataView, MetadataWriteRequest, Overrides, SearchRequest, UserMetadata,

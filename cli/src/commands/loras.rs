@@ -1,0 +1,139 @@
+//! `modelyard loras`: which there are, and what one would do to a base.
+
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use shared::{
+    error::ErrorCode,
+    job::engine::LoraCheckArgs,
+    wire::{JobView, LoraCheckRequest, LoraCheckResult, SearchRequest},
+};
+
+use super::{engine::PlacingArgs, models, text::bytes};
+use crate::{args::WaitArgs, client::Client, error::CliError, follow, output::Output};
+
+/// Rows of a list that are shown of each kind without `--all`.
+const SHOWN: usize = 10;
+
+/// What to do with LoRAs.
+#[derive(Debug, Subcommand)]
+pub enum LorasCommand {
+    /// List LoRAs.
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Only names that contain this.
+        #[arg(value_name = "TEXT")]
+        contains: Option<String>,
+
+        /// Only those for these bases, e.g. `sd15`, `sdxl`.
+        #[arg(long, value_name = "BASES", value_delimiter = ',')]
+        base: Vec<String>,
+
+        /// At most so many.
+        #[arg(long)]
+        limit: Option<usize>,
+    },
+    /// Say which tensors of a base a LoRA would change, what it cannot find there, and whether it is for that base at all.
+    Check(CheckArgs),
+}
+
+/// Options of `loras check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Id or name of the LoRA.
+    lora: String,
+
+    /// Id or name of the model that it would be applied to.
+    base: String,
+
+    /// Show every module.
+    #[arg(long)]
+    all: bool,
+
+    #[command(flatten)]
+    placing: PlacingArgs,
+
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+/// Does it and gives the exit code: that of what cannot be done for a LoRA that is not for its base.
+pub(crate) async fn run(command: LorasCommand, client: &Client, output: Output) -> Result<u8, CliError> {
+    match command {
+        LorasCommand::Ls { contains, base, limit } => {
+            let request = SearchRequest {
+                name: contains,
+                bases: base,
+                types: vec!["lora".to_owned()],
+                ..SearchRequest::default()
+            };
+            models::print(&models::found(request, limit, client).await?, output).map(|()| 0)
+        }
+        LorasCommand::Check(args) => check(args, client, output).await,
+    }
+}
+
+async fn check(args: CheckArgs, client: &Client, output: Output) -> Result<u8, CliError> {
+    let label = format!("check {} on {}", args.lora, args.base);
+    let wanted = LoraCheckArgs { lora: args.lora, base: args.base };
+    let request = LoraCheckRequest { args: wanted, placing: args.placing.placing() };
+    let job: JobView = client.post("/v1/loras/check", &request).await?;
+    if args.wait.no_wait {
+        return super::settle(client, output, job, "lora_check", args.wait).await.map(|()| 0);
+    }
+    let job = match job.state.is_terminal() {
+        true => job,
+        false => follow::follow(client, output, &job, &label, args.wait.timeout).await?,
+    };
+    let result = LoraCheckResult::deserialize(job.result.unwrap_or_default())?;
+    if output.json {
+        output.value(&result)?;
+    } else {
+        show(&result, if args.all { usize::MAX } else { SHOWN }, output)?;
+    }
+    Ok(if result.fits { 0 } else { ErrorCode::Unsupported.exit_code() })
+}
+
+fn show(result: &LoraCheckResult, shown: usize, output: Output) -> Result<(), CliError> {
+    let ranks = result.ranks.iter().map(|(rank, modules)| format!("{rank} ({modules} modules)"));
+    output.facts(&[
+        ("lora", result.lora.clone()),
+        ("base", result.base.clone()),
+        ("fits", result.refusal.clone().map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"))),
+        ("touches", result.components.join(", ")),
+        (
+            "matched",
+            format!("{} modules; {} of these components stay as they are", result.matched.len(), result.untouched),
+        ),
+        ("ranks", ranks.collect::<Vec<_>>().join(", ")),
+        (
+            "takes",
+            format!("{} beside the base, about {:.2} s", bytes(result.estimated_bytes), result.estimated_seconds),
+        ),
+        ("came along", result.others.join(", ")),
+    ])?;
+    list("not in the base", &result.unmatched, shown, output, String::clone)?;
+    list("of other dimensions", &result.mismatched, shown, output, |one| {
+        let [rows, columns] = one.found;
+        format!("{}: changes {rows} by {columns}, `{}` is {:?}", one.stem, one.tensor, one.expected)
+    })?;
+    if shown < usize::MAX {
+        return Ok(());
+    }
+    let header = ["MODULE", "COMPONENT", "TENSOR", "RANK", "KIND", "BYTES"];
+    output.section("changed", &result.matched, &header, "none", |one| {
+        let (rank, tensor) = (one.rank.to_string(), format!("{}.weight", one.path));
+        vec![one.stem.clone(), one.component.clone(), tensor, rank, one.flavour.clone(), bytes(one.bytes)]
+    })
+}
+
+fn list<T>(title: &str, rows: &[T], shown: usize, output: Output, line: impl Fn(&T) -> String) -> Result<(), CliError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    output.heading(&format!("{title}: {}", rows.len()))?;
+    rows.iter().take(shown).try_for_each(|row| output.line(line(row)))?;
+    if rows.len() > shown {
+        output.note(format!("{} more; `--all` shows them", rows.len() - shown));
+    }
+    Ok(())
+}
