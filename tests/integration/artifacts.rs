@@ -1,7 +1,7 @@
 //! Artifacts: committed with their job or not at all, sent as they are, kept for a while.
 //! The worker of these stories is the test itself, through the functions that agents commit with.
 
-use harness::{Farm, LONG, wait_for};
+use harness::{Farm, LONG, SHORT, wait_for};
 use reqwest::Method;
 use serde_json::json;
 use shared::{
@@ -11,9 +11,10 @@ use shared::{
     },
     ids::{Incarnation, JobId},
     job::{JobState, rules::Report},
-    wire::{ArtifactView, JobView},
+    wire::{ArtifactView, JobView, UploadView},
 };
 
+use crate::command_line::modelyard;
 use crate::support::{small_model, uploaded, varied_bytes, waiting_decode};
 
 fn artifact(name: &str, bytes: Vec<u8>) -> NewArtifact {
@@ -193,4 +194,48 @@ async fn artifacts_feed_other_jobs_and_go_when_they_are_too_many() {
         if names == ["new.bin"] { Ok(()) } else { Err(format!("{names:?}")) }
     })
     .await;
+}
+
+/// The command uploads local files, lists what a job left and saves it whole.
+#[tokio::test]
+async fn files_go_up_and_come_down_through_the_command() {
+    let mut farm = Farm::start().await;
+    small_model(&farm);
+    let agent = farm.agent_with_library(farm.agent("a")).await;
+    let folder = farm.path("cli");
+    std::fs::create_dir(&folder).expect("a folder");
+    let (latents, image) = (folder.join("my latents.safetensors"), folder.join("image.png"));
+    std::fs::write(&latents, varied_bytes(3 << 20)).expect("a file");
+    let (latents, image) = (latents.to_str().expect("text"), image.to_str().expect("text"));
+    let run = |arguments: &[&str]| {
+        let arguments =
+            [&["--api", farm.api.url()], arguments].concat().into_iter().map(str::to_owned).collect::<Vec<_>>();
+        let folder = folder.clone();
+        async move {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            modelyard(&folder, &arguments, SHORT).await
+        }
+    };
+    let decode = ["--json", "vae", "decode", "small", latents, "-o", image, "--label", "nowhere", "--no-wait"];
+    let job: JobView = serde_json::from_value(run(&decode).await.json()).expect("a job");
+    let upload = job.args["latents"]["upload"].as_str().expect("an upload").to_owned();
+    let taken: UploadView = farm.api.get(&format!("/v1/uploads/{upload}")).await;
+    assert_eq!((taken.bytes, taken.name.as_deref()), (3 << 20, Some("my latents.safetensors")));
+    run(&["vae", "decode", "small", "missing.safetensors"]).await.with(3);
+    run(&["vae", "decode", "small", &format!("upload:{upload}"), "--tiling", "100", "--no-wait"]).await.with(2);
+    run(&["generate", "small", "a cat", "--no-wait"]).await.with(8);
+
+    drop(agent);
+    farm.scheduler.process.kill().await;
+    let lease = leased(&farm, job.id).await;
+    commit(&farm, lease, &[artifact("image-0.png", varied_bytes(2 << 20)), artifact("image-1.png", vec![7; 9])]).await;
+    let id = job.id.to_string();
+    let said = run(&["jobs", "artifacts", &id]).await.with(0);
+    assert!(said.contains("image-0.png") && said.contains("2.0 MiB"), "{said}");
+    run(&["jobs", "artifacts", &id, "--get", "image-0.png", "-o", image]).await.with(0);
+    assert!(std::fs::read(image).expect("a saved file") == varied_bytes(2 << 20));
+    let said = run(&["jobs", "artifacts", &id, "--get", "image-7.png"]).await.with(3);
+    assert!(said.contains("image-0.png, image-1.png"), "{said}");
+    let raw = run(&["--quiet", "jobs", "artifacts", &id, "--get", "image-1.png", "-o", "-"]).await.with(0);
+    assert_eq!(raw.as_bytes(), [7; 9]);
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::small_model;
 
 /// What a run of `modelyard` ended with.
-struct Ran {
+pub(crate) struct Ran {
     code: Option<i32>,
     output: String,
     notes: String,
@@ -17,21 +17,21 @@ struct Ran {
 impl Ran {
     /// Output and notes, when this is the exit code.
     #[track_caller]
-    fn with(self, code: i32) -> String {
+    pub(crate) fn with(self, code: i32) -> String {
         assert_eq!(self.code, Some(code), "{}{}", self.output, self.notes);
         self.output + &self.notes
     }
 
     /// The output as JSON, when it ended well.
     #[track_caller]
-    fn json(self) -> Value {
+    pub(crate) fn json(self) -> Value {
         assert_eq!(self.code, Some(0), "{}{}", self.output, self.notes);
         serde_json::from_str(&self.output).unwrap_or_else(|error| panic!("{error}: {}", self.output))
     }
 }
 
 /// Runs `modelyard` to its end, without a terminal.
-async fn modelyard(folder: &Path, arguments: &[&str], patience: Duration) -> Ran {
+pub(crate) async fn modelyard(folder: &Path, arguments: &[&str], patience: Duration) -> Ran {
     let own = tempfile::tempdir_in(folder).expect("a folder");
     let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
     let environment = [("HOME", folder.display().to_string()), ("NO_COLOR", "1".to_owned())];
