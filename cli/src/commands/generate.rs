@@ -72,9 +72,6 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "MODEL")]
     vae: Option<String>,
 
-    #[command(flatten)]
-    settings: SettingsArgs,
-
     #[arg(long, value_name = "INPUT", help = format!("First noise in the place of the seed's: {FORMS}"))]
     noise: Option<InputArg>,
 
@@ -95,6 +92,10 @@ pub struct GenerateArgs {
 
     #[command(flatten)]
     wait: WaitArgs,
+
+    // last: its heading holds for all that follow
+    #[command(flatten)]
+    settings: SettingsArgs,
 }
 
 pub(crate) async fn run(args: GenerateArgs, client: &Client, output: Output) -> Result<(), CliError> {

@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 
-use super::{spec::JobSpec, spec::Lane, target::Target};
+use super::{kind::Lane, spec::JobSpec, target::Target};
 use crate::{
     db::{DbError, jobs as table},
     ids::JobId,

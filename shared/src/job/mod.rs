@@ -9,11 +9,13 @@
 //! ```
 //! Terminal states never change. Every write after the claim names (id, fence, incarnation) and must change one row.
 
+pub mod args;
 pub mod backend;
 pub mod benchmark;
 pub mod engine;
 pub mod enqueue;
 pub mod keep;
+pub mod kind;
 pub mod rules;
 pub mod spec;
 pub mod state;
@@ -21,13 +23,12 @@ pub mod target;
 pub mod validate;
 pub mod write;
 
+pub use args::{CacheAddArgs, CacheKeepArgs, CacheRemoveArgs, HashArgs, LoadArgs, OptimizeArgs, ScanArgs, UnloadArgs};
 pub use benchmark::{Baseline, BenchmarkArgs, BenchmarkLimits, ImageSize};
 pub use enqueue::{Enqueued, NewJob, enqueue};
 pub use keep::{Keep, KeepAlive};
-pub use spec::{
-    CacheAddArgs, CacheKeepArgs, CacheRemoveArgs, HashArgs, JobKind, JobSpec, Lane, LoadArgs, OptimizeArgs, ScanArgs,
-    UnloadArgs,
-};
+pub use kind::{JobKind, Lane};
+pub use spec::JobSpec;
 pub use state::JobState;
 pub use target::Target;
 pub use validate::{ValidateArgs, ValidateLevel};

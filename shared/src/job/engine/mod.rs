@@ -22,7 +22,7 @@ pub use text::{EncodeTextArgs, EncoderOutput, TokenizeArgs};
 pub use unet::UnetStepArgs;
 pub use vae::{LatentSample, Tiles, Tiling, TilingMode, VaeDecodeArgs, VaeEncodeArgs, VaeSettings};
 
-use super::spec::JobKind;
+use super::kind::JobKind;
 use crate::ids::ModelId;
 
 /// A kind of the engine's work with its arguments.
