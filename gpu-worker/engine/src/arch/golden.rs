@@ -26,6 +26,16 @@ pub(super) fn tensors(release: &str) -> Vec<(String, Vec<usize>)> {
     tensors
 }
 
+/// Names and shapes of the tensors that diffusers makes of a reduced model in the original layout.
+pub(super) fn reduced(map: &str) -> Vec<(String, Vec<usize>)> {
+    let line = |line: &str| {
+        let mut fields = line.strip_prefix(">\t")?.split('\t');
+        let (name, shape) = (fields.next()?, fields.next()?);
+        Some((name.to_owned(), shape.split('x').map(|side| side.parse().unwrap()).collect()))
+    };
+    read(&format!("maps/{map}.tsv")).lines().filter_map(line).collect()
+}
+
 /// Its `config.json`.
 pub(super) fn config(release: &str) -> Value {
     let mut configs: Value = serde_json::from_str(&read("configs.json")).unwrap();

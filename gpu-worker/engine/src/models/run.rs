@@ -2,10 +2,10 @@
 
 use crate::{
     error::EngineError,
-    graph::Emitted,
+    graph::{Emitted, Provider},
     runtime::{Control, Outcome, Runtime},
     tensor::{ElementType, Tensor},
-    weights::Weights,
+    weights::{TensorFacts, Weights},
 };
 
 /// Runs a graph whose largest value has `largest_bytes`; the outputs come in the graph's order.
@@ -31,4 +31,33 @@ pub(super) fn run_learning(
 /// Whether any weight is stored otherwise than it is computed with, so that a run holds converted copies.
 pub(super) fn is_converted(weights: &Weights) -> bool {
     weights.iter().any(|(_, weight)| weight.dtype != ElementType::F32)
+}
+
+/// The type in which a graph computes. The CPU computes in 32 bits always: it has no 16-bit kernels. A GPU computes in 16
+/// where most weights are stored so and the model bears it.
+pub(super) fn compute_type(provider: Provider, facts: &TensorFacts, upcast: bool) -> ElementType {
+    let is_half = |dtype: ElementType| matches!(dtype, ElementType::F16 | ElementType::Bf16);
+    let halves = facts.iter().filter(|(_, fact)| is_half(fact.dtype)).count();
+    let mostly = halves.saturating_mul(2) > facts.len();
+    if provider == Provider::Cuda && mostly && !upcast { ElementType::F16 } else { ElementType::F32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::TensorFact;
+
+    #[test]
+    fn only_a_gpu_computes_in_16_bits_and_only_from_weights_of_16() {
+        let facts = |dtype| {
+            let fact = TensorFact { dtype, shape: vec![1] };
+            [("a".to_owned(), fact)].into_iter().collect::<TensorFacts>()
+        };
+        for dtype in [ElementType::F16, ElementType::Bf16] {
+            assert_eq!(compute_type(Provider::Cuda, &facts(dtype), false), ElementType::F16);
+            assert_eq!(compute_type(Provider::Cuda, &facts(dtype), true), ElementType::F32);
+            assert_eq!(compute_type(Provider::Cpu, &facts(dtype), false), ElementType::F32);
+        }
+        assert_eq!(compute_type(Provider::Cuda, &facts(ElementType::F32), false), ElementType::F32);
+    }
 }

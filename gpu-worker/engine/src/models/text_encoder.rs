@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::run::{is_converted, run_learning};
+use super::run::{compute_type, is_converted, run_learning};
 use crate::{
     arch::clip::{Config, EndOfText},
     error::EngineError,
@@ -63,7 +63,9 @@ impl TextEncoder {
     /// # Errors
     /// Weights that are missing or have another shape than the config says; what ONNX Runtime refuses.
     pub fn new(runtime: &Arc<Runtime>, config: Config, weights: Weights) -> Result<Self, EngineError> {
-        let emitted = config.emit(runtime.options().provider, &weights)?;
+        let provider = runtime.options().provider;
+        let compute = compute_type(provider, &weights.facts(), false);
+        let emitted = config.emit(provider, compute, &weights)?;
         // compiled now, so that what the library refuses is told here
         runtime.session(&emitted)?;
         let is_converted = is_converted(&weights);

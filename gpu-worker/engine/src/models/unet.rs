@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     rows,
-    run::{is_converted, run_learning},
+    run::{compute_type, is_converted, run_learning},
 };
 use crate::{
     arch::unet2d::Config,
@@ -59,7 +59,9 @@ impl Unet {
     /// # Errors
     /// Weights that are missing or have another shape than the config says; what ONNX Runtime refuses.
     pub fn new(runtime: &Arc<Runtime>, config: Config, weights: Weights) -> Result<Self, EngineError> {
-        let emitted = config.emit(runtime.options().provider, &weights)?;
+        let provider = runtime.options().provider;
+        let compute = compute_type(provider, &weights.facts(), config.upcast_attention);
+        let emitted = config.emit(provider, compute, &weights)?;
         // compiled now, so that what the library refuses is told here
         runtime.session(&emitted)?;
         let is_converted = is_converted(&weights);

@@ -139,13 +139,34 @@ fn a_run_that_was_measured_corrects_the_estimate() {
 }
 
 #[test]
+fn a_graph_that_computes_in_16_bits_is_whole_and_near() {
+    let Some(runtime) = runtime().map(Arc::new) else { return };
+    let case = Case::open("sdxl");
+    let weights = made::weights(&case.config.tensors(), ElementType::F16, ElementType::F16);
+    // as a GPU runs it; the CPU converts around every operator
+    let emitted = case.config.emit(Provider::Cpu, ElementType::F16, &weights).unwrap();
+    let timestep = Tensor::f32(&[1], vec![981.0]).unwrap();
+    let (text, ids) = case.added.as_ref().unwrap();
+    let inputs = [
+        ("sample", &case.sample),
+        ("timestep", &timestep),
+        ("encoder_hidden_states", &case.states),
+        ("text_embeds", text),
+        ("time_ids", ids),
+    ];
+    let session = runtime.session(&emitted).unwrap();
+    let outputs = session.run(&weights, &inputs, &Control::default()).unwrap();
+    assert_close(outputs[0].as_f32().unwrap(), &case.expected(981), 2e-2);
+}
+
+#[test]
 fn weights_of_16_bits_are_converted_one_by_one() {
     let Some(runtime) = runtime().map(Arc::new) else { return };
     let case = Case::open("sd15");
     let tensors = case.config.tensors();
     let peak = |dtype| {
         let weights = made::weights(&tensors, dtype, dtype);
-        let emitted = case.config.emit(Provider::Cpu, &weights).unwrap();
+        let emitted = case.config.emit(Provider::Cpu, ElementType::F32, &weights).unwrap();
         let timestep = Tensor::f32(&[1], vec![1.0]).unwrap();
         let inputs = [("sample", &case.sample), ("timestep", &timestep), ("encoder_hidden_states", &case.states)];
         let session = runtime.session(&emitted).unwrap();
@@ -226,7 +247,7 @@ fn a_weight_that_is_missing_is_named() {
     for gone in ["conv_in.bias", "mid_block.resnets.0.conv1.weight", "up_blocks.0.attentions.1.proj_out.weight"] {
         let fewer = facts.iter().filter(|(name, _)| *name != gone);
         let fewer: engine::TensorFacts = fewer.map(|(name, fact)| (name.to_owned(), fact.clone())).collect();
-        let emitted = case.config.emit(Provider::Cpu, &fewer);
+        let emitted = case.config.emit(Provider::Cpu, ElementType::F32, &fewer);
         match emitted {
             Err(EngineError::MissingWeights { count: 1, first, .. }) => assert_eq!(first, gone),
             // this one has no middle

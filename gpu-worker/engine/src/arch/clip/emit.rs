@@ -15,7 +15,7 @@ const EMBEDDINGS: &str = "text_model.embeddings";
 const FINAL_NORM: &str = "text_model.final_layer_norm";
 
 impl Config {
-    /// Emits the graph for weights stored like `storage`.
+    /// Emits the graph for weights stored like `storage`, computing in `compute`.
     ///
     /// Inputs: `input_ids` I64 \[batch, positions\]; `end` I64 \[batch, 1\], where the pooled state is; `layer` I64
     /// \[1\], whose states are asked for (0: the embeddings, `layers`: the last). Outputs, F32: `last` \[batch, positions,
@@ -25,8 +25,14 @@ impl Config {
     ///
     /// # Errors
     /// When the weights lack a tensor or have it in another shape.
-    pub fn emit(&self, provider: Provider, storage: &dyn StorageTypes) -> Result<Emitted, EngineError> {
+    pub fn emit(
+        &self,
+        provider: Provider,
+        compute: ElementType,
+        storage: &dyn StorageTypes,
+    ) -> Result<Emitted, EngineError> {
         let mut graph = Graph::new("clip", provider, storage);
+        graph.set_compute(compute);
         self.build(&mut graph);
         graph.finish()
     }

@@ -103,6 +103,24 @@ mod tests {
     }
 
     #[test]
+    fn reduced_models_are_inferred_as_their_folders_have_it() {
+        let first = Role::First;
+        let maps = [("clip-l", first, "sdxl"), ("clip-h", first, "sd21"), ("clip-g", Role::Second, "sdxl")];
+        for ((map, role, base), (width, layers)) in maps.into_iter().zip([(32, 2), (48, 2), (64, 3)]) {
+            let (tensors, is_first) = (golden::reduced(map), map == "clip-l");
+            let facts = golden::facts(&tensors);
+            // as `modelyard dev make-models` writes it
+            let json = serde_json::json!({
+                "eos_token_id": 2, "hidden_act": if is_first { "quick_gelu" } else { "gelu" }, "hidden_size": width,
+                "intermediate_size": width * 4, "num_attention_heads": 4, "num_hidden_layers": layers,
+                "projection_dim": width, "vocab_size": 800,
+            });
+            let config = Config::from_json(&json, &facts).unwrap();
+            assert_eq!(Config::infer(&facts, role, Some(base)).unwrap(), config, "{map}");
+        }
+    }
+
+    #[test]
     fn the_family_tells_the_activation_of_reduced_models() {
         let read = |role, base| Config::infer(&facts(800, 32, 2), role, Some(base)).unwrap();
         assert_eq!(read(Role::First, "sdxl").activation, Activation::QuickGelu);

@@ -34,6 +34,8 @@ pub struct Config {
     pub norm_groups: usize,
     /// Epsilon of the resnets' group norms.
     pub norm_eps: f32,
+    /// 16-bit floats are too short for its attention.
+    pub upcast_attention: bool,
     /// Side of the first convolution's kernel; odd.
     pub conv_in_kernel: usize,
     /// Side of the last convolution's kernel; odd.

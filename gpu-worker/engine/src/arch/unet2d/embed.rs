@@ -12,14 +12,6 @@ use crate::{
 /// Periods grow geometrically up to this.
 const LONGEST_PERIOD: f64 = 10_000.0;
 
-/// An input in the type in which the graph computes.
-pub(super) fn computed(g: &mut Graph<'_>, value: V) -> V {
-    match g.compute() {
-        ElementType::F32 => value,
-        dtype => g.cast(value, dtype),
-    }
-}
-
 /// The embedded timestep: [1, `time_width`].
 pub(super) fn time(g: &mut Graph<'_>, config: &Config) -> V {
     let timestep = g.input("timestep", ElementType::F32, &[Dim::Fixed(1)]);
@@ -38,7 +30,7 @@ pub(super) fn added(g: &mut Graph<'_>, config: &Config, time: V) -> V {
     let rest = g.const_i64(&[-1], &[1]);
     let sides = concat(g, &[batch, rest], 0);
     let waves = reshape_to(g, waves, sides);
-    let text = computed(g, text);
+    let text = g.to_compute(text);
     let both = concat(g, &[text, waves], 1);
     let embedded = two_layers(g, both, "add_embedding", inputs, config.time_width);
     add(g, time, embedded)
@@ -60,7 +52,7 @@ fn sinusoids(g: &mut Graph<'_>, config: &Config, numbers: V, width: usize) -> V 
     let [sin, cos] = ["Sin", "Cos"].map(|op| g.op(op, "", &[angles], &[]));
     let order = if config.flip_sin_to_cos { [cos, sin] } else { [sin, cos] };
     let waves = concat(g, &order, 1);
-    computed(g, waves)
+    g.to_compute(waves)
 }
 
 /// Rounded where torch rounds: an angle of a thousand carries the error of its frequency a thousandfold.

@@ -16,7 +16,7 @@ use crate::{
 };
 
 impl Config {
-    /// Emits the graph for weights stored like `storage`.
+    /// Emits the graph for weights stored like `storage`, computing in `compute`.
     ///
     /// Inputs, F32: `sample` \[batch, `in_channels`, height, width\]; `timestep` \[1\]; `encoder_hidden_states` \[batch,
     /// tokens, context\]; with [`Config::added`] also `text_embeds` \[batch, text\] and `time_ids` \[batch, numbers\].
@@ -24,8 +24,14 @@ impl Config {
     ///
     /// # Errors
     /// When the weights lack a tensor or have it in another shape.
-    pub fn emit(&self, provider: Provider, storage: &dyn StorageTypes) -> Result<Emitted, EngineError> {
+    pub fn emit(
+        &self,
+        provider: Provider,
+        compute: ElementType,
+        storage: &dyn StorageTypes,
+    ) -> Result<Emitted, EngineError> {
         let mut graph = Graph::new("unet2d", provider, storage);
+        graph.set_compute(compute);
         self.build(&mut graph, storage);
         graph.finish()
     }
@@ -40,17 +46,15 @@ impl Config {
     }
 
     fn build(&self, g: &mut Graph<'_>, storage: &dyn StorageTypes) {
-        let image = [Dim::Free("batch"), Dim::Fixed(self.in_channels), Dim::Free("height"), Dim::Free("width")];
-        let sample = g.input("sample", ElementType::F32, &image);
+        let sample = g.image_input("sample", self.in_channels);
         let time = embed::time(g, self);
         let text = [Dim::Free("batch"), Dim::Free("tokens"), Dim::Fixed(self.context)];
         let text = g.input("encoder_hidden_states", ElementType::F32, &text);
-        let text = embed::computed(g, text);
+        let text = g.to_compute(text);
         let time = embed::added(g, self, time);
         // every resnet takes the activated embedding
         let time = silu(g, time);
         let mut blocks = Blocks { g, storage, config: self, time, text };
-        let sample = embed::computed(blocks.g, sample);
         let prediction = blocks.unet(sample);
         g.output("out_sample", prediction);
     }

@@ -51,6 +51,8 @@ pub(super) fn read(facts: &TensorFacts, base: Option<&str>) -> Result<Config, En
         added: added(facts)?,
         norm_groups: GROUPS,
         norm_eps: 1e-5,
+        // the 768-pixel release needs it, and no tensor tells it from the other
+        upcast_attention: base == Some("sd21"),
         conv_in_kernel: side(MODEL, facts, "conv_in.weight", 3)?,
         conv_out_kernel: side(MODEL, facts, "conv_out.weight", 3)?,
         levels,

@@ -33,7 +33,6 @@ fn plain() -> [(&'static str, Vec<Value>); 19] {
     ]
 }
 
-/// `upcast_attention` is read by nobody: attention is computed in fp32 anyway.
 pub(super) fn read(json: &Value) -> Result<Config, EngineError> {
     let settings = Settings::new(MODEL, json)?;
     settings.only("_class_name", &[json!(MODEL)])?;
@@ -54,6 +53,7 @@ pub(super) fn read(json: &Value) -> Result<Config, EngineError> {
         added: added(&settings)?,
         norm_groups: groups(&settings, &levels)?,
         norm_eps: settings.float("norm_eps", 1e-5)?,
+        upcast_attention: settings.flag("upcast_attention", false)?,
         conv_in_kernel: kernel(&settings, "conv_in_kernel")?,
         conv_out_kernel: kernel(&settings, "conv_out_kernel")?,
         levels,

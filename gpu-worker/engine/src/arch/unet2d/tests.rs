@@ -32,9 +32,56 @@ fn the_releases_are_inferred_from_their_tensors() {
     for (release, base) in RELEASES {
         let config = Config::from_json(&golden::config(release)).unwrap();
         let facts = golden::facts(&golden::tensors(release));
-        assert_eq!(Config::infer(&facts, Some(base)).unwrap(), config, "{release}");
         // the projections alone tell the first family from its successors
         assert_eq!(Config::infer(&facts, None).unwrap(), config, "{release}");
+        let upcast = Config { upcast_attention: base == "sd21", ..config };
+        assert_eq!(Config::infer(&facts, Some(base)).unwrap(), upcast, "{release}");
+    }
+}
+
+/// The configs that `modelyard dev make-models` writes beside the same tensors in a diffusers folder.
+fn reduced() -> [(&'static str, &'static str, Value); 4] {
+    let levels = |attends: &[bool]| {
+        let block = |attends: bool, way: &str| format!("{}{way}Block2D", if attends { "CrossAttn" } else { "" });
+        let down: Vec<String> = attends.iter().map(|attends| block(*attends, "Down")).collect();
+        let up: Vec<String> = attends.iter().rev().map(|attends| block(*attends, "Up")).collect();
+        (down, up)
+    };
+    let config = |attends: &[bool], own: Value| {
+        let (down, up) = levels(attends);
+        let channels = [32, 64, 96, 96].get(..attends.len()).unwrap().to_vec();
+        let mut all = json!({ "block_out_channels": channels, "down_block_types": down, "up_block_types": up });
+        all.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+        all
+    };
+    let sd15 = json!({ "attention_head_dim": 8, "cross_attention_dim": 32 });
+    let sd21 = json!({ "attention_head_dim": [2, 4, 6, 6], "cross_attention_dim": 48, "use_linear_projection": true });
+    let sdxl = json!({
+        "attention_head_dim": [2, 4, 6], "cross_attention_dim": 96, "use_linear_projection": true,
+        "transformer_layers_per_block": [1, 1, 2], "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 112,
+    });
+    let refiner = json!({
+        "attention_head_dim": [2, 4, 6, 6], "cross_attention_dim": 64, "use_linear_projection": true,
+        "transformer_layers_per_block": [1, 2, 2, 2], "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 104,
+    });
+    [
+        ("unet-sd15", "sd15", config(&[true, true, true, false], sd15)),
+        ("unet-sd21", "sd21", config(&[true, true, true, false], sd21)),
+        ("unet-sdxl", "sdxl", config(&[false, true, true], sdxl)),
+        ("unet-sdxl-refiner", "sdxl-refiner", config(&[false, true, true, false], refiner)),
+    ]
+}
+
+#[test]
+fn reduced_models_are_inferred_as_their_folders_have_it() {
+    for (map, base, json) in reduced() {
+        let tensors = sorted(golden::reduced(map));
+        let config = Config::from_json(&json).unwrap();
+        assert_eq!(sorted(config.tensors()), tensors, "{map}");
+        let upcast = Config { upcast_attention: base == "sd21", ..config };
+        assert_eq!(Config::infer(&golden::facts(&tensors), Some(base)).unwrap(), upcast, "{map}");
     }
 }
 
@@ -74,7 +121,7 @@ fn fields_that_change_what_is_computed_are_refused() {
 
 #[test]
 fn null_is_no_middle_and_fields_without_meaning_here_are_let_through() {
-    let config = json!({ "mid_block_type": null, "upcast_attention": true, "dropout": 0.1, "sample_size": 64 });
+    let config = json!({ "mid_block_type": null, "dropout": 0.1, "sample_size": 64 });
     assert_eq!(Config::from_json(&config).unwrap().middle, Middle::Absent);
 }
 
@@ -121,6 +168,7 @@ fn config() -> impl Strategy<Value = (Config, &'static str)> {
                 added,
                 norm_groups: 32,
                 norm_eps: 1e-5,
+                upcast_attention: false,
                 conv_in_kernel: kernel,
                 conv_out_kernel: 3,
             };

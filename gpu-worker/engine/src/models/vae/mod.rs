@@ -16,13 +16,14 @@ pub use posterior::Posterior;
 pub use settings::{Tiling, VaeSettings};
 
 use self::images::Planes;
+use super::run::compute_type;
 use crate::{
     error::EngineError,
-    graph::{Emitted, Provider},
+    graph::Emitted,
     runtime::{Control, Runtime},
     statistics::check_finite,
-    tensor::{ElementType, Tensor},
-    weights::{TensorFacts, Weights},
+    tensor::Tensor,
+    weights::Weights,
 };
 
 /// A VAE whose weights are resident.
@@ -61,7 +62,7 @@ impl Vae {
     ) -> Result<Self, EngineError> {
         let facts = weights.facts();
         let provider = runtime.options().provider;
-        let compute = compute(provider, &facts, settings.upcast.unwrap_or(architecture.force_upcast()));
+        let compute = compute_type(provider, &facts, settings.upcast.unwrap_or(architecture.force_upcast()));
         let decoder = facts.has_prefix("decoder.").then(|| architecture.decoder(provider, compute, &facts));
         let encoder = facts.has_prefix("encoder.").then(|| architecture.encoder(provider, compute, &facts));
         let (decoder, encoder) = (decoder.transpose()?, encoder.transpose()?);
@@ -240,12 +241,4 @@ fn half<'e>(emitted: Option<&'e Emitted>, first: &str) -> Result<&'e Emitted, En
         count: 1,
         first: first.to_owned(),
     })
-}
-
-/// The CPU computes in 32 bits always: it has no 16-bit kernels. A GPU does where storage is 16 bits and the model bears it.
-fn compute(provider: Provider, facts: &TensorFacts, upcast: bool) -> ElementType {
-    let is_half = |dtype: ElementType| matches!(dtype, ElementType::F16 | ElementType::Bf16);
-    let halves = facts.iter().filter(|(_, fact)| is_half(fact.dtype)).count();
-    let mostly = halves.saturating_mul(2) > facts.len();
-    if provider == Provider::Cuda && mostly && !upcast { ElementType::F16 } else { ElementType::F32 }
 }
