@@ -89,7 +89,10 @@ fn long(weights: &Weights) -> Emitted {
 fn a_run_is_stopped_from_another_thread() {
     let Some(runtime) = limited(8) else { return };
     let shape = vec![64, 64, 3, 3];
-    let weights = weights(&BTreeMap::from([("conv.weight".to_owned(), (shape, vec![0.001; 64 * 64 * 9]))]));
+    let weights = weights(&BTreeMap::from([
+        ("conv.weight".to_owned(), (shape, vec![0.001; 64 * 64 * 9])),
+        ("conv.bias".to_owned(), (vec![64], vec![0.0; 64])),
+    ]));
     let session = runtime.session(&long(&weights)).unwrap();
     let control = Control::default();
     let cancel = control.cancel.clone();

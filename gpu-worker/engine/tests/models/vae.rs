@@ -1,6 +1,7 @@
 //! VAEs against diffusers (`tests/reference/make_vae.py`): both sides compute weights and inputs from names.
 
 use std::{
+    collections::BTreeMap,
     fs,
     sync::{Arc, Mutex},
 };
@@ -123,6 +124,27 @@ fn sizes_are_inferred_from_tensors() {
             (_, inferred) => assert!(matches!(inferred, Err(EngineError::Config { .. })), "{name}"),
         }
     }
+}
+
+#[test]
+fn the_graphs_take_exactly_the_tensors_that_diffusers_has() {
+    for name in ["kl4", "kl16", "plain", "groups32"] {
+        let Architecture::Kl(config) = Architecture::from_json(&case(name)["config"]).unwrap() else {
+            panic!("{name} is an AutoencoderKL")
+        };
+        let taken: BTreeMap<String, Vec<usize>> = engine::arch::vae::tensors(&config).into_iter().collect();
+        let theirs: BTreeMap<String, Vec<usize>> = serde_json::from_value(case(name)["tensors"].clone()).unwrap();
+        assert_eq!(taken, theirs, "{name}");
+    }
+    // none is optional
+    let mut fewer = Weights::new();
+    for (name, weight) in weights("kl4", ElementType::F32).iter().filter(|(name, _)| *name != "decoder.conv_in.bias") {
+        fewer.insert(name, weight.clone()).unwrap();
+    }
+    let Some(runtime) = runtime().map(Arc::new) else { return };
+    let architecture = Architecture::from_json(&case("kl4")["config"]).unwrap();
+    let missing = Vae::new(runtime, architecture, fewer, VaeSettings::default()).unwrap_err();
+    assert!(matches!(missing, EngineError::MissingWeights { first, .. } if first == "decoder.conv_in.bias"));
 }
 
 #[test]

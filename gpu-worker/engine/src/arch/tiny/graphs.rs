@@ -5,7 +5,7 @@ use crate::{
     error::EngineError,
     graph::{
         Emitted, Graph, Provider, StorageTypes, V,
-        layers::{add, conv2d, mul, upsample2x},
+        layers::{add, conv2d, conv2d_padded, mul, upsample2x},
     },
     tensor::ElementType,
 };
@@ -40,7 +40,9 @@ pub fn decoder(
             layer += 1;
         }
         let outputs = if level < last { channels } else { config.out_channels };
-        x = conv2d(&mut g, x, &format!("decoder.layers.{layer}"), current, outputs, 3, 1, 1);
+        // only the last one has a bias
+        let path = format!("decoder.layers.{layer}");
+        x = conv2d_padded(&mut g, x, &path, (current, outputs), (3, 1), [1; 4], level == last);
         (current, layer) = (outputs, layer + 1);
     }
     // its image is 0..1
@@ -70,8 +72,10 @@ pub fn encoder(
     let mut x = mul(&mut g, x, half_of);
     let (mut current, mut layer) = (config.in_channels, 0);
     for (level, (blocks, channels)) in levels(half).enumerate() {
-        let stride = if level == 0 { 1 } else { 2 };
-        x = conv2d(&mut g, x, &format!("encoder.layers.{layer}"), current, channels, 3, stride, 1);
+        // the first one keeps the size and has a bias, the others halve it and have none
+        let (stride, is_first) = (if level == 0 { 1 } else { 2 }, level == 0);
+        let path = format!("encoder.layers.{layer}");
+        x = conv2d_padded(&mut g, x, &path, (current, channels), (3, stride), [1; 4], is_first);
         (current, layer) = (channels, layer + 1);
         for _ in 0..blocks {
             x = block(&mut g, x, &format!("encoder.layers.{layer}"), current);

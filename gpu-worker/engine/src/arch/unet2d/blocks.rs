@@ -27,8 +27,6 @@ pub(super) struct Blocks<'b, 's> {
 impl Blocks<'_, '_> {
     /// A convolution that keeps the sides, or with a stride of 2 halves them (rounded up).
     pub(super) fn conv(&mut self, x: V, path: &str, inputs: usize, outputs: usize, kernel: usize, stride: usize) -> V {
-        // all convolutions of a UNet have a bias: one that is missing is told
-        self.g.weight(&format!("{path}.bias"), &[outputs]);
         conv2d(self.g, x, path, inputs, outputs, kernel, stride, kernel / 2)
     }
 

@@ -53,7 +53,7 @@ fn attention(g: &mut Graph<'_>, x: V, prefix: &str, channels: usize, groups: usi
 
 /// Half the height and width; torch pads right and bottom only.
 pub(super) fn downsample(g: &mut Graph<'_>, x: V, prefix: &str, channels: usize) -> V {
-    conv2d_padded(g, x, prefix, (channels, channels), (3, 2), [0, 0, 1, 1])
+    conv2d_padded(g, x, prefix, (channels, channels), (3, 2), [0, 0, 1, 1], true)
 }
 
 /// Twice the height and width.

@@ -5,4 +5,4 @@ mod config;
 mod graphs;
 
 pub use config::Config;
-pub use graphs::{decoder, encoder};
+pub use graphs::{decoder, encoder, tensors};

@@ -15,10 +15,10 @@ pub fn conv2d(
     stride: usize,
     pad: usize,
 ) -> V {
-    conv2d_padded(g, x, prefix, (inputs, outputs), (kernel, stride), [side(pad); 4])
+    conv2d_padded(g, x, prefix, (inputs, outputs), (kernel, stride), [side(pad); 4], true)
 }
 
-/// A square convolution with its own padding of each edge: top, left, bottom, right.
+/// A square convolution with its own padding of each edge, top, left, bottom, right, and perhaps without bias.
 pub fn conv2d_padded(
     g: &mut Graph<'_>,
     x: V,
@@ -26,11 +26,10 @@ pub fn conv2d_padded(
     (inputs, outputs): (usize, usize),
     (kernel, stride): (usize, usize),
     pads: [i64; 4],
+    bias: bool,
 ) -> V {
     let weight = g.weight(&format!("{prefix}.weight"), &[outputs, inputs, kernel, kernel]);
-    let bias_name = format!("{prefix}.bias");
-    // a convolution without bias is one that has none in its weights
-    let bias = if g.has(&bias_name) { Some(g.weight(&bias_name, &[outputs])) } else { None };
+    let bias = if bias { Some(g.weight(&format!("{prefix}.bias"), &[outputs])) } else { None };
     let given: Vec<V> = [x, weight].into_iter().chain(bias).collect();
     let attrs = [
         Attr::Ints("kernel_shape", vec![side(kernel); 2]),
