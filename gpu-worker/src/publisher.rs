@@ -329,7 +329,7 @@ fn device_state(runner: &RunnerState, condition: &Condition) -> (&'static str, O
     }
 }
 
-/// The leases of loads that are under way are not told: an unload waits behind them in the device's queue.
+/// The leases of loads and runs that are under way are not told: an unload waits behind them in the device's queue.
 fn device_entry(device: &Device, copy: &DeviceResident, standings: &Standings) -> Entry {
     let noted = device.tier.noted(copy);
     Entry {

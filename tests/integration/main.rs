@@ -15,6 +15,7 @@ mod corrections;
 mod device_tier;
 mod devices;
 mod drain;
+mod engine;
 mod events;
 mod fencing;
 mod fine_tunes;

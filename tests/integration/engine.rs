@@ -1,0 +1,263 @@
+//! Models that run: decode, encode, predict and generate over the API, on a real ONNX Runtime (`MODELYARD_ONNXRUNTIME`; without it
+//! these stories say that they are skipped). The models are small and random, so pictures are noise and figures finite.
+
+use harness::{AgentSettings, Farm, LONG, SHORT, wait_for};
+use serde_json::{Map, Value, json};
+use shared::{
+    error::ErrorCode,
+    job::JobState,
+    wire::{ArtifactView, JobDetail, JobView, TokenizeResult},
+};
+
+use crate::support::{device, device_is, uploaded};
+
+/// An agent whose runner has a library; none without one.
+fn with_library(farm: &Farm) -> Option<AgentSettings> {
+    let Some(library) = std::env::var_os("MODELYARD_ONNXRUNTIME").filter(|path| !path.is_empty()) else {
+        println!("skipped: no ONNX Runtime library (MODELYARD_ONNXRUNTIME)");
+        return None;
+    };
+    let mut settings = farm.agent("a");
+    settings.more.extend(["--onnxruntime".to_owned(), library.to_string_lossy().into_owned()]);
+    settings.more.extend(["--threads".to_owned(), "1".to_owned()]);
+    Some(settings)
+}
+
+fn make_models(farm: &Farm, arch: &str, layout: &str) {
+    let made = std::process::Command::new(harness::binary("modelyard"))
+        .args(["dev", "make-models", "--arch", arch, "--layout", layout, "--out"])
+        .arg(farm.library())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+}
+
+/// A safetensors file of 32-bit floats.
+fn tensors(all: &[(&str, &[usize], Vec<f32>)]) -> Vec<u8> {
+    let (mut header, mut data) = (Map::new(), Vec::new());
+    for (name, shape, values) in all {
+        let begin = data.len();
+        data.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        header
+            .insert((*name).to_owned(), json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()] }));
+    }
+    let header = Value::Object(header).to_string();
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()
+}
+
+/// The tensors of such a file.
+fn read(bytes: &[u8]) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let (length, rest) = bytes.split_at(8);
+    let (header, data) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+    let header: Map<String, Value> = serde_json::from_slice(header).unwrap();
+    let one = |(name, facts): (String, Value)| {
+        assert_eq!(facts["dtype"], "F32", "{name}");
+        let at = |index: usize| facts["data_offsets"][index].as_u64().unwrap() as usize;
+        let shape = facts["shape"].as_array().unwrap().iter().map(|side| side.as_u64().unwrap() as usize).collect();
+        let values = data[at(0)..at(1)].chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap()));
+        (name, shape, values.collect())
+    };
+    header.into_iter().filter(|(name, _)| name != "__metadata__").map(one).collect()
+}
+
+fn wave(count: usize) -> Vec<f32> {
+    (0..count).map(|at| (at as f32 * 0.37).sin()).collect()
+}
+
+/// Submits work and waits for its success.
+async fn done(farm: &Farm, path: &str, body: Value) -> JobDetail {
+    let job = farm.api.submit(path, body).await;
+    farm.api.job_ended(job.id, JobState::Succeeded, LONG).await
+}
+
+async fn artifact(farm: &Farm, job: &JobDetail, name: &str) -> Vec<u8> {
+    let path = format!("/v1/jobs/{}/artifacts/{name}", job.job.id);
+    let answer = farm.api.request(reqwest::Method::GET, &path).send().await.unwrap();
+    assert_eq!(answer.status(), 200, "{path}");
+    answer.bytes().await.unwrap().to_vec()
+}
+
+fn result(job: &JobDetail) -> &Value {
+    job.job.result.as_ref().unwrap()
+}
+
+/// A decoding takes what an encoding left; one file and a folder with the same weights give the same bytes.
+#[tokio::test]
+async fn a_vae_encodes_and_decodes_whatever_the_layout_of_its_files() {
+    let farm = Farm::start().await;
+    let Some(settings) = with_library(&farm) else { return };
+    make_models(&farm, "sd15", "both");
+    let _agent = farm.agent_with_library(settings).await;
+    let image = tensors(&[("image", &[1, 3, 64, 96], wave(3 * 64 * 96))]);
+    let image = uploaded(&farm, image).await;
+    let mut pictures = Vec::new();
+    for model in ["sd15-tiny", "sd15-tiny-diffusers"] {
+        let body = json!({ "model": model, "image": { "upload": image.id } });
+        let encoded = done(&farm, "/v1/vae/encode", body).await;
+        assert_eq!(result(&encoded)["artifacts"], json!(["latents.safetensors"]), "{encoded:?}");
+        let latents = read(&artifact(&farm, &encoded, "latents.safetensors").await);
+        assert_eq!((latents[0].0.as_str(), &latents[0].1[..]), ("latents", &[1, 4, 8, 12][..]));
+        assert!(latents[0].2.iter().all(|value| value.is_finite()));
+        let from = json!({ "artifact": { "job": encoded.job.id, "name": "latents.safetensors" } });
+        let decoded = done(&farm, "/v1/vae/decode", json!({ "model": model, "latents": from })).await;
+        let told = result(&decoded);
+        assert_eq!(
+            (&told["shape"], &told["architecture"]),
+            (&json!([1, 3, 64, 96]), &json!("AutoencoderKL")),
+            "{told}"
+        );
+        assert!(told["estimated_bytes"].as_u64().unwrap() > 0 && told["components"][0]["kind"] == "vae", "{told}");
+        let tiles = json!({ "size": 64 });
+        let tiled =
+            json!({ "model": model, "latents": from, "settings": { "tiling": tiles }, "format": "safetensors" });
+        assert!(result(&done(&farm, "/v1/vae/decode", tiled).await)["tiling"]["tiles"].as_u64().unwrap() > 1);
+        pictures.push(artifact(&farm, &decoded, "image-0.png").await);
+    }
+    assert!(pictures[0].starts_with(b"\x89PNG"));
+    assert!(pictures[0] == pictures[1], "the same weights, another layout");
+    farm.assert_ledger_is_clean().await;
+}
+
+/// States of a text go into a step of the UNet; each fault of a request is named.
+#[tokio::test]
+async fn texts_are_encoded_and_a_unet_predicts_from_them() {
+    let farm = Farm::start().await;
+    let Some(settings) = with_library(&farm) else { return };
+    make_models(&farm, "sd15,sdxl", "diffusers");
+    let _agent = farm.agent_with_library(settings).await;
+    let body = json!({ "model": "sd15-tiny-diffusers", "prompts": ["a (cat:1.3)"], "negative": "a dog" });
+    let encoded = done(&farm, "/v1/encode", body).await;
+    let states = read(&artifact(&farm, &encoded, "embeddings.safetensors").await);
+    let (_, shape, values) = states.iter().find(|(name, _, _)| name == "text_encoder.last").expect("last states");
+    assert_eq!(&shape[..2], [2, 77], "the prompt and the negative one");
+    let given = |timestep: f32| {
+        tensors(&[
+            ("sample", &[2, 4, 8, 8], wave(512)),
+            ("timestep", &[1], vec![timestep]),
+            ("encoder_hidden_states", &shape[..], values.clone()),
+        ])
+    };
+    let inputs = uploaded(&farm, given(500.0)).await;
+    let step = |scale: Value| json!({ "model": "sd15-tiny-diffusers", "inputs": { "upload": inputs.id }, "guidance_scale": scale });
+    let both = done(&farm, "/v1/unet/step", step(Value::Null)).await;
+    let both = read(&artifact(&farm, &both, "prediction.safetensors").await);
+    assert_eq!(both[0].1, [2, 4, 8, 8]);
+    let guided = done(&farm, "/v1/unet/step", step(json!(3.0))).await;
+    let guided = read(&artifact(&farm, &guided, "prediction.safetensors").await);
+    let (without, with) = both[0].2.split_at(256);
+    let expected: Vec<f32> = without.iter().zip(with).map(|(u, c)| u + 3.0 * (c - u)).collect();
+    assert_eq!((&guided[0].1[..], &guided[0].2), (&[1, 4, 8, 8][..], &expected));
+
+    let wrong = json!({ "model": "sdxl-tiny-diffusers", "inputs": { "upload": inputs.id } });
+    let job = farm.api.submit("/v1/unet/step", wrong).await;
+    let error = farm.api.job_ended(job.id, JobState::Failed, LONG).await.job.error.expect("an error");
+    assert_eq!(error.code, ErrorCode::InvalidArgument, "{error:?}");
+
+    let body = json!({ "model": "sdxl-tiny-diffusers", "prompts": ["x"], "outputs": ["pooled", "projected"] });
+    let pair = done(&farm, "/v1/encode", body).await;
+    let names: Vec<String> =
+        read(&artifact(&farm, &pair, "embeddings.safetensors").await).into_iter().map(|(name, _, _)| name).collect();
+    assert_eq!(names, ["text_encoder.pooled", "text_encoder_2.pooled", "text_encoder_2.projected"]);
+
+    let tokens = async |body: Value| -> TokenizeResult {
+        serde_json::from_value(result(&done(&farm, "/v1/tokenize", body).await).clone()).unwrap()
+    };
+    let shipped = tokens(json!({ "texts": ["a cat"] })).await.tokenizers;
+    assert_eq!((shipped[0].name.as_str(), &shipped[0].texts[0].ids[..]), ("clip", &[320, 2368][..]));
+    let own = tokens(json!({ "model": "sdxl-tiny-diffusers", "texts": ["a cat"] })).await.tokenizers;
+    let names: Vec<&str> = own.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names, ["text_encoder", "text_encoder_2"]);
+}
+
+fn long_generation(steps: u32) -> Value {
+    json!({ "model": "sd15-tiny-diffusers", "prompt": "a cat", "steps": steps, "seed": 7, "width": 64, "height": 64 })
+}
+
+async fn denoising(farm: &Farm, job: &JobView) -> JobDetail {
+    let is_denoising = |seen: &JobDetail| {
+        let progress = seen.job.progress.as_ref();
+        progress.is_some_and(|progress| progress.phase == "denoising" && progress.bytes_done > 0)
+    };
+    farm.api.job_is(job.id, "denoising goes on", LONG, is_denoising).await
+}
+
+/// One seed makes one picture, with the parameters inside; previews are seen before the end.
+#[tokio::test]
+async fn a_prompt_becomes_a_picture_that_its_seed_makes_again() {
+    let farm = Farm::start().await;
+    let Some(settings) = with_library(&farm) else { return };
+    make_models(&farm, "sd15,sdxl", "diffusers");
+    let _agent = farm.agent_with_library(settings).await;
+    for model in ["sd15-tiny-diffusers", "sdxl-tiny-diffusers"] {
+        let body = |seed: u64, more: Value| {
+            let mut body = json!({
+                "model": model, "prompt": "a cat", "steps": 4, "seed": seed, "width": 64, "height": 64, "sampler": "dpmpp_2m",
+            });
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            body
+        };
+        let first = done(&farm, "/v1/generate", body(7, json!({ "keep_latents": true }))).await;
+        assert_eq!(result(&first)["artifacts"], json!(["image-0.png", "latents.safetensors"]), "{first:?}");
+        let picture = artifact(&farm, &first, "image-0.png").await;
+        let has = |text: &[u8]| picture.windows(text.len()).any(|window| window == text);
+        assert!(picture.starts_with(b"\x89PNG") && has(b"Seed: 7") && has(b"Sampler: DPM++ 2M"));
+        let latents = read(&artifact(&farm, &first, "latents.safetensors").await);
+        assert_eq!(latents.len(), 5, "each step and the last");
+        let again = done(&farm, "/v1/generate", body(7, json!({ "priority": 1 }))).await;
+        let again = artifact(&farm, &again, "image-0.png").await;
+        assert!(again == picture, "{model}: one seed, two pictures");
+        let other = done(&farm, "/v1/generate", body(8, json!({ "batch": 2, "format": "webp" }))).await;
+        assert_eq!(result(&other)["artifacts"], json!(["image-0.webp", "image-1.webp"]));
+    }
+    let mut shown = long_generation(400);
+    shown["preview_every"] = json!(1);
+    let job = farm.api.submit("/v1/generate", shown).await;
+    wait_for("a preview", LONG, || async {
+        let all: Vec<ArtifactView> = farm.api.list(&format!("/v1/jobs/{}/artifacts", job.id)).await;
+        if all.iter().any(|artifact| artifact.preview) { Ok(()) } else { Err(format!("{all:?}")) }
+    })
+    .await;
+    farm.api.cancel(job.id).await;
+    farm.api.job_ended(job.id, JobState::Cancelled, SHORT).await;
+}
+
+/// What a run reads stays on the device until it ends; a cancel reaches inside; a runner that dies costs the job an attempt.
+#[tokio::test]
+async fn a_run_holds_its_model_can_be_cancelled_and_survives_its_runner() {
+    let farm = Farm::start().await;
+    let Some(settings) = with_library(&farm) else { return };
+    make_models(&farm, "sd15", "diffusers");
+    let agent = farm.agent_with_library(settings).await;
+    let job = farm.api.submit("/v1/generate", long_generation(1000)).await;
+    denoising(&farm, &job).await;
+    let unload = farm.api.submit("/v1/models/sd15-tiny-diffusers/unload", json!({})).await;
+    let before = device(&farm, "a/cpu:0").await;
+    assert_eq!(before.resident.len(), 3, "what a run reads stays: {before:?}");
+    farm.api.cancel(job.id).await;
+    farm.api.job_ended(job.id, JobState::Cancelled, SHORT).await;
+    farm.api.job_ended(unload.id, JobState::Succeeded, SHORT).await;
+    device_is(&farm, "a/cpu:0", "empty", |view| view.resident.is_empty() && view.memory_used_bytes == 0).await;
+
+    let job = farm.api.submit("/v1/generate", long_generation(120)).await;
+    denoising(&farm, &job).await;
+    agent.kill_runner().await;
+    let ended = farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
+    assert_eq!(ended.attempts.len(), 2, "{ended:?}");
+    assert_eq!(farm.ledger.outcomes(job.id).await, ["lost", "succeeded"]);
+    farm.assert_ledger_is_clean().await;
+}
+
+/// Weights are held without a library; work says what is missing.
+#[tokio::test]
+async fn work_without_a_library_names_the_flag() {
+    let farm = Farm::start().await;
+    make_models(&farm, "sd15", "diffusers");
+    let mut settings = farm.agent("a");
+    settings.more.extend(["--onnxruntime".to_owned(), "/nowhere/libonnxruntime.so".to_owned()]);
+    let _agent = farm.agent_with_library(settings).await;
+    let job = farm.api.submit("/v1/generate", long_generation(2)).await;
+    let error = farm.api.job_ended(job.id, JobState::Failed, LONG).await.job.error.expect("an error");
+    assert_eq!(error.code, ErrorCode::Precondition, "{error:?}");
+    assert!(error.message.contains("/nowhere/libonnxruntime.so"), "{error:?}");
+    assert!(error.hint.expect("a hint").contains("--onnxruntime"));
+}
