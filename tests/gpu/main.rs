@@ -4,6 +4,7 @@
 
 mod copy;
 mod load;
+mod models;
 mod share;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -25,6 +26,14 @@ struct Arguments {
     /// MiB to copy and to load.
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(16..=65_536))]
     mib: u64,
+
+    /// The ONNX Runtime library with the CUDA provider; else as the agent finds it.
+    #[arg(long)]
+    onnxruntime: Option<PathBuf>,
+
+    /// Folder of a Python environment with `onnxruntime-gpu`.
+    #[arg(long)]
+    python: Option<PathBuf>,
 
     /// As the second process of an attach: the handle to open.
     #[arg(long, hide = true, requires = "like")]
@@ -69,17 +78,22 @@ fn main() -> ExitCode {
     }
     // each check opens the device for itself, and a failure of one does not hide the others
     let (worker, mib) = (&arguments.worker, arguments.mib);
-    let checks: [(&str, &dyn Fn() -> Result<String>); 5] = [
+    let search = engine::onnx::Search { named: arguments.onnxruntime.clone(), python: arguments.python.clone() };
+    let checks: [(&str, &dyn Fn() -> Result<String>); 6] = [
         ("device", &|| facts(&device)),
         ("device contract", &|| contract(&device)),
         ("load: disk → RAM → device, runner process", &|| load::through_a_runner(&device, worker, mib)),
         ("attach: a second process, by handle", &|| load::attached(&device, worker, mib.min(256))),
         ("copies to the device", &|| copy::beside_the_driver(&device, mib)),
+        ("models: VAE, CLIP and UNet on the CUDA provider", &|| models::beside_the_cpu(&device, &search)),
     ];
     let mut code = ExitCode::SUCCESS;
     for (name, check) in checks {
         match check() {
-            Ok(said) => println!("| {name} | ok | {said} |"),
+            Ok(said) => match said.strip_prefix("skipped: ") {
+                Some(reason) => println!("| {name} | skipped | {reason} |"),
+                None => println!("| {name} | ok | {said} |"),
+            },
             Err(error) => {
                 println!("| {name} | **failed** | {error:#} |");
                 code = ExitCode::FAILURE;
