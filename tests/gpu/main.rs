@@ -6,6 +6,7 @@ mod copy;
 mod load;
 mod models;
 mod share;
+mod steps;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -79,13 +80,14 @@ fn main() -> ExitCode {
     // each check opens the device for itself, and a failure of one does not hide the others
     let (worker, mib) = (&arguments.worker, arguments.mib);
     let search = engine::onnx::Search { named: arguments.onnxruntime.clone(), python: arguments.python.clone() };
-    let checks: [(&str, &dyn Fn() -> Result<String>); 6] = [
+    let checks: [(&str, &dyn Fn() -> Result<String>); 7] = [
         ("device", &|| facts(&device)),
         ("device contract", &|| contract(&device)),
         ("load: disk → RAM → device, runner process", &|| load::through_a_runner(&device, worker, mib)),
         ("attach: a second process, by handle", &|| load::attached(&device, worker, mib.min(256))),
         ("copies to the device", &|| copy::beside_the_driver(&device, mib)),
         ("models: VAE, CLIP and UNet on the CUDA provider", &|| models::beside_the_cpu(&device, &search)),
+        ("models: a UNet step at full size", &|| steps::at_full_size(&device, &search)),
     ];
     let mut code = ExitCode::SUCCESS;
     for (name, check) in checks {
