@@ -239,3 +239,34 @@ fn an_assignment_takes_room_so_that_the_next_job_goes_elsewhere() {
     example.job.components = vec![(ComponentId::generate(), 5 * GIB)];
     assert_eq!(example.assigned(), "b/cuda:0");
 }
+
+#[test]
+fn running_models_needs_all_their_files_and_the_root_of_the_input() {
+    for kind in [JobKind::Generate, JobKind::VaeDecode] {
+        let mut example = Example::new(kind);
+        assert_eq!(example.assigned(), "a/cuda:0");
+        // another model's VAE lies on one host only
+        let vae = ModelId::generate();
+        example.job.other_models = vec![vae];
+        assert_eq!(example.waits().0, "model_absent");
+        example.farm.locations.entry(vae).or_default().insert("b".into());
+        assert_eq!(example.assigned(), "b/cuda:0");
+        example.job.root = Some("inputs".into());
+        let (_, reason) = example.waits();
+        assert!(reason.contains("root_absent") && reason.contains("model_absent"), "{reason}");
+        example.host("b").roots.insert("inputs".into());
+        assert_eq!(example.assigned(), "b/cuda:0");
+    }
+    let mut tokens = Example::new(JobKind::Tokenize);
+    tokens.job.model = None;
+    tokens.job.components.clear();
+    assert_eq!(tokens.assigned(), "a", "the vocabulary that ships with agents is everywhere");
+}
+
+#[test]
+fn what_runs_a_model_goes_where_its_weights_are() {
+    let mut example = Example::new(JobKind::Generate);
+    let components = example.job.components.clone();
+    example.device("b").memory.promise(&components);
+    assert_eq!(example.assigned(), "b/cuda:0");
+}
