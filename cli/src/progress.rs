@@ -117,7 +117,7 @@ impl Unit {
         match phase {
             "scanning" => Self::Files,
             "denoising" => Self::Steps,
-            "preparing" | "encoding" | "decoding" => Self::Parts,
+            "preparing" | "encoding" | "decoding" | "tokenizing" => Self::Parts,
             _ => Self::Bytes,
         }
     }
