@@ -114,7 +114,7 @@ impl JobKind {
         }
     }
 
-    /// Where jobs of this kind run, but for those that [`JobSpec::lane`] knows better.
+    /// Where jobs of this kind run, but for those that [`super::JobSpec::lane`] knows better.
     pub fn usual_lane(self) -> Lane {
         match self {
             Self::Load
