@@ -18,17 +18,25 @@ use crate::{leader::Lead, metrics::ROLE};
 const BATCH: i64 = 2000;
 /// Batches of one turn; the rest waits for the next, so that reaping is never kept waiting.
 const BATCHES_MAX: usize = 10;
-/// Blobs of each sort removed in one transaction: each has its bytes with it.
-const BLOBS: i64 = 100;
+/// Uploads and artifacts of each sort that lose their names in one turn; their bytes go later.
+const BLOBS: i64 = 1000;
 /// How long answers to idempotent requests are kept.
 const KEEP_KEYS: Duration = Duration::from_secs(24 * 3600);
 
-/// Sets the gauges of active jobs and of stored bytes.
+/// Sets the gauges of active jobs.
 ///
 /// # Errors
 /// Database errors.
 pub(crate) async fn gauges(control: &Control) -> Result<(), DbError> {
     control.metrics.set_jobs(&jobs::counts(&control.pool).await?);
+    Ok(())
+}
+
+/// Sets the gauges of stored bytes.
+///
+/// # Errors
+/// Database errors.
+pub(crate) async fn stored(control: &Control) -> Result<(), DbError> {
     control.metrics.set_stored(&retention::stored(&control.pool).await?);
     Ok(())
 }
@@ -77,23 +85,33 @@ pub(crate) async fn archive(control: &Control) -> Result<(), DbError> {
     jobs::prune_events(&mut tx, (ROLE, lead.term), control.keep_events, BATCH * 5).await?;
     tx.commit().await?;
     idempotency::prune(&control.pool, KEEP_KEYS).await?;
-    prune_blobs(control, lead).await
+    retire_blobs(control, lead).await
 }
 
-/// Removes uploads and artifacts whose time is over, and bytes that never became either.
-async fn prune_blobs(control: &Control, lead: Lead) -> Result<(), DbError> {
-    for _ in 0..BATCHES_MAX {
-        let mut tx = control.pool.begin().await?;
-        let Some(removed) = retention::prune(&mut tx, (ROLE, lead.term), control.keep_blobs, BLOBS).await? else {
-            break;
-        };
-        tx.commit().await?;
-        control.metrics.removed(removed);
-        if removed == Removed::default() {
-            break;
-        }
+/// Takes their names off uploads and artifacts whose time is over; what is more than a turn's waits for the next.
+async fn retire_blobs(control: &Control, lead: Lead) -> Result<(), DbError> {
+    let mut tx = control.pool.begin().await?;
+    let Some(removed) = retention::retire(&mut tx, (ROLE, lead.term), control.keep_blobs, BLOBS).await? else {
+        return Ok(());
+    };
+    tx.commit().await?;
+    control.metrics.removed(removed);
+    if removed != Removed::default() {
         tracing::info!(uploads = removed.uploads, artifacts = removed.artifacts, "removed what was kept long enough");
     }
+    Ok(())
+}
+
+/// Removes bytes without a name, a part in each turn, so that reaping is never kept waiting.
+///
+/// # Errors
+/// Database errors.
+pub(crate) async fn sweep(control: &Control) -> Result<(), DbError> {
+    if control.leadership.current().is_none() {
+        return Ok(());
+    }
+    let unfinished = retention::sweep(&mut *control.pool.acquire().await?).await?;
+    control.metrics.removed(Removed { unfinished, ..Removed::default() });
     Ok(())
 }
 

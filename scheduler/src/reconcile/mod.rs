@@ -72,6 +72,8 @@ async fn run(tick: Tick, control: Data<Arc<Control>>) {
         Duty::Reap => duties::reap(&control).await,
         Duty::Schedules => schedule::fire(&control).await,
         Duty::Archive => duties::archive(&control).await,
+        Duty::Stored => duties::stored(&control).await,
+        Duty::Sweep => duties::sweep(&control).await,
     };
     if let Err(error) = done {
         tracing::warn!(duty = ?tick.duty(), error = %chain(&error), "a duty failed; it is tried again at its next tick");

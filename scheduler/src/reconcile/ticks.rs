@@ -31,7 +31,14 @@ pub(crate) enum Duty {
     Schedules,
     /// Move finished jobs away and forget what is old.
     Archive,
+    /// Set the gauges of stored bytes, which looks at every upload and artifact; every scheduler does it.
+    Stored,
+    /// Remove bytes that nothing names.
+    Sweep,
 }
+
+/// How many there are.
+const DUTIES: usize = 6;
 
 /// A duty that is due. While any clone of it lives, no other is handed out.
 #[derive(Debug, Clone)]
@@ -48,12 +55,14 @@ impl Tick {
 }
 
 /// The periods of the duties. Reaping looks a few times per lease TTL, so that a lost worker is noticed soon after it expired.
-pub(crate) fn periods(lease_ttl: Duration) -> [(Duty, Duration); 4] {
+pub(crate) fn periods(lease_ttl: Duration) -> [(Duty, Duration); DUTIES] {
     [
         (Duty::Gauges, Duration::from_secs(2)),
         (Duty::Reap, (lease_ttl / 10).clamp(Duration::from_millis(100), Duration::from_secs(1))),
         (Duty::Schedules, Duration::from_millis(500)),
         (Duty::Archive, Duration::from_secs(30)),
+        (Duty::Stored, Duration::from_secs(10)),
+        (Duty::Sweep, Duration::from_secs(2)),
     ]
 }
 
@@ -74,7 +83,7 @@ impl std::fmt::Debug for Ticks {
 
 impl Ticks {
     /// Every duty is due at once, then after each period.
-    pub(crate) fn new(periods: [(Duty, Duration); 4]) -> Self {
+    pub(crate) fn new(periods: [(Duty, Duration); DUTIES]) -> Self {
         let now = Instant::now();
         let due = periods.into_iter().map(|(duty, period)| (duty, period, now)).collect();
         Self { due: Arc::new(Mutex::new(due)), turns: Arc::new(Semaphore::new(1)), next: None }
@@ -153,6 +162,8 @@ mod tests {
             (Duty::Reap, seconds(5)),
             (Duty::Schedules, seconds(1000)),
             (Duty::Archive, seconds(1000)),
+            (Duty::Stored, seconds(1000)),
+            (Duty::Sweep, seconds(1000)),
         ])
     }
 
@@ -161,13 +172,13 @@ mod tests {
         let ticks = ticks();
         let start = Instant::now();
         let mut seen = Vec::new();
-        for _ in 0..9 {
+        for _ in 0..11 {
             let tick = ticks.turn().await;
             seen.push((tick.duty(), start.elapsed().as_secs()));
         }
-        use Duty::{Archive, Gauges, Reap, Schedules};
-        assert_eq!(seen[..4], [(Gauges, 0), (Reap, 0), (Schedules, 0), (Archive, 0)]);
-        let (reaps, gauges): (Vec<_>, Vec<_>) = seen[4..].iter().copied().partition(|(duty, _)| *duty == Reap);
+        use Duty::{Archive, Gauges, Reap, Schedules, Stored, Sweep};
+        assert_eq!(seen[..6], [(Gauges, 0), (Reap, 0), (Schedules, 0), (Archive, 0), (Stored, 0), (Sweep, 0)]);
+        let (reaps, gauges): (Vec<_>, Vec<_>) = seen[6..].iter().copied().partition(|(duty, _)| *duty == Reap);
         assert_eq!(reaps, [(Reap, 5), (Reap, 10), (Reap, 15), (Reap, 20)]);
         assert_eq!(gauges, [(Gauges, 20)]);
     }
@@ -181,12 +192,13 @@ mod tests {
         assert!(second.is_err(), "a second duty was handed out while one ran");
         drop(first);
         let mut after = Vec::new();
-        for _ in 0..5 {
+        for _ in 0..7 {
             // a tick of its own statement: a temporary would hold its turn until the end of the expression
             let tick = ticks.turn().await;
             after.push((tick.duty(), start.elapsed().as_secs()));
         }
-        use Duty::{Archive, Gauges, Reap, Schedules};
-        assert_eq!(after, [(Reap, 50), (Schedules, 50), (Archive, 50), (Gauges, 50), (Reap, 55)]);
+        use Duty::{Archive, Gauges, Reap, Schedules, Stored, Sweep};
+        let late = [Reap, Schedules, Archive, Stored, Sweep, Gauges].map(|duty| (duty, 50));
+        assert_eq!(after, [&late[..], &[(Reap, 55)]].concat());
     }
 }

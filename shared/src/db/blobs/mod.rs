@@ -132,12 +132,14 @@ pub async fn read(db: &mut PgConnection, blob: &Blob) -> Result<Option<Vec<u8>>,
 /// # Errors
 /// [`DbError::Gone`] when it is not there any more; database errors.
 pub(super) async fn hold_input(tx: &mut PgConnection, job: JobId, input: &Input) -> Result<(), DbError> {
-    // the lock is against `retention`: what it is about to remove is gone, what is held here it leaves
+    // the lock is against `retention`: what it is about to remove is gone (it has no hash once the lock is had), what is held
+    // here it leaves
     let held: Option<BlobId> = match input {
         Input::File { .. } => return Ok(()),
         Input::Upload { upload } => {
             sqlx::query_scalar(
-                "select b.id from uploads u join blobs b on b.id = u.blob_id where u.id = $1 for key share of b",
+                "select b.id from uploads u join blobs b on b.id = u.blob_id
+                 where u.id = $1 and b.blake3 is not null for key share of b",
             )
             .bind(upload)
             .fetch_optional(&mut *tx)
@@ -146,7 +148,7 @@ pub(super) async fn hold_input(tx: &mut PgConnection, job: JobId, input: &Input)
         Input::Artifact { artifact } => {
             sqlx::query_scalar(
                 "select b.id from artifacts a join blobs b on b.id = a.blob_id
-                 where a.job_id = $1 and a.name = $2 and not a.preview for key share of b",
+                 where a.job_id = $1 and a.name = $2 and not a.preview and b.blake3 is not null for key share of b",
             )
             .bind(artifact.job)
             .bind(&artifact.name)

@@ -1,4 +1,7 @@
 //! How long uploads and artifacts stay: by age, by all their bytes together, never while an active job works on them.
+//!
+//! What goes loses its name first, in a short transaction of the leader; its bytes then go in many small ones that hold no lock
+//! others wait for, because removing some GiB at once takes longer than a leader's term.
 
 use std::time::Duration;
 
@@ -11,6 +14,9 @@ use crate::{
 
 /// Bytes that never arrived whole are removed this long after their first.
 const UNFINISHED: Duration = Duration::from_secs(3600);
+
+/// Rows of bytes removed in one statement: 128 MiB.
+const SWEPT_ROWS: i64 = 128;
 
 /// What is kept.
 #[derive(Debug, Clone, Copy)]
@@ -64,11 +70,11 @@ const OVERFLOWING_ARTIFACTS: &str = "select b.id from blobs b where b.id in (
            select 1 from blob_uses s join jobs j on j.id = s.job_id where s.blob_id = b.id and j.finished_at is null)
      order by b.created_at limit $1 for update skip locked";
 
-/// Removes up to `limit` of each that is to go. `None` when the term is over.
+/// Takes the names off up to `limit` of each that is to go; [`sweep`] removes their bytes. `None` when the term is over.
 ///
 /// # Errors
 /// Database errors.
-pub async fn prune(
+pub async fn retire(
     tx: &mut PgConnection,
     (role, term): (&str, i64),
     keep: Retention,
@@ -78,39 +84,61 @@ pub async fn prune(
         return Ok(None);
     }
     let expired = sqlx::query_scalar(EXPIRED_UPLOADS).bind(limit).fetch_all(&mut *tx).await?;
-    let uploads = remove_unused(&mut *tx, &expired).await?;
+    let uploads = retire_unused(&mut *tx, &expired).await?;
     let old = sqlx::query_scalar(OLD_ARTIFACTS).bind(limit).bind(seconds(keep.artifacts_for)).fetch_all(&mut *tx);
     let old = old.await?;
-    let mut artifacts = remove_unused(&mut *tx, &old).await?;
+    let mut artifacts = retire_unused(&mut *tx, &old).await?;
     let most = i64::try_from(keep.artifacts_bytes).unwrap_or(i64::MAX);
     let too_many = sqlx::query_scalar(OVERFLOWING_ARTIFACTS).bind(limit).bind(most).fetch_all(&mut *tx).await?;
-    artifacts += remove_unused(&mut *tx, &too_many).await?;
-    let unfinished = sqlx::query(
-        "delete from blobs where id in (
-             select id from blobs where blake3 is null and created_at < now() - make_interval(secs => $1) limit $2)",
-    )
-    .bind(seconds(UNFINISHED))
-    .bind(limit)
-    .execute(tx)
-    .await?
-    .rows_affected();
-    Ok(Some(Removed { uploads, artifacts, unfinished }))
+    artifacts += retire_unused(&mut *tx, &too_many).await?;
+    Ok(Some(Removed { uploads, artifacts, unfinished: 0 }))
 }
 
-/// Of blobs whose rows are locked: removes those that no active job works on. A statement of its own, because what a job
-/// that was accepted before the lock uses is seen only by a look after it.
-async fn remove_unused(tx: &mut PgConnection, locked: &[BlobId]) -> Result<u64, DbError> {
+/// Of blobs whose rows are locked: takes the names off those that no active job works on. A statement of its own, because what a
+/// job that was accepted before the lock uses is seen only by a look after it. What is left looks like bytes that never arrived
+/// whole, since long ago.
+async fn retire_unused(tx: &mut PgConnection, locked: &[BlobId]) -> Result<u64, DbError> {
     if locked.is_empty() {
         return Ok(0);
     }
     let gone = sqlx::query(
-        "delete from blobs b where b.id = any($1) and not exists (
-             select 1 from blob_uses s join jobs j on j.id = s.job_id where s.blob_id = b.id and j.finished_at is null)",
+        "with unused as (
+             select b.id from blobs b where b.id = any($1) and not exists (
+                 select 1 from blob_uses s join jobs j on j.id = s.job_id
+                 where s.blob_id = b.id and j.finished_at is null)),
+         no_upload as (delete from uploads where blob_id in (select id from unused)),
+         no_artifact as (delete from artifacts where blob_id in (select id from unused))
+         update blobs set blake3 = null, created_at = to_timestamp(0) where id in (select id from unused)",
     )
     .bind(locked)
     .execute(tx)
     .await?;
     Ok(gone.rows_affected())
+}
+
+/// Removes 128 MiB at most of what has no name any more or never got one. Gives the number of blobs that never did and are gone
+/// now. May run beside anything, another sweep too.
+///
+/// # Errors
+/// Database errors.
+pub async fn sweep(db: &mut PgConnection) -> Result<u64, DbError> {
+    sqlx::query(
+        "delete from blob_chunks where (blob_id, number) in (
+             select c.blob_id, c.number from blobs b join blob_chunks c on c.blob_id = b.id
+             where b.blake3 is null and b.created_at < now() - make_interval(secs => $1) limit $2)",
+    )
+    .bind(seconds(UNFINISHED))
+    .bind(SWEPT_ROWS)
+    .execute(&mut *db)
+    .await?;
+    let had_names: Vec<bool> = sqlx::query_scalar(
+        "delete from blobs b where blake3 is null and created_at < now() - make_interval(secs => $1)
+         and not exists (select 1 from blob_chunks c where c.blob_id = b.id) returning b.created_at = to_timestamp(0)",
+    )
+    .bind(seconds(UNFINISHED))
+    .fetch_all(db)
+    .await?;
+    Ok(had_names.into_iter().filter(|had_name| !had_name).count() as u64)
 }
 
 /// Counts and bytes of what is there (for gauges).
