@@ -44,6 +44,16 @@ pub enum WorkError {
     /// A text cannot be tokenized.
     #[error(transparent)]
     Prompt(#[from] engine::prompt::PromptError),
+    /// The model brings no VAE, and this host has none that is known to suit it.
+    #[error("model `{model}` has no VAE, and host `{host}` has none that is known to be for `{base}`")]
+    NoVae {
+        /// The model's name.
+        model: String,
+        /// Its family.
+        base: String,
+        /// This host.
+        host: String,
+    },
     /// The model lacks a part that the work needs.
     #[error("model `{model}` has no {part}")]
     NoPart {
@@ -186,7 +196,9 @@ impl Classify for WorkError {
             | Self::NoRoot { .. }
             | Self::NoInput(_)
             | Self::RootsMissing(_) => ErrorCode::NotFound,
-            Self::NothingToLoad { .. } | Self::NoPart { .. } | Self::NoExecutor(_) => ErrorCode::Unsupported,
+            Self::NothingToLoad { .. } | Self::NoPart { .. } | Self::NoVae { .. } | Self::NoExecutor(_) => {
+                ErrorCode::Unsupported
+            }
             Self::Changed { .. } => ErrorCode::Corrupt,
             Self::Format { source, .. } => format_code(source),
             Self::Lora { source, .. } => source.code(),
@@ -230,6 +242,7 @@ impl Classify for WorkError {
             Self::Write(WriteError::ReadOnly { .. }) => {
                 Some("let the agent write there, or give a path in a folder where it may".into())
             }
+            Self::NoVae { .. } => Some("name one with `vae`, or correct the `base` of one that the host has".into()),
             Self::MetadataChanged { .. } => Some("read the metadata again".into()),
             Self::RootsMissing(_) => Some("mount the folder or correct --root of the host's agent".into()),
             Self::Runner(error) => error.hint(),

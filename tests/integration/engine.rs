@@ -221,6 +221,28 @@ async fn a_prompt_becomes_a_picture_that_its_seed_makes_again() {
     farm.api.job_ended(job.id, JobState::Cancelled, SHORT).await;
 }
 
+/// A model that brings no VAE takes the one of its family that the host has; without one it says what is missing.
+#[tokio::test]
+async fn a_model_without_vae_takes_one_of_its_family() {
+    let farm = Farm::start().await;
+    let Some(settings) = with_library(&farm) else { return };
+    make_models(&farm, "sd15", "diffusers");
+    let vae = farm.library().join("sd15-tiny-diffusers/vae");
+    std::fs::rename(&vae, farm.path("elsewhere")).unwrap();
+    let _agent = farm.agent_with_library(settings).await;
+    let job = farm.api.submit("/v1/generate", long_generation(2)).await;
+    let error = farm.api.job_ended(job.id, JobState::Failed, LONG).await.job.error.expect("an error");
+    assert_eq!(error.code, ErrorCode::Unsupported, "{error:?}");
+    assert!(error.message.contains("has none that is known to be for `sd15`"), "{error:?}");
+
+    std::fs::rename(farm.path("elsewhere"), farm.library().join("decoder")).unwrap();
+    let scan = farm.api.submit("/v1/jobs", json!({ "kind": "scan", "target": "host:a" })).await;
+    farm.api.job_ended(scan.id, JobState::Succeeded, SHORT).await;
+    let made = done(&farm, "/v1/generate", long_generation(2)).await;
+    assert_eq!(result(&made)["vae"], "decoder", "{made:?}");
+    assert!(artifact(&farm, &made, "image-0.png").await.starts_with(b"\x89PNG"));
+}
+
 /// What a run reads stays on the device until it ends; a cancel reaches inside; a runner that dies costs the job an attempt.
 #[tokio::test]
 async fn a_run_holds_its_model_can_be_cancelled_and_survives_its_runner() {

@@ -71,6 +71,9 @@ pub(super) async fn decide(
 /// 409 while its files are not there; 415 when it has no component for a part of the role.
 fn taking_part(mut subject: Subject, role: Role) -> Result<Subject, ApiError> {
     subject.must_be_loadable()?;
+    // a model without VAE takes one of its family on the host that runs it, which the host knows
+    let brings_vae = subject.components.iter().any(|row| Role::VaeDecoder.means(&row.kind));
+    let role = if role == Role::Pipeline && !brings_vae { Role::WithoutVae } else { role };
     for (part, kinds) in role.groups() {
         if !subject.components.iter().any(|row| kinds.contains(&row.kind.as_str())) {
             let there = subject.components.iter().map(|row| row.kind.as_str()).collect::<Vec<_>>().join(", ");

@@ -3,3 +3,4 @@
 pub mod metrics;
 pub mod parts;
 pub mod tokenizer;
+pub mod vae;

@@ -1,12 +1,20 @@
 //! `generate`: a prompt to images.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use serde_json::Value;
-use shared::job::engine::{GenerateArgs, Role};
+use shared::{
+    db::models,
+    ids::ModelId,
+    job::engine::{GenerateArgs, Role},
+};
 
 use super::{
-    super::{Done, load::device_of, model::blocking},
+    super::{
+        Done,
+        load::device_of,
+        model::{self, blocking},
+    },
     run::{self, Runs},
     subject::Subject,
     text,
@@ -16,7 +24,10 @@ use crate::{
     context::Agent,
     error::WorkError,
     inputs,
-    managers::parts,
+    managers::{
+        parts,
+        vae::{self, Candidate},
+    },
     runner::{Blob, GenerateWork, TENSORS, Work},
     running::Attempt,
 };
@@ -36,9 +47,10 @@ pub(in crate::executors) async fn run(
         let bytes = inputs::read(agent, noise).await?;
         given.push(Blob { name: TENSORS.to_owned(), media_type: String::new(), bytes });
     }
-    let role = if args.vae.is_some() { Role::WithoutVae } else { Role::Pipeline };
+    let own = vae_of(agent, &args).await?;
+    let role = if own.is_some() { Role::WithoutVae } else { Role::Pipeline };
     let subject = Subject::ensure(agent, attempt, device, args.model, role).await?;
-    let other = match args.vae {
+    let other = match own {
         Some(model) => Some(Subject::ensure(agent, attempt, device, model, Role::VaeDecoder).await?),
         None => None,
     };
@@ -50,6 +62,34 @@ pub(in crate::executors) async fn run(
     let ran = Runs { agent, attempt, device }.run(&work, &taking, &given).await?;
     let subjects: Vec<&Subject> = [&subject].into_iter().chain(&other).collect();
     Ok(run::done(device, &subjects, ran, started))
+}
+
+/// The model whose VAE decodes, when it is not the model's own: the one that the request names, or one of this host for the
+/// same family where the model brings none.
+async fn vae_of(agent: &Agent, args: &GenerateArgs) -> Result<Option<ModelId>, WorkError> {
+    if args.vae.is_some() {
+        return Ok(args.vae);
+    }
+    let wanted = model::wanted(agent, args.model, None).await?;
+    if wanted.components.iter().any(|row| Role::VaeDecoder.means(&row.kind)) {
+        return Ok(None);
+    }
+    let said = wanted.model.overrides.get("base").and_then(Value::as_str);
+    let base = said.unwrap_or(&wanted.model.base);
+    let rows = models::of_types_on(&agent.pool, &agent.host, &["vae", "taesd"]).await?;
+    let needed: BTreeSet<ModelId> = agent
+        .devices
+        .values()
+        .flat_map(|device| device.resident().iter().flat_map(|copy| device.tier.noted(copy).models).collect::<Vec<_>>())
+        .collect();
+    let candidates: Vec<Candidate> = rows.iter().map(|row| Candidate::of(row, needed.contains(&row.id))).collect();
+    match vae::choose(base, &candidates) {
+        Some(chosen) => {
+            tracing::info!(vae = chosen.name, base, "the model brings no VAE; this one decodes");
+            Ok(Some(chosen.model))
+        }
+        None => Err(WorkError::NoVae { model: wanted.model.name, base: base.to_owned(), host: agent.host.clone() }),
+    }
 }
 
 fn work(

@@ -117,6 +117,9 @@ pub(super) fn done(device: &Device, subjects: &[&Subject], ran: Ran, started: In
     if let (Some(into), Value::Object(facts)) = (result.as_object_mut(), ran.facts) {
         into.extend(facts);
         into.insert("model".to_owned(), subjects.first().map(|subject| subject.name().into()).unwrap_or_default());
+        if let Some(other) = subjects.get(1) {
+            into.insert("vae".to_owned(), other.name().into());
+        }
     }
     // two models may share a component
     let digests: BTreeMap<ComponentId, String> = subjects.iter().flat_map(|subject| subject.digests()).collect();

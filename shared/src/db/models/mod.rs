@@ -21,7 +21,9 @@ pub use component_list::{ComponentFilter, SharedComponent, list_components, shar
 pub use components::{Registered, merged, register_digest};
 pub use known::{KnownModel, known, misread};
 pub use metadata::{MetadataChangeRow, MetadataRow, lock, metadata, metadata_history, set_metadata, set_overrides};
-pub use read::{OwnedComponent, component, components_of, count, find, hosts_with, locations_of, names, owners_of};
+pub use read::{
+    OwnedComponent, component, components_of, count, find, hosts_with, locations_of, names, of_types_on, owners_of,
+};
 pub use scan::{FoundComponent, FoundModel, ScanCounts, record_scan, root_missing};
 pub use search::{ListedModel, ModelFilter, ModelSort, explain, list, listed};
 pub use tensors::{ListedTensor, TensorFilter, TensorRow, list_tensors, set_tensors, without_tensors};

@@ -108,6 +108,21 @@ pub async fn locations_of(db: impl PgExecutor<'_>, models: &[ModelId]) -> Result
     .await?)
 }
 
+/// Models of one of these types that are on the disks of a host, by name.
+///
+/// # Errors
+/// Database errors.
+pub async fn of_types_on(db: impl PgExecutor<'_>, host: &str, types: &[&str]) -> Result<Vec<ModelRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select * from models m where type = any($2) and state = 'available'
+           and exists (select 1 from model_locations l where l.model_id = m.id and l.host = $1) order by name",
+    )
+    .bind(host)
+    .bind(types)
+    .fetch_all(db)
+    .await?)
+}
+
 /// Which hosts have which models on disk, for the placement.
 ///
 /// # Errors
