@@ -137,9 +137,10 @@ async fn commit_report(
                 return outcome_label(report);
             }
             Ok(Settlement::Stale) => break,
-            // a statement that the database refuses will be refused again: the job fails, with the reason
-            Err(error) if error.code() == ErrorCode::Internal && matches!(report, Report::Succeeded { .. }) => {
-                tracing::error!(error = %chain(&error), "the result could not be committed");
+            // a statement that the database refuses will be refused again: the job fails, with the reason. The reason itself
+            // is plain words, so that this ends with the second report
+            Err(error) if error.code() == ErrorCode::Internal && !is_refusal(report) => {
+                tracing::error!(error = %chain(&error), "the report could not be committed");
                 let failed = Report::Failed { error: ErrorBody::of(&error) };
                 return Box::pin(commit_report(agent, standing, lease, &failed, &Effects::None)).await;
             }
@@ -150,6 +151,11 @@ async fn commit_report(
     agent.metrics.stale_results.inc();
     tracing::warn!("a report came too late and changed nothing");
     "stale"
+}
+
+/// The report that stands for one that the database refused.
+fn is_refusal(report: &Report) -> bool {
+    matches!(report, Report::Failed { error } if error.code == ErrorCode::Internal)
 }
 
 /// Writes progress while the work runs; a refused write means that the lease is gone.

@@ -179,11 +179,41 @@ pub struct ErrorBody {
 impl ErrorBody {
     /// Takes code, chain and hint from an error.
     pub fn of<E: Classify + 'static>(error: &E) -> Self {
-        Self { code: error.code(), message: chain(error), hint: error.hint() }
+        Self { code: error.code(), message: storable(chain(error)), hint: error.hint().map(storable) }
     }
 
     /// A body from its parts.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None }
+        Self { code, message: storable(message.into()), hint: None }
+    }
+}
+
+/// Longest text of an error in bytes: names of a hostile file may be quoted in it.
+const TEXT_MAX: usize = 16 << 10;
+
+/// A text that the database can store and a message can carry: without NUL, and cut where it is too long.
+fn storable(text: String) -> String {
+    if text.len() <= TEXT_MAX && !text.contains('\0') {
+        return text;
+    }
+    let end = text.floor_char_boundary(TEXT_MAX);
+    let cut = text.len() - end;
+    let mut kept = text.get(..end).unwrap_or_default().replace('\0', "\u{fffd}");
+    if cut > 0 {
+        kept.push_str(&format!("… ({cut} bytes more)"));
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_hostile_file_says_can_be_stored() {
+        let quoted = ErrorBody::new(ErrorCode::Corrupt, "only `a\0b`");
+        assert_eq!(quoted.message, "only `a\u{fffd}b`");
+        let long = ErrorBody::new(ErrorCode::Corrupt, "ü".repeat(TEXT_MAX));
+        assert!(long.message.len() < TEXT_MAX + 64 && long.message.ends_with(&format!("({TEXT_MAX} bytes more)")));
     }
 }

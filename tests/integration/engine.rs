@@ -115,6 +115,13 @@ async fn a_vae_encodes_and_decodes_whatever_the_layout_of_its_files() {
     }
     assert!(pictures[0].starts_with(b"\x89PNG"));
     assert!(pictures[0] == pictures[1], "the same weights, another layout");
+
+    // a name that no database stores ends its job and holds nothing up
+    let hostile = uploaded(&farm, tensors(&[("a\0b", &[1], wave(1))])).await;
+    let body = json!({ "model": "sd15-tiny", "latents": { "upload": hostile.id } });
+    let job = farm.api.submit("/v1/vae/decode", body).await;
+    let error = farm.api.job_ended(job.id, JobState::Failed, LONG).await.job.error.expect("an error");
+    assert!(error.message.contains("a\u{fffd}b"), "{error:?}");
     farm.assert_ledger_is_clean().await;
 }
 

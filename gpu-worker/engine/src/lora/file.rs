@@ -173,7 +173,12 @@ impl Lora {
                 Some((module, Part::Refused(flavour))) => {
                     return Err(LoraError::Flavour { module: module.to_owned(), flavour });
                 }
-                Some((stem, part)) => drop(grouped.entry(stem).or_default().insert(part, *tensor)),
+                Some((stem, part)) => {
+                    if let Some(other) = grouped.entry(stem).or_default().insert(part, *tensor) {
+                        let reason = format!("`{}` and `{}` are the same part of it", other.name, tensor.name);
+                        return Err(incomplete(stem, &reason));
+                    }
+                }
                 None => others.push(tensor.name.to_owned()),
             }
         }
@@ -281,6 +286,12 @@ fn hadamard(stem: &str, parts: &Parts<'_>) -> Result<(Change, usize), LoraError>
         let inner = if cores.is_some() { rows } else { columns };
         fits(parts, b, right.matrix().0 == rank && rank > 0, &format!("[{rank}, in]"))?;
         fits(parts, a, inner == rank, &format!("rank {rank}"))?;
+    }
+    let like = |one: &Factor, other: &Factor| one.shape == other.shape;
+    fits(parts, Part::HadaW2A, like(&second[0], &first[0]), &format!("{:?} as `hada_w1_a`", first[0].shape))?;
+    fits(parts, Part::HadaW2B, like(&second[1], &first[1]), &format!("{:?} as `hada_w1_b`", first[1].shape))?;
+    if let Some([one, two]) = &cores {
+        fits(parts, Part::HadaT2, like(two, one), &format!("{:?} as `hada_t1`", one.shape))?;
     }
     for (part, core) in [Part::HadaT1, Part::HadaT2].into_iter().zip(cores.iter().flatten()) {
         let square = core.shape.len() == 4 && core.shape.iter().take(2).all(|side| *side == rank);

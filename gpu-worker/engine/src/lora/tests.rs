@@ -168,6 +168,19 @@ fn bad_files_are_refused_with_the_tensor_at_fault() {
     assert!(matches!(&cut, LoraError::Tensor { tensor, .. } if tensor == down), "{cut:?}");
     let empty = read(&[(down, &[0, 3], values(0)), (up, &[4, 0], values(0))]);
     assert!(matches!(&empty, LoraError::Tensor { .. } | LoraError::Shape { .. }), "{empty:?}");
+    let twice = read(&[
+        ("a.lora_A.one.weight", &[2, 3], values(6)),
+        ("a.lora_A.two.weight", &[2, 3], values(6)),
+        ("a.lora_B.one.weight", &[4, 2], values(8)),
+    ]);
+    assert!(matches!(&twice, LoraError::Incomplete { reason, .. } if reason.contains("lora_A.two")), "{twice:?}");
+    let unlike = read(&[
+        ("a.hada_w1_a", &[6, 2], values(12)),
+        ("a.hada_w1_b", &[2, 3], values(6)),
+        ("a.hada_w2_a", &[3, 2], values(6)),
+        ("a.hada_w2_b", &[2, 6], values(12)),
+    ]);
+    assert!(matches!(&unlike, LoraError::Shape { tensor, .. } if tensor == "a.hada_w2_a"), "{unlike:?}");
     let mut nan = values(6);
     nan[..4].copy_from_slice(&f32::NAN.to_le_bytes());
     assert!(matches!(read(&[(down, &[2, 3], nan), (up, &[4, 2], values(8))]), LoraError::NotFinite { .. }));
