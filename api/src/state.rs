@@ -18,7 +18,7 @@ use crate::{
     live::Live,
     metrics::Metrics,
     problem::ApiError,
-    receive::UploadLimits,
+    receive::{InFlight, UploadLimits},
 };
 
 /// Longest wait for a connection to Postgres; then the request is answered 503.
@@ -47,6 +47,8 @@ pub(crate) struct Inner {
     pub(crate) auth: Auth,
     /// How much may be uploaded.
     pub(crate) uploads: UploadLimits,
+    /// Of that, what still arrives.
+    pub(crate) arriving: InFlight,
     /// What is counted.
     pub(crate) metrics: Metrics,
     /// The tasks of this process and the token that says stop.
@@ -82,6 +84,7 @@ impl AppState {
             hints: listen::Hints::start(&config.stores, &[listen::JOB], tasks),
             cursors: Cursors::new(&config.stores.database_url),
             uploads: UploadLimits::of(config),
+            arriving: InFlight::default(),
             auth: Auth::new(token.as_deref()),
             metrics,
             tasks: tasks.clone(),

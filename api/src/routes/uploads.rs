@@ -8,12 +8,10 @@ use axum::{
 };
 use serde::Deserialize;
 use shared::{
-    bytes::ByteSize,
     db::{
         DbError, Session,
         blobs::{self, uploads},
     },
-    error::ErrorCode,
     ids::UploadId,
     wire::UploadView,
 };
@@ -99,27 +97,18 @@ async fn must_fit(state: &AppState, headers: &HeaderMap) -> Result<(), ApiError>
     let announced = announced.unwrap_or(0);
     state.uploads.must_be_allowed(announced)?;
     let there = uploads::total_bytes(&mut *state.connection().await?).await?;
-    must_have_room(state, there, announced)
+    state.uploads.must_have_room(u64::try_from(there).unwrap_or(0), announced)
 }
 
-fn must_have_room(state: &AppState, there: i64, more: u64) -> Result<(), ApiError> {
-    let there = u64::try_from(there).unwrap_or(0);
-    let most = state.uploads.total;
-    if there.saturating_add(more) <= most.0 {
-        return Ok(());
-    }
-    let detail = format!("all uploads have {} of at most {most}; {} more do not fit", ByteSize(there), ByteSize(more));
-    Err(ApiError::new(ErrorCode::InsufficientCapacity, detail)
-        .hint("remove uploads that are no longer needed, or wait until some have expired"))
-}
-
-/// Names what came as an upload. The total counts again: others may have come meanwhile.
+/// Names what came as an upload. The total counts again: others may have come meanwhile, to other processes too. One upload is
+/// named at a time, so that no two see room for one.
 async fn keep(state: &AppState, received: Received, name: Option<&str>) -> Result<UploadView, ApiError> {
     let mut tx = state.begin().await?;
+    uploads::hold_total(&mut tx).await?;
     blobs::finish(&mut *tx, received.blob(), received.bytes(), received.blake3()).await?;
     let id = uploads::add(&mut *tx, received.blob(), name, state.uploads.keep).await?;
     let all = uploads::total_bytes(&mut *tx).await?;
-    must_have_room(state, all, 0)?;
+    state.uploads.must_have_room(u64::try_from(all).unwrap_or(0), 0)?;
     let view = get_upload(&mut tx, id).await?;
     tx.commit().await.map_err(DbError::from)?;
     received.kept();

@@ -92,7 +92,7 @@ pub async fn remove(tx: &mut PgConnection, row: &UploadRow) -> Result<Vec<JobId>
     Ok(users)
 }
 
-/// Bytes of all uploads, those that still arrive included.
+/// Bytes of all uploads; those that still arrive are none yet.
 ///
 /// # Errors
 /// Database errors.
@@ -102,4 +102,13 @@ pub async fn total_bytes(db: impl PgExecutor<'_>) -> Result<i64, DbError> {
     )
     .fetch_one(db)
     .await?)
+}
+
+/// Until the end of the transaction nobody else adds an upload who asks so, too: the total that is read then is the one committed.
+///
+/// # Errors
+/// Database errors.
+pub async fn hold_total(tx: &mut PgConnection) -> Result<(), DbError> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('uploads', 0))").execute(tx).await?;
+    Ok(())
 }
