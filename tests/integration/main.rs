@@ -6,6 +6,7 @@ mod artifacts;
 mod attach;
 mod bad_files;
 mod bad_requests;
+mod benchmarks;
 mod cache_policy;
 mod cancel;
 mod checkpoints;

@@ -26,7 +26,8 @@ use crate::{
 
 /// Validates a model
 ///
-/// A job of a host that has the files. A bad model is no failure of the job: its result has the `verdict` (`ok`, `degraded`,
+/// A job of a host that has the files; with level `forward`, of a device: it loads the components that can be run and runs each
+/// once, as small as it can be, after `architecture`; findings `forward_ran` have the statistics of the results. A bad model is no failure of the job: its result has the `verdict` (`ok`, `degraded`,
 /// `invalid`, `unsafe`) and the id of the report (`validation`). Level `weights`, the default, includes `structure` and
 /// `architecture`; `hash` includes `structure`.
 #[utoipa::path(post, path = "/v1/models/{model}/validate", operation_id = "validateModel", tag = "models",

@@ -23,7 +23,8 @@ pub struct ValidateArgs {
     model: String,
 
     /// How far to go: `structure` (headers, shards, links between parts), `architecture` (also the tensors' names and
-    /// shapes), `weights` (also every number), or `hash` (structure, and the recorded hashes).
+    /// shapes), `weights` (also every number), `forward` (the architecture, and a small run of each component on a
+    /// device), or `hash` (structure, and the recorded hashes).
     #[arg(long, default_value = "weights")]
     level: ValidateLevel,
 
@@ -31,12 +32,16 @@ pub struct ValidateArgs {
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
 
+    /// On this device; with level `forward` only.
+    #[arg(long, value_name = "HOST/DEVICE", conflicts_with = "host")]
+    device: Option<String>,
+
     /// Higher goes first.
     #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
     priority: i32,
 
     /// Show the reports that there are, and make none.
-    #[arg(long, conflicts_with_all = ["level", "host", "priority", "no_wait", "timeout"])]
+    #[arg(long, conflicts_with_all = ["level", "host", "device", "priority", "no_wait", "timeout"])]
     history: bool,
 
     #[command(flatten)]
@@ -51,7 +56,7 @@ pub(crate) async fn run(args: ValidateArgs, client: &Client, output: Output) -> 
     }
     let request = ValidateRequest {
         level: args.level,
-        target: args.host.map_or(Target::Any, Target::Host),
+        target: args.device.map(Target::Device).or(args.host.map(Target::Host)).unwrap_or_default(),
         priority: args.priority,
     };
     let job: JobView = client.post(&format!("/v1/models/{model}/validate"), &request).await?;

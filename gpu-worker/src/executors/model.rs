@@ -15,6 +15,7 @@ use residency::{Afoot, Lease, LoadRequest, ResidencyError};
 use shared::{
     db::models::{self, ComponentRow, ModelRow},
     ids::{ComponentId, ModelId},
+    job::engine::Role,
 };
 
 use crate::{aliases, catalogue, context::Agent, error::WorkError, load_request::load_request, running::Attempt};
@@ -30,6 +31,17 @@ impl Wanted {
     /// Bytes of the components' tensors.
     pub(super) fn bytes(&self) -> u64 {
         self.components.iter().map(|component| unsigned(component.bytes)).sum()
+    }
+
+    /// Reduced to what a role takes, of which nothing may be missing.
+    pub(super) fn must_have(&mut self, role: Role) -> Result<(), WorkError> {
+        self.components.retain(|row| role.means(&row.kind));
+        for (part, kinds) in role.groups() {
+            if !self.components.iter().any(|row| kinds.contains(&row.kind.as_str())) {
+                return Err(WorkError::NoPart { model: self.model.name.clone(), part });
+            }
+        }
+        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
 pub struct ValidateRequest {
     /// How far to go; `weights` when absent.
     pub level: ValidateLevel,
-    /// `any` (default), `all` hosts with the files, or `host:<name>`.
+    /// `any` (default), `all` hosts with the files, or `host:<name>`; with level `forward` also `device:<host>/<name>`.
     #[schema(value_type = String, example = "any")]
     pub target: Target,
     /// Higher goes first.

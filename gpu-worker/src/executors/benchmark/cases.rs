@@ -72,10 +72,7 @@ pub(super) async fn measure(
 
 /// All cases, small ones first: then each one's memory is more than that of those before it.
 fn cases(subject: &Subject, args: &BenchmarkArgs) -> Vec<Case> {
-    let mut amounts: Vec<(u32, ImageSize)> =
-        args.batches.iter().flat_map(|batch| args.sizes.iter().map(|size| (*batch, *size))).collect();
-    amounts.sort_by_key(|(batch, size)| u64::from(*batch) * u64::from(size.width) * u64::from(size.height));
-    amounts.dedup();
+    let amounts = amounts(args);
     let mut cases = Vec::new();
     for part in subject.parts() {
         for operation in Operation::of_kind(&part.kind) {
@@ -89,6 +86,15 @@ fn cases(subject: &Subject, args: &BenchmarkArgs) -> Vec<Case> {
         }
     }
     cases
+}
+
+/// Batches and sizes, small ones first.
+pub(super) fn amounts(args: &BenchmarkArgs) -> Vec<(u32, ImageSize)> {
+    let mut amounts: Vec<(u32, ImageSize)> =
+        args.batches.iter().flat_map(|batch| args.sizes.iter().map(|size| (*batch, *size))).collect();
+    amounts.sort_by_key(|(batch, size)| u64::from(*batch) * u64::from(size.width) * u64::from(size.height));
+    amounts.dedup();
+    amounts
 }
 
 async fn one(runs: &Runs<'_>, parts: &[RunPart], case: &Case, args: &BenchmarkArgs) -> Result<CaseMeasure, WorkError> {
@@ -111,11 +117,7 @@ async fn one(runs: &Runs<'_>, parts: &[RunPart], case: &Case, args: &BenchmarkAr
             break ended;
         }
     };
-    let nothing = || WorkError::System {
-        what: "measuring".into(),
-        source: std::io::Error::other("the runs took no time that can be told"),
-    };
-    let steady = series.end(ended).ok_or_else(nothing)?;
+    let steady = series.end(ended).ok_or_else(no_time)?;
     let median = steady.summary.p50;
     Ok(CaseMeasure {
         component: case.part.kind.clone(),
@@ -128,6 +130,12 @@ async fn one(runs: &Runs<'_>, parts: &[RunPart], case: &Case, args: &BenchmarkAr
         peak_bytes,
         estimated_bytes: first.estimated_bytes,
     })
+}
+
+/// A clock that stands still.
+pub(super) fn no_time() -> WorkError {
+    let source = std::io::Error::other("the runs took no time that can be told");
+    WorkError::System { what: "measuring".into(), source }
 }
 
 async fn once(runs: &Runs<'_>, parts: &[RunPart], case: &Case, fresh: bool) -> Result<Measured, WorkError> {

@@ -3,6 +3,7 @@
 mod baseline;
 mod cases;
 mod loads;
+mod pipeline;
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use shared::{
     db::benchmarks::NewBenchmark,
     error::ErrorCode,
     ids::BenchmarkId,
-    job::{BenchmarkArgs, JobKind, engine::Role},
+    job::{BenchmarkArgs, engine::Role},
     wire::{BenchmarkResult, Fingerprint},
 };
 
@@ -31,12 +32,12 @@ use crate::{
 
 pub(super) async fn run(agent: &Arc<Agent>, args: BenchmarkArgs, attempt: &Attempt) -> Result<Done, WorkError> {
     attempt.progress.enter("locating", 0);
-    if args.pipeline_steps.is_some() {
-        return Err(WorkError::NoExecutor(JobKind::Generate));
-    }
     let device = device_of(agent, attempt)?;
     let mut wanted = model::wanted(agent, args.model, args.components.as_ref()).await?;
     wanted.components.retain(|row| Role::any_means(&row.kind));
+    if args.pipeline_steps.is_some() {
+        wanted.must_have(Role::Pipeline)?;
+    }
     if wanted.components.is_empty() {
         return Err(WorkError::NoPart { model: wanted.model.name, part: "component that can be run" });
     }
@@ -45,7 +46,10 @@ pub(super) async fn run(agent: &Arc<Agent>, args: BenchmarkArgs, attempt: &Attem
     let model = wanted.model.name.clone();
     let subject = Subject::ensure_all(agent, attempt, device, wanted).await?;
     let runs = Runs { agent, attempt, device };
-    cases::measure(&runs, &subject, &args, &mut result).await?;
+    match args.pipeline_steps {
+        Some(steps) => pipeline::measure(&runs, &subject, (&args, steps), &mut result).await?,
+        None => cases::measure(&runs, &subject, &args, &mut result).await?,
+    }
     finish(agent, device, &args, model, &subject, result).await
 }
 

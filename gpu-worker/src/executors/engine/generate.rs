@@ -54,9 +54,7 @@ pub(in crate::executors) async fn run(
         Some(model) => Some(Subject::ensure(agent, attempt, device, model, Role::VaeDecoder).await?),
         None => None,
     };
-    let headers = subject.inspection().clone();
-    let index = blocking("reading an index", move || parts::index(&headers)).await??;
-    let work = Work::Generate(Box::new(work(&subject, other.as_ref(), index, args)?));
+    let work = Generation::of(&subject).await?.work(&subject, other.as_ref(), args)?;
     let mut taking = subject.run_parts(agent);
     taking.extend(other.iter().flat_map(|other| other.run_parts(agent)));
     let ran = Runs { agent, attempt, device }.run(&work, &taking, &given).await?;
@@ -92,22 +90,38 @@ async fn vae_of(agent: &Agent, args: &GenerateArgs) -> Result<Option<ModelId>, W
     }
 }
 
-fn work(
-    subject: &Subject,
-    other: Option<&Subject>,
+/// What all generations of a model have in common beside its parts.
+pub(in crate::executors) struct Generation {
+    /// `model_index.json` of a folder.
     index: Option<Value>,
-    args: GenerateArgs,
-) -> Result<GenerateWork, WorkError> {
-    let zero = index.as_ref().and_then(|index| index.get("force_zeros_for_empty_prompt")).and_then(Value::as_bool);
-    Ok(GenerateWork {
-        encoders: text::encoders(subject),
-        unet: subject.first_part(&["unet"])?,
-        vae: other.unwrap_or(subject).first_part(&DECODERS)?,
-        scheduler: subject.config("scheduler").cloned(),
-        prediction: subject.prediction(),
-        zero_empty_negative: zero,
-        model: subject.name().to_owned(),
-        hash: subject.hash(HASH),
-        args,
-    })
+}
+
+impl Generation {
+    /// Of a model that is on the device.
+    pub(in crate::executors) async fn of(subject: &Subject) -> Result<Self, WorkError> {
+        let headers = subject.inspection().clone();
+        let index = blocking("reading an index", move || parts::index(&headers)).await??;
+        Ok(Self { index })
+    }
+
+    /// The runner's work for these arguments; with the VAE of another model, if there is one.
+    pub(in crate::executors) fn work(
+        &self,
+        subject: &Subject,
+        other: Option<&Subject>,
+        args: GenerateArgs,
+    ) -> Result<Work, WorkError> {
+        let zero = self.index.as_ref().and_then(|index| index.get("force_zeros_for_empty_prompt"));
+        Ok(Work::Generate(Box::new(GenerateWork {
+            encoders: text::encoders(subject),
+            unet: subject.first_part(&["unet"])?,
+            vae: other.unwrap_or(subject).first_part(&DECODERS)?,
+            scheduler: subject.config("scheduler").cloned(),
+            prediction: subject.prediction(),
+            zero_empty_negative: zero.and_then(Value::as_bool),
+            model: subject.name().to_owned(),
+            hash: subject.hash(HASH),
+            args,
+        })))
+    }
 }

@@ -8,6 +8,7 @@ mod tokenize;
 mod unet_step;
 mod vae;
 
+pub(super) use generate::Generation;
 pub(super) use generate::run as generate;
 pub(super) use run::Runs;
 pub(super) use subject::Subject;

@@ -40,12 +40,7 @@ impl Subject {
     ) -> Result<Self, WorkError> {
         attempt.progress.enter("locating", 0);
         let mut wanted = model::wanted(agent, model, None).await?;
-        wanted.components.retain(|row| role.means(&row.kind));
-        for (part, kinds) in role.groups() {
-            if !wanted.components.iter().any(|row| kinds.contains(&row.kind.as_str())) {
-                return Err(WorkError::NoPart { model: wanted.model.name, part });
-            }
-        }
+        wanted.must_have(role)?;
         Self::ensure_all(agent, attempt, device, wanted).await
     }
 

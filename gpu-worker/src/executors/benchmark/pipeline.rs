@@ -1,0 +1,107 @@
+//! Whole generations: from a prompt to images, as a `generate` job makes them.
+
+use std::time::Instant;
+
+use serde_json::json;
+use shared::{
+    error::Classify,
+    job::{BenchmarkArgs, ImageSize, engine::GenerateArgs},
+    wire::{BenchmarkResult, CaseMeasure, Skipped},
+};
+
+use super::{
+    super::engine::{Generation, Runs, Subject},
+    is_about_the_case,
+};
+use crate::{
+    benchmark::{Next, Runs as Series},
+    error::WorkError,
+};
+
+/// Measures a generation of `steps` steps for each batch and size into the result.
+pub(super) async fn measure(
+    runs: &Runs<'_>,
+    subject: &Subject,
+    (args, steps): (&BenchmarkArgs, u32),
+    result: &mut BenchmarkResult,
+) -> Result<(), WorkError> {
+    let generation = Generation::of(subject).await?;
+    let mut first_reason = None;
+    for (batch, size) in super::cases::amounts(args) {
+        let pipeline = Pipeline { runs, subject, generation: &generation, args, steps, batch, size };
+        match pipeline.case().await {
+            Ok(measured) => result.cases.push(measured),
+            Err(error) if is_about_the_case(error.code()) => {
+                let what = format!("generate {size} ×{batch} (pipeline)");
+                result.skipped.push(Skipped { what, reason: shared::error::chain(&error) });
+                first_reason.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match first_reason {
+        Some(error) if result.cases.is_empty() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// One batch and size.
+struct Pipeline<'a> {
+    runs: &'a Runs<'a>,
+    subject: &'a Subject,
+    generation: &'a Generation,
+    args: &'a BenchmarkArgs,
+    steps: u32,
+    batch: u32,
+    size: ImageSize,
+}
+
+impl Pipeline<'_> {
+    async fn case(&self) -> Result<CaseMeasure, WorkError> {
+        let limits = self.args.limits;
+        let mut number: u64 = 0;
+        let mut next = || {
+            number = number.saturating_add(1);
+            number
+        };
+        let first = self.once(next()).await?;
+        for _ in 0..limits.warmup_runs {
+            self.once(next()).await?;
+        }
+        let begun = Instant::now();
+        let mut series = Series::new(limits);
+        let ended = loop {
+            let seconds = self.once(next()).await?;
+            if let Next::Enough(ended) = series.note(seconds, begun.elapsed().as_secs_f64()) {
+                break ended;
+            }
+        };
+        let steady = series.end(ended).ok_or_else(super::cases::no_time)?;
+        let median = steady.summary.p50;
+        Ok(CaseMeasure {
+            component: "pipeline".to_owned(),
+            operation: "generate".to_owned(),
+            batch: self.batch,
+            size: Some(self.size),
+            first_run_seconds: first,
+            items_per_second: if median > 0.0 { f64::from(self.batch) / median } else { 0.0 },
+            steady,
+            peak_bytes: None,
+            estimated_bytes: None,
+        })
+    }
+
+    /// Run number `number`: its seconds. Its prompt is its own, so that no kept embedding answers for the encoders.
+    async fn once(&self, number: u64) -> Result<f64, WorkError> {
+        let asked = json!({
+            "model": self.args.model, "prompt": format!("a photograph of house number {number}"), "seed": number,
+            "width": self.size.width, "height": self.size.height, "steps": self.steps, "batch": self.batch,
+        });
+        let args: GenerateArgs = serde_json::from_value(asked)
+            .map_err(|error| WorkError::System { what: "writing a run's work".into(), source: error.into() })?;
+        let work = self.generation.work(self.subject, None, args)?;
+        let begun = Instant::now();
+        self.runs.run(&work, &self.subject.run_parts(self.runs.agent), &[]).await?;
+        Ok(begun.elapsed().as_secs_f64())
+    }
+}

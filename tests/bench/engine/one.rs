@@ -1,0 +1,135 @@
+//! One case of ours in a process of its own, so that its memory is its own; and what switching between checkpoints costs.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use engine::{
+    Control, Runtime, RuntimeOptions,
+    forward::Component,
+    measure::{self, Amount, Operation},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{cpu, median, weights};
+
+/// What a process measured.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Ran {
+    /// Seconds of the first run.
+    pub first: f64,
+    /// Of the others.
+    pub seconds: Vec<f64>,
+    /// Processor seconds of one of the others.
+    pub processor_seconds: f64,
+    /// The most resident memory of the process.
+    pub peak_bytes: u64,
+    /// Of the library.
+    pub version: String,
+}
+
+/// What is run.
+#[derive(Debug, Clone)]
+pub(crate) struct Case<'c> {
+    /// A file or folder.
+    pub model: &'c Path,
+    /// The component.
+    pub kind: &'c str,
+    /// What it does.
+    pub operation: Operation,
+    /// How much.
+    pub amount: Amount,
+}
+
+/// The library with so many threads.
+///
+/// # Errors
+/// When it cannot be opened.
+pub(crate) fn runtime(library: &Path, threads: usize) -> anyhow::Result<Arc<Runtime>> {
+    let options = RuntimeOptions { threads, ..RuntimeOptions::cpu(library) };
+    Ok(Arc::new(Runtime::open(options)?))
+}
+
+/// Runs a case: once, then `runs` times.
+///
+/// # Errors
+/// When it cannot be loaded or run.
+pub(crate) fn run(runtime: &Arc<Runtime>, case: &Case<'_>, runs: u32) -> anyhow::Result<Ran> {
+    let loaded = weights::load(case.model, case.kind)?;
+    let once = || once(runtime, &loaded, case);
+    let first = once()?;
+    let before = cpu::seconds()?;
+    let seconds = (0..runs).map(|_| once()).collect::<anyhow::Result<Vec<_>>>()?;
+    let processor_seconds = (cpu::seconds()? - before) / f64::from(runs.max(1));
+    Ok(Ran { first, seconds, processor_seconds, peak_bytes: peak_bytes()?, version: version(runtime) })
+}
+
+fn version(runtime: &Runtime) -> String {
+    engine::onnx::capability(Some(&runtime.options().library)).version.unwrap_or_default()
+}
+
+fn once(runtime: &Arc<Runtime>, loaded: &weights::Loaded, case: &Case<'_>) -> anyhow::Result<f64> {
+    let component = Component { kind: case.kind, base: Some(&loaded.base), config: loaded.config.as_ref() };
+    let work = (case.operation, case.amount);
+    let measured = measure::once(runtime, &component, loaded.weights.clone(), work, None, &Control::default())?;
+    Ok(measured.seconds)
+}
+
+/// What it costs to run two checkpoints in turns instead of one, and how many sessions many fine-tunes have.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Switching {
+    /// Seconds of a run of the same checkpoint as before it.
+    pub same: f64,
+    /// Seconds of a run of the other one.
+    pub other: f64,
+    /// Fine-tunes that ran.
+    pub fine_tunes: usize,
+    /// Sessions that they had.
+    pub sessions: usize,
+}
+
+/// Runs two checkpoints of one architecture in turns and alone, then every fine-tune of `many` once.
+///
+/// # Errors
+/// When something cannot be loaded or run.
+pub(crate) fn switching(
+    library: (&Path, usize),
+    [a, b]: [&Path; 2],
+    many: &[PathBuf],
+    rounds: u32,
+) -> anyhow::Result<Switching> {
+    let runtime = runtime(library.0, library.1)?;
+    let amount = Amount { batch: 1, width: 64, height: 64 };
+    let case = |model| Case { model, kind: "unet", operation: Operation::UnetStep, amount };
+    let (a, b) = ((case(a), weights::load(a, "unet")?), (case(b), weights::load(b, "unet")?));
+    once(&runtime, &a.1, &a.0)?;
+    once(&runtime, &b.1, &b.0)?;
+    let (mut same, mut other) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        // a a b b: the second of each follows its own kind, the first the other
+        for (case, loaded) in [&a, &b] {
+            other.push(once(&runtime, loaded, case)?);
+            same.push(once(&runtime, loaded, case)?);
+        }
+    }
+    let small = self::runtime(library.0, library.1)?;
+    for model in many {
+        let loaded = weights::load(model, "unet")?;
+        once(&small, &loaded, &case(model))?;
+    }
+    Ok(Switching {
+        same: median(&same),
+        other: median(&other),
+        fine_tunes: many.len(),
+        sessions: small.session_count(),
+    })
+}
+
+/// The most resident memory since the process began.
+fn peak_bytes() -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/status")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: u64 = line.and_then(|rest| rest.split_whitespace().next()).unwrap_or_default().parse()?;
+    Ok(kib * 1024)
+}
