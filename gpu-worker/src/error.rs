@@ -133,6 +133,21 @@ pub enum WorkError {
         /// Bytes of the device.
         capacity_bytes: u64,
     },
+    /// A run needs more memory than the device has beside the weights that take part in it.
+    #[error(
+        "the run needs {} for itself, and device `{device}` has {} in all, {} of which are the weights that take part",
+        ByteSize(*needed_bytes), ByteSize(*capacity_bytes), ByteSize(*weights_bytes)
+    )]
+    NeverFits {
+        /// The device.
+        device: String,
+        /// Bytes that the run needs beside weights.
+        needed_bytes: u64,
+        /// Bytes of the device.
+        capacity_bytes: u64,
+        /// Bytes of the components that take part.
+        weights_bytes: u64,
+    },
     /// A job of the device lane names a device that this agent does not run.
     #[error("this host runs no device `{0}`")]
     NoDevice(String),
@@ -196,9 +211,12 @@ impl Classify for WorkError {
             | Self::NoRoot { .. }
             | Self::NoInput(_)
             | Self::RootsMissing(_) => ErrorCode::NotFound,
-            Self::NothingToLoad { .. } | Self::NoPart { .. } | Self::NoVae { .. } | Self::NoExecutor(_) => {
-                ErrorCode::Unsupported
-            }
+            // room for a run that never fits does not come: waiting, as for other memory, would be for ever
+            Self::NothingToLoad { .. }
+            | Self::NoPart { .. }
+            | Self::NoVae { .. }
+            | Self::NoExecutor(_)
+            | Self::NeverFits { .. } => ErrorCode::Unsupported,
             Self::Changed { .. } => ErrorCode::Corrupt,
             Self::Format { source, .. } => format_code(source),
             Self::Lora { source, .. } => source.code(),
@@ -223,6 +241,9 @@ impl Classify for WorkError {
                 Some("scan the root again; if nobody replaced the file, check the disk".into())
             }
             Self::TooBig { .. } => Some("load fewer components, a smaller variant, or use a larger device".into()),
+            Self::NeverFits { .. } => {
+                Some("ask for smaller or fewer images, let the VAE work in tiles, or use a larger device".into())
+            }
             Self::Residency(ResidencyError::NoRoom(shortage)) if shortage.needed_bytes > shortage.capacity_bytes => {
                 Some("raise --ram-budget of the host's agent, or load fewer components".into())
             }

@@ -19,7 +19,7 @@ use crate::{
     context::{Agent, Device},
     device_tier::evict,
     error::WorkError,
-    runner::{Blob, Payload, Ran, RunOrder, RunPart, RunPhase, RunPreview, RunStep, RunnerError, Work},
+    runner::{Blob, DeviceResident, Payload, Ran, RunOrder, RunPart, RunPhase, RunPreview, RunStep, RunnerError, Work},
     running::Attempt,
 };
 
@@ -63,7 +63,10 @@ impl Runs<'_> {
                     self.agent.metrics.engine.ran(work, began.elapsed().as_secs_f64(), &ran.facts);
                     return Ok(ran);
                 }
-                Err(full @ RunnerError::OutOfMemory { .. }) => self.make_room(full).await?,
+                Err(full @ RunnerError::OutOfMemory { .. }) => {
+                    can_ever_fit(&full, weights_bytes(parts, &self.device.resident()))?;
+                    self.make_room(full).await?;
+                }
                 // leased, so the process that held it is gone: the next attempt loads it again
                 Err(RunnerError::NotResident { component, .. }) => {
                     let reason = format!("its process was replaced, and component {component} is not there any more");
@@ -107,6 +110,29 @@ impl Runs<'_> {
     }
 }
 
+/// Bytes of the components that take part, each counted once.
+fn weights_bytes(parts: &[RunPart], resident: &[DeviceResident]) -> u64 {
+    let takes_part = |copy: &&DeviceResident| parts.iter().any(|part| part.component == copy.component);
+    resident.iter().filter(takes_part).map(|copy| copy.bytes).sum()
+}
+
+/// Whether a run that has no room now would have it with nothing else on the device. What other programs take may come back
+/// and is no reason.
+///
+/// # Errors
+/// [`WorkError::NeverFits`].
+fn can_ever_fit(full: &RunnerError, weights_bytes: u64) -> Result<(), WorkError> {
+    match full {
+        RunnerError::OutOfMemory { device, needed_bytes, capacity_bytes, .. }
+            if *needed_bytes > capacity_bytes.saturating_sub(weights_bytes) =>
+        {
+            let (needed_bytes, capacity_bytes) = (*needed_bytes, *capacity_bytes);
+            Err(WorkError::NeverFits { device: device.clone(), needed_bytes, capacity_bytes, weights_bytes })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The job's end: facts and components as its result, outputs as artifacts.
 pub(super) fn done(device: &Device, subjects: &[&Subject], ran: Ran, started: Instant) -> Done {
     let mut result = json!({
@@ -133,4 +159,26 @@ fn files(outputs: &Payload) -> Vec<NewArtifact> {
         bytes: bytes.to_vec(),
     };
     outputs.iter().map(artifact).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::error::Disposition;
+
+    use super::*;
+
+    fn full(needed_bytes: u64) -> RunnerError {
+        let (available_bytes, capacity_bytes, would_free_bytes) = (10, 100, 50);
+        RunnerError::OutOfMemory { device: "a/cpu:0".into(), needed_bytes, available_bytes, capacity_bytes, would_free_bytes }
+    }
+
+    #[test]
+    fn a_run_waits_for_room_that_can_come_and_fails_with_the_figures_where_it_cannot() {
+        assert!(can_ever_fit(&full(60), 40).is_ok(), "the rest of the device is enough");
+        let never = can_ever_fit(&full(61), 40).unwrap_err();
+        assert!(matches!(never, WorkError::NeverFits { needed_bytes: 61, capacity_bytes: 100, weights_bytes: 40, .. }));
+        assert_eq!(never.code().disposition(), Disposition::Fail, "another attempt would say the same");
+        assert!(never.hint().is_some());
+        assert!(can_ever_fit(&RunnerError::Cancelled { device: "a/cpu:0".into() }, 100).is_ok());
+    }
 }
