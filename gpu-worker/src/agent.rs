@@ -31,6 +31,7 @@ use crate::{
     metrics::Metrics,
     pressure::{self, sample::Sampler},
     publisher,
+    runner::{DYING, HURRIED_GRACE},
     running::{Running, StopReason},
     throttle::Throttle,
     vitals, watch,
@@ -40,6 +41,10 @@ use crate::{
 const HAND_BACK_GRACE: Duration = Duration::from_secs(10);
 /// How long the other tasks may take to end.
 const TASK_GRACE: Duration = Duration::from_secs(5);
+
+// a run that does not stop is killed and gone before anybody waits for it in vain
+const _: () = assert!(HURRIED_GRACE.as_millis() + DYING.as_millis() < HAND_BACK_GRACE.as_millis());
+const _: () = assert!(HURRIED_GRACE.as_millis() < TASK_GRACE.as_millis());
 
 /// Why the agent could not start or had to end.
 #[derive(Debug, thiserror::Error)]

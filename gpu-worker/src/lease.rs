@@ -217,7 +217,11 @@ mod tests {
     #[tokio::test]
     async fn the_lease_is_lost_before_the_database_lets_others_in_and_a_renewal_moves_the_end() {
         let timing = LeaseTiming { ttl: Duration::from_secs(15) };
-        assert!(timing.self_fence_after() < timing.ttl);
+        let between = timing.ttl.checked_sub(timing.self_fence_after()).unwrap();
+        assert!(
+            crate::runner::HURRIED_GRACE < between,
+            "a run that does not stop is killed before others may start it"
+        );
         let standing = Standing::new(Instant::now(), timing);
         assert!(standing.is_good());
         standing.good_until.send_replace(Instant::now().checked_sub(Duration::from_millis(1)).unwrap());

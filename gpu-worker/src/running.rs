@@ -40,6 +40,8 @@ pub struct Attempt {
     pub device: Option<String>,
     /// Cancelled when the attempt must stop, for whatever reason.
     pub cancel: CancellationToken,
+    /// Cancelled when it must be over soon, too: somebody else may start the job, or this process ends.
+    pub hurry: CancellationToken,
     /// How far it is.
     pub progress: Progress,
     reason: OnceLock<StopReason>,
@@ -53,6 +55,7 @@ impl Attempt {
             fence: claimed.fence,
             device: claimed.device.clone(),
             cancel: CancellationToken::new(),
+            hurry: CancellationToken::new(),
             progress: Progress::new(),
             reason: OnceLock::new(),
             reporting: AtomicBool::new(false),
@@ -63,6 +66,9 @@ impl Attempt {
     pub fn stop(&self, reason: StopReason) {
         // an earlier reason stays: a lost job that is then cancelled is still lost
         let _ = self.reason.set(reason);
+        if matches!(reason, StopReason::Lost | StopReason::HandBack) {
+            self.hurry.cancel();
+        }
         self.cancel.cancel();
     }
 
@@ -183,6 +189,19 @@ mod tests {
         assert!(running.stop(attempt.id, StopReason::Cancelled));
         assert_eq!(attempt.stop_reason(), Some(StopReason::Lost));
         assert!(attempt.cancel.is_cancelled());
+    }
+
+    #[test]
+    fn only_a_cancel_leaves_time_and_a_lease_that_is_lost_later_takes_it_back() {
+        for (reason, hurries) in
+            [(StopReason::Cancelled, false), (StopReason::HandBack, true), (StopReason::Lost, true)]
+        {
+            let attempt = Attempt::new(&claim(1));
+            attempt.stop(reason);
+            assert_eq!((attempt.cancel.is_cancelled(), attempt.hurry.is_cancelled()), (true, hurries), "{reason:?}");
+            attempt.stop(StopReason::Lost);
+            assert!(attempt.hurry.is_cancelled());
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{
     os::fd::OwnedFd,
     pin::Pin,
     sync::{Arc, atomic::AtomicU64},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use shared::{ids::ComponentId, shutdown::Tasks};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     DeviceTensor, RunPreview, RunnerConfig, RunnerError, RunnerState, RunnerStatus,
     protocol::{Command, Done, Step},
-    request::{Heard, MakeCommand, Request, Ticket, Unwanted},
+    request::{Heard, MakeCommand, Patience, Request, Ticket, Unwanted},
     supervisor,
 };
 
@@ -101,25 +101,26 @@ impl Runner {
             Step::Stopping | Step::At(_) => {}
         };
         let report = watch::channel(Step::Copied(0));
-        match self.carried_out(command, Some(source), report, (told, None), (CANCEL_GRACE, cancel)).await? {
+        let patience = Patience { cancel, hurry: None, grace: CANCEL_GRACE };
+        match self.carried_out(command, Some(source), report, (told, None), patience).await? {
             Done::Loaded { bytes, seconds, already } => Ok(DeviceLoaded { bytes, seconds, already }),
             other => Err(self.unexpected(&other)),
         }
     }
 
     /// Has a command carried out that takes long: `told` hears how far it is, a cancel is passed on, and a process that does
-    /// not heed it for `grace` is killed. Dropping the future asks the command to stop.
+    /// not heed it in time is killed. Dropping the future asks the command to stop.
     pub(super) async fn carried_out(
         &self,
         command: MakeCommand,
         fd: Option<OwnedFd>,
         (report, mut reported): (watch::Sender<Step>, watch::Receiver<Step>),
         (told, previews): (impl Fn(Step), Option<mpsc::Sender<RunPreview>>),
-        (grace, cancel): (Duration, &CancellationToken),
+        patience: Patience<'_>,
     ) -> Result<Done, RunnerError> {
         let sent = tokio::select! {
             biased;
-            () = cancel.cancelled() => return Err(self.cancelled()),
+            () = patience.cancel.cancelled() => return Err(self.cancelled()),
             sent = self.send(command, fd, Heard { progress: Some(report), previews }) => sent?,
         };
         // a caller that is dropped wants it no more
@@ -136,9 +137,9 @@ impl Runner {
                     unwanted.ticket = None;
                     return self.answered(answer);
                 }
-                () = cancel.cancelled() => {
+                () = patience.cancel.cancelled() => {
                     unwanted.ticket = None;
-                    return self.abort(sent.ticket, reported, answer.as_mut(), grace).await;
+                    return self.abort(sent.ticket, reported, answer.as_mut(), patience).await;
                 }
             }
         }
@@ -150,8 +151,9 @@ impl Runner {
         ticket: Ticket,
         mut reported: watch::Receiver<Step>,
         mut answer: Pin<&mut Answer>,
-        grace: Duration,
+        patience: Patience<'_>,
     ) -> Result<Done, RunnerError> {
+        let asked = Instant::now();
         // a supervisor that is gone answers through `answer`
         let _ = self.requests.send(Request::Cancel(ticket)).await;
         let stopping = async {
@@ -162,12 +164,17 @@ impl Runner {
                 Ok(_) = reported.wait_for(|step| *step == Step::Stopping) => None,
             }
         };
-        match timeout(grace, stopping).await {
-            Ok(Some(answer)) => return self.answered(answer),
-            Ok(None) => return self.answered(answer.await),
-            Err(_) => {}
+        let stopped = tokio::select! {
+            biased;
+            stopped = stopping => Some(stopped),
+            () = patience.is_over() => None,
+        };
+        match stopped {
+            Some(Some(answer)) => return self.answered(answer),
+            Some(None) => return self.answered(answer.await),
+            None => {}
         }
-        let why = format!("cancelled work did not stop within {} s", grace.as_secs());
+        let why = format!("cancelled work did not stop within {} s", asked.elapsed().as_secs());
         let _ = self.requests.send(Request::Kill(why)).await;
         // its memory is back when the process is gone, which the supervisor reports to whoever waits
         match self.answered(answer.await) {

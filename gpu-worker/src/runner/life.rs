@@ -29,7 +29,7 @@ const OPENING: Duration = Duration::from_secs(60);
 /// A command that the process does not take for so long will not be taken.
 const SENDING: Duration = Duration::from_secs(5);
 /// How long callers wait for a killed process to be gone before they are told.
-const DYING: Duration = Duration::from_secs(5);
+pub(crate) const DYING: Duration = Duration::from_secs(5);
 /// Events that may wait for this task.
 const EVENTS: usize = 64;
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     RunPreview, RunnerError,
@@ -38,6 +39,36 @@ impl Ticket {
     /// The command's number, once it has one.
     pub(super) fn call(&self) -> Option<Call> {
         self.0.get().copied()
+    }
+}
+
+/// When a command is to stop, and how long it may take to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience<'a> {
+    /// Asks it to stop.
+    pub(super) cancel: &'a CancellationToken,
+    /// Once this is cancelled, too, it may take so long at most.
+    pub(super) hurry: Option<(&'a CancellationToken, Duration)>,
+    /// How long it may take to stop.
+    pub(super) grace: Duration,
+}
+
+impl Patience<'_> {
+    /// Resolves when a command that was asked to stop has had its time.
+    pub(super) async fn is_over(self) {
+        let hurried = async {
+            match self.hurry {
+                Some((hurry, grace)) => {
+                    hurry.cancelled().await;
+                    tokio::time::sleep(grace).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(self.grace) => {}
+            () = hurried => {}
+        }
     }
 }
 
@@ -81,5 +112,24 @@ impl Drop for Unwanted {
             // a full queue means that it runs to its end: a copy is then resident and can be evicted as any other
             let _ = self.requests.try_send(Request::Cancel(ticket));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_run_has_the_grace_of_a_cancel_until_its_lease_is_lost() {
+        let (cancel, hurry) = (CancellationToken::new(), CancellationToken::new());
+        let hour = Duration::from_secs(3600);
+        let patience = Patience { cancel: &cancel, hurry: Some((&hurry, Duration::ZERO)), grace: hour };
+        let mut over = std::pin::pin!(patience.is_over());
+        assert!(futures::poll!(over.as_mut()).is_pending(), "a cancel alone leaves it time");
+        hurry.cancel();
+        over.await;
+        Patience { hurry: None, grace: Duration::ZERO, ..patience }.is_over().await;
+        let slow = Patience { hurry: Some((&hurry, hour)), grace: Duration::ZERO, ..patience };
+        slow.is_over().await;
     }
 }

@@ -10,11 +10,16 @@ use super::{
     Blob, Payload, RunPart, RunPhase, RunStep, Runner, RunnerError,
     payload::{self, BlobFacts},
     protocol::{Command, Done, Step},
+    request::Patience,
 };
 
 /// How long a cancelled run may take to stop before its process is killed: it stops between two nodes of its graph, and the
 /// largest convolutions take seconds on a processor.
 const CANCEL_GRACE: Duration = Duration::from_secs(20);
+
+/// How long it may take when somebody else may soon start its job: less than the time between the self-fence and the end of
+/// the lease.
+pub(crate) const HURRIED_GRACE: Duration = Duration::from_secs(2);
 
 /// Work for a runner's engine.
 #[derive(Debug, Default)]
@@ -48,7 +53,8 @@ pub struct Ran {
 }
 
 impl Runner {
-    /// Runs models that are on the device. `progress` hears how far it is. Dropping the future asks the run to stop.
+    /// Runs models that are on the device. `progress` hears how far it is. Dropping the future asks the run to stop. One that
+    /// is cancelled has 20 s to stop, one whose caller is in a `hurry` 2 s; then its process is killed.
     ///
     /// # Errors
     /// [`RunnerError`]: `OutOfMemory` before anything ran when the estimate does not fit, `Work` with the engine's own
@@ -57,7 +63,7 @@ impl Runner {
         &self,
         order: RunOrder,
         progress: impl Fn(RunStep) + Send + Sync,
-        cancel: &CancellationToken,
+        (cancel, hurry): (&CancellationToken, &CancellationToken),
     ) -> Result<Ran, RunnerError> {
         let RunOrder { work, parts, inputs, previews } = order;
         let packed = tokio::task::spawn_blocking(move || payload::pack(&inputs)).await;
@@ -72,7 +78,8 @@ impl Runner {
             Step::At(step) => progress(step),
             Step::Copied(_) | Step::Stopping => {}
         };
-        match self.carried_out(command, memory, (report, reported), (told, previews), (CANCEL_GRACE, cancel)).await? {
+        let patience = Patience { cancel, hurry: Some((hurry, HURRIED_GRACE)), grace: CANCEL_GRACE };
+        match self.carried_out(command, memory, (report, reported), (told, previews), patience).await? {
             Done::Ran(ran) => {
                 let outputs = Payload::open(ran.blobs, ran.memory.as_ref())
                     .map_err(|error| self.failed(format!("the outputs cannot be read: {error}")))?;

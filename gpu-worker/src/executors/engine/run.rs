@@ -55,7 +55,7 @@ impl Runs<'_> {
             let (encoded, previews_to) = (encoded.clone(), Some(sender));
             let order =
                 RunOrder { work: encoded, parts: parts.to_vec(), inputs: inputs.to_vec(), previews: previews_to };
-            let run = self.device.runner.run(order, heard, &self.attempt.cancel);
+            let run = self.device.runner.run(order, heard, (&self.attempt.cancel, &self.attempt.hurry));
             // what shows previews ends with the run, which holds the sender
             let (ran, ()) = tokio::join!(run, self.show(previews));
             match ran {
