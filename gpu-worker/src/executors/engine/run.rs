@@ -1,6 +1,10 @@
 //! Handing a run to the device: room is made when it asks for some, its progress is the job's, its end is a result with artifacts.
 
-use std::{collections::BTreeMap, sync::Mutex, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use shared::{
@@ -12,6 +16,7 @@ use shared::{
     ids::ComponentId,
 };
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{super::Done, subject::Subject};
 use crate::{
@@ -22,6 +27,9 @@ use crate::{
     runner::{Blob, DeviceResident, Payload, Ran, RunOrder, RunPart, RunPhase, RunPreview, RunStep, RunnerError, Work},
     running::Attempt,
 };
+
+/// How long a run that has ended waits for the last of its previews.
+const SHOW_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A run for one attempt.
 pub(in crate::executors) struct Runs<'a> {
@@ -56,9 +64,7 @@ impl Runs<'_> {
             let order =
                 RunOrder { work: encoded, parts: parts.to_vec(), inputs: inputs.to_vec(), previews: previews_to };
             let run = self.device.runner.run(order, heard, (&self.attempt.cancel, &self.attempt.hurry));
-            // what shows previews ends with the run, which holds the sender
-            let (ran, ()) = tokio::join!(run, self.show(previews));
-            match ran {
+            match shown_beside(run, self.show(previews), &self.attempt.cancel, SHOW_PATIENCE).await {
                 Ok(ran) => {
                     self.agent.metrics.engine.ran(work, began.elapsed().as_secs_f64(), &ran.facts);
                     return Ok(ran);
@@ -108,6 +114,34 @@ impl Runs<'_> {
         let freed = evict::make_room(self.agent, self.device, wanted, missing).await;
         freed.filter(|freed| *freed > 0).map(|_| ()).ok_or_else(|| full.into())
     }
+}
+
+/// A run beside what shows its previews, which ends by itself once the run, and with it the sender, is gone: but a database
+/// that does not answer keeps neither a cancelled run from its end nor a finished one longer than this.
+async fn shown_beside<T>(
+    run: impl Future<Output = T>,
+    show: impl Future<Output = ()>,
+    cancel: &CancellationToken,
+    patience: Duration,
+) -> T {
+    let ended = CancellationToken::new();
+    let run = async {
+        let ran = run.await;
+        ended.cancel();
+        ran
+    };
+    let enough = async {
+        ended.cancelled().await;
+        tokio::time::sleep(patience).await;
+    };
+    let show = async {
+        tokio::select! {
+            () = show => {}
+            () = cancel.cancelled() => {}
+            () = enough => tracing::debug!("the last previews were not shown: the database does not answer"),
+        }
+    };
+    tokio::join!(run, show).0
 }
 
 /// Bytes of the components that take part, each counted once.
@@ -169,7 +203,33 @@ mod tests {
 
     fn full(needed_bytes: u64) -> RunnerError {
         let (available_bytes, capacity_bytes, would_free_bytes) = (10, 100, 50);
-        RunnerError::OutOfMemory { device: "a/cpu:0".into(), needed_bytes, available_bytes, capacity_bytes, would_free_bytes }
+        RunnerError::OutOfMemory {
+            device: "a/cpu:0".into(),
+            needed_bytes,
+            available_bytes,
+            capacity_bytes,
+            would_free_bytes,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_database_that_hangs_keeps_no_run_from_its_end() {
+        let (never, hour) = (CancellationToken::new(), Duration::from_secs(3600));
+        let hung = std::future::pending::<()>;
+        assert_eq!(shown_beside(async { 1 }, hung(), &never, Duration::ZERO).await, 1, "a finished one waits its time");
+        let cancel = CancellationToken::new();
+        let stopped = async {
+            cancel.cancel();
+            2
+        };
+        assert_eq!(shown_beside(stopped, hung(), &cancel, hour).await, 2, "a cancelled one does not wait");
+        let shown = std::sync::atomic::AtomicBool::new(false);
+        let late = async {
+            tokio::task::yield_now().await;
+            shown.store(true, std::sync::atomic::Ordering::Relaxed);
+        };
+        assert_eq!(shown_beside(async { 3 }, late, &never, hour).await, 3);
+        assert!(shown.into_inner(), "the last preview of a finished run is shown");
     }
 
     #[test]
