@@ -6,7 +6,7 @@ use std::{
         Arc, Condvar, Mutex, PoisonError,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use engine::{Cancel, SlabView};
@@ -166,8 +166,9 @@ impl EngineThread {
 }
 
 fn serve(mut worker: Box<dyn Worker>, orders: &Receiver<Order>, voice: &Voice, cancelled: &Cancelled, idle: &Idle) {
+    let mut tidied = Instant::now();
     loop {
-        match orders.recv_timeout(TIDY_PERIOD) {
+        match orders.recv_timeout(TIDY_PERIOD.saturating_sub(tidied.elapsed())) {
             Ok(order) => {
                 let call = order.call;
                 let event = carried_out(worker.as_mut(), order, voice);
@@ -178,8 +179,13 @@ fn serve(mut worker: Box<dyn Worker>, orders: &Receiver<Order>, voice: &Voice, c
                 }
                 idle.change(|count| count.saturating_sub(1));
             }
-            Err(RecvTimeoutError::Timeout) => worker.tidy(),
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
+        }
+        // also while one run follows the other: what they do not use is idle all the same
+        if tidied.elapsed() >= TIDY_PERIOD {
+            worker.tidy();
+            tidied = Instant::now();
         }
     }
 }
