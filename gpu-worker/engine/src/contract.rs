@@ -123,13 +123,16 @@ fn viewing(device: &mut dyn Device) -> Result<(), String> {
     ensure(seen.join().is_ok_and(|same| same), "another thread sees other bytes than were written")?;
     ensure(again.weight(again.bytes() - 1..again.bytes() + 1).is_none(), "a weight lies beyond its slab")?;
     let (keeper, weight) = (again.keeper(), again.weight(256..512));
+    // whoever wants to know whether somebody looks holds nothing up
+    let watched = std::sync::Arc::downgrade(&keeper);
     drop((again, keeper));
     ensure(weight.is_some(), "a range of a slab is no memory of a weight")?;
     let before = settled(device)?;
     ensure(matches!(device.free(slab), Err(DeviceError::InUse(_))), "a slab was freed that somebody looks at")?;
     ensure(settled(device)? == before, "a refused release changed the ledger")?;
     drop(weight);
-    device.free(slab).map(drop).map_err(|error| error.to_string())?;
+    device.free(slab).map(drop).map_err(|error| format!("freeing a slab that nobody looks at any more: {error}"))?;
+    ensure(watched.upgrade().is_none(), "the memory of a freed slab is still there")?;
     ensure(matches!(device.view(slab), Err(DeviceError::NoSlab(_))), "a freed slab was looked at")
 }
 

@@ -149,10 +149,14 @@ impl Copies {
             leases: 0,
         };
         let copy = Copy { slab, tensors: incoming.tensors, shown, leases: BTreeSet::new(), views: None };
-        let old = self.copies.insert(incoming.component, copy);
-        if let Some(old) = old {
-            self.device.free(old.slab)?;
+        // what cannot be freed stays known, and the new content goes
+        if let Some(old) = self.copies.get(&incoming.component).map(|old| old.slab)
+            && let Err(error) = self.device.free(old)
+        {
+            self.device.free(slab)?;
+            return Err(error.into());
         }
+        self.copies.insert(incoming.component, copy);
         Ok(Done::Loaded { bytes, seconds: began.elapsed().as_secs_f64(), already: false })
     }
 
@@ -209,9 +213,10 @@ impl Copies {
     /// Frees a component.
     pub(super) fn unload(&mut self, component: ComponentId) -> Result<Done, CopyError> {
         self.free_of_leases(component)?;
-        let copy = self.copies.remove(&component);
-        let copy = copy.ok_or(CopyError::Failed(Failure::NotResident { component }))?;
-        Ok(Done::Unloaded { bytes: self.device.free(copy.slab)? })
+        let copy = self.copies.get(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
+        let bytes = self.device.free(copy.slab)?;
+        self.copies.remove(&component);
+        Ok(Done::Unloaded { bytes })
     }
 
     /// Memory that programs have open, or that a run reads, is not taken from under them.

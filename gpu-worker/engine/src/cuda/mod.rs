@@ -211,11 +211,19 @@ impl Device for CudaDevice {
             Ok(()) | Err(DeviceError::Driver { .. }) => {}
             Err(error) => return Err(error),
         }
-        let slab = self.slabs.get_mut(&id.0).ok_or(DeviceError::NoSlab(id))?;
-        let memory = Arc::get_mut(&mut slab.memory).ok_or(DeviceError::InUse(id))?;
-        memory.release().map_err(failed("freeing a slab"))?;
-        let bytes = slab.bytes;
-        self.slabs.remove(&id.0);
+        let Slab { memory, bytes } = self.slabs.remove(&id.0).ok_or(DeviceError::NoSlab(id))?;
+        let released = match Arc::try_unwrap(memory) {
+            // weak references to what a run held may outlive it, and hold nothing up
+            Ok(mut memory) => match memory.release() {
+                Ok(()) => Ok(()),
+                Err(error) => Err((Arc::new(memory), failed("freeing a slab")(error))),
+            },
+            Err(memory) => Err((memory, DeviceError::InUse(id))),
+        };
+        if let Err((memory, error)) = released {
+            self.slabs.insert(id.0, Slab { memory, bytes });
+            return Err(error);
+        }
         self.used_bytes = self.used_bytes.saturating_sub(bytes);
         Ok(bytes)
     }
