@@ -1,5 +1,6 @@
 //! The worker of a real runner: models on ONNX Runtime, where there is one.
 
+mod batches;
 mod check;
 mod generate;
 mod parts;

@@ -13,7 +13,7 @@ use shared::{
     job::engine::EncoderOutput,
 };
 
-use super::{Bench, tensors::file};
+use super::{Bench, batches, tensors::file};
 use crate::runner::{
     EncoderFacts, TextWork,
     engine_thread::{Outcome, RunFailure},
@@ -84,8 +84,7 @@ fn states(
 ) -> Result<TextStates, RunFailure> {
     let count = rows.first().map_or(0, Vec::len);
     let flat: Vec<&Chunk> = rows.iter().flatten().collect();
-    let ids: Vec<Vec<i64>> = flat.iter().map(|chunk| chunk.ids.clone()).collect();
-    let mut states = encoder.encode(&ids, options, &bench.control(RunPhase::Encoding))?;
+    let mut states = batches::encode(bench, encoder, &flat, options)?;
     for tensor in [&mut states.last, &mut states.hidden] {
         weigh(tensor, &flat)?;
         *tensor = joined(tensor, rows.len(), count)?;
