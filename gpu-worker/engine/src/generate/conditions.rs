@@ -35,6 +35,8 @@ pub struct PromptOptions<'m> {
     pub syntax: PromptSyntax,
     /// Where states are kept.
     pub cache: Option<&'m EmbeddingCache>,
+    /// What an encoder's run may take beside the weights.
+    pub memory_bytes: Option<u64>,
 }
 
 /// A text to encode.
@@ -71,14 +73,16 @@ impl TextCondition {
 /// Encodes `prompts` to states of one length: shorter ones are filled up with chunks of an empty prompt. Several encoders
 /// stand beside each other in the last side, in the order given (SDXL's pair).
 ///
-/// Each chunk is encoded alone, so that its states do not depend on what it is encoded with, or whether it was kept.
+/// Each chunk is encoded alone, so that its states do not depend on what it is encoded with, or whether it was kept. `fits`
+/// hears how many tokens the states will have before any of them is made, and may refuse them.
 ///
 /// # Errors
-/// [`GenerateError`] for prompts that cannot be read and runs that fail.
+/// [`GenerateError`] for prompts that cannot be read, runs that do not fit, and runs that fail.
 pub fn encode_prompts(
     encoders: &[PromptEncoder<'_>],
     prompts: &[Prompt<'_>],
     options: &PromptOptions<'_>,
+    fits: &dyn Fn(usize) -> Result<(), EngineError>,
     control: &Control,
 ) -> Result<Vec<TextCondition>, GenerateError> {
     let mut cut = Vec::new();
@@ -88,6 +92,8 @@ pub fn encode_prompts(
     }
     // the tokenizers of a pair may cut one text differently
     let count = cut.iter().flatten().map(Vec::len).max().unwrap_or(0);
+    let positions = encoders.iter().map(|encoder| encoder.encoder.config().positions).max().unwrap_or(0);
+    fits(count.saturating_mul(positions))?;
     for (encoder, prompts) in encoders.iter().zip(&mut cut) {
         prompts.iter_mut().for_each(|chunks| chunks.resize_with(count, || encoder.tokenizer.empty_chunk()));
     }
@@ -97,7 +103,7 @@ pub fn encode_prompts(
         let mut parts = Vec::new();
         for (encoder, prompts) in encoders.iter().zip(&cut) {
             let chunks = prompts.get(number).into_iter().flatten();
-            let states = chunks.map(|chunk| states(encoder, chunk, layer, options.cache, control));
+            let states = chunks.map(|chunk| states(encoder, chunk, layer, options, control));
             parts.push(states.collect::<Result<Vec<_>, _>>()?);
         }
         conditions.push(joined(&parts, count)?);
@@ -110,15 +116,19 @@ fn states(
     encoder: &PromptEncoder<'_>,
     chunk: &Chunk,
     layer: EncodeOptions,
-    cache: Option<&EmbeddingCache>,
+    options: &PromptOptions<'_>,
     control: &Control,
 ) -> Result<Arc<ChunkStates>, GenerateError> {
-    let key = encoder.digest.zip(cache).map(|(digest, cache)| {
+    let key = encoder.digest.zip(options.cache).map(|(digest, cache)| {
         let weights = chunk.weights.iter().map(|weight| weight.to_bits()).collect();
         (cache, EmbeddingKey { digest: digest.to_owned(), options: layer, ids: chunk.ids.clone(), weights })
     });
     if let Some(found) = key.as_ref().and_then(|(cache, key)| cache.find(key)) {
         return Ok(found);
+    }
+    let needed_bytes = encoder.encoder.estimate(1);
+    if let Some(available_bytes) = options.memory_bytes.filter(|bytes| needed_bytes > *bytes) {
+        return Err(EngineError::OutOfMemory { needed_bytes, available_bytes }.into());
     }
     let encoded = encoder.encoder.encode(std::slice::from_ref(&chunk.ids), layer, control)?;
     let pooled = encoded.projected.unwrap_or(encoded.pooled);

@@ -87,8 +87,8 @@ impl Pipeline<'_> {
         let mut sampler = self.sampler(request)?;
         // models report tiles and the like to nobody: progress counts steps
         let inner = Control { cancel: control.cancel.clone(), progress: None };
-        let predictor = self.predictor(request, shape, memory_bytes, &inner)?;
         let plan = self.vae.plan_decode(&shape, memory_bytes)?;
+        let predictor = self.predictor(request, shape, memory_bytes, &inner)?;
         let mut seeds = Seeds::new((0..request.batch).map(|number| request.seed_of(number)));
         let noise = match &request.noise {
             Some(noise) => noise.clone(),
@@ -151,7 +151,7 @@ impl Pipeline<'_> {
         memory_bytes: Option<u64>,
         control: &Control,
     ) -> Result<(usize, Predictor<'_>), GenerateError> {
-        let options = PromptOptions { base: self.base, syntax: request.syntax, cache: self.cache };
+        let options = PromptOptions { base: self.base, syntax: request.syntax, cache: self.cache, memory_bytes };
         let zeros = self.zero_empty_negative && request.negative_prompt.is_empty();
         let is_guided = request.is_guided();
         let negative_skip = if request.skip_negative { request.clip_skip } else { 0 };
@@ -160,7 +160,8 @@ impl Pipeline<'_> {
             Prompt { text: &request.negative_prompt, clip_skip: negative_skip },
         ];
         let wanted = if is_guided && !zeros { &prompts[..] } else { &prompts[..1] };
-        let mut texts = encode_prompts(&self.encoders, wanted, &options, control)?.into_iter();
+        let fits = |tokens: usize| Predictor::rows_that_fit(self.unet, shape, tokens, memory_bytes).map(drop);
+        let mut texts = encode_prompts(&self.encoders, wanted, &options, &fits, control)?.into_iter();
         let positive = texts
             .next()
             .ok_or_else(|| EngineError::Onnx { what: "encoding prompts", answer: "no states".to_owned() })?;

@@ -61,17 +61,27 @@ impl<'m> Predictor<'m> {
         (shape, size): ([usize; 4], (usize, usize)),
         memory_bytes: Option<u64>,
     ) -> Result<Self, EngineError> {
-        let [batch, channels, height, width] = shape;
         let tokens = texts.0.states.shape.get(1).copied().unwrap_or_default();
-        let needed = |rows: usize| unet.estimate(&[rows, channels, height, width], tokens);
-        let bound = memory_bytes.unwrap_or(u64::MAX);
-        let rows = (1..=batch).rev().find(|rows| needed(*rows) <= bound);
-        let Some(rows) = rows else {
-            return Err(EngineError::OutOfMemory { needed_bytes: needed(1), available_bytes: bound });
-        };
+        let rows = Self::rows_that_fit(unet, shape, tokens, memory_bytes)?;
         let positive = Side::new(unet, texts.0, size, false)?;
         let negative = texts.1.map(|text| Side::new(unet, text, size, true)).transpose()?;
         Ok(Self { unet, positive, negative, scale, rows, memory_bytes })
+    }
+
+    /// How many of the images of `shape` are predicted at once, with so many tokens of text.
+    ///
+    /// # Errors
+    /// [`EngineError::OutOfMemory`] when not even one image fits.
+    pub(super) fn rows_that_fit(
+        unet: &Unet,
+        [batch, channels, height, width]: [usize; 4],
+        tokens: usize,
+        memory_bytes: Option<u64>,
+    ) -> Result<usize, EngineError> {
+        let needed = |rows: usize| unet.estimate(&[rows, channels, height, width], tokens);
+        let bound = memory_bytes.unwrap_or(u64::MAX);
+        let rows = (1..=batch).rev().find(|rows| needed(*rows) <= bound);
+        rows.ok_or_else(|| EngineError::OutOfMemory { needed_bytes: needed(1), available_bytes: bound })
     }
 
     /// The guided prediction for `sample`, image by image where memory asks for it.

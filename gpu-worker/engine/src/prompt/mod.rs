@@ -24,6 +24,9 @@ pub const DEPTH_LIMIT: usize = 64;
 /// Largest weight, and with a minus sign the smallest.
 pub const WEIGHT_LIMIT: f32 = 100.0;
 
+/// Most chunks of a prompt: attention over more is never meant, and each of them is a run of every text encoder.
+pub const CHUNK_LIMIT: usize = 64;
+
 /// How the text of a prompt is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -54,6 +57,14 @@ pub enum PromptError {
         /// The limit.
         limit: f32,
     },
+    /// More chunks than a prompt may have.
+    #[error("the prompt is cut into {chunks} chunks, more than {limit}")]
+    TooManyChunks {
+        /// Chunks of the text.
+        chunks: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// The text could not be tokenized.
     #[error(transparent)]
     Tokenize(#[from] TokenizeError),
@@ -62,13 +73,13 @@ pub enum PromptError {
 impl Classify for PromptError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::TooDeep { .. } | Self::Weight { .. } => ErrorCode::InvalidArgument,
+            Self::TooDeep { .. } | Self::Weight { .. } | Self::TooManyChunks { .. } => ErrorCode::InvalidArgument,
             Self::Tokenize(error) => error.code(),
         }
     }
 }
 
-/// The chunks of `text`, at least one.
+/// The chunks of `text`, at least one and at most [`CHUNK_LIMIT`].
 ///
 /// Each fragment of another weight is tokenized by itself. Chunks are cut after 75 tokens, wherever that is.
 ///
@@ -77,7 +88,7 @@ impl Classify for PromptError {
 pub fn chunks(tokenizer: &ClipTokenizer, text: &str, syntax: PromptSyntax) -> Result<Vec<Chunk>, PromptError> {
     if syntax == PromptSyntax::Plain {
         let tokens = tokenizer.encode(text)?.into_iter().map(WeightedToken::plain).collect();
-        return Ok(tokenizer.chunks(&[tokens]));
+        return few(tokenizer.chunks(&[tokens]));
     }
     // before the parser sees it, whose work grows with the length
     if text.len() > crate::tokenize::PROMPT_LIMIT_BYTES {
@@ -95,7 +106,12 @@ pub fn chunks(tokenizer: &ClipTokenizer, text: &str, syntax: PromptSyntax) -> Re
             }
         }
     }
-    Ok(tokenizer.chunks(&sections))
+    few(tokenizer.chunks(&sections))
+}
+
+fn few(chunks: Vec<Chunk>) -> Result<Vec<Chunk>, PromptError> {
+    let limit = CHUNK_LIMIT;
+    if chunks.len() > limit { Err(PromptError::TooManyChunks { chunks: chunks.len(), limit }) } else { Ok(chunks) }
 }
 
 /// Makes both prompts equally long by chunks of an empty prompt: guidance compares states of one length.

@@ -75,6 +75,19 @@ fn chunks_carry_weights_and_are_levelled() {
     assert!(matches!(chunks(&tokenizer, &long, PromptSyntax::Weighted), Err(PromptError::Tokenize(_))));
 }
 
+#[test]
+fn a_prompt_of_more_chunks_than_the_limit_is_refused_however_it_comes_to_them() {
+    let tokenizer = ClipTokenizer::shipped(&TokenizerSettings::default()).unwrap();
+    let most = "BREAK ".repeat(CHUNK_LIMIT - 1);
+    assert_eq!(chunks(&tokenizer, &most, PromptSyntax::Weighted).unwrap().len(), CHUNK_LIMIT);
+    let breaks = chunks(&tokenizer, &"BREAK ".repeat(CHUNK_LIMIT), PromptSyntax::Weighted);
+    assert!(matches!(breaks, Err(PromptError::TooManyChunks { chunks, .. }) if chunks == CHUNK_LIMIT + 1));
+    let words = "x ".repeat(75 * CHUNK_LIMIT + 1);
+    for syntax in [PromptSyntax::Weighted, PromptSyntax::Plain] {
+        assert!(matches!(chunks(&tokenizer, &words, syntax), Err(PromptError::TooManyChunks { .. })));
+    }
+}
+
 proptest! {
     #[test]
     fn no_text_breaks_the_parser(text in r"[\\()\[\]:.0-9a-bBREAK é漢+-]{0,80}") {

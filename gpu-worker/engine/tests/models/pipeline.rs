@@ -247,7 +247,8 @@ fn a_batch_that_does_not_fit_is_denoised_in_parts_and_nothing_else_changes() {
     let whole = models.generate(&request, None).unwrap();
     let one = models.unet.estimate(&[1, 4, 8, 8], 77);
     let vae = models.vae.plan_decode(&[1, 4, 8, 8], None).unwrap().estimated_bytes;
-    let parts = models.generate(&request, Some(one.max(vae))).unwrap();
+    let text = models.encoders[0].1.estimate(1);
+    let parts = models.generate(&request, Some(one.max(vae).max(text))).unwrap();
     assert_close(values(&parts.latents), values(&whole.latents), 1e-5);
     assert_eq!(
         models.generate(&request, None).unwrap().pictures,
