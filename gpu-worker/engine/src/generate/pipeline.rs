@@ -37,6 +37,8 @@ pub struct Pipeline<'m> {
     pub cache: Option<&'m EmbeddingCache>,
     /// A tiny autoencoder for previews; without one they are linear.
     pub preview: Option<&'m Vae>,
+    /// Whether images that memory does not hold at once are decoded in slices and tiles; otherwise they are refused.
+    pub cuts_decode: bool,
     /// An empty negative prompt has states of zeros (`force_zeros_for_empty_prompt` of SDXL's `model_index.json`).
     pub zero_empty_negative: bool,
 }
@@ -87,7 +89,11 @@ impl Pipeline<'_> {
         let mut sampler = self.sampler(request)?;
         // models report tiles and the like to nobody: progress counts steps
         let inner = Control { cancel: control.cancel.clone(), progress: None };
-        let plan = self.vae.plan_decode(&shape, memory_bytes)?;
+        let decode_bytes = memory_bytes.filter(|_| self.cuts_decode);
+        let plan = self.vae.plan_decode(&shape, decode_bytes)?;
+        if let Some(available_bytes) = memory_bytes.filter(|bytes| plan.estimated_bytes > *bytes) {
+            return Err(EngineError::OutOfMemory { needed_bytes: plan.estimated_bytes, available_bytes }.into());
+        }
         let predictor = self.predictor(request, shape, memory_bytes, &inner)?;
         let mut seeds = Seeds::new((0..request.batch).map(|number| request.seed_of(number)));
         let noise = match &request.noise {
@@ -107,7 +113,7 @@ impl Pipeline<'_> {
             }
         };
         let latents = denoise(noise, &mut sampler, &mut seeds, control, &mut predict, &mut after)?;
-        let done = self.vae.decode(&latents, memory_bytes, &inner)?;
+        let done = self.vae.decode(&latents, decode_bytes, &inner)?;
         let pictures = Picture::from_sample(&done.sample.shape, super::denoise::values(&done.sample)?)?;
         let timesteps = sampler.schedule().timesteps.clone();
         let (chunks, decode_peak_bytes, sample) = (predictor.0, done.peak_bytes, done.sample);

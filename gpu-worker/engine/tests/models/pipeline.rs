@@ -171,6 +171,7 @@ impl Models {
             scheduler,
             cache,
             preview: None,
+            cuts_decode: true,
             zero_empty_negative: Pipeline::zeroes_empty_negative(self.base),
         }
     }
@@ -257,6 +258,23 @@ fn a_batch_that_does_not_fit_is_denoised_in_parts_and_nothing_else_changes() {
     );
     let error = models.generate(&request, Some(1000)).unwrap_err();
     assert!(matches!(error, GenerateError::Engine(EngineError::OutOfMemory { .. })), "{error}");
+}
+
+#[test]
+fn an_image_that_is_not_to_be_cut_is_refused_where_memory_does_not_hold_it() {
+    let Some(runtime) = runtime().map(Arc::new) else { return };
+    let models = Models::open(&runtime, "sd15");
+    let scheduler = models.golden.scheduler(&Value::Null);
+    let request = Request { width: 1024, height: 1024, steps: 1, ..Request::default() };
+    let whole = models.vae.plan_decode(&[1, 4, 128, 128], None).unwrap().estimated_bytes;
+    let pipeline = Pipeline { cuts_decode: false, ..models.pipeline(&scheduler, None) };
+    let error = pipeline.generate(&request, Some(whole - 1), &Control::default(), &mut |_| ()).unwrap_err();
+    match error {
+        GenerateError::Engine(EngineError::OutOfMemory { needed_bytes, available_bytes }) => {
+            assert_eq!((needed_bytes, available_bytes), (whole, whole - 1));
+        }
+        other => panic!("{other}"),
+    }
 }
 
 #[test]

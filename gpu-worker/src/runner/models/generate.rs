@@ -42,6 +42,7 @@ pub(super) fn run(bench: &Bench<'_>, work: &GenerateWork) -> Result<Outcome, Run
         scheduler: &scheduler,
         cache: Some(bench.cache),
         preview: None,
+        cuts_decode: !vae::is_whole(&work.args.vae_settings),
         zero_empty_negative: work.zero_empty_negative.unwrap_or_else(|| Pipeline::zeroes_empty_negative(base)),
     };
     let request = request(bench, work, base, vae.architecture().latent_channels())?;

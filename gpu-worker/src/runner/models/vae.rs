@@ -52,8 +52,12 @@ fn of_request(asked: &asked::VaeSettings) -> VaeSettings {
 
 /// The bytes that the run may take: cut finer to fit, unless the request says that it is not to be cut.
 fn bound(bench: &Bench<'_>, settings: &asked::VaeSettings) -> Option<u64> {
-    let is_off = settings.tiling == Some(asked::Tiling::Mode(TilingMode::Off));
-    (!is_off).then_some(bench.order.room.available_bytes)
+    (!is_whole(settings)).then_some(bench.order.room.available_bytes)
+}
+
+/// Whether the request says that an image is not to be cut, whatever memory there is.
+pub(super) fn is_whole(settings: &asked::VaeSettings) -> bool {
+    settings.tiling == Some(asked::Tiling::Mode(TilingMode::Off))
 }
 
 pub(super) fn decode(
