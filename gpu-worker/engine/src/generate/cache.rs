@@ -1,4 +1,4 @@
-//! States of text that was encoded before: by encoder, tokens, weights and layer; bounded by bytes, least recently used first out.
+//! States of text that was encoded before: by encoder and its config, tokens, weights and layer; bounded by bytes, least recently used first out.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,6 +12,8 @@ use crate::models::EncodeOptions;
 pub struct EmbeddingKey {
     /// Digest of the encoder's weights.
     pub digest: String,
+    /// What the config makes of them: [`crate::models::TextEncoder::identity`].
+    pub encoder: String,
     /// Which layer's states, normed or not.
     pub options: EncodeOptions,
     /// Ids of the chunk.
@@ -22,7 +24,10 @@ pub struct EmbeddingKey {
 
 impl EmbeddingKey {
     fn bytes(&self) -> usize {
-        self.digest.len() + self.ids.len() * size_of::<i64>() + self.weights.len() * size_of::<u32>()
+        self.digest.len()
+            + self.encoder.len()
+            + self.ids.len() * size_of::<i64>()
+            + self.weights.len() * size_of::<u32>()
     }
 }
 
@@ -156,7 +161,7 @@ mod tests {
 
     fn key(number: i64) -> EmbeddingKey {
         let options = EncodeOptions { skip: 0, is_normed: true };
-        EmbeddingKey { digest: "d".to_owned(), options, ids: vec![number], weights: vec![0] }
+        EmbeddingKey { digest: "d".to_owned(), encoder: "e".to_owned(), options, ids: vec![number], weights: vec![0] }
     }
 
     fn states(values: usize) -> Arc<ChunkStates> {
@@ -179,13 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn another_layer_weight_or_encoder_is_another_entry() {
+    fn another_layer_weight_encoder_or_config_is_another_entry() {
         let cache = EmbeddingCache::new(1 << 20);
         cache.insert(key(1), states(1));
-        let mut other = [key(1), key(1), key(1)];
+        let mut other = [key(1), key(1), key(1), key(1)];
         other[0].options.skip = 1;
         other[1].weights = vec![1];
         other[2].digest = "e".to_owned();
+        other[3].encoder = "f".to_owned();
         assert!(other.iter().all(|key| cache.find(key).is_none()));
     }
 

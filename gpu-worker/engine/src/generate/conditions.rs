@@ -121,7 +121,8 @@ fn states(
 ) -> Result<Arc<ChunkStates>, GenerateError> {
     let key = encoder.digest.zip(options.cache).map(|(digest, cache)| {
         let weights = chunk.weights.iter().map(|weight| weight.to_bits()).collect();
-        (cache, EmbeddingKey { digest: digest.to_owned(), options: layer, ids: chunk.ids.clone(), weights })
+        let (digest, identity) = (digest.to_owned(), encoder.encoder.identity());
+        (cache, EmbeddingKey { digest, encoder: identity, options: layer, ids: chunk.ids.clone(), weights })
     });
     if let Some(found) = key.as_ref().and_then(|(cache, key)| cache.find(key)) {
         return Ok(found);

@@ -77,6 +77,12 @@ impl TextEncoder {
         &self.config
     }
 
+    /// What states depend on beside the weights: the graph that the config gives, and where a text ends.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        format!("{} {:?}", self.emitted.key, self.config.end)
+    }
+
     /// Bytes that a run of `batch` prompts takes beside the weights: measured before, or supposed.
     pub fn estimate(&self, batch: usize) -> u64 {
         self.runtime.memory_factor(&self.emitted).bytes(self.config.largest_bytes(batch, self.is_converted))

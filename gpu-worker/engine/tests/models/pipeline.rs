@@ -303,6 +303,28 @@ fn states_of_a_prompt_are_kept_and_give_the_same_image() {
 }
 
 #[test]
+fn states_that_another_config_of_the_same_weights_made_are_not_taken() {
+    let Some(runtime) = runtime().map(Arc::new) else { return };
+    let mut models = Models::open(&runtime, "sd15");
+    let (scheduler, cache) = (models.golden.scheduler(&Value::Null), EmbeddingCache::new(1 << 20));
+    let request = Request { prompt: "a house".to_owned(), width: 64, height: 64, steps: 1, ..Request::default() };
+    let generate = |models: &Models| {
+        let pipeline = models.pipeline(&scheduler, Some(&cache));
+        pipeline.generate(&request, None, &Control::default(), &mut |_| ()).unwrap().latents
+    };
+    let first = generate(&models);
+    let components = models.golden.json("components");
+    let tensors: Vec<(String, Vec<usize>)> =
+        serde_json::from_value(components["text_encoder"]["tensors"].clone()).unwrap();
+    let (mut config, weights) = (components["text_encoder"]["config"].clone(), made::plain(&tensors));
+    config["hidden_act"] = if config["hidden_act"] == "gelu" { "quick_gelu" } else { "gelu" }.into();
+    let config = clip::Config::from_json(&config, &weights.facts()).unwrap();
+    models.encoders[0].1 = TextEncoder::new(&runtime, config, weights).unwrap();
+    assert_ne!(generate(&models), first);
+    assert_eq!(cache.figures().hits, 0);
+}
+
+#[test]
 fn previews_come_as_asked_and_a_cancel_ends_the_run() {
     let Some(runtime) = runtime().map(Arc::new) else { return };
     let models = Models::open(&runtime, "sd15");
