@@ -22,9 +22,7 @@ pub(super) fn run_learning(
 ) -> Result<Outcome, EngineError> {
     let session = runtime.session(emitted)?;
     let outcome = session.run_measured(weights, inputs, control)?;
-    if let Some(peak_bytes) = outcome.peak_bytes {
-        runtime.learn_memory(emitted, largest_bytes, peak_bytes);
-    }
+    runtime.learn_memory(emitted, &session, largest_bytes, outcome.peak_bytes);
     Ok(outcome)
 }
 

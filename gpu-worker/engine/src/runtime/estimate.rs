@@ -15,7 +15,18 @@ const KEPT: f64 = 0.75;
 /// Factors by graph.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Estimator {
-    factors: BTreeMap<String, f64>,
+    factors: BTreeMap<String, Learned>,
+}
+
+/// What runs of one graph taught.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Learned {
+    /// Memory per byte of the largest value.
+    pub factor: f64,
+    /// The largest value, in bytes, of the largest run so far.
+    pub largest_bytes: u64,
+    /// What that run took per byte: the factor does not fall below it.
+    pub floor: f64,
 }
 
 /// A graph's factor.
@@ -42,32 +53,41 @@ impl Factor {
 impl Estimator {
     /// Begins with factors that were learned before.
     #[must_use]
-    pub fn with_factors(factors: BTreeMap<String, f64>) -> Self {
-        let factors = factors.into_iter().filter(|(_, factor)| factor.is_finite() && *factor > 0.0).collect();
+    pub fn with_factors(factors: BTreeMap<String, Learned>) -> Self {
+        let factors = factors.into_iter().filter(|(_, learned)| learned.factor.is_finite() && learned.factor > 0.0);
+        let factors = factors.collect();
         Self { factors }
     }
 
     /// What has been learned, by the graph's key.
     #[must_use]
-    pub fn factors(&self) -> &BTreeMap<String, f64> {
+    pub fn factors(&self) -> &BTreeMap<String, Learned> {
         &self.factors
     }
 
     /// The factor of this graph.
     #[must_use]
     pub fn factor(&self, key: &str) -> Factor {
-        let learned = self.factors.get(key).copied();
+        let learned = self.factors.get(key).map(|learned| learned.factor);
         Factor { factor: learned.unwrap_or(SUPPOSED), is_measured: learned.is_some() }
     }
 
-    /// Takes a measurement: at once when a run took more than supposed, slowly when it took less.
+    /// Takes a measurement: at once when a run took more than supposed, slowly when it took less, and never to less than the
+    /// largest run took.
     pub fn learn(&mut self, key: &str, base_bytes: u64, peak_bytes: u64) {
         if base_bytes == 0 || peak_bytes <= LEAST {
             return;
         }
         let measured = peak_bytes.saturating_sub(LEAST) as f64 / base_bytes as f64;
-        let factor = self.factors.entry(key.to_owned()).or_insert(measured);
-        *factor = if measured > *factor { measured } else { *factor * KEPT + measured * (1.0 - KEPT) };
+        let first = Learned { factor: measured, largest_bytes: base_bytes, floor: measured };
+        let learned = self.factors.entry(key.to_owned()).or_insert(first);
+        if base_bytes > learned.largest_bytes {
+            (learned.largest_bytes, learned.floor) = (base_bytes, measured);
+        } else if base_bytes == learned.largest_bytes {
+            learned.floor = learned.floor.max(measured);
+        }
+        let slowly = learned.factor * KEPT + measured * (1.0 - KEPT);
+        learned.factor = if measured > learned.factor { measured } else { slowly.max(learned.floor) };
     }
 }
 
@@ -90,6 +110,21 @@ mod tests {
                 let factor = estimator.factor("g");
                 prop_assert_eq!(factor.is_measured, learned);
                 prop_assert!(factor.bytes(base) >= peak);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn small_runs_do_not_talk_the_largest_down(
+            largest in (1_u64 << 30..1 << 40, 1_u64 << 30..1 << 40),
+            runs in proptest::collection::vec((1_u64..1 << 30, 1_u64..1 << 40), 1..40)
+        ) {
+            let mut estimator = Estimator::default();
+            estimator.learn("g", largest.0, largest.1);
+            for (base, peak) in runs {
+                estimator.learn("g", base, peak);
+                prop_assert!(estimator.factor("g").bytes(largest.0) >= largest.1);
             }
         }
     }

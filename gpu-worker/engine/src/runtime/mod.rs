@@ -3,6 +3,7 @@
 //! A run goes: check every input and every weight → bind (no copies) → run, which another thread may stop → take the
 //! outputs. The weights' memory is held from the first to the last of these steps.
 
+mod allocation;
 mod binding;
 mod cache;
 mod check;
@@ -23,7 +24,7 @@ use std::{
 };
 
 pub use control::{Cancel, Control, Progress};
-pub use estimate::{Estimator, Factor};
+pub use estimate::{Estimator, Factor, Learned};
 pub use session::{Outcome, Session};
 
 use self::{cache::Cache, compile::Source};
@@ -146,8 +147,11 @@ impl Runtime {
         self.estimator.lock().unwrap_or_else(PoisonError::into_inner).factor(&emitted.key)
     }
 
-    /// Corrects the estimator by a measured run whose largest value has `base_bytes`.
-    pub fn learn_memory(&self, emitted: &Emitted, base_bytes: u64, peak_bytes: u64) {
+    /// Corrects the estimator by a run of the graph's session whose largest value has `base_bytes`. What a session has taken
+    /// counts all its runs, so that only the largest of them is measured by it.
+    pub fn learn_memory(&self, emitted: &Emitted, session: &Session, base_bytes: u64, peak_bytes: Option<u64>) {
+        let is_largest = session.is_largest(base_bytes);
+        let Some(peak_bytes) = peak_bytes.filter(|_| is_largest) else { return };
         self.estimator.lock().unwrap_or_else(PoisonError::into_inner).learn(&emitted.key, base_bytes, peak_bytes);
     }
 

@@ -8,7 +8,7 @@ use std::{
 use ort::session::RunOptions;
 
 use super::{
-    Context,
+    Context, allocation,
     binding::{self, Given},
     cache::Standing,
     check,
@@ -49,6 +49,8 @@ struct State {
     inputs: Arc<[Port]>,
     outputs: Arc<[Port]>,
     used: Instant,
+    /// The largest value, in bytes, of the largest run since it was compiled.
+    largest_bytes: u64,
 }
 
 impl std::fmt::Debug for Session {
@@ -76,7 +78,8 @@ impl Session {
         emitted_inputs: Option<Vec<Port>>,
     ) -> Self {
         let none: Arc<[Port]> = Arc::new([]);
-        let state = State { compiled: None, inputs: Arc::clone(&none), outputs: none, used: Instant::now() };
+        let state =
+            State { compiled: None, inputs: Arc::clone(&none), outputs: none, used: Instant::now(), largest_bytes: 0 };
         Self { name, context: Arc::clone(context), source, slots, emitted_inputs, state: Mutex::new(state) }
     }
 
@@ -117,7 +120,16 @@ impl Session {
         };
         state.outputs = compile::ports(compiled.session.outputs())?.into();
         state.compiled = Some(compiled);
+        state.largest_bytes = 0;
         Ok(())
+    }
+
+    /// Whether no run since it was compiled had a larger value than this one of `base_bytes`.
+    pub(super) fn is_largest(&self, base_bytes: u64) -> bool {
+        let mut state = self.lock();
+        let is_largest = base_bytes >= state.largest_bytes;
+        state.largest_bytes = state.largest_bytes.max(base_bytes);
+        is_largest
     }
 
     /// How it stands, without waiting for a run.
@@ -165,7 +177,7 @@ impl Session {
         let mut state = self.lock();
         control.cancel.check()?;
         self.compiled(&mut state)?;
-        let State { compiled: Some(compiled), inputs: ports, outputs, used } = &mut *state else {
+        let State { compiled: Some(compiled), inputs: ports, outputs, used, .. } = &mut *state else {
             return Err(EngineError::Onnx { what: "preparing a run", answer: "nothing is compiled".to_owned() });
         };
         let inputs = check::inputs(ports, inputs)?;
@@ -190,6 +202,10 @@ fn run(
     // a run that was told to stop ends with an error of the library's own
     let outputs = outcome.map_err(|error| match error {
         EngineError::Onnx { .. } if control.cancel.is_cancelled() => EngineError::Cancelled,
+        EngineError::Onnx { what, answer } => {
+            let taken = peak::taken_bytes(session, target).unwrap_or(0);
+            allocation::refused(&answer, taken).unwrap_or(EngineError::Onnx { what, answer })
+        }
         error => error,
     })?;
     let peak_bytes = peak::taken_bytes(session, target).filter(|bytes| before.is_none_or(|before| *bytes > before));

@@ -198,10 +198,8 @@ impl Vae {
                 let base = self.base_bytes(&tile, decodes);
                 let tile = tile.into_tensor()?;
                 let outcome = session.run_measured(&self.weights, &[(&input, &tile)], control)?;
-                if let Some(bytes) = outcome.peak_bytes {
-                    self.runtime.learn_memory(emitted, base, bytes);
-                    peak = peak.max(Some(bytes));
-                }
+                self.runtime.learn_memory(emitted, &session, base, outcome.peak_bytes);
+                peak = peak.max(outcome.peak_bytes);
                 done += 1;
                 control.report(done, of);
                 let output = outcome.outputs.into_iter().next();
