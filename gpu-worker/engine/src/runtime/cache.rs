@@ -40,16 +40,23 @@ impl Cache {
         }
     }
 
-    /// Gives up sessions that have rested this long, and forgets those that nobody holds. How many were given up.
-    pub(super) fn release_idle(&self, rested: Duration) -> usize {
+    /// Gives up sessions that have rested this long, and forgets those that nobody holds. How many were given up, and the
+    /// bytes that they had kept.
+    pub(super) fn release_idle(&self, rested: Duration) -> (usize, u64) {
         let is_idle = |session: &&Arc<Session>| match session.standing() {
             Standing::Ready(since) => since.elapsed() >= rested,
             Standing::Absent | Standing::Running => false,
         };
-        let released = self.all().iter().filter(is_idle).filter(|session| session.release()).count();
+        let released: Vec<u64> =
+            self.all().iter().filter(is_idle).filter_map(|session| session.release_counted()).collect();
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.retain(|_, session| Arc::strong_count(session) > 1 || session.standing() != Standing::Absent);
-        released
+        (released.len(), released.iter().sum())
+    }
+
+    /// Bytes that runs left behind in the sessions that do not run.
+    pub(super) fn kept(&self) -> u64 {
+        self.all().iter().map(|session| session.kept()).sum()
     }
 
     /// Forgets every session; whoever holds one may go on using it.

@@ -138,13 +138,35 @@ impl Session {
             Ok(state) if state.compiled.is_none() => Standing::Absent,
             Ok(state) => Standing::Ready(state.used),
             Err(TryLockError::WouldBlock) => Standing::Running,
-            Err(TryLockError::Poisoned(state)) => Standing::Ready(state.into_inner().used),
+            Err(TryLockError::Poisoned(state)) => {
+                let state = state.into_inner();
+                if state.compiled.is_none() { Standing::Absent } else { Standing::Ready(state.used) }
+            }
         }
     }
 
     /// Gives the compiled graph up unless it runs; the next run compiles it again. Whether there was one.
     pub fn release(&self) -> bool {
-        self.state.try_lock().is_ok_and(|mut state| state.compiled.take().is_some())
+        self.release_counted().is_some()
+    }
+
+    /// Bytes that its runs have taken and left behind; 0 while it runs.
+    pub(super) fn kept(&self) -> u64 {
+        let target = (self.context.options.provider, self.context.options.device);
+        let Ok(state) = self.state.try_lock() else { return 0 };
+        state.compiled.as_ref().and_then(|compiled| peak::taken_bytes(&compiled.session, target)).unwrap_or(0)
+    }
+
+    /// [`Session::release`], with the bytes that its runs had left behind, as far as the library counts them.
+    pub(super) fn release_counted(&self) -> Option<u64> {
+        let mut state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(state)) => state.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let compiled = state.compiled.take()?;
+        let target = (self.context.options.provider, self.context.options.device);
+        Some(peak::taken_bytes(&compiled.session, target).unwrap_or(0))
     }
 
     /// Runs the graph over these weights and inputs; the outputs come in the graph's order.

@@ -25,7 +25,7 @@ pub(super) fn encode(
     options: EncodeOptions,
 ) -> Result<TextStates, RunFailure> {
     let (ids, places) = distinct(chunks);
-    let available_bytes = bench.order.room.available_bytes;
+    let available_bytes = bench.room();
     let (mut rest, mut whole): (&[Vec<i64>], Option<TextStates>) = (&ids, None);
     loop {
         let rows = rows(rest.len(), available_bytes, |rows| encoder.estimate(rows));

@@ -1,7 +1,5 @@
 //! Runs on made-up inputs: whether a part runs at all, and what a run of it takes.
 
-use std::time::Duration;
-
 use engine::{
     Control,
     forward::{self, Component},
@@ -29,11 +27,9 @@ pub(super) fn measure(
     work: (Operation, Amount),
     fresh: bool,
 ) -> Result<Outcome, RunFailure> {
-    if fresh {
-        bench.runtime.release_idle(Duration::ZERO);
-    }
+    let regained = if fresh { bench.runtime.regain() } else { 0 };
     let weights = bench.weights(part)?;
-    let bound = Some(bench.order.room.available_bytes);
+    let bound = Some(bench.room().saturating_add(regained));
     told(measure::once(bench.runtime, &component(part), weights, work, bound, &silent(bench))?)
 }
 

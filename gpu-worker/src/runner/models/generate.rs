@@ -46,7 +46,7 @@ pub(super) fn run(bench: &Bench<'_>, work: &GenerateWork) -> Result<Outcome, Run
         zero_empty_negative: work.zero_empty_negative.unwrap_or_else(|| Pipeline::zeroes_empty_negative(base)),
     };
     let request = request(bench, work, base, vae.architecture().latent_channels())?;
-    let (room, before) = (bench.order.room.available_bytes, bench.cache.figures());
+    let (room, before) = (bench.room(), bench.cache.figures());
     let mut show = |preview: Preview| shown(bench, &preview);
     let made = pipeline.generate(&request, Some(room), &bench.control(RunPhase::Denoising), &mut show);
     let made = made.map_err(failed)?;

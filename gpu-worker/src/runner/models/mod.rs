@@ -84,17 +84,14 @@ impl Worker for Models {
         let work: Work = serde_json::from_value(order.work.clone()).map_err(|error| {
             RunFailure::Work(ErrorBody::new(ErrorCode::Internal, format!("the run's work cannot be read: {error}")))
         })?;
-        let bench = Bench { runtime, cache: &self.cache, order, tell };
-        match work {
-            Work::VaeDecode { vae, settings, format } => vae::decode(&bench, &vae, &settings, format),
-            Work::VaeEncode { vae, settings, sample, seed } => vae::encode(&bench, &vae, &settings, (sample, seed)),
-            Work::UnetStep { unet, guidance_scale } => unet::step(&bench, &unet, guidance_scale),
-            Work::EncodeText { encoders, text } => text::encode(&bench, &encoders, &text),
-            Work::Forward { part } => check::forward(&bench, &part),
-            Work::Measure { part, operation, amount, fresh } => {
-                check::measure(&bench, &part, (operation, amount), fresh)
+        let bench = Bench { runtime, cache: &self.cache, order, tell, regained_bytes: 0 };
+        let regained_bytes = runtime.kept();
+        match bench.carry_out(&work) {
+            // memory that earlier runs left behind goes before anybody's weights do
+            Err(RunFailure::NoRoom { .. }) if runtime.regain() > 0 && regained_bytes > 0 => {
+                Bench { regained_bytes, ..bench }.carry_out(&work)
             }
-            Work::Generate(work) => generate::run(&bench, &work),
+            ran => ran,
         }
     }
 
@@ -112,9 +109,31 @@ struct Bench<'r> {
     cache: &'r EmbeddingCache,
     order: &'r Order,
     tell: &'r Tell,
+    /// Bytes of the device that are free since the order's room was measured.
+    regained_bytes: u64,
 }
 
 impl Bench<'_> {
+    fn carry_out(&self, work: &Work) -> Result<Outcome, RunFailure> {
+        match work {
+            Work::VaeDecode { vae, settings, format } => vae::decode(self, vae, settings, *format),
+            Work::VaeEncode { vae, settings, sample, seed } => vae::encode(self, vae, settings, (*sample, *seed)),
+            Work::UnetStep { unet, guidance_scale } => unet::step(self, unet, *guidance_scale),
+            Work::EncodeText { encoders, text } => text::encode(self, encoders, text),
+            Work::Forward { part } => check::forward(self, part),
+            Work::Measure { part, operation, amount, fresh } => {
+                check::measure(self, part, (*operation, *amount), *fresh)
+            }
+            Work::Generate(work) => generate::run(self, work),
+        }
+    }
+
+    /// Bytes that the run may take for itself.
+    fn room(&self) -> u64 {
+        let room = self.order.room;
+        room.available_bytes.saturating_add(self.regained_bytes).min(room.capacity_bytes)
+    }
+
     /// Says how far the run is.
     fn at(&self, phase: RunPhase, done: u32, total: u32) {
         (self.tell)(Said::Step(Step::At(RunStep { phase, done, total })));
@@ -131,7 +150,7 @@ impl Bench<'_> {
 
     /// Refuses before anything is taken when the estimate does not fit.
     fn must_fit(&self, needed_bytes: u64) -> Result<(), RunFailure> {
-        let available_bytes = self.order.room.available_bytes;
+        let available_bytes = self.room();
         if needed_bytes <= available_bytes { Ok(()) } else { Err(RunFailure::NoRoom { needed_bytes, available_bytes }) }
     }
 

@@ -52,7 +52,7 @@ fn of_request(asked: &asked::VaeSettings) -> VaeSettings {
 
 /// The bytes that the run may take: cut finer to fit, unless the request says that it is not to be cut.
 fn bound(bench: &Bench<'_>, settings: &asked::VaeSettings) -> Option<u64> {
-    (!is_whole(settings)).then_some(bench.order.room.available_bytes)
+    (!is_whole(settings)).then_some(bench.room())
 }
 
 /// Whether the request says that an image is not to be cut, whatever memory there is.
