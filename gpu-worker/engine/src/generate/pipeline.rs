@@ -20,6 +20,9 @@ use crate::{
     tensor::{Tensor, elements},
 };
 
+/// Bytes of latents that a request may keep, of all its steps.
+const KEPT_LIMIT: usize = 1 << 30;
+
 /// The models of a pipeline, all of one base.
 #[derive(Debug, Clone)]
 pub struct Pipeline<'m> {
@@ -140,7 +143,17 @@ impl Pipeline<'_> {
             }
             .into());
         }
-        Ok(request.latent_shape(channels, vae.scale())?)
+        let shape = request.latent_shape(channels, vae.scale())?;
+        let each = shape.iter().fold(size_of::<f32>(), |bytes, side| bytes.saturating_mul(*side));
+        if request.keep_latents && each.saturating_mul(request.steps) > KEPT_LIMIT {
+            return Err(EngineError::Input {
+                name: "keep_latents".to_owned(),
+                found: format!("{} steps of {each} bytes", request.steps),
+                expected: format!("at most {KEPT_LIMIT} bytes in all"),
+            }
+            .into());
+        }
+        Ok(shape)
     }
 
     fn sampler(&self, request: &Request) -> Result<Sampler, GenerateError> {

@@ -91,7 +91,7 @@ impl Classify for ImageError {
 }
 
 /// Longest side that is written.
-const SIDE_LIMIT: usize = 16_384;
+pub(crate) const SIDE_LIMIT: usize = 16_384;
 
 /// A picture: rows of RGB, 8 bits each.
 #[derive(Debug, Clone, PartialEq, Eq)]

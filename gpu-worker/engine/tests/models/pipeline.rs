@@ -249,7 +249,9 @@ fn a_batch_that_does_not_fit_is_denoised_in_parts_and_nothing_else_changes() {
     let one = models.unet.estimate(&[1, 4, 8, 8], 77);
     let vae = models.vae.plan_decode(&[1, 4, 8, 8], None).unwrap().estimated_bytes;
     let text = models.encoders[0].1.estimate(1);
-    let parts = models.generate(&request, Some(one.max(vae).max(text))).unwrap();
+    // the two other images, and their latents, stand beside the one that is decoded
+    let others = 2 * 64 * 64 * 4 * size_of::<f32>() as u64;
+    let parts = models.generate(&request, Some(one.max(vae + others).max(text))).unwrap();
     assert_close(values(&parts.latents), values(&whole.latents), 1e-5);
     assert_eq!(
         models.generate(&request, None).unwrap().pictures,
@@ -366,6 +368,8 @@ fn what_cannot_be_made_is_refused_before_anything_runs() {
         Request { width: 60, ..small.clone() },
         Request { steps: 0, ..small.clone() },
         Request { steps: 2000, ..small.clone() },
+        Request { width: 16_384 + 64, ..small.clone() },
+        Request { width: 8192, height: 8192, steps: 100, keep_latents: true, ..small.clone() },
         Request { clip_skip: 9, ..small.clone() },
         Request { prompt: "(x:1000)".to_owned(), ..small.clone() },
         Request { sampler: SamplerKind::Ddim, karras: Some(true), ..small },

@@ -19,7 +19,8 @@ use self::images::Planes;
 use super::run::compute_type;
 use crate::{
     error::EngineError,
-    graph::Emitted,
+    graph::{Emitted, Provider},
+    images::SIDE_LIMIT,
     runtime::{Control, Runtime},
     statistics::check_finite,
     tensor::Tensor,
@@ -87,7 +88,10 @@ impl Vae {
         let [batch, _, height, width] = self.checked("latents", shape, self.architecture.latent_channels())?;
         let emitted = half(self.decoder.as_ref(), "decoder.conv_in.weight")?;
         let factor = self.runtime.memory_factor(emitted);
-        let bytes = |batch, side: (usize, usize)| factor.bytes(self.architecture.decode_bytes(batch, side));
+        let whole = self.host_bytes((batch, height, width), true)?;
+        let bytes = |batch, side: (usize, usize)| {
+            factor.bytes(self.architecture.decode_bytes(batch, side)).saturating_add(whole)
+        };
         plan::plan(&self.settings, &self.architecture, (batch, height, width), &bytes, bound_bytes, true)
     }
 
@@ -107,7 +111,10 @@ impl Vae {
         }
         let emitted = half(self.encoder.as_ref(), "encoder.conv_in.weight")?;
         let factor = self.runtime.memory_factor(emitted);
-        let bytes = |batch, side: (usize, usize)| factor.bytes(self.architecture.encode_bytes(batch, side));
+        let whole = self.host_bytes((batch, height, width), false)?;
+        let bytes = |batch, side: (usize, usize)| {
+            factor.bytes(self.architecture.encode_bytes(batch, side)).saturating_add(whole)
+        };
         plan::plan(&self.settings, &self.architecture, (batch, height, width), &bytes, bound_bytes, false)
     }
 
@@ -162,6 +169,25 @@ impl Vae {
             expected: "one in the settings, or a base that has one".to_owned(),
         })?;
         Ok((scaling, self.settings.shift_factor.unwrap_or(self.architecture.shift_factor())))
+    }
+
+    /// Bytes of the whole input and the whole result, where both take the device's own memory: the host's on the CPU.
+    fn host_bytes(&self, (batch, height, width): (usize, usize, usize), decodes: bool) -> Result<u64, EngineError> {
+        let scale = if decodes { self.architecture.scale() } else { 1 };
+        let pixels = (height.saturating_mul(scale), width.saturating_mul(scale));
+        if pixels.0.max(pixels.1) > SIDE_LIMIT {
+            return Err(EngineError::Input {
+                name: if decodes { "latents" } else { "sample" }.to_owned(),
+                found: format!("an image of {}×{} pixels", pixels.1, pixels.0),
+                expected: format!("at most {SIDE_LIMIT} a side"),
+            });
+        }
+        if self.runtime.options().provider == Provider::Cuda {
+            return Ok(0);
+        }
+        let latents = self.architecture.latent_channels().div_ceil(self.architecture.scale().max(1).pow(2));
+        let values = pixels.0.saturating_mul(pixels.1).saturating_mul(self.architecture.in_channels() + latents);
+        Ok(u64::try_from(values.saturating_mul(batch).saturating_mul(size_of::<f32>())).unwrap_or(u64::MAX))
     }
 
     fn checked(&self, name: &str, shape: &[usize], channels: usize) -> Result<[usize; 4], EngineError> {
