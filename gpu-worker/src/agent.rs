@@ -200,7 +200,12 @@ fn nvml_options(config: &AgentConfig, chosen: &[devices::Chosen]) -> Option<Moni
 async fn register(config: &AgentConfig, agent: &Agent, cuda: &CudaReport) -> Result<(), AgentError> {
     // runners have spoken, or had their time, once their rows are there
     let devices = devices::rows(&agent.host, &agent.devices, &config.labels).await;
-    let onnxruntime = devices::onnxruntime(&agent.devices);
+    let unknown = "no runner has said whether it can run models";
+    let onnxruntime = devices::onnxruntime(&agent.devices).map_or_else(
+        // neither yes nor no: a host whose runners are slow to come up still gets work that runs models
+        || serde_json::json!({ "available": null, "reason": unknown }),
+        |known| serde_json::json!(known),
+    );
     let budget = agent.tier.snapshot().ledger.budget_bytes;
     let registration = farm::Registration {
         host: agent.host.clone(),

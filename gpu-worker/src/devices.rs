@@ -88,12 +88,8 @@ pub fn start(
 }
 
 /// Whether the devices' runners can run models, as the first that has spoken says: they are given the same library.
-pub fn onnxruntime(devices: &BTreeMap<String, Device>) -> OnnxCapability {
-    let said = devices.values().find_map(|device| device.runner.status().borrow().engine.clone());
-    said.map_or_else(
-        || OnnxCapability::unknown("no runner has said whether it can run models"),
-        |said| said.onnxruntime,
-    )
+pub fn onnxruntime(devices: &BTreeMap<String, Device>) -> Option<OnnxCapability> {
+    devices.values().find_map(|device| device.runner.status().borrow().engine.clone()).map(|said| said.onnxruntime)
 }
 
 /// The rows to register, once each runner has spoken or its time is up.

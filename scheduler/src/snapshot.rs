@@ -31,6 +31,7 @@ pub(crate) async fn load(db: &mut Session, drains: &mut Drains) -> Result<Snapsh
         let host = Host {
             alive: row.alive,
             draining: row.draining,
+            runs_no_models: no_runtime(&row.capabilities),
             labels: row.labels.into_iter().collect(),
             queue: Queue { slots: unsigned(row.slots), ..Queue::default() },
             ram: Tier { capacity_bytes: bytes(row.ram_budget_bytes), ..Tier::default() },
@@ -58,6 +59,12 @@ pub(crate) async fn load(db: &mut Session, drains: &mut Drains) -> Result<Snapsh
     add_totals(db, &mut snapshot).await?;
     add_queues(db, &mut snapshot, drains).await?;
     Ok(snapshot)
+}
+
+/// Why a host cannot run models, in its agent's words; an agent that does not know yet is given work.
+fn no_runtime(capabilities: &serde_json::Value) -> Option<String> {
+    let library = &capabilities["onnxruntime"];
+    (library["available"] == false).then(|| library["reason"].as_str().unwrap_or("no reason is known").to_owned())
 }
 
 async fn add_totals(db: &mut Session, snapshot: &mut Snapshot) -> Result<(), DbError> {

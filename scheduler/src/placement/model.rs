@@ -33,6 +33,8 @@ pub struct Host {
     pub labels: BTreeSet<String>,
     /// Names of its roots, readable or not: a scan finds out.
     pub roots: BTreeSet<String>,
+    /// Why its runners cannot run models; none when they can, or have not said yet.
+    pub runs_no_models: Option<String>,
     /// The host lane's slots and queue.
     pub queue: Queue,
     /// The RAM tier.
@@ -142,6 +144,30 @@ impl PendingJob {
     /// Bytes of all its components.
     pub fn needs_bytes(&self) -> u64 {
         self.components.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// True for what a runner needs a library for: the models do not only lie in memory.
+    pub fn runs_models(&self) -> bool {
+        match self.kind {
+            JobKind::VaeDecode | JobKind::VaeEncode | JobKind::EncodeText | JobKind::UnetStep | JobKind::Generate => {
+                true
+            }
+            // the levels before `forward` read files
+            JobKind::Validate => self.lane == Lane::Device,
+            // a benchmark of a host without a library measures what there is
+            JobKind::Benchmark
+            | JobKind::Scan
+            | JobKind::Load
+            | JobKind::Unload
+            | JobKind::CacheAdd
+            | JobKind::CacheRemove
+            | JobKind::CacheKeep
+            | JobKind::Hash
+            | JobKind::MetadataWrite
+            | JobKind::Optimize
+            | JobKind::Tokenize
+            | JobKind::LoraCheck => false,
+        }
     }
 
     /// True for kinds that bring weights into memory.

@@ -37,6 +37,11 @@ pub enum Obstacle {
     ModelAbsent,
     /// The host has no such root.
     RootAbsent,
+    /// The host's runners cannot run models.
+    NoRuntime {
+        /// Why not, in their words.
+        reason: String,
+    },
     /// Labels that neither host nor device has.
     LabelsMissing {
         /// The labels.
@@ -74,6 +79,7 @@ impl Obstacle {
             Self::DeviceNotReady { .. } => "device_not_ready",
             Self::ModelAbsent => "model_absent",
             Self::RootAbsent => "root_absent",
+            Self::NoRuntime { .. } => "no_runtime",
             Self::LabelsMissing { .. } => "labels_missing",
             Self::OverRamBudget { .. } => "over_ram_budget",
             Self::OverCapacity { .. } => "over_capacity",
@@ -97,6 +103,7 @@ impl std::fmt::Display for Obstacle {
             Self::DeviceNotReady { reason } => write!(f, "is not ready: {reason}"),
             Self::ModelAbsent => f.write_str("has the model neither on disk nor in RAM"),
             Self::RootAbsent => f.write_str("has no such root"),
+            Self::NoRuntime { reason } => write!(f, "cannot run models: {reason} (--onnxruntime of its agent)"),
             Self::LabelsMissing { labels } => write!(f, "lacks the labels `{}`", labels.join("`, `")),
             Self::OverRamBudget { needs_bytes, budget_bytes } => {
                 write!(f, "has a RAM budget of {}; {} are needed", size(budget_bytes), size(needs_bytes))
@@ -114,6 +121,7 @@ pub(super) fn find_obstacle(snapshot: &Snapshot, job: &PendingJob, place: &Place
     labels(job, place)
         .or_else(|| size(job, place))
         .or_else(|| liveness(place))
+        .or_else(|| runtime(job, place))
         .or_else(|| presence(snapshot, job, place))
         .or_else(|| held(job, place))
         .or_else(|| (!place.queue().has_room()).then_some(Obstacle::QueueFull))
@@ -146,6 +154,11 @@ fn liveness(place: &Place<'_>) -> Option<Obstacle> {
         (_, Some(device)) => device.not_ready.clone().map(|reason| Obstacle::DeviceNotReady { reason }),
         _ => None,
     }
+}
+
+fn runtime(job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {
+    let reason = place.host.filter(|_| job.runs_models())?.runs_no_models.clone()?;
+    Some(Obstacle::NoRuntime { reason })
 }
 
 fn presence(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {

@@ -39,16 +39,18 @@ fn tier() -> impl Strategy<Value = Tier> {
 }
 
 fn host() -> impl Strategy<Value = Host> {
-    (prop::bool::weighted(0.8), prop::bool::weighted(0.2), labels(), prop::bool::ANY, queue(), tier()).prop_map(
-        |(alive, draining, labels, rooted, queue, ram)| Host {
+    let flags = (prop::bool::weighted(0.8), prop::bool::weighted(0.2), prop::bool::ANY, prop::bool::weighted(0.2));
+    (flags, labels(), queue(), tier()).prop_map(|((alive, draining, rooted, without_library), labels, queue, ram)| {
+        Host {
             alive,
             draining,
             labels: labels.into_iter().collect(),
             roots: rooted.then(|| "main".to_owned()).into_iter().collect(),
+            runs_no_models: without_library.then(|| "no library".to_owned()),
             queue,
             ram,
-        },
-    )
+        }
+    })
 }
 
 fn device() -> impl Strategy<Value = Device> {
@@ -151,6 +153,7 @@ proptest! {
             prop_assert!(job.needs_bytes() <= tier.capacity_bytes);
             prop_assert!(tier.missing(&job.components) <= tier.capacity_bytes - tier.held_bytes);
         }
+        prop_assert!(!job.runs_models() || at.runs_no_models.is_none());
         if job.kind == JobKind::Scan {
             prop_assert!(!at.roots.is_empty());
         }

@@ -204,6 +204,18 @@ fn a_load_goes_where_the_model_is_on_disk_or_in_ram() {
 }
 
 #[test]
+fn a_host_that_cannot_run_models_holds_weights_and_waits_with_what_runs_them() {
+    let mut example = Example::new(JobKind::Generate);
+    example.host("a").runs_no_models = Some("no library".into());
+    assert_eq!(example.assigned(), "b/cuda:0");
+    example.host("b").runs_no_models = Some("version 1.10 is too old".into());
+    let (code, reason) = example.waits();
+    assert!(code == "no_runtime" && reason.contains("no library") && reason.contains("too old"), "{reason}");
+    example.job.kind = JobKind::Load;
+    assert_eq!(example.assigned(), "a/cuda:0");
+}
+
+#[test]
 fn labels_of_host_and_device_count_together() {
     let mut example = Example::new(JobKind::Load);
     example.job.need_labels = vec!["fast".into(), "lab".into()];
