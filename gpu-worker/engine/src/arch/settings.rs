@@ -7,6 +7,11 @@ use crate::{error::EngineError, weights::TensorFacts};
 /// Numbers above this in a config are taken for a mistake: widths and layers of real models are far below.
 const LARGEST: u64 = 1 << 24;
 
+/// More halvings of an image than any model has; sides are shifted by them.
+pub(crate) const MOST_LEVELS: usize = 16;
+/// More layers of one sort than any model has: a graph has some nodes for each.
+const MOST_LAYERS: usize = 256;
+
 /// A config that cannot be read: the field (or the tensor that shows it), what it says, what may stand there.
 pub(crate) fn wrong(
     architecture: &'static str,
@@ -78,6 +83,22 @@ impl<'j> Settings<'j> {
         self.find(field).map_or(Ok(default), |value| self.as_positive(field, value))
     }
 
+    /// A number of layers: bounded, since a graph grows with it.
+    pub(crate) fn layers(&self, field: &str, default: usize) -> Result<usize, EngineError> {
+        self.find(field).map_or(Ok(default), |value| self.as_layers(field, value))
+    }
+
+    /// A value as a number of layers.
+    fn as_layers(&self, field: &str, value: &Value) -> Result<usize, EngineError> {
+        let number = self.as_positive(field, value)?;
+        if number <= MOST_LAYERS { Ok(number) } else { Err(self.wrong(field, value, format!("at most {MOST_LAYERS}"))) }
+    }
+
+    /// A number of layers for each level.
+    pub(crate) fn layers_per_level(&self, field: &str, default: &[usize]) -> Result<Vec<usize>, EngineError> {
+        self.list(field, default, |value| self.as_layers(field, value))
+    }
+
     /// A whole number from 1 on that must be there.
     pub(crate) fn get_positive(&self, field: &str) -> Result<usize, EngineError> {
         let value = self.find(field).ok_or_else(|| self.missing(field))?;
@@ -110,14 +131,29 @@ impl<'j> Settings<'j> {
         }
     }
 
-    /// A list of whole numbers from 1 on.
+    /// A list of whole numbers from 1 on, one for each level.
     pub(crate) fn positives(&self, field: &str, default: &[usize]) -> Result<Vec<usize>, EngineError> {
+        self.list(field, default, |value| self.as_positive(field, value))
+    }
+
+    fn list(
+        &self,
+        field: &str,
+        default: &[usize],
+        read: impl Fn(&'j Value) -> Result<usize, EngineError>,
+    ) -> Result<Vec<usize>, EngineError> {
         match self.find(field) {
             None => Ok(default.to_vec()),
-            Some(Value::Array(values)) if !values.is_empty() => {
-                values.iter().map(|value| self.as_positive(field, value)).collect()
+            Some(Value::Array(values)) if (1..=MOST_LEVELS).contains(&values.len()) => {
+                values.iter().map(read).collect()
             }
-            Some(value) => Err(self.wrong(field, value, "a list of whole numbers from 1 on")),
+            Some(Value::Array(values)) => {
+                let found = format!("a list of {}", values.len());
+                Err(wrong(self.model, field, found, format!("1 to {MOST_LEVELS} whole numbers from 1 on")))
+            }
+            Some(value) => {
+                Err(self.wrong(field, value, format!("a list of 1 to {MOST_LEVELS} whole numbers from 1 on")))
+            }
         }
     }
 
@@ -161,5 +197,17 @@ mod tests {
         assert!(settings.only("e", &[json!("y")]).is_err());
         assert!(settings.only("f", &[json!(1)]).is_ok());
         assert!(settings.get_positive("b").unwrap_err().to_string().contains("`b` is absent"));
+    }
+
+    #[test]
+    fn layers_and_levels_are_bounded() {
+        let json = json!({ "a": 256, "b": 16_000_000, "c": vec![1; 16], "d": vec![1; 17], "e": [1, 257], "f": [] });
+        let settings = Settings::new("test", &json).unwrap();
+        assert_eq!(settings.layers("a", 1).unwrap(), 256);
+        assert_eq!(settings.layers("b", 1).unwrap_err().to_string(), "test: `b` is 16000000, at most 256 is expected");
+        assert_eq!(settings.positives("c", &[]).unwrap().len(), 16);
+        for list in ["d", "e", "f"] {
+            assert!(settings.layers_per_level(list, &[]).is_err(), "{list}");
+        }
     }
 }

@@ -17,6 +17,9 @@ use crate::{
     weights::{TensorFacts, Weights},
 };
 
+/// More tensors than any model has: when so many are missing, the config is not the weights' own.
+const MANY_MISSING: usize = 20_000;
+
 /// The ONNX operators' version, the first with `Gelu`.
 const OPSET: i64 = 20;
 /// The file version that belongs to it.
@@ -136,6 +139,12 @@ impl<'s> Graph<'s> {
         self.storage.stored(name).is_some()
     }
 
+    /// Nothing will come of it: what is added from here on is left aside, so that a config that asks for more than the weights have
+    /// takes no memory.
+    fn is_broken(&self) -> bool {
+        !self.faults.is_empty() || self.missing.len() >= MANY_MISSING
+    }
+
     fn value(&mut self, name: String) -> V {
         self.names.push(name);
         V(self.names.len() - 1)
@@ -192,6 +201,9 @@ impl<'s> Graph<'s> {
 
     /// The input that a weight is, made if it is new.
     fn weight_input(&mut self, name: &str, stored: &[usize], viewed: &[usize]) -> (V, ElementType) {
+        if self.is_broken() {
+            return (V::NONE, self.compute);
+        }
         let input = if stored == viewed { name.to_owned() } else { format!("{name}@{}", sides(viewed)) };
         let key = format!("weight {input}");
         if let (Some(value), Some(slot)) = (self.known.get(&key), self.slots.iter().find(|slot| slot.input == input)) {
@@ -232,12 +244,18 @@ impl<'s> Graph<'s> {
 
     /// An operator with one output.
     pub fn op(&mut self, op_type: &str, domain: &str, inputs: &[V], attrs: &[Attr]) -> V {
+        if self.is_broken() {
+            return V::NONE;
+        }
         self.node(op_type, domain, inputs, attrs);
         self.output_of_last(0)
     }
 
     /// An operator with several outputs.
     pub fn op_n(&mut self, op_type: &str, domain: &str, inputs: &[V], attrs: &[Attr], outputs: usize) -> Vec<V> {
+        if self.is_broken() {
+            return vec![V::NONE; outputs];
+        }
         self.node(op_type, domain, inputs, attrs);
         (0..outputs).map(|at| self.output_of_last(at)).collect()
     }
@@ -296,6 +314,9 @@ impl<'s> Graph<'s> {
 
     /// A constant in the type in which the graph computes, `number` everywhere.
     pub(crate) fn filled(&mut self, number: f32, dims: &[usize]) -> V {
+        if self.is_broken() {
+            return V::NONE;
+        }
         let one = match self.compute {
             ElementType::F16 => half::f16::from_f32(number).to_le_bytes().to_vec(),
             ElementType::Bf16 => half::bf16::from_f32(number).to_le_bytes().to_vec(),
@@ -305,6 +326,9 @@ impl<'s> Graph<'s> {
     }
 
     fn constant(&mut self, dtype: ElementType, raw_data: Vec<u8>, dims: &[usize]) -> V {
+        if self.is_broken() {
+            return V::NONE;
+        }
         let key = format!("const {dtype} {dims:?} {raw_data:?}");
         if let Some(value) = self.known.get(&key) {
             return *value;

@@ -77,7 +77,7 @@ impl Config {
             positions: text.positive("max_position_embeddings", 77)?,
             width: text.positive("hidden_size", 512)?,
             inner: text.positive("intermediate_size", 2048)?,
-            layers: text.positive("num_hidden_layers", 12)?,
+            layers: text.layers("num_hidden_layers", 12)?,
             heads: text.positive("num_attention_heads", 8)?,
             activation: activation(&text)?,
             norm_eps: text.float("layer_norm_eps", 1e-5)?,
@@ -137,6 +137,7 @@ mod tests {
         let cases = [
             ("num_attention_heads", json!({ "hidden_size": 48, "num_attention_heads": 5 })),
             ("hidden_size", json!({ "hidden_size": "wide" })),
+            ("num_hidden_layers", json!({ "num_hidden_layers": 16_000_000 })),
             ("hidden_act", json!({ "hidden_act": "relu" })),
             ("model_type", json!({ "model_type": "t5" })),
             ("architectures", json!({ "architectures": ["CLIPVisionModel"] })),

@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::{arch::settings::Settings, error::EngineError, weights::TensorFacts};
+use crate::{
+    arch::settings::{MOST_LEVELS, Settings},
+    error::EngineError,
+    weights::TensorFacts,
+};
 
 pub(super) const NAME: &str = "AutoencoderTiny";
 
@@ -46,7 +50,7 @@ impl Config {
         fields.only("upsample_fn", &[json!("nearest")])?;
         fields.only("upsampling_scaling_factor", &[json!(2)])?;
         let half = |name: &str, default: [usize; 4]| -> Result<Half, EngineError> {
-            let blocks = fields.positives(&format!("num_{name}_blocks"), &default)?;
+            let blocks = fields.layers_per_level(&format!("num_{name}_blocks"), &default)?;
             let field = format!("{name}_block_out_channels");
             let channels = fields.positives(&field, &[64; 4])?;
             if blocks.len() == channels.len() {
@@ -143,6 +147,14 @@ fn half(facts: &TensorFacts, half: &str, ends: bool) -> Result<Option<Half>, Eng
                 count = 0;
             }
         }
+    }
+    if blocks.len() > MOST_LEVELS {
+        return Err(EngineError::Config {
+            architecture: NAME,
+            field: half.to_owned(),
+            found: format!("{} levels", blocks.len()),
+            expected: format!("at most {MOST_LEVELS}"),
+        });
     }
     if blocks.is_empty() {
         let (architecture, first) = (NAME.to_owned(), format!("{half}.layers.0.weight"));

@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::{arch::settings::Settings, error::EngineError, weights::TensorFacts};
+use crate::{
+    arch::settings::{MOST_LEVELS, Settings},
+    error::EngineError,
+    weights::TensorFacts,
+};
 
 pub(super) const NAME: &str = "AutoencoderKL";
 /// Groups of every group norm in all released models; no tensor shows it.
@@ -57,7 +61,7 @@ impl Config {
             out_channels: fields.positive("out_channels", 3)?,
             latent_channels: fields.positive("latent_channels", 4)?,
             block_out_channels: fields.positives("block_out_channels", &[64])?,
-            layers_per_block: fields.positive("layers_per_block", 1)?,
+            layers_per_block: fields.layers("layers_per_block", 1)?,
             norm_num_groups: fields.positive("norm_num_groups", GROUPS)?,
             use_quant_conv: fields.flag("use_quant_conv", true)?,
             use_post_quant_conv: fields.flag("use_post_quant_conv", true)?,
@@ -109,6 +113,14 @@ impl Config {
                 field: "block_out_channels".to_owned(),
                 found: channels.to_string(),
                 expected: format!("a multiple of the {} groups of its norms", self.norm_num_groups),
+            });
+        }
+        if self.block_out_channels.len() > MOST_LEVELS {
+            return Err(EngineError::Config {
+                architecture: NAME,
+                field: "block_out_channels".to_owned(),
+                found: format!("{} levels", self.block_out_channels.len()),
+                expected: format!("at most {MOST_LEVELS}"),
             });
         }
         if self.layers_per_block == 0 {
