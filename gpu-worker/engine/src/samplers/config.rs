@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::SamplerError;
+use super::{SamplerError, schedule::lowest_lambda};
 
 /// What the model predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -104,8 +104,19 @@ impl SchedulerConfig {
         let bad = |error: serde_json::Error| SamplerError::BadConfig { reason: error.to_string() };
         let whole: Map<String, Value> = serde_json::from_slice(bytes).map_err(bad)?;
         check_supported(&whole)?;
+        // JSON has no infinity: what is no number bounds nothing
+        let bound = whole.get("lambda_min_clipped").and_then(Value::as_f64);
         let config: Self = serde_json::from_value(Value::Object(whole)).map_err(bad)?;
-        config.checked()
+        let config = config.checked()?;
+        let lowest = lowest_lambda(&config);
+        match bound.filter(|bound| *bound > lowest) {
+            None => Ok(config),
+            Some(bound) => Err(SamplerError::Unsupported {
+                field: "lambda_min_clipped".to_owned(),
+                found: bound.to_string(),
+                expected: format!("at most {lowest}, which leaves no noise level out,"),
+            }),
+        }
     }
 
     /// The settings that the releases of a base have: `sd15`, `sd21`, `sdxl`, `sdxl-refiner`; none for bases that don't denoise so.
@@ -147,9 +158,24 @@ impl SchedulerConfig {
         {
             return bad(format!("trained_betas must be {steps} numbers between 0 and 1"));
         }
+        if self.steps_offset > steps {
+            return bad(format!(
+                "steps_offset is {}; at most the {steps} training timesteps are possible",
+                self.steps_offset
+            ));
+        }
+        if self.clip_sample_range.is_nan() || self.clip_sample_range < 0.0 {
+            return bad(format!(
+                "clip_sample_range is {}; it bounds both sides, so it is 0 or more",
+                self.clip_sample_range
+            ));
+        }
         Ok(self)
     }
 }
+
+/// The end of a noise schedule that a config may move for a Karras schedule, which here spans what the timesteps span.
+const ENDS: [&str; 2] = ["sigma_min", "sigma_max"];
 
 /// Schedulers of diffusers whose configs mean the same to each other (its `KarrasDiffusionSchedulers` but for EDM's).
 const COMPATIBLE: [&str; 14] = [
@@ -191,6 +217,11 @@ fn check_supported(config: &Map<String, Value>) -> Result<(), SamplerError> {
         && !COMPATIBLE.contains(&class.as_str())
     {
         return wrong("_class_name", class, COMPATIBLE.join(", "));
+    }
+    for field in ENDS {
+        if let Some(found) = said(field) {
+            return wrong(field, plain(found), "null".to_owned());
+        }
     }
     for (field, expected) in SETTINGS {
         if let Some(found) = said(field).map(plain).filter(|found| found != expected) {

@@ -83,6 +83,13 @@ fn linspace(start: f32, end: f32, count: usize) -> Vec<f32> {
     (0..count).map(at).collect()
 }
 
+/// Half the logarithm of signal over noise where there is most noise: DPM-Solver's λ of the last training timestep.
+pub(super) fn lowest_lambda(config: &SchedulerConfig) -> f64 {
+    let alphas = alphas_cumprod(config, SamplerKind::DpmPlusPlus2M);
+    let alpha = f64::from(alphas.last().copied().unwrap_or(1.0));
+    0.5 * (alpha / (1.0 - alpha)).ln()
+}
+
 fn alphas_cumprod(config: &SchedulerConfig, kind: SamplerKind) -> Vec<f32> {
     let mut alphas = running_product(betas(config));
     if config.rescale_betas_zero_snr {

@@ -137,6 +137,9 @@ fn what_cannot_be_is_refused() {
         r#"{"num_train_timesteps": 1}"#,
         "[",
         r#"{"trained_betas": [0.1]}"#,
+        r#"{"clip_sample_range": -1}"#,
+        r#"{"steps_offset": 18446744073709551615}"#,
+        r#"{"steps_offset": 1001}"#,
     ] {
         assert!(matches!(SchedulerConfig::from_json(text.as_bytes()), Err(SamplerError::BadConfig { .. })), "{text}");
     }
@@ -145,9 +148,16 @@ fn what_cannot_be_is_refused() {
         r#"{"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"}"#,
         r#"{"use_beta_sigmas": true}"#,
         r#"{"final_sigmas_type": "sigma_min"}"#,
+        r#"{"sigma_min": 0.002}"#,
+        r#"{"sigma_max": 700}"#,
+        r#"{"lambda_min_clipped": -2}"#,
     ];
     for text in unsupported {
         assert!(matches!(SchedulerConfig::from_json(text.as_bytes()), Err(SamplerError::Unsupported { .. })), "{text}");
+    }
+    // lower than any noise level of this schedule, and no bound at all
+    for text in [r#"{"lambda_min_clipped": -8.5, "sigma_min": null}"#, r#"{"lambda_min_clipped": "-Infinity"}"#] {
+        SchedulerConfig::from_json(text.as_bytes()).unwrap();
     }
     let mut sampler = Sampler::new(SamplerKind::EulerAncestral, &config, 3, None).unwrap();
     let mut sample = [1.0; 4];
