@@ -16,8 +16,8 @@ use shared::{
 
 use crate::{config::Root, context::Agent, error::WorkError};
 
-/// Most bytes of one input.
-pub const INPUT_LIMIT: ByteSize = ByteSize(1 << 30);
+/// Most bytes of one input: as many as an upload may have.
+pub const INPUT_LIMIT: ByteSize = ByteSize(256 << 20);
 
 /// Reads an input whole. Blobs are compared with their hash.
 ///

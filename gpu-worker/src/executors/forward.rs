@@ -57,7 +57,7 @@ pub(super) async fn run(agent: &Arc<Agent>, id: ModelId, attempt: &Attempt) -> R
 
 async fn one(runs: &Runs<'_>, subject: &Subject, part: PartFacts) -> Result<Finding, WorkError> {
     let kind = part.kind.clone();
-    match runs.run(&Work::Forward { part }, &subject.run_parts(runs.agent), &[]).await {
+    match runs.run(&Work::Forward { part }, &subject.run_parts(runs.agent), Vec::new()).await {
         Ok(ran) => Ok(judged(&kind, &ran.facts)),
         Err(error) => match error.code() {
             ErrorCode::Unsupported => Ok(unsupported(&kind, &chain(&error))),

@@ -43,7 +43,7 @@ pub use child::{RunnerArgs, run_child};
 pub use error::RunnerError;
 pub use handle::{DeviceLoad, DeviceLoaded, Runner};
 pub(crate) use life::DYING;
-pub use payload::{Blob, BlobFacts, Payload};
+pub use payload::{Blob, BlobFacts, Packed, Payload};
 pub use protocol::{DeviceTensor, RunPart, RunPhase, RunStep};
 pub(crate) use run::HURRIED_GRACE;
 pub use run::{Ran, RunOrder, RunPreview};

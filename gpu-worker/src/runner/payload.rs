@@ -32,6 +32,38 @@ pub struct BlobFacts {
     pub len: u64,
 }
 
+/// Blobs in their memory file, as often to be sent as anybody likes.
+#[derive(Debug, Default)]
+pub struct Packed {
+    facts: Vec<BlobFacts>,
+    memory: Option<OwnedFd>,
+}
+
+impl Packed {
+    /// Puts blobs into a memory file; their own bytes are given back.
+    ///
+    /// # Errors
+    /// What the system answers: no memory, no descriptor.
+    pub fn of(blobs: Vec<Blob>) -> io::Result<Self> {
+        let (facts, memory) = pack(&blobs)?;
+        Ok(Self { facts, memory })
+    }
+
+    /// The same memory once more; nothing is copied.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let memory = self.memory.as_ref().map(OwnedFd::try_clone).transpose()?;
+        Ok(Self { facts: self.facts.clone(), memory })
+    }
+
+    /// Where the blobs lie, and the memory file.
+    pub(super) fn into_parts(self) -> (Vec<BlobFacts>, Option<OwnedFd>) {
+        (self.facts, self.memory)
+    }
+}
+
 /// Blobs that came from another process: read where they lie.
 #[derive(Debug, Default)]
 pub struct Payload {
@@ -111,6 +143,16 @@ mod tests {
         assert_eq!(payload.get("b"), Some(&[7; 100_000][..]));
         assert_eq!(payload.get("c"), None);
         assert_eq!(payload.iter().filter(|(facts, bytes)| facts.len == bytes.len() as u64).count(), 3);
+    }
+
+    #[test]
+    fn blobs_are_packed_once_for_any_number_of_tries() {
+        let packed = Packed::of(vec![blob("a", b"first")]).unwrap();
+        for _ in 0..2 {
+            let (facts, memory) = packed.try_clone().unwrap().into_parts();
+            assert_eq!(Payload::open(facts, memory.as_ref()).unwrap().get("a"), Some(&b"first"[..]));
+        }
+        assert!(Packed::of(Vec::new()).unwrap().try_clone().unwrap().into_parts().1.is_none());
     }
 
     #[test]

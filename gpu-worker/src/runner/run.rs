@@ -7,8 +7,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Blob, Payload, RunPart, RunPhase, RunStep, Runner, RunnerError,
-    payload::{self, BlobFacts},
+    Packed, Payload, RunPart, RunPhase, RunStep, Runner, RunnerError,
     protocol::{Command, Done, Step},
     request::Patience,
 };
@@ -29,7 +28,7 @@ pub struct RunOrder {
     /// Components that take part; each has to be on the device.
     pub parts: Vec<RunPart>,
     /// Its inputs.
-    pub inputs: Vec<Blob>,
+    pub inputs: Packed,
     /// Where what it shows goes.
     pub previews: Option<mpsc::Sender<RunPreview>>,
 }
@@ -66,11 +65,7 @@ impl Runner {
         (cancel, hurry): (&CancellationToken, &CancellationToken),
     ) -> Result<Ran, RunnerError> {
         let RunOrder { work, parts, inputs, previews } = order;
-        let packed = tokio::task::spawn_blocking(move || payload::pack(&inputs)).await;
-        let (blobs, memory): (Vec<BlobFacts>, _) = packed
-            .map_err(std::io::Error::other)
-            .flatten()
-            .map_err(|error| self.failed(format!("the inputs have no memory to travel in: {error}")))?;
+        let (blobs, memory) = inputs.into_parts();
         let command = Box::new(move |call| Command::Run { call, work, parts, blobs });
         let begun = Step::At(RunStep { phase: RunPhase::Preparing, done: 0, total: 0 });
         let (report, reported) = watch::channel(begun);

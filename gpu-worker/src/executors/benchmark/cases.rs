@@ -140,7 +140,7 @@ pub(super) fn no_time() -> WorkError {
 
 async fn once(runs: &Runs<'_>, parts: &[RunPart], case: &Case, fresh: bool) -> Result<Measured, WorkError> {
     let work = Work::Measure { part: case.part.clone(), operation: case.operation, amount: case.amount(), fresh };
-    let ran = runs.run(&work, parts, &[]).await?;
+    let ran = runs.run(&work, parts, Vec::new()).await?;
     serde_json::from_value(ran.facts)
         .map_err(|error| WorkError::System { what: "reading what was measured".into(), source: error.into() })
 }

@@ -101,7 +101,7 @@ impl Pipeline<'_> {
             .map_err(|error| WorkError::System { what: "writing a run's work".into(), source: error.into() })?;
         let work = self.generation.work(self.subject, None, args)?;
         let begun = Instant::now();
-        self.runs.run(&work, &self.subject.run_parts(self.runs.agent), &[]).await?;
+        self.runs.run(&work, &self.subject.run_parts(self.runs.agent), Vec::new()).await?;
         Ok(begun.elapsed().as_secs_f64())
     }
 }

@@ -42,11 +42,6 @@ pub(in crate::executors) async fn run(
 ) -> Result<Done, WorkError> {
     let started = Instant::now();
     let device = device_of(agent, attempt)?;
-    let mut given = Vec::new();
-    if let Some(noise) = &args.noise {
-        let bytes = inputs::read(agent, noise).await?;
-        given.push(Blob { name: TENSORS.to_owned(), media_type: String::new(), bytes });
-    }
     let own = vae_of(agent, &args).await?;
     let role = if own.is_some() { Role::WithoutVae } else { Role::Pipeline };
     let subject = Subject::ensure(agent, attempt, device, args.model, role).await?;
@@ -54,10 +49,16 @@ pub(in crate::executors) async fn run(
         Some(model) => Some(Subject::ensure(agent, attempt, device, model, Role::VaeDecoder).await?),
         None => None,
     };
+    // after the components: a load that waits holds no inputs
+    let mut given = Vec::new();
+    if let Some(noise) = &args.noise {
+        let bytes = inputs::read(agent, noise).await?;
+        given.push(Blob { name: TENSORS.to_owned(), media_type: String::new(), bytes });
+    }
     let work = Generation::of(&subject).await?.work(&subject, other.as_ref(), args)?;
     let mut taking = subject.run_parts(agent);
     taking.extend(other.iter().flat_map(|other| other.run_parts(agent)));
-    let ran = Runs { agent, attempt, device }.run(&work, &taking, &given).await?;
+    let ran = Runs { agent, attempt, device }.run(&work, &taking, given).await?;
     let subjects: Vec<&Subject> = [&subject].into_iter().chain(&other).collect();
     Ok(run::done(device, &subjects, ran, started))
 }

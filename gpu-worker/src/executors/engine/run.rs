@@ -18,13 +18,18 @@ use shared::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{super::Done, subject::Subject};
+use super::{
+    super::{Done, model::blocking},
+    subject::Subject,
+};
 use crate::{
     commit::Effects,
     context::{Agent, Device},
     device_tier::evict,
     error::WorkError,
-    runner::{Blob, DeviceResident, Payload, Ran, RunOrder, RunPart, RunPhase, RunPreview, RunStep, RunnerError, Work},
+    runner::{
+        Blob, DeviceResident, Packed, Payload, Ran, RunOrder, RunPart, RunPhase, RunPreview, RunStep, RunnerError, Work,
+    },
     running::Attempt,
 };
 
@@ -44,7 +49,7 @@ impl Runs<'_> {
         &self,
         work: &Work,
         parts: &[RunPart],
-        inputs: &[Blob],
+        inputs: Vec<Blob>,
     ) -> Result<Ran, WorkError> {
         let ran = self.tried(work, parts, inputs).await;
         if let Err(error) = &ran {
@@ -53,7 +58,10 @@ impl Runs<'_> {
         ran
     }
 
-    async fn tried(&self, work: &Work, parts: &[RunPart], inputs: &[Blob]) -> Result<Ran, WorkError> {
+    async fn tried(&self, work: &Work, parts: &[RunPart], inputs: Vec<Blob>) -> Result<Ran, WorkError> {
+        let no_memory = |source| WorkError::System { what: "giving the inputs memory to travel in".into(), source };
+        // once for all tries: from here on the bytes are there in that memory only
+        let inputs = blocking("packing inputs", move || Packed::of(inputs)).await?.map_err(no_memory)?;
         let encoded = serde_json::to_value(work)
             .map_err(|error| WorkError::System { what: "writing a run's work".into(), source: error.into() })?;
         let (phase, began) = (Mutex::new(None), Instant::now());
@@ -61,8 +69,8 @@ impl Runs<'_> {
         loop {
             let (sender, previews) = mpsc::channel(1);
             let (encoded, previews_to) = (encoded.clone(), Some(sender));
-            let order =
-                RunOrder { work: encoded, parts: parts.to_vec(), inputs: inputs.to_vec(), previews: previews_to };
+            let inputs = inputs.try_clone().map_err(no_memory)?;
+            let order = RunOrder { work: encoded, parts: parts.to_vec(), inputs, previews: previews_to };
             let run = self.device.runner.run(order, heard, (&self.attempt.cancel, &self.attempt.hurry));
             match shown_beside(run, self.show(previews), &self.attempt.cancel, SHOW_PATIENCE).await {
                 Ok(ran) => {

@@ -38,7 +38,7 @@ pub(in crate::executors) async fn encode(
     };
     let work = Work::EncodeText { encoders: encoders(&subject), text };
     let runs = Runs { agent, attempt, device };
-    let ran = runs.run(&work, &subject.run_parts(agent), &[]).await?;
+    let ran = runs.run(&work, &subject.run_parts(agent), Vec::new()).await?;
     Ok(run::done(device, &[&subject], ran, started))
 }
 

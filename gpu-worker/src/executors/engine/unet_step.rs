@@ -24,11 +24,12 @@ pub(in crate::executors) async fn run(
 ) -> Result<Done, WorkError> {
     let started = Instant::now();
     let device = device_of(agent, attempt)?;
+    let subject = Subject::ensure(agent, attempt, device, args.model, Role::Unet).await?;
+    // after the components: a load that waits holds no inputs
     let given = inputs::read(agent, &args.inputs).await?;
     let given = Blob { name: TENSORS.to_owned(), media_type: String::new(), bytes: given };
-    let subject = Subject::ensure(agent, attempt, device, args.model, Role::Unet).await?;
     let work = Work::UnetStep { unet: subject.first_part(&["unet"])?, guidance_scale: args.guidance_scale };
     let runs = Runs { agent, attempt, device };
-    let ran = runs.run(&work, &subject.run_parts(agent), &[given]).await?;
+    let ran = runs.run(&work, &subject.run_parts(agent), vec![given]).await?;
     Ok(run::done(device, &[&subject], ran, started))
 }

@@ -28,13 +28,14 @@ pub(in crate::executors) async fn decode(
 ) -> Result<Done, WorkError> {
     let started = Instant::now();
     let device = device_of(agent, attempt)?;
+    let subject = Subject::ensure(agent, attempt, device, args.model, Role::VaeDecoder).await?;
+    // after the components: a load that waits holds no inputs
     let latents = inputs::read(agent, &args.latents).await?;
     let latents = Blob { name: TENSORS.to_owned(), media_type: String::new(), bytes: latents };
-    let subject = Subject::ensure(agent, attempt, device, args.model, Role::VaeDecoder).await?;
     let vae = subject.first_part(&DECODERS)?;
     let work = Work::VaeDecode { vae, settings: args.settings, format: args.format };
     let runs = Runs { agent, attempt, device };
-    let ran = runs.run(&work, &subject.run_parts(agent), &[latents]).await?;
+    let ran = runs.run(&work, &subject.run_parts(agent), vec![latents]).await?;
     Ok(run::done(device, &[&subject], ran, started))
 }
 
@@ -45,13 +46,13 @@ pub(in crate::executors) async fn encode(
 ) -> Result<Done, WorkError> {
     let started = Instant::now();
     let device = device_of(agent, attempt)?;
+    let subject = Subject::ensure(agent, attempt, device, args.model, Role::VaeEncoder).await?;
     let image = inputs::read(agent, &args.image).await?;
     let image = Blob { name: IMAGE.to_owned(), media_type: String::new(), bytes: image };
-    let subject = Subject::ensure(agent, attempt, device, args.model, Role::VaeEncoder).await?;
     let vae = subject.first_part(&ENCODERS)?;
     let seed = args.seed.unwrap_or_default();
     let work = Work::VaeEncode { vae, settings: args.settings, sample: args.sample, seed };
     let runs = Runs { agent, attempt, device };
-    let ran = runs.run(&work, &subject.run_parts(agent), &[image]).await?;
+    let ran = runs.run(&work, &subject.run_parts(agent), vec![image]).await?;
     Ok(run::done(device, &[&subject], ran, started))
 }
