@@ -72,7 +72,9 @@ impl Runs<'_> {
             let inputs = inputs.try_clone().map_err(no_memory)?;
             let order = RunOrder { work: encoded, parts: parts.to_vec(), inputs, previews: previews_to };
             let run = self.device.runner.run(order, heard, (&self.attempt.cancel, &self.attempt.hurry));
-            match shown_beside(run, self.show(previews), &self.attempt.cancel, SHOW_PATIENCE).await {
+            // on the heap: whoever waits for a run would carry all that a preview and a database need
+            let shown = Box::pin(shown_beside(run, self.show(previews), &self.attempt.cancel, SHOW_PATIENCE));
+            match shown.await {
                 Ok(ran) => {
                     self.agent.metrics.engine.ran(work, began.elapsed().as_secs_f64(), &ran.facts);
                     return Ok(ran);
