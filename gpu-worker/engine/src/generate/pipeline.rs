@@ -117,6 +117,7 @@ impl Pipeline<'_> {
         };
         let latents = denoise(noise, &mut sampler, &mut seeds, control, &mut predict, &mut after)?;
         let done = self.vae.decode(&latents, decode_bytes, &inner)?;
+        control.cancel.check()?;
         let pictures = Picture::from_sample(&done.sample.shape, super::denoise::values(&done.sample)?)?;
         let timesteps = sampler.schedule().timesteps.clone();
         let (chunks, decode_peak_bytes, sample) = (predictor.0, done.peak_bytes, done.sample);

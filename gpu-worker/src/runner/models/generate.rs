@@ -30,6 +30,7 @@ pub(super) fn run(bench: &Bench<'_>, work: &GenerateWork) -> Result<Outcome, Run
     let base = work.unet.base.as_deref().ok_or_else(|| no_base(&work.unet.kind))?;
     let mut encoders: Vec<(ClipTokenizer, TextEncoder, Option<String>)> = Vec::new();
     for facts in &work.encoders {
+        bench.go_on()?;
         encoders.push((text::tokenizer(facts)?, text::open(bench, facts)?, bench.digest(&facts.part)));
     }
     let (unet, vae) = (unet::open(bench, &work.unet)?, vae::open(bench, &work.vae, &work.args.vae_settings)?);
@@ -50,16 +51,20 @@ pub(super) fn run(bench: &Bench<'_>, work: &GenerateWork) -> Result<Outcome, Run
     let mut show = |preview: Preview| shown(bench, &preview);
     let made = pipeline.generate(&request, Some(room), &bench.control(RunPhase::Denoising), &mut show);
     let made = made.map_err(failed)?;
-    Ok(Outcome { facts: told(&request, &made, (before, bench.cache.figures())), blobs: blobs(work, &request, &made)? })
+    Ok(Outcome {
+        facts: told(&request, &made, (before, bench.cache.figures())),
+        blobs: blobs(bench, work, &request, &made)?,
+    })
 }
 
 fn prompt_encoder((tokenizer, encoder, digest): &(ClipTokenizer, TextEncoder, Option<String>)) -> PromptEncoder<'_> {
     PromptEncoder { tokenizer, encoder, digest: digest.as_deref() }
 }
 
-/// Shows a preview; one that cannot be written is not missed.
+/// Shows a preview; one that cannot be written, or comes after a cancel, is not missed.
 fn shown(bench: &Bench<'_>, preview: &Preview) {
     let blob = |(number, picture): (usize, &images::Picture)| {
+        bench.go_on().ok()?;
         let bytes = picture.encode(images::ImageFormat::Png, None).ok()?;
         Some(Blob { name: format!("preview-{number}.png"), media_type: "image/png".to_owned(), bytes })
     };
@@ -123,7 +128,7 @@ fn prediction(said: Option<&str>) -> Option<Prediction> {
 }
 
 /// The images, each with the parameters that made it, and the latents where they are to be kept.
-fn blobs(work: &GenerateWork, request: &Request, made: &Generated) -> Result<Vec<Blob>, RunFailure> {
+fn blobs(bench: &Bench<'_>, work: &GenerateWork, request: &Request, made: &Generated) -> Result<Vec<Blob>, RunFailure> {
     let format = work.args.format;
     let written = match format {
         ImageFormat::Png | ImageFormat::Safetensors => images::ImageFormat::Png,
@@ -134,6 +139,7 @@ fn blobs(work: &GenerateWork, request: &Request, made: &Generated) -> Result<Vec
         blobs.push(tensors::file("image.safetensors", &[("image", &made.sample)])?);
     } else {
         for (number, picture) in made.pictures.iter().enumerate() {
+            bench.go_on()?;
             let parameters = request.parameters(number, Some((&work.model, &work.hash)));
             blobs.push(Blob {
                 name: format!("image-{number}.{}", format.as_str()),
@@ -143,6 +149,7 @@ fn blobs(work: &GenerateWork, request: &Request, made: &Generated) -> Result<Vec
         }
     }
     if work.args.keep_latents {
+        bench.go_on()?;
         let names: Vec<String> = (1..=made.steps.len()).map(|step| format!("step-{step:04}")).collect();
         let steps = names.iter().map(String::as_str).zip(&made.steps);
         let all: Vec<_> = steps.chain([("latents", &made.latents)]).collect();

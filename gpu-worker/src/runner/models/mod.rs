@@ -148,6 +148,11 @@ impl Bench<'_> {
         Control { cancel: self.order.cancel.clone(), progress: Some(Arc::new(progress)) }
     }
 
+    /// Whether the run is to go on: asked between the pictures and tensors that are worked on outside the library.
+    fn go_on(&self) -> Result<(), EngineError> {
+        self.order.cancel.check()
+    }
+
     /// Refuses before anything is taken when the estimate does not fit.
     fn must_fit(&self, needed_bytes: u64) -> Result<(), RunFailure> {
         let available_bytes = self.room();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use engine::{EngineError, Tensor, TensorData, latents_io};
+use engine::{Cancel, EngineError, Tensor, TensorData, latents_io};
 
 use super::Bench;
 use crate::runner::{Blob, TENSORS, engine_thread::RunFailure};
@@ -16,14 +16,17 @@ pub(super) struct Tensors(BTreeMap<String, Tensor>);
 impl Tensors {
     /// Reads the run's payload of tensors.
     pub(super) fn read(bench: &Bench<'_>) -> Result<Self, RunFailure> {
-        Self::of(bench.input(TENSORS)?)
+        Self::of(bench.input(TENSORS)?, &bench.order.cancel)
     }
 
-    /// Reads a file; floats of any length become 32-bit floats.
-    pub(super) fn of(bytes: &[u8]) -> Result<Self, RunFailure> {
-        let as_floats = |(name, tensor): (String, Tensor)| match tensor.to_f32() {
-            Some(values) => Ok((name, Tensor::f32(&tensor.shape, values)?)),
-            None => Ok((name, tensor)),
+    /// Reads a file; floats of any length become 32-bit floats. A cancel is heeded between two tensors.
+    pub(super) fn of(bytes: &[u8], cancel: &Cancel) -> Result<Self, RunFailure> {
+        let as_floats = |(name, tensor): (String, Tensor)| {
+            cancel.check()?;
+            match tensor.to_f32() {
+                Some(values) => Ok((name, Tensor::f32(&tensor.shape, values)?)),
+                None => Ok((name, tensor)),
+            }
         };
         Ok(Self(latents_io::read(bytes)?.into_iter().map(as_floats).collect::<Result<_, EngineError>>()?))
     }
@@ -66,4 +69,18 @@ impl Tensors {
 pub(super) fn file(name: &str, tensors: &[(&str, &Tensor)]) -> Result<Blob, RunFailure> {
     let bytes = latents_io::write(tensors, None)?;
     Ok(Blob { name: name.to_owned(), media_type: MEDIA_TYPE.to_owned(), bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cancel_ends_the_reading_of_tensors() {
+        let (one, cancel) = (Tensor::f32(&[2], vec![1.0, 2.0]).unwrap(), Cancel::new());
+        let bytes = latents_io::write(&[("latents", &one), ("noise", &one)], None).unwrap();
+        assert_eq!(Tensors::of(&bytes, &cancel).unwrap_or_else(|_| panic!("it is a file")).0.len(), 2);
+        cancel.cancel();
+        assert!(matches!(Tensors::of(&bytes, &cancel), Err(RunFailure::Cancelled)));
+    }
 }

@@ -25,6 +25,7 @@ pub(super) fn encode(bench: &Bench<'_>, encoders: &[EncoderFacts], text: &TextWo
     let total = u32::try_from(encoders.len()).unwrap_or(u32::MAX);
     for (done, facts) in (0..).zip(encoders) {
         bench.at(RunPhase::Encoding, done, total);
+        bench.go_on()?;
         let encoder = open(bench, facts)?;
         let tokenizer = tokenizer(facts)?;
         let rows = rows(&tokenizer, text)?;

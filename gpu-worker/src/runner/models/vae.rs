@@ -76,7 +76,7 @@ pub(super) fn decode(
     bench.at(RunPhase::Decoding, 0, parts(&plan));
     let done = vae.decode(latents, bound, &bench.control(RunPhase::Decoding))?;
     let facts = told(&vae, &done);
-    Ok(Outcome { facts, blobs: pictures(&done.sample, format, None)? })
+    Ok(Outcome { facts, blobs: pictures(bench, &done.sample, format)? })
 }
 
 pub(super) fn encode(
@@ -124,7 +124,7 @@ fn noise(vae: &Vae, image: &Tensor, seed: u64) -> Result<Tensor, EngineError> {
 fn image(bench: &Bench<'_>) -> Result<Tensor, RunFailure> {
     let bytes = bench.input(IMAGE)?;
     if bytes.get(HEADER_BYTE.0) == Some(&HEADER_BYTE.1) {
-        return Ok(Tensors::of(bytes)?.get(IMAGE)?.clone());
+        return Ok(Tensors::of(bytes, &bench.order.cancel)?.get(IMAGE)?.clone());
     }
     let picture = images::decode(bytes, ImageLimits::default()).map_err(|error| work(&error))?;
     let shape = [1, 3, picture.height() as usize, picture.width() as usize];
@@ -132,11 +132,7 @@ fn image(bench: &Bench<'_>) -> Result<Tensor, RunFailure> {
 }
 
 /// Images as files, `image-<n>.<format>`; as one file of floats where that is asked for.
-pub(super) fn pictures(
-    sample: &Tensor,
-    format: ImageFormat,
-    parameters: Option<&str>,
-) -> Result<Vec<Blob>, RunFailure> {
+fn pictures(bench: &Bench<'_>, sample: &Tensor, format: ImageFormat) -> Result<Vec<Blob>, RunFailure> {
     let written = match format {
         ImageFormat::Safetensors => return Ok(vec![file("image.safetensors", &[(IMAGE, sample)])?]),
         ImageFormat::Png => images::ImageFormat::Png,
@@ -145,10 +141,11 @@ pub(super) fn pictures(
     let values = sample.as_f32().unwrap_or_default();
     let pictures = Picture::from_sample(&sample.shape, values).map_err(|error| work(&error))?;
     let blob = |(number, picture): (usize, &Picture)| {
+        bench.go_on()?;
         Ok(Blob {
             name: format!("image-{number}.{}", format.as_str()),
             media_type: format.media_type().to_owned(),
-            bytes: picture.encode(written, parameters).map_err(|error| work(&error))?,
+            bytes: picture.encode(written, None).map_err(|error| work(&error))?,
         })
     };
     pictures.iter().enumerate().map(blob).collect()
