@@ -1,5 +1,6 @@
 //! Models that run: decode, encode, predict and generate over the API, on a real ONNX Runtime (`MODELYARD_ONNXRUNTIME`; without it
 //! these stories say that they are skipped). The models are small and random, so pictures are noise and figures finite.
+#![expect(clippy::unwrap_used, reason = "a failed step of a story is a failed story")]
 
 use harness::{AgentSettings, Farm, LONG, SHORT, wait_for};
 use serde_json::{Map, Value, json};
@@ -12,6 +13,7 @@ use shared::{
 use crate::support::{device, device_is, uploaded};
 
 /// An agent whose runner has a library; none without one.
+#[expect(clippy::print_stdout, reason = "tests/run counts what says that it was skipped")]
 fn with_library(farm: &Farm) -> Option<AgentSettings> {
     let Some(library) = std::env::var_os("MODELYARD_ONNXRUNTIME").filter(|path| !path.is_empty()) else {
         println!("skipped: no ONNX Runtime library (MODELYARD_ONNXRUNTIME)");
