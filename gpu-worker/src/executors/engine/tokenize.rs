@@ -103,7 +103,8 @@ mod tests {
             weights,
         };
         let plain = view("clip".into(), &source, &args(false)).unwrap();
-        assert_eq!(plain.texts[0].ids.len(), 6, "parentheses are tokens: {:?}", plain.texts[0]);
+        let written = ["a</w>", "(</w>", "cat</w>", ":</w>", "1</w>", ".</w>", "5</w>", ")</w>"];
+        assert_eq!(plain.texts[0].tokens, written, "parentheses and each digit are tokens");
         assert_eq!((plain.texts[1].ids.len(), plain.texts[1].chunks), (0, 1));
         assert_eq!(plain.decoded, ["a cat"]);
         let weighted = view("clip".into(), &source, &args(true)).unwrap();
