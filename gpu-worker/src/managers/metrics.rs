@@ -143,7 +143,7 @@ mod tests {
     fn a_run_is_counted_with_what_it_took() {
         let metrics = EngineMetrics::register(&Registry::new()).unwrap();
         let vae = PartFacts { slot: "vae".into(), kind: "vae".into(), base: None, config: None };
-        let work = Work::VaeDecode { vae, settings: Default::default(), format: ImageFormat::Png };
+        let work = Work::VaeDecode { vae, settings: Default::default(), format: ImageFormat::Png, limit_bytes: 0 };
         metrics.ran(&work, 0.5, &json!({ "estimated_bytes": 10, "peak_bytes": 7, "tiling_is_automatic": true }));
         metrics.failed(&work, true);
         let runs = |outcome| metrics.runs.with_label_values(&["vae", outcome]).get();

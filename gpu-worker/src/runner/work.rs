@@ -30,6 +30,8 @@ pub enum Work {
         settings: VaeSettings,
         /// What is left.
         format: ImageFormat,
+        /// Bytes that the job's artifacts may have.
+        limit_bytes: u64,
     },
     /// An image ([`IMAGE`], or `image` in [`TENSORS`]) to latents.
     VaeEncode {
@@ -97,6 +99,8 @@ pub struct GenerateWork {
     pub hash: String,
     /// As the request says.
     pub args: GenerateArgs<ModelId>,
+    /// Bytes that the job's artifacts may have.
+    pub limit_bytes: u64,
 }
 
 /// What is known of a part beside its tensors.

@@ -25,7 +25,7 @@ pub(super) async fn measure(
     (args, steps): (&BenchmarkArgs, u32),
     result: &mut BenchmarkResult,
 ) -> Result<(), WorkError> {
-    let generation = Generation::of(subject).await?;
+    let generation = Generation::of(runs.agent, subject).await?;
     let mut first_reason = None;
     for (batch, size) in super::cases::amounts(args) {
         let pipeline = Pipeline { runs, subject, generation: &generation, args, steps, batch, size };

@@ -55,7 +55,7 @@ pub(in crate::executors) async fn run(
         let bytes = inputs::read(agent, noise).await?;
         given.push(Blob { name: TENSORS.to_owned(), media_type: String::new(), bytes });
     }
-    let work = Generation::of(&subject).await?.work(&subject, other.as_ref(), args)?;
+    let work = Generation::of(agent, &subject).await?.work(&subject, other.as_ref(), args)?;
     let mut taking = subject.run_parts(agent);
     taking.extend(other.iter().flat_map(|other| other.run_parts(agent)));
     let ran = Runs { agent, attempt, device }.run(&work, &taking, given).await?;
@@ -95,14 +95,16 @@ async fn vae_of(agent: &Agent, args: &GenerateArgs) -> Result<Option<ModelId>, W
 pub(in crate::executors) struct Generation {
     /// `model_index.json` of a folder.
     index: Option<Value>,
+    /// Bytes that the job's artifacts may have.
+    limit_bytes: u64,
 }
 
 impl Generation {
     /// Of a model that is on the device.
-    pub(in crate::executors) async fn of(subject: &Subject) -> Result<Self, WorkError> {
+    pub(in crate::executors) async fn of(agent: &Agent, subject: &Subject) -> Result<Self, WorkError> {
         let headers = subject.inspection().clone();
         let index = blocking("reading an index", move || parts::index(&headers)).await??;
-        Ok(Self { index })
+        Ok(Self { index, limit_bytes: agent.artifact_limit.0 })
     }
 
     /// The runner's work for these arguments; with the VAE of another model, if there is one.
@@ -123,6 +125,7 @@ impl Generation {
             model: subject.name().to_owned(),
             hash: subject.hash(HASH),
             args,
+            limit_bytes: self.limit_bytes,
         })))
     }
 }

@@ -33,7 +33,8 @@ pub(in crate::executors) async fn decode(
     let latents = inputs::read(agent, &args.latents).await?;
     let latents = Blob { name: TENSORS.to_owned(), media_type: String::new(), bytes: latents };
     let vae = subject.first_part(&DECODERS)?;
-    let work = Work::VaeDecode { vae, settings: args.settings, format: args.format };
+    let limit_bytes = agent.artifact_limit.0;
+    let work = Work::VaeDecode { vae, settings: args.settings, format: args.format, limit_bytes };
     let runs = Runs { agent, attempt, device };
     let ran = runs.run(&work, &subject.run_parts(agent), vec![latents]).await?;
     Ok(run::done(device, &[&subject], ran, started))

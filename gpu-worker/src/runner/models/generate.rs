@@ -15,7 +15,7 @@ use shared::{
     job::engine::{GenerateArgs, ImageFormat, Sampler, Schedule},
 };
 
-use super::{Bench, tensors, text, unet, vae};
+use super::{Bench, kept::must_be_kept, tensors, text, unet, vae};
 use crate::runner::{
     Blob, GenerateWork, TENSORS,
     engine_thread::{Outcome, RunFailure, Said},
@@ -46,7 +46,9 @@ pub(super) fn run(bench: &Bench<'_>, work: &GenerateWork) -> Result<Outcome, Run
         cuts_decode: !vae::is_whole(&work.args.vae_settings),
         zero_empty_negative: work.zero_empty_negative.unwrap_or_else(|| Pipeline::zeroes_empty_negative(base)),
     };
-    let request = request(bench, work, base, vae.architecture().latent_channels())?;
+    let (channels, scale) = (vae.architecture().latent_channels(), vae.architecture().scale());
+    let request = request(bench, work, base, channels)?;
+    must_be_kept(&floats(work, &request, (channels, scale)), work.limit_bytes)?;
     let (room, before) = (bench.room(), bench.cache.figures());
     let mut show = |preview: Preview| shown(bench, &preview);
     let made = pipeline.generate(&request, Some(room), &bench.control(RunPhase::Denoising), &mut show);
@@ -55,6 +57,15 @@ pub(super) fn run(bench: &Bench<'_>, work: &GenerateWork) -> Result<Outcome, Run
         facts: told(&request, &made, (before, bench.cache.figures())),
         blobs: blobs(bench, work, &request, &made)?,
     })
+}
+
+/// The floats that the run will leave: latents of each step and the last ones, the image, as asked for.
+fn floats(work: &GenerateWork, request: &Request, (channels, scale): (usize, usize)) -> [([usize; 4], usize); 2] {
+    let (batch, scale) = (request.batch, scale.max(1));
+    let latents = [batch, channels, request.height / scale, request.width / scale];
+    let image = [batch, 3, request.height, request.width];
+    let times = if request.keep_latents { request.steps.saturating_add(1) } else { 0 };
+    [(latents, times), (image, usize::from(work.args.format == ImageFormat::Safetensors))]
 }
 
 fn prompt_encoder((tokenizer, encoder, digest): &(ClipTokenizer, TextEncoder, Option<String>)) -> PromptEncoder<'_> {

@@ -3,6 +3,7 @@
 mod batches;
 mod check;
 mod generate;
+mod kept;
 mod parts;
 mod tensors;
 mod text;
@@ -116,7 +117,9 @@ struct Bench<'r> {
 impl Bench<'_> {
     fn carry_out(&self, work: &Work) -> Result<Outcome, RunFailure> {
         match work {
-            Work::VaeDecode { vae, settings, format } => vae::decode(self, vae, settings, *format),
+            Work::VaeDecode { vae, settings, format, limit_bytes } => {
+                vae::decode(self, vae, settings, (*format, *limit_bytes))
+            }
             Work::VaeEncode { vae, settings, sample, seed } => vae::encode(self, vae, settings, (*sample, *seed)),
             Work::UnetStep { unet, guidance_scale } => unet::step(self, unet, *guidance_scale),
             Work::EncodeText { encoders, text } => text::encode(self, encoders, text),

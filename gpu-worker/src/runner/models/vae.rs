@@ -14,6 +14,7 @@ use shared::{
 
 use super::{
     Bench,
+    kept::must_be_kept,
     tensors::{Tensors, file},
 };
 use crate::runner::{
@@ -64,7 +65,7 @@ pub(super) fn decode(
     bench: &Bench<'_>,
     facts: &PartFacts,
     settings: &asked::VaeSettings,
-    format: ImageFormat,
+    (format, limit_bytes): (ImageFormat, u64),
 ) -> Result<Outcome, RunFailure> {
     bench.at(RunPhase::Preparing, 0, 1);
     let given = Tensors::read(bench)?;
@@ -72,11 +73,23 @@ pub(super) fn decode(
     let vae = open(bench, facts, settings)?;
     let bound = bound(bench, settings);
     let plan = vae.plan_decode(&latents.shape, bound)?;
+    must_be_kept(&[image_floats(&vae, latents, format)], limit_bytes)?;
     bench.must_fit(plan.estimated_bytes)?;
     bench.at(RunPhase::Decoding, 0, parts(&plan));
     let done = vae.decode(latents, bound, &bench.control(RunPhase::Decoding))?;
     let facts = told(&vae, &done);
     Ok(Outcome { facts, blobs: pictures(bench, &done.sample, format)? })
+}
+
+/// The floats of the image, where they are what is left.
+fn image_floats(vae: &Vae, latents: &Tensor, format: ImageFormat) -> ([usize; 4], usize) {
+    let scale = vae.architecture().scale();
+    match *latents.shape.as_slice() {
+        [batch, _, height, width] if format == ImageFormat::Safetensors => {
+            ([batch, 3, height.saturating_mul(scale), width.saturating_mul(scale)], 1)
+        }
+        _ => ([0; 4], 0),
+    }
 }
 
 pub(super) fn encode(
