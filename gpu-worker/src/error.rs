@@ -176,6 +176,16 @@ pub enum WorkError {
     /// No root could be read.
     #[error("no model root could be read: {0}")]
     RootsMissing(String),
+    /// A copy on a device that nothing uses stays where it is all the same.
+    #[error("`{component}` stays on `{device}`: {why}")]
+    Kept {
+        /// Kind of the component.
+        component: String,
+        /// The device.
+        device: String,
+        /// Why.
+        why: &'static str,
+    },
     /// Components in use stay.
     #[error("{count} components are in use and stay in RAM, first: {first}")]
     InUse {
@@ -228,7 +238,7 @@ impl Classify for WorkError {
             Self::Runner(error) => error.code(),
             Self::TooBig { .. } => ErrorCode::InsufficientCapacity,
             Self::NoDevice(_) | Self::Panicked(_) | Self::System { .. } => ErrorCode::Internal,
-            Self::InUse { .. } | Self::Stays(_) => ErrorCode::Conflict,
+            Self::InUse { .. } | Self::Stays(_) | Self::Kept { .. } => ErrorCode::Conflict,
             Self::Stalled { .. } => ErrorCode::Timeout,
             Self::Cancelled => ErrorCode::Cancelled,
         }

@@ -106,6 +106,18 @@ async fn a_benchmark_measures_loads_and_runs_and_is_compared_with_the_last() {
     assert!(comparison.differences.is_empty(), "{comparison:?}");
     assert_eq!(second.summary.verdict.as_deref(), Some(comparison.verdict.as_str()));
 
+    // what was loaded for a time stays, with its time
+    let loaded =
+        farm.api.submit("/v1/models/sd15-tiny/load", json!({ "components": ["vae"], "keep_alive": "10m" })).await;
+    farm.api.job_ended(loaded.id, JobState::Succeeded, LONG).await;
+    let kept = measured(&farm, "sd15-tiny", quick(json!({ "components": ["vae"] }))).await;
+    assert!(kept.result.loads.is_empty() && kept.result.cases.len() == 2, "{kept:?}");
+    assert!(
+        kept.result.skipped.iter().any(|one| one.reason.contains("loaded for a time")),
+        "{:?}",
+        kept.result.skipped
+    );
+
     let whole = measured(&farm, "sd15-tiny-diffusers", quick(json!({ "pipeline_steps": 2, "baseline": "last" }))).await;
     assert!(whole.summary.pipeline && whole.comparison.is_none(), "{whole:?}");
     assert_eq!(whole.result.cases.iter().map(|case| case.operation.as_str()).collect::<Vec<_>>(), ["generate"]);
@@ -115,7 +127,7 @@ async fn a_benchmark_measures_loads_and_runs_and_is_compared_with_the_last() {
     assert_eq!((again.before, again.after, again.only_before.len()), (b, Some(a), 2));
     let listed: Vec<BenchmarkSummary> =
         farm.api.list("/v1/benchmarks?model=sd15-tiny&component=vae&pipeline=false").await;
-    assert_eq!(listed.iter().map(|row| row.id).collect::<Vec<_>>(), [b, a]);
+    assert_eq!(listed.iter().map(|row| row.id).collect::<Vec<_>>(), [kept.summary.id, b, a]);
     let picture = farm.api.ask(&format!("/v1/benchmarks/{a}/plot.svg")).await;
     assert!(picture.status == 200 && picture.header("content-type") == Some("image/svg+xml"), "{picture:?}");
     farm.assert_ledger_is_clean().await;

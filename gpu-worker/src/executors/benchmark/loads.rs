@@ -24,6 +24,7 @@ use crate::{
     context::{Agent, Device},
     device_tier::evict,
     error::WorkError,
+    runner::DeviceResident,
     running::Attempt,
 };
 
@@ -70,6 +71,16 @@ impl Loads<'_> {
     }
 
     async fn all(&self, cold: bool) -> Result<LoadMeasure, WorkError> {
+        let was_there = !self.copies().is_empty();
+        let measured = self.both(cold).await;
+        if measured.is_err() && was_there && self.copies().is_empty() {
+            // what was there before is there after; a cancel comes first
+            self.timed().await?;
+        }
+        measured
+    }
+
+    async fn both(&self, cold: bool) -> Result<LoadMeasure, WorkError> {
         let cold = if cold { Some(self.series(true).await?) } else { None };
         // the first warm load finds the bytes in RAM, whatever was there before
         self.timed().await?;
@@ -102,18 +113,28 @@ impl Loads<'_> {
         Ok(begun.elapsed().as_secs_f64())
     }
 
-    /// Off the device; refused while somebody uses or protects it, or another model that is loaded there needs it.
-    async fn take_off(&self) -> Result<(), WorkError> {
-        for copy in self.device.resident() {
+    /// Its copies on the device.
+    fn copies(&self) -> Vec<DeviceResident> {
+        let mut copies = self.device.resident();
+        copies.retain(|copy| {
             let component = self.agent.aliases.now(copy.component);
-            if self.part.components.iter().any(|row| row.id == component) {
-                let noted = self.device.tier.noted(&copy);
-                if noted.models.iter().any(|model| *model != self.part.model.id) {
-                    let first = format!("`{}` on {}", self.kind(), self.device.id);
-                    return Err(WorkError::InUse { count: 1, first: format!("{first} is needed by another model") });
-                }
-                evict::take(self.agent, self.device, copy.component, Reason::Requested, false).await?;
+            self.part.components.iter().any(|row| row.id == component)
+        });
+        copies
+    }
+
+    /// Off the device; refused while somebody uses or protects it, or what is noted of it would be lost.
+    async fn take_off(&self) -> Result<(), WorkError> {
+        for copy in self.copies() {
+            let noted = self.device.tier.noted(&copy);
+            let kept = |why| WorkError::Kept { component: self.kind().to_owned(), device: self.device.id.clone(), why };
+            if noted.models.iter().any(|model| *model != self.part.model.id) {
+                return Err(kept("another model that is loaded there needs it"));
             }
+            if noted.expires_in.is_some() {
+                return Err(kept("it was loaded for a time, which another load would not know"));
+            }
+            evict::take(self.agent, self.device, copy.component, Reason::Requested, false).await?;
         }
         Ok(())
     }
