@@ -1,11 +1,11 @@
 //! Medians side by side, with whiskers: loads and cases, each group on a scale of its own.
 
-use shared::{measure::Summary, wire::BenchmarkResult};
-
-use super::{
-    axis::time,
-    svg::{Anchor, Canvas, shortened},
+use shared::{
+    measure::{Summary, seconds_text},
+    wire::BenchmarkResult,
 };
+
+use super::svg::{Anchor, Canvas, shortened};
 
 /// Height of a row.
 const ROW: f64 = 24.0;
@@ -84,6 +84,6 @@ fn bar(canvas: &mut Canvas, row: &Row<'_>, top: f64, (x, width): (f64, f64), sca
     canvas.line((low, middle), (high, middle), "whisker");
     canvas.line((low, middle - 4.0), (low, middle + 4.0), "whisker");
     canvas.line((high, middle - 4.0), (high, middle + 4.0), "whisker");
-    let value = format!("{} · {}", time(row.summary.p50), row.about);
+    let value = format!("{} · {}", seconds_text(row.summary.p50), row.about);
     canvas.text((x + width - VALUE + 12.0, middle + 4.0), Anchor::Start, "label", &value);
 }

@@ -1,9 +1,12 @@
 //! The runs of one case in order: every sample, the band and median of those that count, the slow tail, outliers by name.
 
-use shared::wire::{CaseMeasure, Ended};
+use shared::{
+    measure::seconds_text,
+    wire::{CaseMeasure, Ended},
+};
 
 use super::{
-    axis::{marks, steps, time},
+    axis::{marks, steps},
     svg::{Anchor, Canvas, shortened},
 };
 
@@ -57,7 +60,7 @@ pub(super) fn draw(canvas: &mut Canvas, case: &CaseMeasure, (x, y): (f64, f64), 
     for mark in marks(axis) {
         let at = plane.y(mark);
         canvas.line((plane.left, at), (plane.right, at), "grid");
-        canvas.text((plane.left - 8.0, at + 3.5), Anchor::End, "tick", &time(mark));
+        canvas.text((plane.left - 8.0, at + 3.5), Anchor::End, "tick", &seconds_text(mark));
     }
     lines(canvas, case, &plane);
     samples(canvas, case, &plane);
@@ -68,7 +71,7 @@ pub(super) fn draw(canvas: &mut Canvas, case: &CaseMeasure, (x, y): (f64, f64), 
 
 /// One line about a case, and how it is shown.
 fn about(case: &CaseMeasure) -> (String, &'static str) {
-    let first = format!("first {}", time(case.first_run_seconds));
+    let first = format!("first {}", seconds_text(case.first_run_seconds));
     let peak = case.peak_bytes.map(|bytes| format!(" · +{}", shared::bytes::ByteSize(bytes)));
     let spread = case.steady.spread.map(|spread| format!(" (spread {:.1} %)", spread * 100.0)).unwrap_or_default();
     let (end, class) = match case.steady.ended {
@@ -88,8 +91,8 @@ fn lines(canvas: &mut Canvas, case: &CaseMeasure, plane: &Plane) {
     canvas.line((plane.left, tail), (plane.right, tail), "tail");
     // the two names never lie on each other
     let name = (tail + 4.0).min(mid - 9.0);
-    canvas.text((plane.right + 6.0, name), Anchor::Start, "tick", &format!("p99 {}", time(summary.p99)));
-    canvas.text((plane.right + 6.0, mid + 4.0), Anchor::Start, "tick", &format!("p50 {}", time(summary.p50)));
+    canvas.text((plane.right + 6.0, name), Anchor::Start, "tick", &format!("p99 {}", seconds_text(summary.p99)));
+    canvas.text((plane.right + 6.0, mid + 4.0), Anchor::Start, "tick", &format!("p50 {}", seconds_text(summary.p50)));
 }
 
 fn samples(canvas: &mut Canvas, case: &CaseMeasure, plane: &Plane) {
@@ -99,11 +102,11 @@ fn samples(canvas: &mut Canvas, case: &CaseMeasure, plane: &Plane) {
         let at = (plane.x(index), plane.y(*seconds));
         let run = case.steady.omitted.saturating_add(index as u64).saturating_add(1);
         let class = if index < from { "early" } else { "run" };
-        canvas.circle(at, radius, class, &format!("run {run}: {}", time(*seconds)));
+        canvas.circle(at, radius, class, &format!("run {run}: {}", seconds_text(*seconds)));
     }
     for outlier in &case.steady.summary.outliers {
         let at = (plane.x(from.saturating_add(outlier.index)), plane.y(outlier.seconds));
-        let about = format!("outlier: {}, {:+.1} deviations", time(outlier.seconds), outlier.deviations);
+        let about = format!("outlier: {}, {:+.1} deviations", seconds_text(outlier.seconds), outlier.deviations);
         canvas.circle(at, radius + 3.0, "outlier", &about);
     }
 }

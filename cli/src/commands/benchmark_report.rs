@@ -1,7 +1,7 @@
 //! A benchmark and a comparison as tables.
 
 use shared::{
-    measure::Summary,
+    measure::{Summary, seconds_text},
     wire::{BenchmarkReport, CaseMeasure, Comparison, Ended, Fingerprint},
 };
 
@@ -38,7 +38,7 @@ fn machine(of: &Fingerprint) -> String {
 fn loads(report: &BenchmarkReport, output: Output) -> Result<(), CliError> {
     let header = ["COMPONENT", "BYTES", "COLD", "WARM", "SAMPLES"];
     let series = |series: &Option<shared::wire::Series>| {
-        series.as_ref().map_or_else(|| "-".to_owned(), |series| time(series.summary.p50))
+        series.as_ref().map_or_else(|| "-".to_owned(), |series| seconds_text(series.summary.p50))
     };
     if report.result.loads.is_empty() {
         return Ok(());
@@ -55,10 +55,10 @@ fn cases(report: &BenchmarkReport, output: Output) -> Result<(), CliError> {
         let Summary { p50, p90, p99, .. } = case.steady.summary;
         vec![
             case.label(),
-            time(case.first_run_seconds),
-            time(p50),
-            time(p90),
-            time(p99),
+            seconds_text(case.first_run_seconds),
+            seconds_text(p50),
+            seconds_text(p90),
+            seconds_text(p99),
             format!("{:.2}", case.items_per_second),
             (case.steady.omitted + case.steady.seconds.len() as u64).to_string(),
             case.steady.summary.outliers.len().to_string(),
@@ -92,8 +92,8 @@ pub(super) fn comparison(comparison: &Comparison, output: Output) -> Result<(), 
         |one| {
             vec![
                 one.what.clone(),
-                time(one.compared.before),
-                time(one.compared.after),
+                seconds_text(one.compared.before),
+                seconds_text(one.compared.after),
                 format!("{:.3}", one.compared.ratio),
                 one.compared.change.as_str().to_owned(),
             ]
@@ -109,29 +109,4 @@ pub(super) fn comparison(comparison: &Comparison, output: Output) -> Result<(), 
         output.note(format!("{} differs: {before} before, {after} after", difference.field));
     }
     Ok(())
-}
-
-/// Seconds in the unit that leaves three digits.
-fn time(seconds: f64) -> String {
-    let (value, unit) = match seconds.abs() {
-        size if size >= 1.0 => (seconds, "s"),
-        size if size >= 1e-3 => (seconds * 1e3, "ms"),
-        _ => (seconds * 1e6, "µs"),
-    };
-    let digits = match value.abs() {
-        size if size >= 100.0 => 0,
-        size if size >= 10.0 => 1,
-        _ => 2,
-    };
-    format!("{value:.digits$} {unit}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_three_digits() {
-        assert_eq!([12.34, 0.0831, 0.000_54].map(time), ["12.3 s", "83.1 ms", "540 µs"]);
-    }
 }

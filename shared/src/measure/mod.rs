@@ -4,10 +4,12 @@
 mod compare;
 mod reports;
 mod summary;
+mod text;
 
 pub use compare::{Change, Compared, Verdict, compare, verdict};
 pub use reports::{Side, compare_reports};
 pub use summary::{OUTLIER_FACTOR, Outlier, Summary, median, percentile};
+pub use text::seconds_text;
 
 #[cfg(test)]
 mod properties;

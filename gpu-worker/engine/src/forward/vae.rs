@@ -20,10 +20,7 @@ pub(super) fn check(
     weights: Weights,
     control: &Control,
 ) -> Result<ForwardReport, EngineError> {
-    let architecture = match component.config {
-        Some(config) => Architecture::from_json(config)?,
-        None => Architecture::infer(&weights.facts(), component.base)?,
-    };
+    let architecture = Architecture::read(component.config, &weights.facts(), component.base)?;
     let pixels = architecture.scale().saturating_mul(SIDE);
     let latents = made("latents", &[1, architecture.latent_channels(), SIDE, SIDE])?;
     let image = made("image", &[1, architecture.in_channels(), pixels, pixels])?;

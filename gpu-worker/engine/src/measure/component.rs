@@ -60,10 +60,7 @@ pub(super) fn vae_encode(
 }
 
 fn open_vae(runtime: &Arc<Runtime>, component: &Component<'_>, weights: Weights) -> Result<Vae, EngineError> {
-    let architecture = match component.config {
-        Some(config) => Architecture::from_json(config)?,
-        None => Architecture::infer(&weights.facts(), component.base)?,
-    };
+    let architecture = Architecture::read(component.config, &weights.facts(), component.base)?;
     // a VAE of unknown family runs as well as another: only what its latents are worth to a UNet is not known
     let scaling_factor = architecture.scaling_factor().is_none().then_some(1.0);
     Vae::new(Arc::clone(runtime), architecture, weights, VaeSettings { scaling_factor, ..VaeSettings::default() })

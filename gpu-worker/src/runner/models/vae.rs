@@ -29,10 +29,7 @@ const HEADER_BYTE: (usize, u8) = (8, b'{');
 /// The VAE of these facts over its weights.
 pub(super) fn open(bench: &Bench<'_>, facts: &PartFacts, settings: &asked::VaeSettings) -> Result<Vae, RunFailure> {
     let weights = bench.weights(facts)?;
-    let architecture = match &facts.config {
-        Some(config) => Architecture::from_json(config)?,
-        None => Architecture::infer(&weights.facts(), facts.base.as_deref())?,
-    };
+    let architecture = Architecture::read(facts.config.as_ref(), &weights.facts(), facts.base.as_deref())?;
     Ok(Vae::new(bench.runtime.clone(), architecture, weights, of_request(settings))?)
 }
 

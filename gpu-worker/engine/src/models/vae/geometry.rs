@@ -29,6 +29,17 @@ pub enum Architecture {
 }
 
 impl Architecture {
+    /// From the config where there is one, else inferred.
+    ///
+    /// # Errors
+    /// Those of [`Self::from_json`] and [`Self::infer`].
+    pub fn read(config: Option<&Value>, facts: &TensorFacts, base: Option<&str>) -> Result<Self, EngineError> {
+        match config {
+            Some(config) => Self::from_json(config),
+            None => Self::infer(facts, base),
+        }
+    }
+
     /// Reads a component's `config.json`.
     ///
     /// # Errors
