@@ -22,6 +22,9 @@ pub enum WorkError {
     /// This build of the agent does not do such work.
     #[error("this agent cannot run `{0}` jobs")]
     NoExecutor(shared::job::JobKind),
+    /// The work names parts of other models that this build of the agent does not put together.
+    #[error("this agent runs `{0}` jobs without LoRAs and without parts of other models")]
+    NotPlain(shared::job::JobKind),
     /// The model is gone from the catalogue.
     #[error("model {0} is not in the catalogue")]
     NoModel(shared::ids::ModelId),
@@ -226,6 +229,7 @@ impl Classify for WorkError {
             | Self::NoPart { .. }
             | Self::NoVae { .. }
             | Self::NoExecutor(_)
+            | Self::NotPlain(_)
             | Self::NeverFits { .. } => ErrorCode::Unsupported,
             Self::Changed { .. } => ErrorCode::Corrupt,
             Self::Format { source, .. } => format_code(source),

@@ -104,10 +104,11 @@ pub(crate) fn pending_job(row: &PendingRow) -> Result<PendingJob, String> {
         JobSpec::decode(&row.kind, JobSpec::ARGS_VERSION, &row.args).map_err(|error| shared::error::chain(&error))?;
     let needs: Needs = serde_json::from_value(row.needs.clone()).map_err(|error| error.to_string())?;
     let lane = spec.lane();
-    let (other_models, root) = match spec {
-        JobSpec::Scan(args) => (Vec::new(), args.root),
-        JobSpec::Hash(args) => (Vec::new(), args.root),
-        spec => spec.engine().map(|args| files_of(&args)).unwrap_or_default(),
+    let other_models = spec.other_models();
+    let root = match spec {
+        JobSpec::Scan(args) => args.root,
+        JobSpec::Hash(args) => args.root,
+        spec => spec.engine().and_then(|args| root_of(&args)),
     };
     Ok(PendingJob {
         id: row.id,
@@ -124,10 +125,9 @@ pub(crate) fn pending_job(row: &PendingRow) -> Result<PendingJob, String> {
     })
 }
 
-/// Files that the engine's work needs beside those of its model: of other models, and of a root.
-fn files_of(args: &EngineArgs) -> (Vec<ModelId>, Option<String>) {
-    let others = args.models().into_iter().skip(1).map(|(_, model, _)| *model).collect();
-    (others, args.input().and_then(|(_, input)| input.root().map(str::to_owned)))
+/// The root of a file that the engine's work needs.
+fn root_of(args: &EngineArgs) -> Option<String> {
+    args.input().and_then(|(_, input)| input.root().map(str::to_owned))
 }
 
 /// Adds what the placement must know of these jobs' components and models.

@@ -116,6 +116,11 @@ ulid_id!(
     "blob"
 );
 ulid_id!(
+    /// A declared assembly of models.
+    PipelineId,
+    "pipeline"
+);
+ulid_id!(
     /// One measurement of a model on a device.
     BenchmarkId,
     "benchmark"

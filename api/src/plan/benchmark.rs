@@ -1,24 +1,38 @@
 //! Planning a benchmark: on one device, or on every device that could take the model.
 
 use shared::{
+    db::Session,
     error::ErrorCode,
     job::{BenchmarkArgs, JobSpec, Target},
 };
 
-use super::{Decision, Subject, load};
+use super::{Decision, Subject, load, parts};
 use crate::{merge::View, problem::ApiError};
 
 /// Decides about a benchmark of a model, reduced to the components that were asked for.
 ///
 /// # Errors
 /// As a load; 415 when nothing of it can be run.
-pub(super) fn decide(
+pub(super) async fn decide(
+    conn: &mut Session,
     view: &View,
     subject: Subject,
     args: &BenchmarkArgs<String>,
     target: &Target,
     labels: &[String],
 ) -> Result<Decision, ApiError> {
+    let subject = what_runs(subject)?;
+    let others = parts::look_up(conn, args.other_models(), &[], "").await?;
+    let mut ids = parts::ids(&others);
+    let mut first = Some(subject.model.id);
+    let named = args.clone().try_with_models(|model| first.take().map_or_else(|| ids(model), Ok))?;
+    let subject = parts::with(subject, others)?;
+    let (spread, left_out) = load::placed(view, &subject, target, labels)?;
+    Ok(Decision { spec: JobSpec::Benchmark(named), target: target.clone(), spread, needs: subject.needs(), left_out })
+}
+
+/// The model with the components that can be run.
+fn what_runs(subject: Subject) -> Result<Subject, ApiError> {
     let there: Vec<String> = subject.components.iter().map(|row| row.kind.clone()).collect();
     subject.must_be_loadable()?;
     let subject = subject.only_what_runs();
@@ -26,25 +40,20 @@ pub(super) fn decide(
         let detail = format!("nothing of `{}` can be run: it has {}", subject.model.name, there.join(", "));
         return Err(ApiError::new(ErrorCode::Unsupported, detail).hint("VAEs, text encoders and UNets are measured"));
     }
-    let (spread, left_out) = load::placed(view, &subject, target, labels)?;
-    let spec = JobSpec::Benchmark(args.clone().with_model(subject.model.id));
-    Ok(Decision { spec, target: target.clone(), spread, needs: subject.needs(), left_out })
+    Ok(subject)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Spread, places::tests::view, subject::tests::subject};
+    use crate::plan::subject::tests::subject;
 
     #[test]
     fn what_cannot_be_run_is_not_measured() {
-        let view = view(&[("a", 200)]);
-        let decided = |subject| decide(&view, subject, &BenchmarkArgs::of("m".to_owned()), &Target::All, &[]);
-        let decision = decided(subject()).unwrap();
-        assert_eq!(decision.spread, Spread::Places(vec![Target::Device("a/cpu:0".into())]));
+        assert_eq!(what_runs(subject()).unwrap().components.len(), 2);
         let mut lora = subject();
         lora.components.iter_mut().for_each(|row| row.kind = "lora".into());
-        let error = decided(lora).unwrap_err();
+        let error = what_runs(lora).unwrap_err();
         assert_eq!(error.code(), ErrorCode::Unsupported);
         assert!(error.body().detail.contains("it has lora, lora"), "{}", error.body().detail);
     }

@@ -1,24 +1,22 @@
 //! Planning work of the engine: which components of which models it takes, where it may run, and what it works on.
 
-use std::collections::HashSet;
-
 use shared::{
     db::{
         Session,
         blobs::{artifacts, uploads},
         farm,
     },
-    error::ErrorCode,
     job::{
         JobSpec, JobState, Lane, Target,
-        engine::{EngineArgs, Input, Role, draw_seed},
+        engine::{EngineArgs, Input, draw_seed},
         enqueue::Needs,
     },
 };
 
 use super::{
-    Decision, Spread, Subject, get_job,
+    Decision, Spread, get_job,
     load::must_fit_somewhere,
+    parts,
     places::{devices_of, hosts_of},
 };
 use crate::{merge::View, near, problem::ApiError};
@@ -43,15 +41,11 @@ pub(super) async fn decide(
     if let Some((pointer, input)) = args.input() {
         must_be_there(conn, pointer, input, target).await?;
     }
-    let mut subjects = Vec::new();
-    for (_, model, role) in args.models() {
-        subjects.push(taking_part(Subject::read(conn, model, None).await?, role)?);
-    }
-    let mut ids = subjects.iter().map(|subject| subject.model.id).collect::<Vec<_>>().into_iter();
-    let missing = || ApiError::new(ErrorCode::Internal, "a model of the request was not looked up");
-    let named = args.clone().try_with_models(|_| ids.next().ok_or_else(missing))?;
+    let replaced: Vec<String> = args.replaced_encoders().map(str::to_owned).collect();
+    let subjects = parts::look_up(conn, args.models(), &replaced, "").await?;
+    let named = args.clone().try_with_models(parts::ids(&subjects))?;
     let spec: JobSpec = named.with_seed(draw_seed()).into();
-    let subject = together(subjects)?;
+    let subject = parts::together(subjects)?;
     if spec.lane() == Lane::Device {
         let devices = devices_of(view, target)?;
         if let Some(subject) = &subject {
@@ -63,46 +57,6 @@ pub(super) async fn decide(
     let needs = subject.map(|subject| subject.needs()).unwrap_or_default();
     let needs = if kind.needs_weights() { needs } else { Needs::default() };
     Ok(Decision { spec, target: target.clone(), spread: Spread::One, needs, left_out: Vec::new() })
-}
-
-/// The model with those of its components that the role takes.
-///
-/// # Errors
-/// 409 while its files are not there; 415 when it has no component for a part of the role.
-fn taking_part(mut subject: Subject, role: Role) -> Result<Subject, ApiError> {
-    subject.must_be_loadable()?;
-    // a model without VAE takes one of its family on the host that runs it, which the host knows
-    let brings_vae = subject.components.iter().any(|row| Role::VaeDecoder.means(&row.kind));
-    let role = if role == Role::Pipeline && !brings_vae { Role::WithoutVae } else { role };
-    for (part, kinds) in role.groups() {
-        if !subject.components.iter().any(|row| kinds.contains(&row.kind.as_str())) {
-            let there = subject.components.iter().map(|row| row.kind.as_str()).collect::<Vec<_>>().join(", ");
-            let detail = format!("model `{}` has no {part}; it has {there}", subject.model.name);
-            return Err(ApiError::new(ErrorCode::Unsupported, detail));
-        }
-    }
-    subject.components.retain(|row| role.means(&row.kind));
-    Ok(subject)
-}
-
-/// The models as one: all components, and the hosts that have them all.
-///
-/// # Errors
-/// 409 when no host has them all.
-fn together(subjects: Vec<Subject>) -> Result<Option<Subject>, ApiError> {
-    let mut subjects = subjects.into_iter();
-    let Some(mut all) = subjects.next() else { return Ok(None) };
-    for other in subjects {
-        let had_hosts = !all.hosts.is_empty() && !other.hosts.is_empty();
-        all.hosts.retain(|host| other.hosts.contains(host));
-        if had_hosts && all.hosts.is_empty() {
-            let detail = format!("no host has both `{}` and `{}` on its disk", all.model.name, other.model.name);
-            return Err(ApiError::conflict(detail));
-        }
-        let known: HashSet<_> = all.components.iter().map(|row| row.id).collect();
-        all.components.extend(other.components.into_iter().filter(|row| !known.contains(&row.id)));
-    }
-    Ok(Some(all))
 }
 
 /// What the work is done on is there. A file is looked for by the job: the API reads no disks.
@@ -143,30 +97,5 @@ async fn must_be_there(conn: &mut Session, pointer: &str, input: &Input, target:
             let problem = ApiError::field(format!("{pointer}/root"), detail);
             Err(problem.maybe_hint(near::hint(root, meant)))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plan::subject::tests::subject;
-
-    #[test]
-    fn only_what_takes_part_is_needed_and_what_lacks_is_named() {
-        let decoding = taking_part(subject(), Role::VaeDecoder).unwrap();
-        assert_eq!(decoding.components.iter().map(|row| row.kind.as_str()).collect::<Vec<_>>(), ["vae"]);
-        let error = taking_part(subject(), Role::Pipeline).unwrap_err();
-        assert_eq!(error.code(), ErrorCode::Unsupported);
-        assert!(error.body().detail.contains("has no text encoder; it has unet, vae"), "{}", error.body().detail);
-    }
-
-    #[test]
-    fn models_that_work_together_lie_on_one_disk() {
-        let mut other = subject();
-        other.hosts = vec!["b".into(), "c".into()];
-        let both = together(vec![subject(), other.clone()]).unwrap().unwrap();
-        assert_eq!((both.hosts, both.components.len()), (vec!["b".to_owned()], 4));
-        other.hosts = vec!["c".into()];
-        assert_eq!(together(vec![subject(), other]).unwrap_err().code(), ErrorCode::Conflict);
     }
 }

@@ -8,6 +8,8 @@ mod hash;
 mod load;
 mod metadata_write;
 mod optimize;
+mod parts;
+mod pipeline;
 mod places;
 mod retry;
 mod scan;
@@ -19,8 +21,8 @@ use shared::{
     db::Session,
     ids::{ComponentId, JobId},
     job::{
-        BenchmarkArgs, JobSpec, Keep, KeepAlive, NewJob, OptimizeArgs, Target, ValidateLevel, engine::EngineArgs,
-        enqueue::Needs,
+        ApplyPipelineArgs, BenchmarkArgs, JobSpec, Keep, KeepAlive, NewJob, OptimizeArgs, RestorePipelineArgs, Target,
+        ValidateLevel, engine::EngineArgs, enqueue::Needs,
     },
     wire::MetadataWriteRequest,
 };
@@ -62,6 +64,10 @@ pub(crate) enum Wanted {
     Run { args: EngineArgs<String>, target: Target },
     /// Measure a model.
     Benchmark { args: BenchmarkArgs<String>, target: Target },
+    /// Make a pipeline ready on a device.
+    Apply { args: Box<ApplyPipelineArgs<String>>, target: Target },
+    /// Run a pipeline's base as it is again.
+    Restore { args: Box<RestorePipelineArgs<String>>, target: Target },
     /// Do again what an ended job was asked to do.
     Again(JobId),
 }
@@ -210,8 +216,10 @@ async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decisi
         Wanted::Run { args, target } => engine::decide(conn, view, args, target, &order.labels).await,
         Wanted::Benchmark { args, target } => {
             let subject = Subject::read(conn, &args.model, args.components.as_deref()).await?;
-            benchmark::decide(view, subject, args, target, &order.labels)
+            benchmark::decide(conn, view, subject, args, target, &order.labels).await
         }
+        Wanted::Apply { args, target } => pipeline::decide_apply(conn, view, args, target, &order.labels).await,
+        Wanted::Restore { args, target } => pipeline::decide_restore(conn, view, args, target).await,
         Wanted::Again(id) => Err(ApiError::conflict(format!("job {id} repeats another retry"))),
     }
 }

@@ -1,12 +1,14 @@
 //! Retrying: an ended job's order once more, planned against the farm as it is now.
 
+use std::convert::Infallible;
+
 use shared::{
     db::{
         Session,
         jobs::{self, JobRow},
     },
-    ids::JobId,
-    job::{JobSpec, JobState, Keep, Target, engine::EngineArgs},
+    ids::{JobId, ModelId},
+    job::{ApplyPipelineArgs, JobSpec, JobState, Keep, RestorePipelineArgs, Target, engine::EngineArgs},
     wire::MetadataWriteRequest,
 };
 
@@ -109,10 +111,22 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
         JobSpec::Tokenize(args) => again(EngineArgs::Tokenize(args), target),
         JobSpec::Generate(args) => again(EngineArgs::Generate(args), target),
         JobSpec::Benchmark(args) => {
-            let model = args.model.to_string();
-            Wanted::Benchmark { args: args.with_model(model), target }
+            let Ok(args) = args.try_with_models(named);
+            Wanted::Benchmark { args, target }
         }
         JobSpec::LoraCheck(args) => again(EngineArgs::LoraCheck(args), target),
+        JobSpec::ApplyPipeline(args) => {
+            let ApplyPipelineArgs { pipeline, name, generation, assembly, keep_alive, protect, dry_run, verify } = args;
+            let Ok(assembly) = assembly.try_with_models(named);
+            let args = ApplyPipelineArgs { pipeline, name, generation, assembly, keep_alive, protect, dry_run, verify };
+            Wanted::Apply { args: Box::new(args), target }
+        }
+        JobSpec::RestorePipeline(args) => {
+            let RestorePipelineArgs { pipeline, name, generation, assembly, verify } = args;
+            let Ok(assembly) = assembly.try_with_models(named);
+            let args = RestorePipelineArgs { pipeline, name, generation, assembly, verify };
+            Wanted::Restore { args: Box::new(args), target }
+        }
         JobSpec::Optimize(args) => {
             let target = args.device.clone().map_or(target, Target::Device);
             Wanted::Optimize { args, target }
@@ -131,6 +145,11 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
 
 /// The seed is stored with the job, so the same comes out.
 fn again(args: EngineArgs, target: Target) -> Wanted {
-    let Ok(args) = args.try_with_models(|id| Ok::<_, std::convert::Infallible>(id.to_string()));
+    let Ok(args) = args.try_with_models(named);
     Wanted::Run { args, target }
+}
+
+/// A model as a request names it.
+fn named(id: ModelId) -> Result<String, Infallible> {
+    Ok(id.to_string())
 }

@@ -1,5 +1,7 @@
 //! Benchmarks: asking for one, their history, two side by side, and one as a picture.
 
+use std::collections::BTreeMap;
+
 use axum::{
     Json,
     extract::{OriginalUri, State},
@@ -64,6 +66,10 @@ fn args(model: String, request: BenchmarkRequest) -> BenchmarkArgs<String> {
         limits: request.limits.unwrap_or(default.limits),
         baseline: request.baseline,
         bound_percent: request.bound_percent.unwrap_or(default.bound_percent),
+        vae: None,
+        text_encoders: BTreeMap::new(),
+        loras: Vec::new(),
+        pipeline: None,
         model: default.model,
     }
 }

@@ -182,6 +182,10 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
         JobKind::Generate => run(EngineArgs::Generate(parse_value("args", args)?), "/args", target)?,
         JobKind::Benchmark => benchmark(parse_value("args", args)?, "/args", target)?,
         JobKind::LoraCheck => run(EngineArgs::LoraCheck(parse_value("args", args)?), "/args", target)?,
+        JobKind::ApplyPipeline | JobKind::RestorePipeline => {
+            let detail = format!("a `{kind}` job is asked for at the pipeline");
+            return Err(ApiError::field("/kind", detail).hint("`POST /v1/pipelines/{name}/apply` or `…/restore`"));
+        }
         JobKind::CacheRemove => Wanted::CacheRemove { what: what(parse_value("args", args)?)?, target },
     };
     Ok(Order {
@@ -210,7 +214,7 @@ pub(crate) fn run(args: EngineArgs<String>, at: &str, target: Target) -> Result<
 pub(crate) fn benchmark(args: BenchmarkArgs<String>, at: &str, target: Target) -> Result<Wanted, ApiError> {
     match args.check() {
         Ok(()) => Ok(Wanted::Benchmark { args, target }),
-        Err((field, what)) => Err(ApiError::field(format!("{at}{field}"), what)),
+        Err(fault) => Err(ApiError::field(format!("{at}{}", fault.pointer), fault.detail)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `modelyard encode` and `tokenize`: prompts to embeddings, texts to tokens.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
 use serde::Deserialize;
@@ -103,6 +103,9 @@ pub(crate) async fn encode(args: EncodeArgs, client: &Client, output: Output) ->
         weights: !args.no_weights,
         max_chunks: args.max_chunks,
         outputs: args.outputs,
+        text_encoders: BTreeMap::new(),
+        loras: Vec::new(),
+        pipeline: None,
     };
     let request = EncodeTextRequest { args: wanted, placing: args.placing.placing() };
     let job: JobView = client.post("/v1/encode", &request).await?;

@@ -1,6 +1,6 @@
 //! `modelyard generate`.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
 use shared::{
@@ -120,6 +120,9 @@ pub(crate) async fn run(args: GenerateArgs, client: &Client, output: Output) -> 
             clip_skip: args.clip_skip,
             vae: args.vae,
             vae_settings: args.settings.settings(),
+            text_encoders: BTreeMap::new(),
+            loras: Vec::new(),
+            pipeline: None,
             noise,
             keep_latents: args.keep_latents,
             preview_every: args.preview_every,

@@ -55,7 +55,8 @@ pub(crate) async fn run(command: UnetCommand, client: &Client, output: Output) -
     let UnetCommand::Step(args) = command;
     let label = format!("step of {}", args.model);
     let inputs = args.inputs.resolve(client, output).await?;
-    let wanted = UnetStepArgs { model: args.model, inputs, guidance_scale: args.guidance };
+    let wanted =
+        UnetStepArgs { model: args.model, inputs, guidance_scale: args.guidance, loras: Vec::new(), pipeline: None };
     let request = UnetStepRequest { args: wanted, placing: args.placing.placing() };
     let job: JobView = client.post("/v1/unet/step", &request).await?;
     collect(client, output, job, &label, (args.wait, args.output.as_deref())).await

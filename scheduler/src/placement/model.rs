@@ -166,7 +166,9 @@ impl PendingJob {
             | JobKind::MetadataWrite
             | JobKind::Optimize
             | JobKind::Tokenize
-            | JobKind::LoraCheck => false,
+            | JobKind::LoraCheck
+            | JobKind::ApplyPipeline
+            | JobKind::RestorePipeline => false,
         }
     }
 

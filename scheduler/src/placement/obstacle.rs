@@ -168,7 +168,7 @@ fn presence(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<
             let there = !job.components.is_empty() && ram_bytes(job, place) == 0;
             (!there && !job.model.as_ref().is_some_and(on_disk)).then_some(Obstacle::ModelAbsent)
         }
-        JobKind::Validate | JobKind::MetadataWrite | JobKind::Benchmark => {
+        JobKind::Validate | JobKind::MetadataWrite => {
             let on_disk = |model| snapshot.locations.get(model).is_some_and(|hosts| hosts.contains(place.host_name));
             (!job.model.as_ref().is_some_and(on_disk)).then_some(Obstacle::ModelAbsent)
         }
@@ -178,6 +178,8 @@ fn presence(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<
         | JobKind::EncodeText
         | JobKind::UnetStep
         | JobKind::Generate
+        | JobKind::Benchmark
+        | JobKind::ApplyPipeline
         | JobKind::Tokenize
         | JobKind::LoraCheck => {
             let on_disk =
@@ -189,7 +191,9 @@ fn presence(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<
             (None, Some(host)) if host.roots.is_empty() => Some(Obstacle::RootAbsent),
             _ => root_absent(job, place),
         },
-        JobKind::Unload | JobKind::CacheRemove | JobKind::CacheKeep | JobKind::Optimize => None,
+        JobKind::Unload | JobKind::CacheRemove | JobKind::CacheKeep | JobKind::Optimize | JobKind::RestorePipeline => {
+            None
+        }
     }
 }
 

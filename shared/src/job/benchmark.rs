@@ -1,9 +1,10 @@
 //! What a `benchmark` job is asked to measure, and when it has measured enough.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
+use super::engine::{self, Fault, LoraUse, Role, TakingPart};
 use crate::ids::{BenchmarkId, ModelId};
 
 /// Smallest and largest side of an image that is measured, in pixels.
@@ -120,10 +121,11 @@ impl Default for BenchmarkLimits {
 }
 
 /// Arguments of `benchmark`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BenchmarkArgs<M = ModelId> {
-    /// The model.
+    /// The model; left out where `pipeline` is given.
+    #[schema(required = false)]
     pub model: M,
     /// Kinds of components to measure (`unet`, `vae`, …); all that can be run when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -154,6 +156,23 @@ pub struct BenchmarkArgs<M = ModelId> {
     /// A median is better or worse when it differs by more than so many percent.
     #[serde(default = "five")]
     pub bound_percent: u32,
+    /// Another model whose VAE takes the place of its own.
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    pub vae: Option<M>,
+    /// Other models whose text encoder takes the place of the one of this kind (`text_encoder`, `text_encoder_2`).
+    #[serde(default = "BTreeMap::new", skip_serializing_if = "BTreeMap::is_empty")]
+    pub text_encoders: BTreeMap<String, M>,
+    /// A stack of LoRAs that the model is changed by for this; their order makes no difference.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<LoraUse<M>>,
+    /// Name of the pipeline that said which models; in a request in their place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<String>,
+}
+
+/// `Option<M>::default` without the bound that serde would put on `M`.
+fn none<M>() -> Option<M> {
+    None
 }
 
 fn one() -> Vec<u32> {
@@ -186,13 +205,26 @@ impl<M> BenchmarkArgs<M> {
             limits: BenchmarkLimits::default(),
             baseline: None,
             bound_percent: five(),
+            vae: None,
+            text_encoders: BTreeMap::new(),
+            loras: Vec::new(),
+            pipeline: None,
         }
     }
 
-    /// The same of a model that is named otherwise.
-    pub fn with_model<N>(self, model: N) -> BenchmarkArgs<N> {
-        BenchmarkArgs {
-            model,
+    /// The models that take part beside the one that is measured.
+    pub fn other_models(&self) -> Vec<TakingPart<'_, M>> {
+        let vae = self.vae.iter().map(|vae| ("/vae".into(), vae, Role::VaeDecoder));
+        vae.chain(engine::parts(&self.text_encoders, &self.loras)).collect()
+    }
+
+    /// The same with every model named otherwise: the one that is measured, then [`BenchmarkArgs::other_models`] in order.
+    ///
+    /// # Errors
+    /// The first of `name`.
+    pub fn try_with_models<N, E>(self, mut name: impl FnMut(M) -> Result<N, E>) -> Result<BenchmarkArgs<N>, E> {
+        Ok(BenchmarkArgs {
+            model: name(self.model)?,
             components: self.components,
             pipeline_steps: self.pipeline_steps,
             batches: self.batches,
@@ -202,29 +234,33 @@ impl<M> BenchmarkArgs<M> {
             limits: self.limits,
             baseline: self.baseline,
             bound_percent: self.bound_percent,
-        }
+            vae: self.vae.map(&mut name).transpose()?,
+            text_encoders: engine::name_encoders(self.text_encoders, &mut name)?,
+            loras: engine::name_loras(self.loras, &mut name)?,
+            pipeline: self.pipeline,
+        })
     }
 
     /// What cannot be measured: the field, and what is wrong with it.
     ///
     /// # Errors
     /// The first field that is out of its bounds.
-    pub fn check(&self) -> Result<(), (&'static str, String)> {
+    pub fn check(&self) -> Result<(), Fault> {
         let limits = &self.limits;
-        let within = |field, value: u32, range: std::ops::RangeInclusive<u32>| {
+        let within = |field: &str, value: u32, range: std::ops::RangeInclusive<u32>| {
             if range.contains(&value) {
                 return Ok(());
             }
-            Err((field, format!("`{value}` is not within {} to {}", range.start(), range.end())))
+            Err(fault(field, format!("`{value}` is not within {} to {}", range.start(), range.end())))
         };
         self.batches.iter().try_for_each(|batch| within("/batches", *batch, 1..=BATCH))?;
         self.sizes.iter().try_for_each(|size| check_size(*size))?;
         let cases = self.batches.len().saturating_mul(self.sizes.len());
         if cases == 0 || cases > CASES {
-            return Err(("/sizes", format!("{cases} batches and sizes together: 1 to {CASES}")));
+            return Err(fault("/sizes", format!("{cases} batches and sizes together: 1 to {CASES}")));
         }
         if self.pipeline_steps.is_some() && self.components.is_some() {
-            return Err(("/components", "a whole pipeline and single components are two benchmarks".to_owned()));
+            return Err(fault("/components", "a whole pipeline and single components are two benchmarks".to_owned()));
         }
         self.pipeline_steps.map_or(Ok(()), |steps| within("/pipeline_steps", steps, 1..=200))?;
         within("/loads", self.loads, 0..=20)?;
@@ -234,17 +270,22 @@ impl<M> BenchmarkArgs<M> {
         within("/limits/windows", limits.windows, 2..=20)?;
         within("/limits/spread_percent", limits.spread_percent, 1..=100)?;
         within("/limits/max_runs", limits.max_runs, 1..=10_000)?;
-        within("/limits/max_seconds", limits.max_seconds, 1..=3600)
+        within("/limits/max_seconds", limits.max_seconds, 1..=3600)?;
+        engine::stack_faults(&self.text_encoders, &self.loras).into_iter().next().map_or(Ok(()), Err)
     }
 }
 
-fn check_size(size: ImageSize) -> Result<(), (&'static str, String)> {
+fn fault(field: &str, detail: String) -> Fault {
+    Fault { pointer: field.to_owned(), detail }
+}
+
+fn check_size(size: ImageSize) -> Result<(), Fault> {
     let fits = |side: u32| SIDES.contains(&side) && side.is_multiple_of(SIDE_STEP);
     if fits(size.width) && fits(size.height) {
         return Ok(());
     }
     let bounds = format!("multiples of {SIDE_STEP} from {} to {}", SIDES.start(), SIDES.end());
-    Err(("/sizes", format!("`{size}`: sides are {bounds}")))
+    Err(fault("/sizes", format!("`{size}`: sides are {bounds}")))
 }
 
 #[cfg(test)]
@@ -272,7 +313,7 @@ mod tests {
         let field = |change: fn(&mut BenchmarkArgs)| {
             let mut args = BenchmarkArgs::of(ModelId::generate());
             change(&mut args);
-            args.check().unwrap_err().0
+            args.check().unwrap_err().pointer
         };
         assert_eq!(field(|args| args.batches = vec![0]), "/batches");
         assert_eq!(field(|args| args.batches.clear()), "/sizes");

@@ -65,11 +65,15 @@ pub enum JobKind {
     Benchmark,
     /// What a LoRA would do to a base.
     LoraCheck,
+    /// Make a pipeline ready on a device.
+    ApplyPipeline,
+    /// Run the parts of a pipeline's base as they are again.
+    RestorePipeline,
 }
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Scan,
         Self::Load,
         Self::Unload,
@@ -88,6 +92,8 @@ impl JobKind {
         Self::Generate,
         Self::Benchmark,
         Self::LoraCheck,
+        Self::ApplyPipeline,
+        Self::RestorePipeline,
     ];
 
     /// The stable name.
@@ -111,6 +117,8 @@ impl JobKind {
             Self::Generate => "generate",
             Self::Benchmark => "benchmark",
             Self::LoraCheck => "lora_check",
+            Self::ApplyPipeline => "apply_pipeline",
+            Self::RestorePipeline => "restore_pipeline",
         }
     }
 
@@ -124,7 +132,9 @@ impl JobKind {
             | Self::EncodeText
             | Self::UnetStep
             | Self::Generate
-            | Self::Benchmark => Lane::Device,
+            | Self::Benchmark
+            | Self::ApplyPipeline
+            | Self::RestorePipeline => Lane::Device,
             Self::Scan
             | Self::CacheAdd
             | Self::CacheRemove
@@ -150,6 +160,7 @@ impl JobKind {
             | Self::UnetStep
             | Self::Generate
             | Self::Benchmark
+            | Self::ApplyPipeline
             | Self::Validate => true,
             Self::Scan
             | Self::Unload
@@ -159,7 +170,8 @@ impl JobKind {
             | Self::MetadataWrite
             | Self::Optimize
             | Self::Tokenize
-            | Self::LoraCheck => false,
+            | Self::LoraCheck
+            | Self::RestorePipeline => false,
         }
     }
 }

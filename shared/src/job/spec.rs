@@ -6,11 +6,12 @@ use super::{
     args::{CacheAddArgs, CacheKeepArgs, CacheRemoveArgs, HashArgs, LoadArgs, OptimizeArgs, ScanArgs, UnloadArgs},
     benchmark::BenchmarkArgs,
     engine::{
-        EncodeTextArgs, EngineArgs, GenerateArgs, Input, LoraCheckArgs, TokenizeArgs, UnetStepArgs, VaeDecodeArgs,
-        VaeEncodeArgs,
+        EncodeTextArgs, EngineArgs, GenerateArgs, Input, LoraCheckArgs, TakingPart, TokenizeArgs, UnetStepArgs,
+        VaeDecodeArgs, VaeEncodeArgs,
     },
     keep::Keep,
     kind::{JobKind, Lane},
+    pipeline::{ApplyPipelineArgs, RestorePipelineArgs},
     validate::{ValidateArgs, ValidateLevel},
     write::MetadataWriteArgs,
 };
@@ -56,6 +57,10 @@ pub enum JobSpec {
     Benchmark(BenchmarkArgs),
     /// See [`JobKind::LoraCheck`].
     LoraCheck(LoraCheckArgs),
+    /// See [`JobKind::ApplyPipeline`].
+    ApplyPipeline(ApplyPipelineArgs),
+    /// See [`JobKind::RestorePipeline`].
+    RestorePipeline(RestorePipelineArgs),
 }
 
 /// Arguments in the database that this build cannot read: fails that job, never the queue.
@@ -96,6 +101,8 @@ impl JobSpec {
             Self::Generate(_) => JobKind::Generate,
             Self::Benchmark(_) => JobKind::Benchmark,
             Self::LoraCheck(_) => JobKind::LoraCheck,
+            Self::ApplyPipeline(_) => JobKind::ApplyPipeline,
+            Self::RestorePipeline(_) => JobKind::RestorePipeline,
         }
     }
 
@@ -131,6 +138,8 @@ impl JobSpec {
             Self::Generate(args) => serde_json::to_value(args),
             Self::Benchmark(args) => serde_json::to_value(args),
             Self::LoraCheck(args) => serde_json::to_value(args),
+            Self::ApplyPipeline(args) => serde_json::to_value(args),
+            Self::RestorePipeline(args) => serde_json::to_value(args),
         }
     }
 
@@ -167,6 +176,8 @@ impl JobSpec {
             Self::Tokenize(args) => args.model,
             Self::Generate(args) => Some(args.model),
             Self::LoraCheck(args) => Some(args.lora),
+            Self::ApplyPipeline(args) => Some(args.assembly.model),
+            Self::RestorePipeline(args) => Some(args.assembly.model),
         }
     }
 
@@ -182,6 +193,17 @@ impl JobSpec {
             Self::LoraCheck(args) => EngineArgs::LoraCheck(args),
             _ => return None,
         })
+    }
+
+    /// The models beside [`JobSpec::model`] that the work needs on the disk of its host.
+    pub fn other_models(&self) -> Vec<ModelId> {
+        let rest =
+            |parts: Vec<TakingPart<'_, ModelId>>| parts.into_iter().skip(1).map(|(_, model, _)| *model).collect();
+        match self {
+            Self::Benchmark(args) => args.other_models().into_iter().map(|(_, model, _)| *model).collect(),
+            Self::ApplyPipeline(args) => rest(args.assembly.models()),
+            other => other.engine().map(|args| rest(args.models())).unwrap_or_default(),
+        }
     }
 
     /// The single-flight key of this work at a target: while such a job is active, an equal request joins it.
@@ -222,6 +244,11 @@ impl JobSpec {
             },
             Self::Validate(args) => format!("validate/{}/{}/{target}", args.model, args.level.as_str()),
             Self::MetadataWrite(args) => format!("metadata_write/{}/{target}", args.key()),
+            Self::ApplyPipeline(args) => format!("apply_pipeline/{}/{target}", args.key()),
+            Self::RestorePipeline(args) => {
+                let verify = if args.verify { "/verify" } else { "" };
+                format!("restore_pipeline/{}{verify}/{target}", args.pipeline)
+            }
             Self::VaeDecode(_)
             | Self::VaeEncode(_)
             | Self::EncodeText(_)

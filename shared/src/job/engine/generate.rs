@@ -1,10 +1,14 @@
 //! Arguments of `generate`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
+    assembly::{LoraUse, TakingPart, check_encoders, check_loras, name_encoders, name_loras, no_encoders, parts},
     faults::{Fault, Faults},
     input::{ImageFormat, Input},
+    role::Role,
     seed,
     text::{PROMPT_BYTES, check_clip_skip},
     unet::GUIDANCE,
@@ -16,7 +20,8 @@ use crate::ids::ModelId;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GenerateArgs<M = ModelId> {
-    /// The model.
+    /// The model; left out where `pipeline` is given.
+    #[schema(required = false)]
     pub model: M,
     /// What the images show.
     pub prompt: String,
@@ -56,6 +61,15 @@ pub struct GenerateArgs<M = ModelId> {
     /// How the VAE runs.
     #[serde(default)]
     pub vae_settings: VaeSettings,
+    /// Other models whose text encoder takes the place of the one of this kind (`text_encoder`, `text_encoder_2`).
+    #[serde(default = "no_encoders", skip_serializing_if = "BTreeMap::is_empty")]
+    pub text_encoders: BTreeMap<String, M>,
+    /// A stack of LoRAs that the model is changed by for this; their order makes no difference.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<LoraUse<M>>,
+    /// Name of the pipeline that said which models; in a request in their place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<String>,
     /// A safetensors file with the tensor `noise`, (batch, C, H/8, W/8), unscaled, in place of the seed's first noise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<Input>,
@@ -175,6 +189,8 @@ impl<M> GenerateArgs<M> {
         faults.range("/batch", self.batch, &(1..=16));
         check_clip_skip(self.clip_skip, &mut faults);
         self.vae_settings.check("/vae_settings", &mut faults);
+        check_encoders(&self.text_encoders, "/text_encoders", &mut faults);
+        check_loras(&self.loras, "/loras", &mut faults);
         if let Some(noise) = &self.noise {
             noise.check("/noise", &mut faults);
         }
@@ -182,6 +198,14 @@ impl<M> GenerateArgs<M> {
             faults.range("/preview_every", steps, &(1..=1000));
         }
         faults.end()
+    }
+
+    /// The models that take part.
+    pub(super) fn models(&self) -> Vec<TakingPart<'_, M>> {
+        let base = if self.vae.is_some() { Role::WithoutVae } else { Role::Pipeline };
+        let vae = self.vae.iter().map(|vae| ("/vae".into(), vae, Role::VaeDecoder));
+        let others = parts(&self.text_encoders, &self.loras);
+        [("/model".into(), &self.model, base)].into_iter().chain(vae).chain(others).collect()
     }
 
     pub(super) fn try_with_models<N, E>(self, name: &mut impl FnMut(M) -> Result<N, E>) -> Result<GenerateArgs<N>, E> {
@@ -198,8 +222,11 @@ impl<M> GenerateArgs<M> {
             seed: self.seed,
             batch: self.batch,
             clip_skip: self.clip_skip,
-            vae: self.vae.map(name).transpose()?,
+            vae: self.vae.map(&mut *name).transpose()?,
             vae_settings: self.vae_settings,
+            text_encoders: name_encoders(self.text_encoders, name)?,
+            loras: name_loras(self.loras, name)?,
+            pipeline: self.pipeline,
             noise: self.noise,
             keep_latents: self.keep_latents,
             preview_every: self.preview_every,

@@ -2,6 +2,7 @@
 //!
 //! `M` names a model: an id as stored, an id or a name as requested.
 
+mod assembly;
 mod faults;
 mod generate;
 mod input;
@@ -12,6 +13,8 @@ mod text;
 mod unet;
 mod vae;
 
+pub use assembly::{Assembly, ENCODER_KINDS, LoraUse, TakingPart, stand_in};
+pub(super) use assembly::{name_encoders, name_loras, parts, stack_faults};
 pub use faults::Fault;
 pub use generate::{GenerateArgs, Sampler, Schedule};
 pub use input::{ArtifactRef, ImageFormat, Input, check_artifact_name};
@@ -73,19 +76,34 @@ impl<M> EngineArgs<M> {
 
     /// The models that take part: the pointer to the field that names each, and what it does. The first is the one that
     /// the job is about.
-    pub fn models(&self) -> Vec<(&'static str, &M, Role)> {
+    pub fn models(&self) -> Vec<TakingPart<'_, M>> {
         match self {
-            Self::VaeDecode(args) => vec![("/model", &args.model, Role::VaeDecoder)],
-            Self::VaeEncode(args) => vec![("/model", &args.model, Role::VaeEncoder)],
-            Self::EncodeText(args) => vec![("/model", &args.model, Role::TextEncoders)],
-            Self::UnetStep(args) => vec![("/model", &args.model, Role::Unet)],
-            Self::Tokenize(args) => args.model.iter().map(|model| ("/model", model, Role::Tokenizers)).collect(),
-            Self::Generate(args) => match &args.vae {
-                Some(vae) => vec![("/model", &args.model, Role::WithoutVae), ("/vae", vae, Role::VaeDecoder)],
-                None => vec![("/model", &args.model, Role::Pipeline)],
-            },
-            Self::LoraCheck(args) => vec![("/lora", &args.lora, Role::Lora), ("/base", &args.base, Role::LoraBase)],
+            Self::VaeDecode(args) => vec![("/model".into(), &args.model, Role::VaeDecoder)],
+            Self::VaeEncode(args) => vec![("/model".into(), &args.model, Role::VaeEncoder)],
+            Self::EncodeText(args) => {
+                let base = [("/model".into(), &args.model, Role::TextEncoders)];
+                base.into_iter().chain(parts(&args.text_encoders, &args.loras)).collect()
+            }
+            Self::UnetStep(args) => {
+                let base = [("/model".into(), &args.model, Role::Unet)];
+                base.into_iter().chain(assembly::lora_parts(&args.loras)).collect()
+            }
+            Self::Tokenize(args) => args.model.iter().map(|model| ("/model".into(), model, Role::Tokenizers)).collect(),
+            Self::Generate(args) => args.models(),
+            Self::LoraCheck(args) => {
+                vec![("/lora".into(), &args.lora, Role::Lora), ("/base".into(), &args.base, Role::LoraBase)]
+            }
         }
+    }
+
+    /// Kinds of the first model's components in whose place those of other models work.
+    pub fn replaced_encoders(&self) -> impl Iterator<Item = &str> {
+        let encoders = match self {
+            Self::EncodeText(args) => Some(&args.text_encoders),
+            Self::Generate(args) => Some(&args.text_encoders),
+            _ => None,
+        };
+        encoders.into_iter().flat_map(|encoders| encoders.keys().map(String::as_str))
     }
 
     /// Data from outside, with the pointer to its field.

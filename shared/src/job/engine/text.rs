@@ -1,8 +1,13 @@
 //! Arguments of `encode_text` and `tokenize`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::faults::{Fault, Faults};
+use super::{
+    assembly::{LoraUse, check_encoders, check_loras, name_encoders, name_loras, no_encoders},
+    faults::{Fault, Faults},
+};
 use crate::ids::ModelId;
 
 /// Longest prompt, in bytes.
@@ -17,10 +22,11 @@ const CLIP_SKIP: u32 = 11;
 const CHUNKS: u32 = 64;
 
 /// Arguments of `encode_text`. Leaves `embeddings.safetensors`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EncodeTextArgs<M = ModelId> {
-    /// The model whose text encoders encode.
+    /// The model whose text encoders encode; left out where `pipeline` is given.
+    #[schema(required = false)]
     pub model: M,
     /// What is encoded, 1 to 64 prompts.
     pub prompts: Vec<String>,
@@ -39,6 +45,15 @@ pub struct EncodeTextArgs<M = ModelId> {
     /// What is left; all that the encoders have when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outputs: Vec<EncoderOutput>,
+    /// Other models whose text encoder takes the place of the one of this kind (`text_encoder`, `text_encoder_2`).
+    #[serde(default = "no_encoders", skip_serializing_if = "BTreeMap::is_empty")]
+    pub text_encoders: BTreeMap<String, M>,
+    /// A stack of LoRAs that the model is changed by for this; their order makes no difference.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<LoraUse<M>>,
+    /// Name of the pipeline that said which models; in a request in their place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<String>,
 }
 
 /// What a text encoder gives.
@@ -112,6 +127,8 @@ impl<M> EncodeTextArgs<M> {
         if let Some(chunks) = self.max_chunks {
             faults.range("/max_chunks", chunks, &(1..=CHUNKS));
         }
+        check_encoders(&self.text_encoders, "/text_encoders", &mut faults);
+        check_loras(&self.loras, "/loras", &mut faults);
         faults.end()
     }
 
@@ -119,8 +136,18 @@ impl<M> EncodeTextArgs<M> {
         self,
         name: &mut impl FnMut(M) -> Result<N, E>,
     ) -> Result<EncodeTextArgs<N>, E> {
-        let Self { model, prompts, negative, clip_skip, weights, max_chunks, outputs } = self;
-        Ok(EncodeTextArgs { model: name(model)?, prompts, negative, clip_skip, weights, max_chunks, outputs })
+        Ok(EncodeTextArgs {
+            model: name(self.model)?,
+            prompts: self.prompts,
+            negative: self.negative,
+            clip_skip: self.clip_skip,
+            weights: self.weights,
+            max_chunks: self.max_chunks,
+            outputs: self.outputs,
+            text_encoders: name_encoders(self.text_encoders, name)?,
+            loras: name_loras(self.loras, name)?,
+            pipeline: self.pipeline,
+        })
     }
 }
 
