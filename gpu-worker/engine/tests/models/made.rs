@@ -10,7 +10,7 @@ use engine::{
 use half::{bf16, f16};
 
 /// The values of a weight.
-fn values(name: &str, shape: &[usize]) -> Vec<f32> {
+pub(crate) fn values(name: &str, shape: &[usize]) -> Vec<f32> {
     let count = shape.iter().product();
     let inputs: usize = shape[1..].iter().product();
     let scaled = |value: f64| match shape.len() {

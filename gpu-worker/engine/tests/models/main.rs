@@ -7,6 +7,7 @@ mod clip;
 mod forward;
 mod golden;
 mod layers;
+mod loras;
 mod made;
 mod measure;
 mod pipeline;

@@ -1,0 +1,246 @@
+//! Models with LoRAs on them against diffusers: files in every trainer's names, stacks, weights by block; and without them
+//! again.
+
+use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc};
+
+use engine::{
+    Control, ElementType, Runtime, Tensor, Weights,
+    arch::{clip, unet2d},
+    lora::{
+        AdapterSettings, BaseTensor, BlockWeights, Entry, Lora, LoraTensor, Module, Report, Stack, match_base, merge,
+    },
+    models::{Added, Conditions, EncodeOptions, TextEncoder, Unet},
+};
+use safetensors::SafeTensors;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::{
+    made,
+    support::{assert_close, golden_path, runtime},
+};
+
+/// Of the range of the outputs. Diffusers adds the LoRA's own product to every layer's, here the weight is changed.
+const BOUND: f32 = 5e-6;
+/// Components that have adapters.
+const ADAPTED: [&str; 3] = ["unet", "text_encoder", "text_encoder_2"];
+
+/// A LoRA's file: its tensors as names with the names of their values and shapes.
+#[derive(Deserialize)]
+struct File {
+    tensors: Vec<(String, String, Vec<usize>)>,
+    alphas: BTreeMap<String, f32>,
+    settings: Map<String, Value>,
+}
+
+/// A LoRA of a stack.
+#[derive(Deserialize)]
+struct Use {
+    file: String,
+    weight: f64,
+    text_encoder_weight: Option<f64>,
+    #[serde(default)]
+    blocks: BTreeMap<String, f64>,
+}
+
+#[derive(Deserialize)]
+struct Component {
+    config: Value,
+    tensors: Vec<(String, Vec<usize>)>,
+}
+
+struct Golden {
+    bytes: Vec<u8>,
+    components: BTreeMap<String, Component>,
+    files: BTreeMap<String, Lora>,
+    cases: BTreeMap<String, Vec<Use>>,
+    ids: Vec<i64>,
+    positions: Vec<usize>,
+}
+
+impl Golden {
+    fn open(base: &str) -> Self {
+        let bytes = std::fs::read(golden_path(&format!("loras-{base}.safetensors"))).unwrap();
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+        let metadata = metadata.metadata().clone().unwrap();
+        let files: BTreeMap<String, File> = serde_json::from_str(&metadata["files"]).unwrap();
+        Self {
+            components: serde_json::from_str(&metadata["components"]).unwrap(),
+            files: files.into_iter().map(|(name, file)| (name, read(&file))).collect(),
+            cases: serde_json::from_str(&metadata["cases"]).unwrap(),
+            ids: serde_json::from_str(&metadata["ids"]).unwrap(),
+            positions: serde_json::from_str(&metadata["positions"]).unwrap(),
+            bytes,
+        }
+    }
+
+    fn expected(&self, case: &str, component: &str) -> Vec<f32> {
+        let file = SafeTensors::deserialize(&self.bytes).unwrap();
+        let view = file.tensor(&format!("{case}|{component}")).unwrap();
+        view.data().as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect()
+    }
+
+    fn base(&self) -> Vec<BaseTensor> {
+        let of = |(component, part): (&String, &Component)| {
+            let component = component.clone();
+            let tensor = move |(name, shape): &(String, Vec<usize>)| BaseTensor {
+                component: component.clone(),
+                name: name.clone(),
+                shape: shape.clone(),
+                bytes: shape.iter().product::<usize>() as u64 * 4,
+            };
+            part.tensors.iter().map(tensor).collect::<Vec<_>>()
+        };
+        self.components.iter().flat_map(of).collect()
+    }
+
+    fn weights(&self, component: &str) -> Weights {
+        made::plain(&self.components[component].tensors)
+    }
+
+    /// A component's answer with these weights.
+    fn answer(&self, runtime: &Arc<Runtime>, component: &str, weights: Weights) -> Vec<f32> {
+        let config = &self.components[component].config;
+        if component == "unet" {
+            let config = unet2d::Config::from_json(config).unwrap();
+            let states = made::input("encoder_hidden_states", &[1, 11, config.context]);
+            let time_ids = Tensor::f32(&[1, 6], vec![512.0, 512.0, 16.0, 0.0, 512.0, 384.0]).unwrap();
+            let text_embeds = made::input("text_embeds", &[1, 24]);
+            let added = self.components.contains_key("text_encoder_2");
+            let added = added.then_some(Added { text_embeds: &text_embeds, time_ids: &time_ids });
+            let conditions = Conditions { encoder_hidden_states: &states, added };
+            let unet = Unet::new(runtime, config, weights).unwrap();
+            let sample = made::input("sample", &[1, 4, 8, 8]);
+            let prediction = unet.predict(&sample, 981.0, &conditions, &Control::default()).unwrap();
+            return prediction.as_f32().unwrap().to_vec();
+        }
+        let config = clip::Config::from_json(config, &weights.facts()).unwrap();
+        let encoder = TextEncoder::new(runtime, config, weights).unwrap();
+        let options = EncodeOptions { skip: 0, is_normed: false };
+        let states = encoder.encode(std::slice::from_ref(&self.ids), options, &Control::default()).unwrap();
+        let (width, values) = (states.hidden.shape[2], states.hidden.as_f32().unwrap());
+        self.positions.iter().flat_map(|at| values[at * width..][..width].to_vec()).collect()
+    }
+}
+
+/// The modules of a file whose values follow from their names.
+fn read(file: &File) -> Lora {
+    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let factors =
+        file.tensors.iter().map(|(name, values, shape)| (name, shape.clone(), bytes(&made::values(values, shape))));
+    let alphas = file.alphas.iter().map(|(name, alpha)| (name, Vec::new(), bytes(&[*alpha])));
+    let held: Vec<_> = factors.chain(alphas).collect();
+    let tensors: Vec<LoraTensor<'_>> =
+        held.iter().map(|(name, shape, bytes)| LoraTensor { name, element: ElementType::F32, shape, bytes }).collect();
+    let of = |component: &str| Some((component.to_owned(), AdapterSettings::from_json(&file.settings, component)?));
+    let settings = ADAPTED.iter().chain(&[""]).filter_map(|component| of(component)).collect();
+    Lora::read(&tensors, &settings).unwrap()
+}
+
+/// What a stack changes, by component and tensor: every change with its strength, in the canonical order.
+type Changes<'a> = BTreeMap<(String, String), Vec<(&'a Module, f64)>>;
+
+fn changes<'a>(golden: &'a Golden, uses: &[Use]) -> Changes<'a> {
+    let entry = |wanted: &Use| Entry {
+        digest: wanted.file.clone(),
+        weight: wanted.weight,
+        text_encoder_weight: wanted.text_encoder_weight,
+        blocks: BlockWeights(wanted.blocks.clone()),
+    };
+    let stack = Stack(uses.iter().map(entry).collect()).canonical();
+    let base = golden.base();
+    let mut changes = Changes::new();
+    for entry in &stack.0 {
+        let lora = &golden.files[&entry.digest];
+        let report: Report = match_base(lora, &base);
+        assert_eq!((report.refusal(), report.unmatched.len()), (None, 0), "{}: {report:?}", entry.digest);
+        for fit in &report.matched {
+            let module = lora.modules.iter().find(|module| module.stem == fit.stem).unwrap();
+            let tensor = (fit.component.clone(), format!("{}.weight", fit.path));
+            changes.entry(tensor).or_default().push((module, entry.strength(&fit.component, &fit.path)));
+        }
+    }
+    changes
+}
+
+/// A component's weights with the changed tensors in place of the base's, which stay as they are.
+fn variant(base: &Weights, component: &str, changes: &Changes<'_>) -> Weights {
+    let mut weights = base.clone();
+    for ((_, tensor), modules) in changes.iter().filter(|((of, _), _)| of == component) {
+        let weight = base.get(tensor).unwrap();
+        let stored = (weight.dtype, weight.shape.as_slice(), weight.memory.as_host().unwrap());
+        let merged = merge(stored, modules, NonZeroUsize::new(2).unwrap()).unwrap();
+        let values: Vec<f32> = merged.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect();
+        weights.insert(tensor.clone(), made::weight(&weight.shape, &values, ElementType::F32)).unwrap();
+    }
+    weights
+}
+
+fn digest(weights: &Weights) -> blake3::Hash {
+    let mut hash = blake3::Hasher::new();
+    weights.iter().for_each(|(name, weight)| {
+        hash.update(name.as_bytes()).update(weight.memory.as_host().unwrap());
+    });
+    hash.finalize()
+}
+
+#[track_caller]
+fn assert_equals_diffusers(base: &str) {
+    let Some(runtime) = runtime().map(Arc::new) else { return };
+    let golden = Golden::open(base);
+    assert!(golden.cases.len() >= 5);
+    for component in golden.components.keys() {
+        let weights = golden.weights(component);
+        let before = digest(&weights);
+        let plain = golden.answer(&runtime, component, weights.clone());
+        assert_close(&plain, &golden.expected("before", component), BOUND);
+        for (case, uses) in &golden.cases {
+            println!("{base} {case} {component}");
+            let changed = variant(&weights, component, &changes(&golden, uses));
+            let answer = golden.answer(&runtime, component, changed);
+            assert_close(&answer, &golden.expected(case, component), BOUND);
+        }
+        // taken off, the base is what it was, to the bit
+        assert_eq!(digest(&weights), before);
+        assert_eq!(golden.answer(&runtime, component, weights), plain);
+    }
+}
+
+#[test]
+fn sd15_with_loras_answers_as_diffusers_does_and_without_them_as_before() {
+    assert_equals_diffusers("sd15");
+}
+
+#[test]
+fn sdxl_with_loras_answers_as_diffusers_does_and_without_them_as_before() {
+    assert_equals_diffusers("sdxl");
+}
+
+/// The same factors in another trainer's names are the same bytes, but for the scale, which some write into a factor.
+#[test]
+fn every_spelling_changes_the_same_tensors_by_the_same_bytes() {
+    for base in ["sd15", "sdxl"] {
+        let golden = Golden::open(base);
+        let use_of = |name: &str| {
+            changes(
+                &golden,
+                &[Use { file: name.to_owned(), weight: 0.75, text_encoder_weight: None, blocks: BTreeMap::new() }],
+            )
+        };
+        let kohya = use_of("style-kohya");
+        for name in ["style-diffusers", "style-onetrainer", "style-comfy"] {
+            for component in golden.components.keys() {
+                let weights = golden.weights(component);
+                let other = use_of(name);
+                let shared: Changes<'_> = kohya
+                    .iter()
+                    .filter(|(tensor, _)| other.contains_key(*tensor))
+                    .map(|(tensor, modules)| (tensor.clone(), modules.clone()))
+                    .collect();
+                assert_eq!(shared.keys().collect::<Vec<_>>(), other.keys().collect::<Vec<_>>(), "{name}");
+                let (left, right) = (variant(&weights, component, &shared), variant(&weights, component, &other));
+                assert_eq!(digest(&left), digest(&right), "{base} {name} {component}");
+            }
+        }
+    }
+}
