@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     os::fd::{AsRawFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use rustix::{
@@ -17,9 +17,9 @@ use rustix::{
 };
 
 use crate::{
-    SlabView,
+    SlabView, SlabWriter,
     device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceMemory, Share, SlabId, check_range},
-    mapped::Mapped,
+    mapped::{Mapped, MemoryFile},
 };
 
 /// Memory comes in pages.
@@ -38,10 +38,23 @@ pub struct CpuDevice {
 
 #[derive(Debug)]
 struct Slab {
-    file: OwnedFd,
+    file: MemoryFile,
     bytes: u64,
     /// Kept once it was made: looking at every page again would cost each run half a second for a large model.
     map: Option<Arc<Mapped>>,
+    /// Lives while somebody writes to it from another thread.
+    writer: Weak<()>,
+}
+
+impl Slab {
+    /// Whether somebody looks at it or writes to it.
+    fn in_use(&self) -> bool {
+        self.is_written() || self.map.as_ref().is_some_and(|map| Arc::strong_count(map) > 1)
+    }
+
+    fn is_written(&self) -> bool {
+        self.writer.strong_count() > 0
+    }
 }
 
 impl CpuDevice {
@@ -72,6 +85,20 @@ impl CpuDevice {
 
     fn slab(&self, id: SlabId) -> Result<&Slab, DeviceError> {
         self.slabs.get(&id.0).ok_or(DeviceError::NoSlab(id))
+    }
+
+    fn slab_mut(&mut self, id: SlabId) -> Result<&mut Slab, DeviceError> {
+        self.slabs.get_mut(&id.0).ok_or(DeviceError::NoSlab(id))
+    }
+
+    /// A slab that nobody uses, and that is mapped nowhere from here on.
+    fn idle(&mut self, id: SlabId) -> Result<&mut Slab, DeviceError> {
+        let slab = self.slab_mut(id)?;
+        if slab.in_use() {
+            return Err(DeviceError::InUse(id));
+        }
+        slab.map = None;
+        Ok(slab)
     }
 }
 
@@ -118,7 +145,7 @@ impl Device for CpuDevice {
     fn memory(&self) -> Result<DeviceMemory, DeviceError> {
         let mut system_bytes = 0;
         for slab in self.slabs.values() {
-            let stat = fstat(&slab.file).map_err(system("asking for a slab's size"))?;
+            let stat = fstat(slab.file.fd()).map_err(system("asking for a slab's size"))?;
             system_bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
         }
         Ok(DeviceMemory { capacity_bytes: self.facts.capacity_bytes, used_bytes: self.used_bytes, system_bytes })
@@ -139,7 +166,7 @@ impl Device for CpuDevice {
         let id = self.next;
         self.next += 1;
         self.used_bytes += rounded;
-        self.slabs.insert(id, Slab { file, bytes: rounded, map: None });
+        self.slabs.insert(id, Slab { file: MemoryFile::new(file), bytes: rounded, map: None, writer: Weak::new() });
         Ok(SlabId(id))
     }
 
@@ -148,11 +175,12 @@ impl Device for CpuDevice {
     }
 
     fn write(&mut self, slab: SlabId, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
-        let slab = self.slab(slab)?;
-        check_range(offset, data.len(), slab.bytes)?;
+        check_range(offset, data.len(), self.slab(slab)?.bytes)?;
+        let slab = self.idle(slab)?;
         let (mut offset, mut rest) = (offset, data);
         while !rest.is_empty() {
-            let written = retry_on_intr(|| pwrite(&slab.file, rest, offset)).map_err(system("writing to a slab"))?;
+            let written =
+                retry_on_intr(|| pwrite(slab.file.fd(), rest, offset)).map_err(system("writing to a slab"))?;
             if written == 0 {
                 return Err(system("writing to a slab")(Errno::IO));
             }
@@ -167,7 +195,7 @@ impl Device for CpuDevice {
         check_range(offset, out.len(), slab.bytes)?;
         let mut done = 0;
         while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            let read = retry_on_intr(|| pread(&slab.file, &mut *rest, offset + done as u64))
+            let read = retry_on_intr(|| pread(slab.file.fd(), &mut *rest, offset + done as u64))
                 .map_err(system("reading a slab"))?;
             if read == 0 {
                 return Err(system("reading a slab")(Errno::IO));
@@ -177,18 +205,23 @@ impl Device for CpuDevice {
         Ok(())
     }
 
-    fn share(&mut self, slab: SlabId) -> Result<Share, DeviceError> {
-        let slab = self.slab(slab)?;
-        sealed(&slab.file).map(Share::Memory).map_err(system("sealing a slab"))
+    fn share(&mut self, id: SlabId) -> Result<Share, DeviceError> {
+        let slab = self.slab(id)?;
+        if slab.is_written() {
+            return Err(DeviceError::InUse(id));
+        }
+        sealed(slab.file.fd()).map(Share::Memory).map_err(system("sealing a slab"))
     }
 
     fn view(&mut self, id: SlabId) -> Result<SlabView, DeviceError> {
-        let slab = self.slabs.get_mut(&id.0).ok_or(DeviceError::NoSlab(id))?;
+        let slab = self.slab_mut(id)?;
+        if slab.is_written() {
+            return Err(DeviceError::InUse(id));
+        }
         let map = match &slab.map {
             Some(map) => map.clone(),
             None => {
-                sealed(&slab.file).map_err(system("sealing a slab"))?;
-                let mapped = Mapped::open(&slab.file, slab.bytes);
+                let mapped = slab.file.map(slab.bytes);
                 let mapped = mapped.map_err(|source| DeviceError::System { what: "mapping a slab", source })?;
                 slab.map.insert(Arc::new(mapped)).clone()
             }
@@ -196,13 +229,24 @@ impl Device for CpuDevice {
         Ok(SlabView::host(map, slab.bytes))
     }
 
+    fn writer(&mut self, id: SlabId) -> Result<SlabWriter, DeviceError> {
+        let slab = self.idle(id)?;
+        if fcntl_get_seals(slab.file.fd()).map_err(system("asking for a slab's seals"))?.contains(SealFlags::WRITE) {
+            return Err(DeviceError::Sealed(id));
+        }
+        let map = slab.file.map_mut(slab.bytes);
+        let map = map.map_err(|source| DeviceError::System { what: "mapping a slab for writing", source })?;
+        let token = Arc::new(());
+        slab.writer = Arc::downgrade(&token);
+        Ok(SlabWriter::host(map, token))
+    }
+
     fn synchronize(&mut self) -> Result<(), DeviceError> {
         Ok(())
     }
 
     fn free(&mut self, id: SlabId) -> Result<u64, DeviceError> {
-        let slab = self.slab(id)?;
-        if slab.map.as_ref().is_some_and(|map| Arc::strong_count(map) > 1) {
+        if self.slab(id)?.in_use() {
             return Err(DeviceError::InUse(id));
         }
         let slab = self.slabs.remove(&id.0).ok_or(DeviceError::NoSlab(id))?;

@@ -4,7 +4,7 @@ use std::{io, os::fd::OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CpuDevice, CudaDevice, SlabView};
+use crate::{CpuDevice, CudaDevice, SlabView, SlabWriter};
 
 /// Tensors begin at multiples of this within a slab, slabs at multiples of it in the device's memory.
 pub const ALIGN: u64 = 256;
@@ -79,9 +79,12 @@ pub enum DeviceError {
     /// The slab was freed or never existed.
     #[error("slab {0:?} is not live")]
     NoSlab(SlabId),
-    /// Views of the slab live.
+    /// Views of the slab live, or a writer does.
     #[error("slab {0:?} is in use")]
     InUse(SlabId),
+    /// Other processes were given the slab's bytes as bytes that never change.
+    #[error("slab {0:?} was opened to other processes and cannot be written to any more")]
+    Sealed(SlabId),
     /// A write or read beyond the slab.
     #[error("bytes {begin}..{end} lie beyond the slab's {slab_bytes}")]
     OutOfRange {
@@ -176,12 +179,19 @@ pub trait Device: Send {
     /// `NoSlab`, or what the device answers.
     fn share(&mut self, slab: SlabId) -> Result<Share, DeviceError>;
 
-    /// The slab's bytes for other threads of this process; it must not be written after that, and is not freed while they
-    /// live. All writes have arrived on return.
+    /// The slab's bytes for other threads of this process; it is neither written nor freed while they live. All writes have
+    /// arrived on return.
     ///
     /// # Errors
     /// `NoSlab`, or what the device answers.
     fn view(&mut self, slab: SlabId) -> Result<SlabView, DeviceError>;
+
+    /// A slab that one other thread of this process may write to while the device goes on. As long as it lives the slab can
+    /// neither be looked at nor shared, written, or freed. All writes have arrived on return.
+    ///
+    /// # Errors
+    /// `NoSlab`, `InUse` while a view or another writer lives, `Sealed` where it was shared, or what the device answers.
+    fn writer(&mut self, slab: SlabId) -> Result<SlabWriter, DeviceError>;
 
     /// Waits until all writes have arrived.
     ///

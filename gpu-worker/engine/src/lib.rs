@@ -38,6 +38,7 @@ pub mod tensor;
 pub mod tokenize;
 mod view;
 pub mod weights;
+mod writer;
 
 pub use cpu::CpuDevice;
 pub use cuda::CudaDevice;
@@ -48,3 +49,4 @@ pub use runtime::{Cancel, Control, Runtime, RuntimeOptions, Session};
 pub use tensor::{ElementType, Tensor, TensorData};
 pub use view::{Place, SlabView};
 pub use weights::{TensorFact, TensorFacts, Weights};
+pub use writer::SlabWriter;

@@ -1,8 +1,8 @@
 //! Views of slabs: bytes that another thread reads while the device goes on, with the memory kept for as long as it does.
 
-use std::{any::Any, fmt, ops::Range, sync::Arc};
+use std::{any::Any, borrow::Cow, fmt, ops::Range, sync::Arc};
 
-use crate::{cuda::CudaMemory, mapped::Mapped, weights};
+use crate::{DeviceError, cuda::CudaMemory, mapped::Mapped, weights};
 
 /// A slab's bytes, for reading. While a view or a clone of it lives, the slab cannot be freed and nobody may write to it.
 #[derive(Clone)]
@@ -58,6 +58,25 @@ impl SlabView {
         match &self.memory {
             Memory::Host(mapped) => Some(mapped.as_slice()),
             Memory::Cuda(_) => None,
+        }
+    }
+
+    /// The bytes on the host: read down from a device of its own.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn to_host(&self) -> Result<Cow<'_, [u8]>, DeviceError> {
+        match &self.memory {
+            Memory::Host(mapped) => Ok(Cow::Borrowed(mapped.as_slice())),
+            Memory::Cuda(memory) => memory.to_host().map(Cow::Owned),
+        }
+    }
+
+    /// The allocation, of a slab on a CUDA device.
+    pub(crate) fn as_cuda(&self) -> Option<&Arc<CudaMemory>> {
+        match &self.memory {
+            Memory::Host(_) => None,
+            Memory::Cuda(memory) => Some(memory),
         }
     }
 

@@ -222,7 +222,16 @@ mod tests {
     use super::*;
 
     fn copy(component: ComponentId, since: DateTime<Utc>) -> DeviceResident {
-        DeviceResident { component, digest: "d".into(), bytes: 1 << 30, since, last_used: since, uses: 1, leases: 0 }
+        DeviceResident {
+            component,
+            digest: "d".into(),
+            bytes: 1 << 30,
+            since,
+            last_used: since,
+            uses: 1,
+            leases: 0,
+            variant: None,
+        }
     }
 
     fn at(seconds: u64) -> Duration {

@@ -31,14 +31,19 @@ use super::protocol::{Command, Event, MESSAGE_MAX};
 /// Bytes in front of a text.
 pub(crate) const HEADER: usize = 5;
 
+/// A message's text and the bytes in front of it.
+pub(crate) type Frame = ([u8; HEADER], Vec<u8>);
+
 /// A message with the bytes in front of it.
 ///
 /// # Errors
 /// When it is longer than any message may be.
-pub(crate) fn frame(message: &impl Serialize, with_fd: bool) -> io::Result<([u8; HEADER], Vec<u8>)> {
+pub(crate) fn frame(message: &impl Serialize, with_fd: bool) -> io::Result<Frame> {
     let text = serde_json::to_vec(message)?;
     let length = u32::try_from(text.len()).ok().filter(|length| *length as usize <= MESSAGE_MAX);
-    let length = length.ok_or_else(|| invalid(format!("a message of {} bytes is too long", text.len())))?;
+    let length = length.ok_or_else(|| {
+        invalid(format!("a message of {} bytes is longer than the {MESSAGE_MAX} that one may have", text.len()))
+    })?;
     let [a, b, c, d] = length.to_le_bytes();
     Ok(([a, b, c, d, u8::from(with_fd)], text))
 }
@@ -92,12 +97,19 @@ impl Commands {
     /// # Errors
     /// When the other end is gone.
     pub(super) async fn send(&mut self, command: &Command, fd: Option<&OwnedFd>) -> io::Result<()> {
-        let (header, text) = frame(command, fd.is_some())?;
+        self.send_frame(&frame(command, fd.is_some())?, fd).await
+    }
+
+    /// Sends what was framed with or without this descriptor.
+    ///
+    /// # Errors
+    /// When the other end is gone.
+    pub(super) async fn send_frame(&mut self, (header, text): &Frame, fd: Option<&OwnedFd>) -> io::Result<()> {
         let stream: &UnixStream = self.0.as_ref();
-        let sent = stream.async_io(Interest::WRITABLE, || send_header(stream, &header, fd.map(AsFd::as_fd))).await?;
+        let sent = stream.async_io(Interest::WRITABLE, || send_header(stream, header, fd.map(AsFd::as_fd))).await?;
         // the descriptor went with the first byte
         self.0.write_all(header.get(sent..).unwrap_or_default()).await?;
-        self.0.write_all(&text).await
+        self.0.write_all(text).await
     }
 }
 

@@ -2,6 +2,7 @@
 //! one runs models.
 
 use std::{
+    num::NonZeroUsize,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
@@ -21,13 +22,17 @@ use shared::{
 };
 
 use super::{
+    ApplyOrder,
     cancelled::Cancelled,
     channel,
     copies::{Copies, CopyError, Incoming},
     engine_thread::{EngineThread, MakeWorker, Order, Worker},
+    merge::Merged,
+    merges::Merges,
     models::Models,
     payload::{BlobFacts, Payload},
     protocol::{Call, Command, Done, EXIT_STICKY, Event, Failure, RunPart, Step},
+    variants::{Begun, Pending},
     voice::Voice,
 };
 use crate::memory;
@@ -131,54 +136,68 @@ impl From<std::io::Error> for End {
     }
 }
 
-type Received = (Command, Option<OwnedFd>);
+/// What the thread that owns the device hears.
+pub(super) enum Heard {
+    /// The agent wants something; a descriptor may come with it.
+    Command(Command, Option<OwnedFd>),
+    /// The merge of this call is through.
+    Merged(Call, Merged),
+    /// The agent is gone.
+    End,
+}
 
 /// Serves commands until told to stop.
 pub(super) fn serve(copies: Copies, make: MakeWorker, socket: UnixStream) -> Result<(), End> {
     let cancelled = Cancelled::default();
     let (sender, commands) = sync_channel(QUEUE);
-    let reader = (socket.try_clone()?, cancelled.clone());
+    let (reader, merges) = ((socket.try_clone()?, cancelled.clone()), sender.clone());
     let voice = Voice::new(socket);
     let (runs, engine) = EngineThread::start(make, voice.clone(), cancelled.clone())?;
+    let threads = NonZeroUsize::new(usize::from(engine.threads)).unwrap_or(NonZeroUsize::MIN);
     voice.say(Event::Hello { facts: copies.device().facts().clone(), engine })?;
     std::thread::Builder::new().name("commands".into()).spawn(move || read_commands(reader.0, &reader.1, &sender))?;
-    let mut child = Child { copies, voice, cancelled, runs };
+    let mut child = Child { copies, voice, cancelled, runs, merges: Merges::new(threads, merges) };
     let ended = child.obey_all(&commands);
     child.cancelled.cancel_all();
-    if !child.runs.wait_idle(RUN_GRACE) {
-        tracing::warn!("a run does not stop; the process ends under it");
+    // nothing is heard any more: a merge does not wait for that
+    drop(commands);
+    if !child.runs.wait_idle(RUN_GRACE) || !child.merges.wait_idle(RUN_GRACE) {
+        tracing::warn!("a run or a merge does not stop; the process ends under it");
     }
     ended
 }
 
 /// The next command; none when it is time for a sign of life.
-fn next(commands: &Receiver<Received>) -> Result<Option<Received>, ()> {
+fn next(commands: &Receiver<Heard>) -> Option<Heard> {
     match commands.recv_timeout(STATUS_PERIOD) {
-        Ok(received) => Ok(Some(received)),
-        Err(RecvTimeoutError::Timeout) => Ok(None),
-        Err(RecvTimeoutError::Disconnected) => Err(()),
+        Ok(heard) => Some(heard),
+        Err(RecvTimeoutError::Timeout) => None,
+        Err(RecvTimeoutError::Disconnected) => Some(Heard::End),
     }
 }
 
-fn read_commands(mut socket: UnixStream, cancelled: &Cancelled, commands: &SyncSender<Received>) {
+fn read_commands(mut socket: UnixStream, cancelled: &Cancelled, commands: &SyncSender<Heard>) {
     loop {
-        match channel::receive(&mut socket) {
+        let heard = match channel::receive(&mut socket) {
             Ok(Some((Command::Cancel { call }, _))) => {
                 cancelled.cancel(call);
+                continue;
             }
-            Ok(Some(received)) => {
-                if matches!(received.0, Command::Stop) {
+            Ok(Some((command, fd))) => {
+                if matches!(command, Command::Stop) {
                     cancelled.cancel_all();
                 }
-                if commands.send(received).is_err() {
-                    return;
-                }
+                Heard::Command(command, fd)
             }
-            Ok(None) => return,
+            Ok(None) => Heard::End,
             Err(error) => {
                 tracing::error!(%error, "the agent's command cannot be read");
-                return;
+                Heard::End
             }
+        };
+        let last = matches!(heard, Heard::End);
+        if commands.send(heard).is_err() || last {
+            return;
         }
     }
 }
@@ -188,16 +207,22 @@ struct Child {
     voice: Voice,
     cancelled: Cancelled,
     runs: EngineThread,
+    merges: Merges,
 }
 
 impl Child {
-    fn obey_all(&mut self, commands: &Receiver<Received>) -> Result<(), End> {
+    fn obey_all(&mut self, commands: &Receiver<Heard>) -> Result<(), End> {
         self.status()?;
         loop {
             match next(commands) {
-                Ok(Some((Command::Stop, _))) | Err(()) => return Ok(()),
-                Ok(Some((command, fd))) => self.obey(command, fd)?,
-                Ok(None) => self.status()?,
+                Some(Heard::End | Heard::Command(Command::Stop, _)) => return Ok(()),
+                Some(Heard::Command(command, fd)) => self.obey(command, fd)?,
+                Some(Heard::Merged(call, merged)) => {
+                    if let Some(pending) = self.merges.ended(call) {
+                        self.merged(call, *pending, merged)?;
+                    }
+                }
+                None => self.status()?,
             }
         }
     }
@@ -215,7 +240,7 @@ impl Child {
         Ok(self.voice.say(event)?)
     }
 
-    /// Carries out a command and answers it; a run is only begun.
+    /// Carries out a command and answers it; a run or a merge is only begun.
     fn obey(&mut self, command: Command, fd: Option<OwnedFd>) -> Result<(), End> {
         let (call, done) = match command {
             Command::Load { call, component, digest, tensors, offset, bytes } => {
@@ -229,6 +254,10 @@ impl Child {
             Command::Run { call, work, parts, blobs } => match self.begin(call, work, parts, blobs, fd) {
                 Ok(()) => return Ok(()),
                 Err(error) => (call, Err(error)),
+            },
+            Command::Apply { call, order } => match self.apply(call, &order)? {
+                Some(done) => (call, done),
+                None => return Ok(()),
             },
             Command::Cancel { .. } | Command::Stop => return Ok(()),
         };
@@ -258,6 +287,36 @@ impl Child {
         }
     }
 
+    /// Begins a merge; what came of it where it has ended already.
+    fn apply(&mut self, call: Call, order: &ApplyOrder) -> Result<Option<Result<Done, CopyError>>, End> {
+        let (mut alive, cancel) = (tell(&self.voice, call), self.cancelled.flag(call));
+        let mut wanted = || {
+            alive(Step::Copied(0));
+            !cancel.is_cancelled()
+        };
+        match self.copies.begin(order, &mut wanted) {
+            Ok(Begun::There(applied)) => Ok(Some(Ok(Done::Applied(applied)))),
+            Ok(Begun::Merge(merge, pending)) => {
+                match self.merges.begin(call, (merge, pending), cancel, tell(&self.voice, call)) {
+                    None => Ok(self.status().map(|()| None)?),
+                    Some((pending, merged)) => Ok(Some(self.copies.finish(*pending, merged).map(Done::Applied))),
+                }
+            }
+            Err(error) => Ok(Some(Err(error))),
+        }
+    }
+
+    /// Answers a merge that is through.
+    fn merged(&mut self, call: Call, pending: Pending, merged: Merged) -> Result<(), End> {
+        if merged.is_err() {
+            // giving gigabytes back takes a moment
+            tell(&self.voice, call)(Step::Stopping);
+        }
+        let done = self.copies.finish(pending, merged).map(Done::Applied);
+        self.cancelled.forget(call);
+        self.answer(call, done)
+    }
+
     fn load(&mut self, call: Call, incoming: Option<Incoming>) -> Result<Done, CopyError> {
         let Some(incoming) = incoming else {
             let message = "a load came without its memory file".to_owned();
@@ -285,7 +344,8 @@ impl Child {
 }
 
 /// Tells the agent how far a call is, until the agent is gone: then the next answer ends the process.
-fn tell(voice: &Voice, call: Call) -> impl FnMut(Step) {
+fn tell(voice: &Voice, call: Call) -> impl FnMut(Step) + Send + use<> {
+    let voice = voice.clone();
     let mut gone = false;
     move |step| gone = gone || voice.say(Event::Progress { call, step }).is_err()
 }

@@ -9,16 +9,20 @@ use std::{
 };
 
 use chrono::Utc;
-use engine::{Device, DeviceError, Share, SlabId};
+use engine::{Device, DeviceError, Share, SlabId, SlabView};
 use residency::{
     arena::ReadMap,
     digest::{Digest, TensorFacts, component_digest},
 };
-use shared::ids::ComponentId;
+use shared::{
+    error::{ErrorBody, ErrorCode},
+    ids::ComponentId,
+};
 
 use super::{
     DeviceResident, DeviceTensor,
-    engine_thread::{Part, Room},
+    engine_thread::{Layer, Part, Room},
+    plan::Origins,
     protocol::{Done, Failure, RunPart, SharedCopy, Step},
 };
 
@@ -57,17 +61,25 @@ impl From<DeviceError> for CopyError {
                 })
             }
             DeviceError::Interrupted => Self::Failed(Failure::Cancelled),
+            DeviceError::Sealed(_) => {
+                let hint = Some("unload it and load it again; then it is written to before it is shared".to_owned());
+                let error = ErrorBody { hint, ..ErrorBody::new(ErrorCode::Precondition, error.to_string()) };
+                Self::Failed(Failure::Work { error })
+            }
             DeviceError::Sticky { .. } => Self::Sticky(error.to_string()),
             other => Self::Failed(Failure::Device { message: shared::error::chain(&other) }),
         }
     }
 }
 
+/// A component or a variant on the device.
 #[derive(Debug)]
-struct Copy {
-    slab: SlabId,
-    tensors: Vec<DeviceTensor>,
-    shown: DeviceResident,
+pub(super) struct Copy {
+    pub(super) slab: SlabId,
+    pub(super) tensors: Vec<DeviceTensor>,
+    pub(super) shown: DeviceResident,
+    /// Of a variant: what its tensors were made of.
+    pub(super) origins: Origins,
     /// Leases of programs that have the memory open.
     leases: BTreeSet<u64>,
     /// What keeps the memory for runs; the slab itself is one of its holders.
@@ -75,6 +87,21 @@ struct Copy {
 }
 
 impl Copy {
+    pub(super) fn new(slab: SlabId, tensors: Vec<DeviceTensor>, shown: DeviceResident) -> Self {
+        Self { slab, tensors, shown, origins: Origins::new(), leases: BTreeSet::new(), views: None }
+    }
+
+    /// One with LoRAs.
+    pub(super) fn variant(slab: SlabId, tensors: Vec<DeviceTensor>, shown: DeviceResident, origins: Origins) -> Self {
+        Self { origins, ..Self::new(slab, tensors, shown) }
+    }
+
+    /// It was asked for.
+    pub(super) fn used(&mut self) {
+        self.shown.last_used = Utc::now();
+        self.shown.uses += 1;
+    }
+
     fn lease(&mut self, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
         change(&mut self.leases);
         self.shown.leases = u32::try_from(self.leases.len()).unwrap_or(u32::MAX);
@@ -89,8 +116,8 @@ impl Copy {
 
 /// The device with what is on it.
 pub(super) struct Copies {
-    device: Box<dyn Device>,
-    copies: BTreeMap<ComponentId, Copy>,
+    pub(super) device: Box<dyn Device>,
+    pub(super) copies: BTreeMap<ComponentId, Copy>,
 }
 
 impl Copies {
@@ -119,8 +146,7 @@ impl Copies {
         let began = Instant::now();
         if let Some(copy) = self.copies.get_mut(&incoming.component).filter(|copy| copy.shown.digest == incoming.digest)
         {
-            copy.shown.last_used = Utc::now();
-            copy.shown.uses += 1;
+            copy.used();
             return Ok(Done::Loaded { bytes: copy.shown.bytes, seconds: 0.0, already: true });
         }
         self.free_of_leases(incoming.component)?;
@@ -138,17 +164,8 @@ impl Copies {
             return Err(freed.err().map_or(error, CopyError::from));
         }
         let bytes = self.device.slab_bytes(slab)?;
-        let now = Utc::now();
-        let shown = DeviceResident {
-            component: incoming.component,
-            digest: incoming.digest,
-            bytes,
-            since: now,
-            last_used: now,
-            uses: 1,
-            leases: 0,
-        };
-        let copy = Copy { slab, tensors: incoming.tensors, shown, leases: BTreeSet::new(), views: None };
+        let shown = DeviceResident::new(incoming.component, incoming.digest, bytes, None);
+        let copy = Copy::new(slab, incoming.tensors, shown);
         // what cannot be freed stays known, and the new content goes
         if let Some(old) = self.copies.get(&incoming.component).map(|old| old.slab)
             && let Err(error) = self.device.free(old)
@@ -176,7 +193,7 @@ impl Copies {
         allocated.map_err(|error| self.with_would_free(error))
     }
 
-    fn with_would_free(&self, error: DeviceError) -> CopyError {
+    pub(super) fn with_would_free(&self, error: DeviceError) -> CopyError {
         let sum = self.copies.values().map(|copy| copy.shown.bytes).sum();
         match CopyError::from(error) {
             CopyError::Failed(Failure::OutOfMemory { needed_bytes, available_bytes, capacity_bytes, .. }) => {
@@ -220,7 +237,7 @@ impl Copies {
     }
 
     /// Memory that programs have open, or that a run reads, is not taken from under them.
-    fn free_of_leases(&self, component: ComponentId) -> Result<(), CopyError> {
+    pub(super) fn free_of_leases(&self, component: ComponentId) -> Result<(), CopyError> {
         match self.copies.get(&component).map_or(0, Copy::users) {
             0 => Ok(()),
             leases => Err(CopyError::Failed(Failure::InUse { component, leases })),
@@ -235,8 +252,7 @@ impl Copies {
             Share::Cuda(cuda) => (None, Some(cuda)),
         };
         copy.lease(|leases| leases.insert(lease));
-        copy.shown.last_used = Utc::now();
-        copy.shown.uses += 1;
+        copy.used();
         let (digest, bytes, tensors) = (copy.shown.digest.clone(), copy.shown.bytes, copy.tensors.clone());
         Ok(Done::Shared(SharedCopy { digest, bytes, tensors, cuda, memory }))
     }
@@ -254,20 +270,42 @@ impl Copies {
         wanted.into_iter().map(|part| self.part(part)).collect()
     }
 
-    fn part(&mut self, RunPart { slot, component }: RunPart) -> Result<Part, CopyError> {
+    fn part(&mut self, RunPart { slot, component, overlay }: RunPart) -> Result<Part, CopyError> {
+        let base = self.layer(component)?;
+        let overlay = overlay.map(|overlay| self.overlay(overlay, &base.digest)).transpose()?;
+        Ok(Part { slot, base, overlay })
+    }
+
+    fn layer(&mut self, component: ComponentId) -> Result<Layer, CopyError> {
+        let view = self.view(component)?;
+        let copy = self.copies.get_mut(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
+        copy.used();
+        Ok(Layer { digest: copy.shown.digest.clone(), tensors: copy.tensors.clone(), view })
+    }
+
+    /// A variant over this base; one of another base would mix weights that belong to no model.
+    fn overlay(&mut self, component: ComponentId, base_digest: &str) -> Result<Layer, CopyError> {
+        let copy = self.copies.get(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
+        if copy.shown.variant.as_ref().is_none_or(|variant| variant.base_digest != base_digest) {
+            let message = format!("{component} is no variant of the component that it was named with");
+            return Err(CopyError::Failed(Failure::Work { error: ErrorBody::new(ErrorCode::Conflict, message) }));
+        }
+        self.layer(component)
+    }
+
+    /// The memory of a component, which stays until whoever reads it lets go of it.
+    pub(super) fn view(&mut self, component: ComponentId) -> Result<SlabView, CopyError> {
         let copy = self.copies.get_mut(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
         let view = self.device.view(copy.slab)?;
         copy.views = Some(Arc::downgrade(&view.keeper()));
-        copy.shown.last_used = Utc::now();
-        copy.shown.uses += 1;
-        Ok(Part { slot, digest: copy.shown.digest.clone(), tensors: copy.tensors.clone(), view })
+        Ok(view)
     }
 
     /// What a run of these parts may take for itself.
     pub(super) fn room_for_run(&self, parts: &[Part]) -> Result<Room, CopyError> {
         let memory = self.device.memory()?;
         let taken = memory.used_bytes.max(memory.system_bytes);
-        let running: u64 = parts.iter().map(|part| part.view.bytes()).sum();
+        let running: u64 = parts.iter().map(Part::bytes).sum();
         Ok(Room {
             available_bytes: memory.capacity_bytes.saturating_sub(taken),
             capacity_bytes: memory.capacity_bytes,

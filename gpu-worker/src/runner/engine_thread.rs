@@ -31,9 +31,34 @@ const QUEUE: usize = 16;
 pub(super) struct Part {
     /// What the work calls it: `vae`, `unet`, `text_encoder`, …
     pub(super) slot: String,
+    pub(super) base: Layer,
+    /// A variant: its tensors stand for those of the same names.
+    pub(super) overlay: Option<Layer>,
+}
+
+/// Tensors in a slab.
+#[derive(Debug)]
+pub(super) struct Layer {
     pub(super) digest: String,
     pub(super) tensors: Vec<DeviceTensor>,
     pub(super) view: SlabView,
+}
+
+impl Part {
+    /// What its tensors are, all together: a variant's key is made of its base's digest.
+    pub(super) fn digest(&self) -> &str {
+        &self.overlay.as_ref().unwrap_or(&self.base).digest
+    }
+
+    /// Bytes on the device.
+    pub(super) fn bytes(&self) -> u64 {
+        self.layers().map(|layer| layer.view.bytes()).sum()
+    }
+
+    /// What its tensors lie in; later ones stand for earlier ones.
+    pub(super) fn layers(&self) -> impl Iterator<Item = &Layer> {
+        [&self.base].into_iter().chain(&self.overlay)
+    }
 }
 
 /// A run, ready to begin.
@@ -113,16 +138,16 @@ pub(super) struct EngineThread {
 
 /// How many orders are under way, for whoever waits until there are none.
 #[derive(Clone, Default)]
-struct Idle(Arc<(Mutex<usize>, Condvar)>);
+pub(super) struct Idle(Arc<(Mutex<usize>, Condvar)>);
 
 impl Idle {
-    fn change(&self, by: impl FnOnce(usize) -> usize) {
+    pub(super) fn change(&self, by: impl FnOnce(usize) -> usize) {
         let mut count = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         *count = by(*count);
         self.0.1.notify_all();
     }
 
-    fn wait(&self, patience: Duration) -> bool {
+    pub(super) fn wait(&self, patience: Duration) -> bool {
         let count = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.0.1.wait_timeout_while(count, patience, |count| *count > 0);
         waited.map_or_else(|poisoned| *poisoned.into_inner().0 == 0, |(count, _)| *count == 0)

@@ -76,6 +76,14 @@ pub enum RunnerError {
         /// What is wrong.
         error: ErrorBody,
     },
+    /// The command cannot be put into a message: it is too long.
+    #[error("the command does not reach the runner of `{device}`: {reason}")]
+    Unsendable {
+        /// Device name.
+        device: String,
+        /// Why.
+        reason: String,
+    },
     /// The device failed but works on.
     #[error("device `{device}` failed: {message}")]
     Device {
@@ -113,6 +121,7 @@ impl Classify for RunnerError {
             Self::NotResident { .. } => ErrorCode::NotFound,
             Self::InUse { .. } => ErrorCode::Conflict,
             Self::Cancelled { .. } => ErrorCode::Cancelled,
+            Self::Unsendable { .. } => ErrorCode::InvalidArgument,
         }
     }
 

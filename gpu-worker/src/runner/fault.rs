@@ -6,7 +6,7 @@ use std::sync::{
     mpsc::{Receiver, SyncSender, sync_channel},
 };
 
-use engine::{CpuDevice, Device, DeviceError, DeviceFacts, DeviceMemory, Share, SlabId, SlabView};
+use engine::{CpuDevice, Device, DeviceError, DeviceFacts, DeviceMemory, Share, SlabId, SlabView, SlabWriter};
 
 /// What goes wrong, once.
 #[derive(Debug)]
@@ -126,6 +126,11 @@ impl Device for FaultDevice {
         self.device.view(slab)
     }
 
+    fn writer(&mut self, slab: SlabId) -> Result<SlabWriter, DeviceError> {
+        self.alive()?;
+        self.device.writer(slab)
+    }
+
     fn synchronize(&mut self) -> Result<(), DeviceError> {
         self.alive()
     }
@@ -194,7 +199,7 @@ pub(super) mod tests {
     }
 
     /// Nothing runs on it.
-    struct NoWorker;
+    pub(in crate::runner) struct NoWorker;
 
     /// What a scripted worker says it can do.
     pub(in crate::runner) fn scripted() -> EngineFacts {

@@ -34,7 +34,7 @@ impl Worker for Scripted {
             Some("copy") => {
                 self.go.recv().unwrap();
                 let sum: u64 =
-                    order.parts.iter().flat_map(|part| part.view.as_slice().unwrap()).map(|b| u64::from(*b)).sum();
+                    order.parts.iter().flat_map(|part| part.base.view.as_slice().unwrap()).map(|b| u64::from(*b)).sum();
                 let blobs = order.payload.iter().map(|(facts, bytes)| Blob {
                     name: facts.name.clone(),
                     media_type: facts.media_type.clone(),
@@ -77,7 +77,7 @@ impl Script {
     }
 
     async fn run(&mut self, call: Call, work: Value) {
-        let parts = vec![RunPart { slot: "vae".into(), component: self.component }];
+        let parts = vec![RunPart { slot: "vae".into(), component: self.component, overlay: None }];
         let input = Blob { name: "latents".into(), media_type: "text/plain".into(), bytes: b"payload".to_vec() };
         let (blobs, memory) = payload::pack(&[input]).unwrap();
         self.bench.commands.send(&Command::Run { call, work, parts, blobs }, memory.as_ref()).await.unwrap();

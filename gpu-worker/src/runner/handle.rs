@@ -24,7 +24,7 @@ use super::{
 /// How long a command waits for a runner that is being started again.
 const READY_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a cancelled copy may take to stop before its process is killed.
-const CANCEL_GRACE: Duration = Duration::from_secs(2);
+pub(super) const CANCEL_GRACE: Duration = Duration::from_secs(2);
 /// Requests that may wait for the supervisor.
 const QUEUE: usize = 32;
 

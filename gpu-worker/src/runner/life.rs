@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Payload, RunPreview, RunnerConfig, RunnerError, RunnerState, RunnerStatus,
-    channel::{Commands, Events},
+    channel::{self, Commands, Events, Frame},
     process,
     protocol::{Call, Command, Done, Event, Shown},
     request::{Heard, MakeCommand, Request, Ticket},
@@ -123,21 +123,33 @@ impl<'a> Life<'a> {
     async fn command(&mut self, command: MakeCommand, fd: Option<OwnedFd>, pending: Pending, ticket: &Ticket) -> bool {
         let call = self.next;
         self.next += 1;
+        let framed = match channel::frame(&command(call), fd.is_some()) {
+            Ok(framed) => framed,
+            Err(error) => {
+                let device = self.config.device.clone();
+                // a caller that went away needs no answer
+                let _ = pending.reply.send(Err(RunnerError::Unsendable { device, reason: error.to_string() }));
+                return true;
+            }
+        };
         self.pending.insert(call, pending);
         ticket.stamp(call);
-        self.send(&command(call), fd.as_ref()).await
+        self.send(&framed, fd.as_ref()).await
     }
 
     async fn cancel(&mut self, ticket: &Ticket) -> bool {
         match ticket.call().filter(|call| self.pending.contains_key(call)) {
-            Some(call) => self.send(&Command::Cancel { call }, None).await,
+            Some(call) => match channel::frame(&Command::Cancel { call }, false) {
+                Ok(framed) => self.send(&framed, None).await,
+                Err(_) => false,
+            },
             None => true,
         }
     }
 
     /// False when the process does not take it: a command cut off in its middle leaves the socket unusable.
-    async fn send(&mut self, command: &Command, fd: Option<&OwnedFd>) -> bool {
-        match timeout(SENDING, self.commands.send(command, fd)).await {
+    async fn send(&mut self, framed: &Frame, fd: Option<&OwnedFd>) -> bool {
+        match timeout(SENDING, self.commands.send_frame(framed, fd)).await {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {
                 // it died: the wait notices, says how, and answers whoever waits

@@ -9,6 +9,7 @@
 //! The two share a unix socket (the child's standard input): framed JSON messages, and the descriptors of sealed memory
 //! files beside them. A death costs whoever waited for the process a [`RunnerError::Crashed`]; nothing is resident then.
 
+mod apply;
 mod cancelled;
 pub(crate) mod channel;
 mod child;
@@ -21,14 +22,22 @@ mod fault;
 mod fault_runs;
 mod handle;
 mod life;
+mod merge;
+mod merges;
 mod models;
 mod payload;
+mod plan;
 mod process;
 mod protocol;
 mod request;
 mod run;
 mod share;
 mod supervisor;
+mod variants;
+#[cfg(test)]
+mod variants_faults;
+#[cfg(test)]
+mod variants_tests;
 mod voice;
 mod work;
 
@@ -39,6 +48,7 @@ use engine::{DeviceFacts, DeviceMemory, onnx::OnnxCapability};
 use serde::{Deserialize, Serialize};
 use shared::ids::ComponentId;
 
+pub use apply::{Applied, ApplyOrder, LoraSource, TensorChange, Term};
 pub use child::{RunnerArgs, run_child};
 pub use error::RunnerError;
 pub use handle::{DeviceLoad, DeviceLoaded, Runner};
@@ -156,4 +166,27 @@ pub struct DeviceResident {
     pub uses: u64,
     /// Programs that are attached to it.
     pub leases: u32,
+    /// Set where it is no component of the catalogue but one with LoRAs; its digest is then the variant's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<VariantFacts>,
+}
+
+/// What a variant was made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VariantFacts {
+    /// The base, as it was held on the device.
+    pub base: ComponentId,
+    /// Digest of the base's content.
+    pub base_digest: String,
+    /// True when it holds every tensor: the base's own copy was changed. Otherwise it holds the changed ones, and runs name it
+    /// beside its base.
+    pub whole: bool,
+}
+
+impl DeviceResident {
+    /// One that is there now, asked for once.
+    fn new(component: ComponentId, digest: String, bytes: u64, variant: Option<VariantFacts>) -> Self {
+        let now = Utc::now();
+        Self { component, digest, bytes, since: now, last_used: now, uses: 1, leases: 0, variant }
+    }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shared::{error::ErrorBody, ids::ComponentId};
 
-use super::{DeviceResident, EngineFacts, payload::BlobFacts};
+use super::{Applied, ApplyOrder, DeviceResident, EngineFacts, payload::BlobFacts};
 
 /// Exit code of a runner whose device answers nothing but errors any more.
 pub(super) const EXIT_STICKY: u8 = 86;
@@ -57,7 +57,9 @@ pub(super) enum Command {
     /// Run models on the blobs of the memory file that comes with this message, if there are any. Answered when it is
     /// through; other commands are obeyed meanwhile.
     Run { call: Call, work: Value, parts: Vec<RunPart>, blobs: Vec<BlobFacts> },
-    /// Stop the copy or the run of this call.
+    /// Make a variant. Answered when it is there; other commands are obeyed meanwhile.
+    Apply { call: Call, order: Box<ApplyOrder> },
+    /// Stop the copy, the merge or the run of this call.
     Cancel { call: Call },
     /// End the process.
     Stop,
@@ -97,7 +99,7 @@ impl Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Step {
-    /// Bytes copied (or hashed) so far.
+    /// Bytes copied, merged or hashed so far.
     Copied(u64),
     /// It copies no more and gives its memory back.
     Stopping,
@@ -149,6 +151,9 @@ pub struct RunPart {
     pub slot: String,
     /// The component, under the id that it is held under on the device.
     pub component: ComponentId,
+    /// A variant of it: its tensors stand for those of the same names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<ComponentId>,
 }
 
 /// Results of commands.
@@ -161,6 +166,7 @@ pub(super) enum Done {
     Shared(SharedCopy),
     Unshared,
     Ran(RanFacts),
+    Applied(Applied),
 }
 
 /// What a run shows before its end.

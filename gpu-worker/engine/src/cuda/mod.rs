@@ -11,11 +11,12 @@ mod slab;
 mod staging;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys::CUresult};
@@ -24,9 +25,10 @@ pub(crate) use driver::{count, driver_present};
 use errors::failed;
 pub(crate) use slab::CudaMemory;
 use staging::{Ring, wait_for};
+pub(crate) use writer::CudaWriter;
 
 use crate::{
-    SlabView,
+    SlabView, SlabWriter,
     device::{ALIGN, Device, DeviceError, DeviceFacts, DeviceMemory, Share, SlabId, check_range},
 };
 
@@ -49,6 +51,14 @@ pub struct CudaDevice {
 struct Slab {
     memory: Arc<CudaMemory>,
     bytes: u64,
+    /// Lives while somebody writes to it from another thread.
+    writer: Weak<()>,
+}
+
+impl Slab {
+    fn is_written(&self) -> bool {
+        self.writer.strong_count() > 0
+    }
 }
 
 impl CudaDevice {
@@ -156,7 +166,7 @@ impl Device for CudaDevice {
         let id = self.next;
         self.next += 1;
         self.used_bytes += rounded;
-        self.slabs.insert(id, Slab { memory: Arc::new(memory), bytes: rounded });
+        self.slabs.insert(id, Slab { memory: Arc::new(memory), bytes: rounded, writer: Weak::new() });
         Ok(SlabId(id))
     }
 
@@ -186,15 +196,34 @@ impl Device for CudaDevice {
     }
 
     fn share(&mut self, slab: SlabId) -> Result<Share, DeviceError> {
-        let pointer = self.slab(slab)?.memory.pointer();
+        let live = self.slab(slab)?;
+        if live.is_written() {
+            return Err(DeviceError::InUse(slab));
+        }
+        let pointer = live.memory.pointer();
         self.synchronize()?;
         driver::share(pointer).map(Share::Cuda).map_err(failed("sharing a slab"))
     }
 
     fn view(&mut self, slab: SlabId) -> Result<SlabView, DeviceError> {
-        let (memory, bytes) = self.slab(slab).map(|slab| (slab.memory.clone(), slab.bytes))?;
+        let live = self.slab(slab)?;
+        if live.is_written() {
+            return Err(DeviceError::InUse(slab));
+        }
+        let (memory, bytes) = (live.memory.clone(), live.bytes);
         self.synchronize()?;
         Ok(SlabView::cuda(memory, bytes))
+    }
+
+    fn writer(&mut self, slab: SlabId) -> Result<SlabWriter, DeviceError> {
+        self.synchronize()?;
+        let live = self.slabs.get_mut(&slab.0).ok_or(DeviceError::NoSlab(slab))?;
+        if Arc::strong_count(&live.memory) > 1 {
+            return Err(DeviceError::InUse(slab));
+        }
+        let (writer, known) = CudaWriter::new(live.memory.clone());
+        live.writer = known;
+        Ok(SlabWriter::cuda(writer))
     }
 
     fn synchronize(&mut self) -> Result<(), DeviceError> {
@@ -211,7 +240,7 @@ impl Device for CudaDevice {
             Ok(()) | Err(DeviceError::Driver { .. }) => {}
             Err(error) => return Err(error),
         }
-        let Slab { memory, bytes } = self.slabs.remove(&id.0).ok_or(DeviceError::NoSlab(id))?;
+        let Slab { memory, bytes, writer } = self.slabs.remove(&id.0).ok_or(DeviceError::NoSlab(id))?;
         let released = match Arc::try_unwrap(memory) {
             // weak references to what a run held may outlive it, and hold nothing up
             Ok(mut memory) => match memory.release() {
@@ -221,7 +250,7 @@ impl Device for CudaDevice {
             Err(memory) => Err((memory, DeviceError::InUse(id))),
         };
         if let Err((memory, error)) = released {
-            self.slabs.insert(id.0, Slab { memory, bytes });
+            self.slabs.insert(id.0, Slab { memory, bytes, writer });
             return Err(error);
         }
         self.used_bytes = self.used_bytes.saturating_sub(bytes);

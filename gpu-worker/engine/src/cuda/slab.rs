@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use cudarc::driver::{
     CudaContext, DriverError,
-    result::{free_sync, malloc_sync},
-    sys::CUdeviceptr,
+    result::{free_sync, malloc_sync, memcpy_dtod_sync, memcpy_dtoh_sync, memcpy_htod_sync},
+    sys::{CUdeviceptr, CUresult},
 };
 
-use crate::weights;
+use super::errors::failed;
+use crate::{DeviceError, weights};
 
 /// An allocation. It keeps the context that it was made in.
 #[derive(Debug)]
@@ -36,6 +37,56 @@ impl CudaMemory {
     /// Address on the device.
     pub(crate) fn pointer(&self) -> CUdeviceptr {
         self.pointer
+    }
+
+    /// Binds its context to this thread.
+    pub(super) fn bind(&self) -> Result<(), DriverError> {
+        self.context.bind_to_thread()
+    }
+
+    /// Whether so many bytes lie in it from `offset` on.
+    pub(super) fn holds(&self, offset: u64, bytes: usize) -> bool {
+        let end = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(bytes));
+        end.is_some_and(|end| end <= self.length)
+    }
+
+    /// All its bytes.
+    ///
+    /// # Errors
+    /// What the driver answers.
+    pub(crate) fn to_host(&self) -> Result<Vec<u8>, DeviceError> {
+        self.bind().map_err(failed("binding the context"))?;
+        let mut bytes = vec![0; self.length];
+        self.read(0, &mut bytes).map_err(failed("copying from the device"))?;
+        Ok(bytes)
+    }
+
+    /// Reads from `offset` on, in the bound context; nothing beyond its end.
+    pub(super) fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), DriverError> {
+        if !self.holds(offset, out.len()) {
+            return Err(DriverError(CUresult::CUDA_ERROR_INVALID_VALUE));
+        }
+        // SAFETY: the range lies in this allocation, and the copy has ended when the call returns.
+        unsafe { memcpy_dtoh_sync(out, self.pointer + offset) }
+    }
+
+    /// Writes from `offset` on, in the bound context; nothing beyond its end. For whoever alone uses it.
+    pub(super) fn write(&self, offset: u64, data: &[u8]) -> Result<(), DriverError> {
+        if !self.holds(offset, data.len()) {
+            return Err(DriverError(CUresult::CUDA_ERROR_INVALID_VALUE));
+        }
+        // SAFETY: the range lies in this allocation, which the caller alone uses.
+        unsafe { memcpy_htod_sync(self.pointer + offset, data) }
+    }
+
+    /// Copies bytes of another allocation of the same context; nothing beyond either end. For whoever alone uses this one.
+    pub(super) fn copy_from(&self, offset: u64, from: &Self, begin: u64, bytes: usize) -> Result<(), DriverError> {
+        if !self.holds(offset, bytes) || !from.holds(begin, bytes) {
+            return Err(DriverError(CUresult::CUDA_ERROR_INVALID_VALUE));
+        }
+        // SAFETY: both ranges lie in their allocations, the caller alone uses this one, and nobody writes to the other one
+        // while it is held by more than its device.
+        unsafe { memcpy_dtod_sync(self.pointer + offset, from.pointer + begin, bytes) }
     }
 
     /// `bytes` bytes from `offset` on as the memory of a weight; none beyond its end.

@@ -1,6 +1,9 @@
 //! The change of a module as a matrix over its weight: rows are outputs, columns are what is left of the dimensions.
 
-use super::file::{Change, Factor, Half, Module};
+use super::{
+    file::{Change, Factor, Half, Module},
+    kernel::product,
+};
 
 /// A change, as cheap to add as its flavour allows.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,15 +119,6 @@ fn whole(half: &Half) -> (Vec<f32>, (usize, usize)) {
             (product(&a.values, &b.values, rank), (rows, columns))
         }
     }
-}
-
-/// (rows × rank) · (rank × columns).
-fn product(left: &[f32], right: &[f32], rank: usize) -> Vec<f32> {
-    let rank = rank.max(1);
-    let (rows, columns) = (left.len() / rank, right.len() / rank);
-    let mut out = vec![0.0; rows * columns];
-    super::kernel::add_product(&mut out, left, right, (rows, rank, columns), 1.0);
-    out
 }
 
 /// The transpose of a (rows × columns) matrix.

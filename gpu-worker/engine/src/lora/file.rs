@@ -5,11 +5,7 @@ use std::collections::BTreeMap;
 use half::{bf16, f16};
 use shared::error::{Classify, ErrorCode};
 
-use super::{
-    part::{Part, split},
-    settings::AdapterSettings,
-    spelling::components,
-};
+use super::{index::LoraIndex, part::Part, settings::AdapterSettings, spelling::components};
 use crate::tensor::{ElementType, elements};
 
 /// One tensor of a LoRA file.
@@ -166,27 +162,9 @@ impl Lora {
     /// # Errors
     /// [`LoraError`]: the first thing that is wrong. Nothing of such a file is applied.
     pub fn read(tensors: &[LoraTensor<'_>], settings: &BTreeMap<String, AdapterSettings>) -> Result<Self, LoraError> {
-        let mut grouped: BTreeMap<&str, Parts<'_>> = BTreeMap::new();
-        let mut others = Vec::new();
-        for tensor in tensors {
-            match split(tensor.name) {
-                Some((module, Part::Refused(flavour))) => {
-                    return Err(LoraError::Flavour { module: module.to_owned(), flavour });
-                }
-                Some((stem, part)) => {
-                    if let Some(other) = grouped.entry(stem).or_default().insert(part, *tensor) {
-                        let reason = format!("`{}` and `{}` are the same part of it", other.name, tensor.name);
-                        return Err(incomplete(stem, &reason));
-                    }
-                }
-                None => others.push(tensor.name.to_owned()),
-            }
-        }
-        if grouped.is_empty() {
-            return Err(LoraError::NoLora { tensors: tensors.len() });
-        }
-        let modules = grouped.into_iter().map(|(stem, parts)| module(stem, &parts, settings));
-        Ok(Self { modules: modules.collect::<Result<_, _>>()?, others })
+        let index = LoraIndex::read(tensors, settings)?;
+        let modules = index.stems().map(|stem| index.module(stem)).collect::<Result<_, _>>()?;
+        Ok(Self { modules, others: index.others().map(str::to_owned).collect() })
     }
 
     /// Bytes of its factors as they are held.
@@ -216,9 +194,15 @@ impl Module {
     }
 }
 
-type Parts<'a> = BTreeMap<Part, LoraTensor<'a>>;
+/// The parts of a module.
+pub(super) type Parts<'a> = BTreeMap<Part, LoraTensor<'a>>;
 
-fn module(stem: &str, parts: &Parts<'_>, settings: &BTreeMap<String, AdapterSettings>) -> Result<Module, LoraError> {
+/// Reads a module; all its values must be finite and its factors fit each other.
+pub(super) fn module(
+    stem: &str,
+    parts: &Parts<'_>,
+    settings: &BTreeMap<String, AdapterSettings>,
+) -> Result<Module, LoraError> {
     let factor = |part: Part| parts.get(&part).map(factor).transpose();
     let (change, rank) = change(stem, parts)?;
     let (bias, magnitude) = (factor(Part::DiffB)?, factor(Part::Magnitude)?);
@@ -331,7 +315,7 @@ fn kronecker(stem: &str, parts: &Parts<'_>) -> Result<(Change, usize), LoraError
     Ok((Change::Kronecker { first, second, core }, rank))
 }
 
-fn incomplete(stem: &str, reason: &str) -> LoraError {
+pub(super) fn incomplete(stem: &str, reason: &str) -> LoraError {
     LoraError::Incomplete { module: stem.to_owned(), reason: reason.to_owned() }
 }
 

@@ -138,7 +138,7 @@ fn fit(
         if change != [rows, columns] {
             return Err(other(name, change, &weight.shape));
         }
-        if module.magnitude.as_ref().is_some_and(|magnitude| super::merge::axis(magnitude, &weight.shape).is_none()) {
+        if module.magnitude.as_ref().is_some_and(|magnitude| super::change::axis(magnitude, &weight.shape).is_none()) {
             return Err(other(name, [module.magnitude.as_ref().map_or(0, |m| m.values.len()), 1], &weight.shape));
         }
         bytes += weight.bytes;

@@ -7,23 +7,31 @@
 //! Formulas: LoRA (arXiv 2106.09685), LoHa (FedPara, arXiv 2108.06098), LoKr and conv variants (LyCORIS, arXiv
 //! 2309.14859), DoRA (arXiv 2402.09353).
 
+mod change;
 mod dense;
 mod estimate;
 mod file;
+mod index;
 mod kernel;
 mod matching;
 mod merge;
+mod parallel;
 mod part;
 mod settings;
 mod spelling;
 mod stack;
 #[cfg(test)]
 mod tests;
+mod variant;
 
 pub use estimate::estimate;
 pub use file::{Lora, LoraError, LoraTensor, Module};
+pub use index::LoraIndex;
 pub use matching::{Fit, Mismatch, Report, match_base};
 pub use merge::{MergeError, merge};
+pub use parallel::Failed;
 pub use settings::AdapterSettings;
 pub use spelling::{BaseTensor, Spellings};
 pub use stack::{BlockWeights, Entry, Stack};
+pub(crate) use variant::on_host;
+pub use variant::{Change, Made, MergeControl, Place, VariantError, VariantTensor};

@@ -82,7 +82,7 @@ impl Subject {
     /// All its parts, as the runner finds them.
     pub(in crate::executors) fn run_parts(&self, agent: &Agent) -> Vec<RunPart> {
         let part = |row: &models::ComponentRow| {
-            Some(RunPart { slot: row.kind.clone(), component: self.placed.held(agent, row.id)? })
+            Some(RunPart { slot: row.kind.clone(), component: self.placed.held(agent, row.id)?, overlay: None })
         };
         self.wanted.components.iter().filter_map(part).collect()
     }
