@@ -14,6 +14,7 @@ mod metrics;
 mod near;
 mod openapi;
 mod owners;
+mod pipelines;
 mod plan;
 mod plot;
 mod prefer;

@@ -81,6 +81,7 @@ fn tags() -> Value {
         { "name": "vram", "description": "The VRAM tier" },
         { "name": "benchmarks", "description": "What models cost, measured" },
         { "name": "engine", "description": "Running models" },
+        { "name": "pipelines", "description": "Assemblies of models, declared once and applied to devices" },
         { "name": "jobs", "description": "Durable work" },
         { "name": "meta", "description": "The API itself" },
     ])

@@ -9,7 +9,7 @@ use crate::{
     context::{one_device_form, panicked, surround},
     routes::{
         artifacts, benchmarks, cache, components, devices, engine, events, evictions, hosts, jobs, memory, meta,
-        metadata, models, search, status, tensors, uploads, validations, vram,
+        metadata, models, pipeline_changes, pipelines, search, status, tensors, uploads, validations, vram,
     },
     state::AppState,
 };
@@ -32,6 +32,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(validations::list_validations))
         .routes(routes!(validations::get_one_validation))
         .routes(routes!(benchmarks::benchmark_model))
+        .routes(routes!(benchmarks::benchmark_pipeline))
         .routes(routes!(benchmarks::list_benchmarks))
         .routes(routes!(benchmarks::compare_benchmarks))
         .routes(routes!(benchmarks::get_one_benchmark))
@@ -75,6 +76,14 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(engine::unet_step))
         .routes(routes!(uploads::create_upload))
         .routes(routes!(uploads::get_one_upload, uploads::delete_upload))
+        // pipelines
+        .routes(routes!(pipelines::list_pipelines))
+        .routes(routes!(pipelines::get_one_pipeline, pipeline_changes::put_pipeline, pipeline_changes::delete_pipeline))
+        .routes(routes!(pipeline_changes::patch_loras))
+        .routes(routes!(pipelines::apply_pipeline))
+        .routes(routes!(pipelines::restore_pipeline))
+        .routes(routes!(pipelines::diff_pipeline))
+        .routes(routes!(pipelines::pipeline_history))
         // jobs
         .routes(routes!(jobs::list_jobs, jobs::submit_job))
         .routes(routes!(jobs::get_one_job))

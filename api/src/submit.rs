@@ -6,16 +6,17 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use shared::{
-    db::{DbError, jobs},
+    db::{DbError, Session, jobs},
     job::{
         Enqueued,
-        enqueue::{enqueue, enqueue_group},
+        enqueue::{enqueue, enqueue_each, enqueue_group},
     },
     wire::JobView,
 };
 
 use crate::{
     idempotency::{self, Accepted, Asked},
+    pipelines,
     plan::{self, Order, Plan, Spread},
     prefer::PREFERENCE_APPLIED,
     problem::ApiError,
@@ -49,10 +50,7 @@ async fn accept(state: &AppState, asked: &Asked, plan: Plan) -> Result<Accepted,
     if let Some(earlier) = idempotency::claimed(&mut tx, asked).await? {
         return Ok(earlier);
     }
-    let Enqueued { id, created } = match plan.spread {
-        Spread::One => enqueue(&mut tx, plan.job).await?,
-        Spread::Places(places) => enqueue_group(&mut tx, plan.job, places).await?,
-    };
+    let Enqueued { id, created } = enqueue_plan(&mut tx, plan).await?;
     let row = jobs::find(&mut *tx, id).await?.ok_or_else(|| DbError::BadRow(format!("job {id} is not there")))?;
     let accepted = Accepted { job: views::job(row, None)?, joined: !created, replayed: false };
     idempotency::keep(&mut tx, asked, &accepted).await?;
@@ -61,6 +59,22 @@ async fn accept(state: &AppState, asked: &Asked, plan: Plan) -> Result<Accepted,
         state.metrics.enqueued(kind);
     }
     Ok(accepted)
+}
+
+/// The jobs of a plan, and what else is written with them.
+///
+/// # Errors
+/// 404 and 409 when what the plan is about has changed meanwhile; database errors.
+pub(crate) async fn enqueue_plan(tx: &mut Session, plan: Plan) -> Result<Enqueued, ApiError> {
+    pipelines::prepare(&mut *tx, &plan).await?;
+    let (job, spread) = (plan.job.clone(), plan.spread != Spread::One);
+    let enqueued = match plan.spread {
+        Spread::One => enqueue(&mut *tx, plan.job).await?,
+        Spread::Places(places) => enqueue_group(&mut *tx, plan.job, places).await?,
+        Spread::Each(each) => enqueue_each(&mut *tx, plan.job, each).await?,
+    };
+    pipelines::record(tx, &job, spread, enqueued.id).await?;
+    Ok(enqueued)
 }
 
 async fn answer(state: &AppState, asked: &Asked, accepted: Accepted) -> Result<Response, ApiError> {

@@ -90,6 +90,9 @@ pub enum Command {
     /// LoRAs and the bases they are for.
     #[command(subcommand, visible_alias = "lora")]
     Loras(commands::loras::LorasCommand),
+    /// Assemblies of models, declared once and applied to devices: a base, a VAE, text encoders, a stack of LoRAs.
+    #[command(subcommand, visible_alias = "pipeline")]
+    Pipelines(commands::pipelines::PipelinesCommand),
     /// Prompts to embeddings.
     Encode(commands::encode::EncodeArgs),
     /// Texts to tokens and back.

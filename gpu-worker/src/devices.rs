@@ -120,6 +120,7 @@ pub async fn rows(host: &str, devices: &BTreeMap<String, Device>, labels: &[Stri
             labels: labels.to_vec(),
             state: state.to_owned(),
             reason,
+            runner_generation: i64::try_from(status.restarts_total).unwrap_or(i64::MAX),
         });
     }
     rows

@@ -95,11 +95,14 @@ pub async fn publish_now(agent: &Agent) {
     }
 }
 
+/// A device: id, state, reason, (total and used bytes), deaths of its runner.
+type RecordedDevice = (String, String, Option<String>, (i64, i64), i64);
+
 /// What the database is told, only when it differs from what it was told before.
 #[derive(Debug, PartialEq)]
 struct Recorded {
     rows: Vec<ResidencyRow>,
-    devices: Vec<(String, String, Option<String>, i64, i64)>,
+    devices: Vec<RecordedDevice>,
     /// Rows of an ended lease are removed by the leader: after a lapse all is told again.
     lapsed: Option<Instant>,
 }
@@ -108,7 +111,9 @@ impl Recorded {
     fn of(agent: &Agent, snapshot: &HostSnapshot, lapsed: Option<Instant>) -> Self {
         let device = |device: &DeviceSnapshot| {
             let (total, used) = (signed(device.memory_total_bytes), signed(device.memory_used_bytes));
-            (device.id.clone(), device.state.clone(), device.reason.clone(), total, used)
+            let deaths = agent.devices.get(&device.id).map_or(0, |known| known.runner.status().borrow().restarts_total);
+            let deaths = i64::try_from(deaths).unwrap_or(i64::MAX);
+            (device.id.clone(), device.state.clone(), device.reason.clone(), (total, used), deaths)
         };
         Self { rows: rows_of(agent, snapshot), devices: snapshot.devices.iter().map(device).collect(), lapsed }
     }
@@ -120,8 +125,8 @@ async fn record(agent: &Agent, now: &Recorded) -> Result<bool, DbError> {
     if !rows::replace(&mut tx, &agent.host, agent.me, &now.rows).await? {
         return Ok(false);
     }
-    for (id, state, reason, total, used) in &now.devices {
-        farm::set_device(&mut *tx, id, state, reason.as_deref(), *total, *used).await?;
+    for (id, state, reason, bytes, deaths) in &now.devices {
+        farm::set_device(&mut *tx, id, state, reason.as_deref(), *bytes, *deaths).await?;
     }
     tx.commit().await?;
     Ok(true)

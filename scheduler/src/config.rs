@@ -48,6 +48,10 @@ pub struct Config {
     #[arg(long, env = "MODELYARD_KEEP_EVENTS", default_value = "7d", value_parser = parse_period)]
     pub keep_events: Duration,
 
+    /// How long it is remembered what was done with pipelines.
+    #[arg(long, env = "MODELYARD_KEEP_HISTORY", default_value = "90d", value_parser = parse_period)]
+    pub keep_history: Duration,
+
     /// How long artifacts of jobs are kept; those that an active job works on stay longer.
     #[arg(long, env = "MODELYARD_KEEP_ARTIFACTS", default_value = "7d", value_parser = parse_period)]
     pub keep_artifacts: Duration,

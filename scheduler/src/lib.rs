@@ -115,6 +115,7 @@ fn start_tasks(config: &Config, pool: &Pool, metrics: &metrics::Metrics, tasks: 
         metrics: metrics.clone(),
         keep_finished: config.keep_finished,
         keep_events: config.keep_events,
+        keep_history: config.keep_history,
         keep_blobs: Retention { artifacts_for: config.keep_artifacts, artifacts_bytes: config.artifacts_total.0 },
     };
     reconcile::start(control, config, tasks);

@@ -12,6 +12,8 @@ use shared::{
 pub(crate) const OUTCOMES: [&str; 4] = ["assigned", "waiting", "rejected", "outdated"];
 /// Why a job was taken back.
 pub(crate) const RESCUES: [&str; 2] = ["lease_expired", "host_gone"];
+/// What is done about a pipeline that is not where it is wanted.
+const PIPELINE_STEPS: [&str; 3] = ["applied", "restored", "failed"];
 /// The one role that this process campaigns for.
 pub(crate) const ROLE: &str = "scheduler";
 
@@ -36,6 +38,8 @@ pub(crate) struct Metrics {
     pub(crate) rescued: IntCounterVec,
     /// Seconds of one pass over the pending jobs, with the database.
     pub(crate) tick_seconds: Histogram,
+    /// What was done about pipelines that are not where they are wanted.
+    pub(crate) pipelines: IntCounterVec,
     /// Uploads and artifacts in the database.
     stored: GaugeVec,
     /// Their bytes.
@@ -76,6 +80,13 @@ impl Metrics {
                 Opts::new("modelyard_jobs_rescued_total", "Jobs taken back from workers that are gone."),
                 &["reason"],
             )?,
+            pipelines: IntCounterVec::new(
+                Opts::new(
+                    "modelyard_pipelines_reconciled_total",
+                    "Jobs for pipelines that are not where they are wanted: begun by the scheduler, or ended without success.",
+                ),
+                &["what"],
+            )?,
             tick_seconds: histogram(
                 "modelyard_scheduler_tick_seconds",
                 "Time of one pass over the pending jobs, with the database.",
@@ -100,7 +111,7 @@ impl Metrics {
     }
 
     fn add_to(&self, registry: &Registry) -> prometheus::Result<()> {
-        let collectors: [Box<dyn Collector>; 11] = [
+        let collectors: [Box<dyn Collector>; 12] = [
             Box::new(self.jobs.clone()),
             Box::new(self.oldest_pending.clone()),
             Box::new(self.leader.clone()),
@@ -108,6 +119,7 @@ impl Metrics {
             Box::new(self.placements.clone()),
             Box::new(self.placement_seconds.clone()),
             Box::new(self.rescued.clone()),
+            Box::new(self.pipelines.clone()),
             Box::new(self.tick_seconds.clone()),
             Box::new(self.stored.clone()),
             Box::new(self.stored_bytes.clone()),
@@ -123,6 +135,9 @@ impl Metrics {
         }
         for reason in RESCUES {
             self.rescued.with_label_values(&[reason]).reset();
+        }
+        for what in PIPELINE_STEPS {
+            self.pipelines.with_label_values(&[what]).reset();
         }
         self.set_stored(&Stored::default());
         self.removed(Removed::default());
@@ -183,6 +198,7 @@ mod tests {
             "modelyard_queue_oldest_pending_timestamp_seconds 0",
             "modelyard_stored_bytes{what=\"artifact\"} 0",
             "modelyard_stored_removed_total{what=\"unfinished\"} 0",
+            "modelyard_pipelines_reconciled_total{what=\"applied\"} 0",
         ] {
             assert!(text().contains(series), "{series}\n{}", text());
         }

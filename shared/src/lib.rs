@@ -10,6 +10,7 @@ pub mod ids;
 pub mod job;
 pub mod measure;
 pub mod ops;
+pub mod pipeline;
 pub mod ready;
 pub mod shutdown;
 pub mod status;

@@ -1,6 +1,7 @@
 //! From what a client wants to what is enqueued: looks everything up, refuses what can never work, and says where it goes.
 //! The decisions are pure functions over a [`View`] and a [`Subject`]; only the look-ups touch Postgres.
 
+mod assembled;
 mod benchmark;
 mod cache;
 mod engine;
@@ -9,7 +10,7 @@ mod load;
 mod metadata_write;
 mod optimize;
 mod parts;
-mod pipeline;
+pub(crate) mod pipeline;
 mod places;
 mod retry;
 mod scan;
@@ -17,12 +18,14 @@ mod subject;
 mod unload;
 mod validate;
 
+use serde_json::{Map, Value};
 use shared::{
     db::Session,
+    error::ErrorCode,
     ids::{ComponentId, JobId},
     job::{
-        ApplyPipelineArgs, BenchmarkArgs, JobSpec, Keep, KeepAlive, NewJob, OptimizeArgs, RestorePipelineArgs, Target,
-        ValidateLevel, engine::EngineArgs, enqueue::Needs,
+        BenchmarkArgs, JobKind, JobSpec, Keep, KeepAlive, NewJob, OptimizeArgs, Target, ValidateLevel,
+        engine::EngineArgs, enqueue::Needs,
     },
     wire::MetadataWriteRequest,
 };
@@ -64,10 +67,12 @@ pub(crate) enum Wanted {
     Run { args: EngineArgs<String>, target: Target },
     /// Measure a model.
     Benchmark { args: BenchmarkArgs<String>, target: Target },
-    /// Make a pipeline ready on a device.
-    Apply { args: Box<ApplyPipelineArgs<String>>, target: Target },
+    /// Work whose arguments name a pipeline in place of models.
+    Assembled { kind: JobKind, args: Map<String, Value>, at: &'static str, target: Target },
+    /// Make a pipeline ready on a device, as it is declared; of this generation only, where one is given.
+    Apply { pipeline: String, generation: Option<i64>, manner: pipeline::Manner },
     /// Run a pipeline's base as it is again.
-    Restore { args: Box<RestorePipelineArgs<String>>, target: Target },
+    Restore { pipeline: String, target: Target, verify: bool },
     /// Do again what an ended job was asked to do.
     Again(JobId),
 }
@@ -106,12 +111,14 @@ impl Order {
 }
 
 /// Where the work goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Spread {
     /// One job at the job's target.
     One,
     /// A parent with the job's target and a child for each of these places.
     Places(Vec<Target>),
+    /// As `Places`, with arguments of its own for each.
+    Each(Vec<(Target, JobSpec)>),
 }
 
 /// A place that a job for all places does not go to.
@@ -132,7 +139,7 @@ pub(crate) struct Plan {
 
 /// A decision of one kind of work: the job's arguments, its target, where it goes, and the bytes that it touches.
 #[derive(Debug)]
-struct Decision {
+pub(crate) struct Decision {
     spec: JobSpec,
     target: Target,
     spread: Spread,
@@ -149,6 +156,15 @@ pub(crate) async fn make(state: &AppState, order: Order, asked: &Asked) -> Resul
     let mut conn = state.connection().await?;
     let order = match order.wanted {
         Wanted::Again(id) => retry::order(&mut conn, id).await?,
+        Wanted::Assembled { kind, args, at, target } => {
+            let wanted = assembled::resolve(&mut conn, kind, args, at, target).await?;
+            Order { wanted, ..order }
+        }
+        Wanted::Apply { ref pipeline, .. } => {
+            let mut labels = crate::pipelines::get(&mut conn, pipeline).await?.labels;
+            labels.extend(order.labels.iter().filter(|label| !labels.contains(label)).cloned().collect::<Vec<_>>());
+            Order { labels, ..order }
+        }
         _ => order,
     };
     if let Some(attempts) = order.max_attempts.filter(|attempts| !(1..=10).contains(attempts)) {
@@ -156,17 +172,25 @@ pub(crate) async fn make(state: &AppState, order: Order, asked: &Asked) -> Resul
     }
     let view = View::read(state, &mut conn).await?;
     let decision = Box::pin(decide(&mut conn, &view, &order)).await?;
-    let mut job = NewJob::new(decision.spec, decision.target);
-    job.priority = order.priority;
-    job.max_attempts = order.max_attempts.unwrap_or(job.max_attempts);
-    job.need_labels = order.labels;
-    job.needs = decision.needs;
-    job.retry_of = order.retry_of;
-    job.traceparent.clone_from(&asked.traceparent);
-    if !decision.left_out.is_empty() {
-        job.placement = Some(serde_json::json!({ "left_out": decision.left_out }));
+    let mut plan = decision.plan();
+    plan.job.priority = order.priority;
+    plan.job.max_attempts = order.max_attempts.unwrap_or(plan.job.max_attempts);
+    plan.job.need_labels = order.labels;
+    plan.job.retry_of = order.retry_of;
+    plan.job.traceparent.clone_from(&asked.traceparent);
+    Ok(plan)
+}
+
+impl Decision {
+    /// A job with default priority, labels and attempts.
+    pub(crate) fn plan(self) -> Plan {
+        let mut job = NewJob::new(self.spec, self.target);
+        job.needs = self.needs;
+        if !self.left_out.is_empty() {
+            job.placement = Some(serde_json::json!({ "left_out": self.left_out }));
+        }
+        Plan { job, spread: self.spread }
     }
-    Ok(Plan { job, spread: decision.spread })
 }
 
 async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decision, ApiError> {
@@ -218,8 +242,15 @@ async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decisi
             let subject = Subject::read(conn, &args.model, args.components.as_deref()).await?;
             benchmark::decide(conn, view, subject, args, target, &order.labels).await
         }
-        Wanted::Apply { args, target } => pipeline::decide_apply(conn, view, args, target, &order.labels).await,
-        Wanted::Restore { args, target } => pipeline::decide_restore(conn, view, args, target).await,
+        Wanted::Apply { pipeline, generation, manner } => {
+            pipeline::decide_apply(conn, view, (pipeline, *generation), manner, &order.labels).await
+        }
+        Wanted::Restore { pipeline, target, verify } => {
+            pipeline::decide_restore(conn, view, pipeline, target, *verify).await
+        }
+        Wanted::Assembled { kind, .. } => {
+            Err(ApiError::new(ErrorCode::Internal, format!("the pipeline of a `{kind}` job was not looked up")))
+        }
         Wanted::Again(id) => Err(ApiError::conflict(format!("job {id} repeats another retry"))),
     }
 }

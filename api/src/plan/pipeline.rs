@@ -1,77 +1,164 @@
-//! Planning what is done with pipelines: applied to a device, or its base as it is again.
+//! Planning what is done with pipelines: where each is applied or restored, and with what.
+
+use std::collections::HashSet;
 
 use shared::{
-    db::Session,
+    db::{
+        Session,
+        pipelines::{self, PipelineDeviceRow, PipelineRow},
+    },
     job::{ApplyPipelineArgs, JobSpec, RestorePipelineArgs, Target, engine::Assembly, enqueue::Needs},
+    pipeline::Declared,
 };
 
-use super::{Decision, Spread, Subject, load::must_fit_somewhere, parts, places::devices_of};
-use crate::{merge::View, problem::ApiError};
+use super::{Decision, LeftOut, Spread, Subject, load, parts, places::get_device};
+use crate::{merge::View, pipelines as stored, problem::ApiError};
+
+/// How a pipeline is applied.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Manner {
+    /// `any`: where it is applied already, else at its own target.
+    pub(crate) target: Target,
+    /// Only say what would be done.
+    pub(crate) dry_run: bool,
+    /// Check digests before it is done.
+    pub(crate) verify: bool,
+}
 
 /// An assembly with its models looked up, and what of them takes part.
 ///
 /// # Errors
-/// As [`parts::look_up`] and [`parts::together`].
-pub(crate) async fn look_up(
-    conn: &mut Session,
-    assembly: &Assembly<String>,
-    at: &str,
-) -> Result<(Assembly, Subject), ApiError> {
+/// 404, 409 and 415 for models that are not there or cannot take part; 400 for a LoRA that is named twice.
+pub(crate) async fn look_up(conn: &mut Session, assembly: &Assembly<String>) -> Result<(Assembly, Subject), ApiError> {
     let replaced: Vec<String> = assembly.text_encoders.keys().cloned().collect();
-    let subjects = parts::look_up(conn, assembly.models(), &replaced, at).await?;
+    let subjects = parts::look_up(conn, assembly.models(), &replaced, "").await?;
     let named = assembly.clone().try_with_models(parts::ids(&subjects))?;
     let subject = parts::together(subjects)?;
-    subject.map(|subject| (named, subject)).ok_or_else(|| ApiError::field(format!("{at}/model"), "name a model"))
+    subject.map(|subject| (named, subject)).ok_or_else(|| ApiError::field("/model", "name a model"))
 }
 
-/// Decides about the application of a pipeline.
+/// Decides about the application of a pipeline as it is declared now; of this generation only, where one is given.
 ///
 /// # Errors
-/// 400 for `all`; 404, 409 and 415 for models that are not there or cannot take part; 507 when no candidate could hold them.
+/// 404, 409, 415 and 507, as for a load of all its models.
 pub(super) async fn decide_apply(
     conn: &mut Session,
     view: &View,
-    args: &ApplyPipelineArgs<String>,
-    target: &Target,
+    (pipeline, generation): (&str, Option<i64>),
+    manner: &Manner,
     labels: &[String],
 ) -> Result<Decision, ApiError> {
-    if *target == Target::All {
-        return Err(ApiError::field("/target", "a pipeline is applied in one place: `any`, a host or a device"));
+    let row = stored::get(conn, pipeline).await?;
+    if generation.is_some_and(|generation| generation != row.generation) {
+        return Err(stored::declared_anew(&row.name));
     }
-    let (assembly, subject) = look_up(conn, &args.assembly, "").await?;
-    must_fit_somewhere(view, &subject, &devices_of(view, target)?, labels)?;
-    let ApplyPipelineArgs { pipeline, name, generation, keep_alive, protect, dry_run, verify, .. } = args.clone();
-    let spec = JobSpec::ApplyPipeline(ApplyPipelineArgs {
-        pipeline,
-        name,
-        generation,
-        assembly,
-        keep_alive,
-        protect,
-        dry_run,
-        verify,
-    });
-    let needs = if dry_run { Needs::default() } else { subject.needs() };
-    Ok(Decision { spec, target: target.clone(), spread: Spread::One, needs, left_out: Vec::new() })
+    let declared = row.declared()?;
+    let (_, subject) = look_up(conn, &stored::by_id(&declared)).await?;
+    let there = pipelines::of_pipeline(conn, row.id).await?;
+    apply(view, (&row, &declared), &subject, &there, manner, labels)
 }
 
-/// Decides about the end of a pipeline on a device. Its models may have left the catalogue.
+/// The job that applies a declaration.
 ///
 /// # Errors
-/// 400 unless the target is a device; 404 for a device that is not there.
+/// 404 for a place that is not there; 507 when no candidate could ever hold it.
+pub(crate) fn apply(
+    view: &View,
+    (row, declared): (&PipelineRow, &Declared),
+    subject: &Subject,
+    there: &[PipelineDeviceRow],
+    manner: &Manner,
+    labels: &[String],
+) -> Result<Decision, ApiError> {
+    let spec = JobSpec::ApplyPipeline(ApplyPipelineArgs {
+        pipeline: row.id,
+        name: row.name.clone(),
+        generation: row.generation,
+        assembly: declared.assembly.clone(),
+        keep_alive: declared.keep_alive,
+        protect: declared.protect,
+        dry_run: manner.dry_run,
+        verify: manner.verify,
+    });
+    let needs = if manner.dry_run { Needs::default() } else { subject.needs() };
+    let decision = |target, spread, left_out| Decision { spec, target, spread, needs, left_out };
+    let targets = targets(row, there, &manner.target)?;
+    if let [target] = targets.as_slice() {
+        let (spread, left_out) = load::placed(view, subject, target, labels)?;
+        return Ok(decision(target.clone(), spread, left_out));
+    }
+    for target in &targets {
+        load::placed(view, subject, target, labels)?;
+    }
+    Ok(decision(Target::All, Spread::Places(targets), Vec::new()))
+}
+
+/// Where an application goes.
+fn targets(row: &PipelineRow, there: &[PipelineDeviceRow], asked: &Target) -> Result<Vec<Target>, ApiError> {
+    if *asked != Target::Any {
+        return Ok(vec![asked.clone()]);
+    }
+    let wanted = there.iter().filter(|row| row.desired == "applied");
+    let devices: Vec<Target> = wanted.map(|row| Target::Device(row.device.clone())).collect();
+    if devices.is_empty() { Ok(vec![stored::target_of(row)?]) } else { Ok(devices) }
+}
+
+/// Decides about the end of a pipeline where it is applied. Its models may have left the catalogue.
+///
+/// # Errors
+/// 404 for a place that is not there; 409 when it is not applied there.
 pub(super) async fn decide_restore(
     conn: &mut Session,
     view: &View,
-    args: &RestorePipelineArgs<String>,
+    pipeline: &str,
     target: &Target,
+    verify: bool,
 ) -> Result<Decision, ApiError> {
-    if !matches!(target, Target::Device(_)) {
-        return Err(ApiError::field("/target", "a pipeline is restored on a device"));
+    let row = stored::get(conn, pipeline).await?;
+    if let Target::Device(device) = target {
+        get_device(view, device)?;
     }
-    devices_of(view, target)?;
-    let (assembly, _) = look_up(conn, &args.assembly, "").await?;
-    let RestorePipelineArgs { pipeline, name, generation, verify, .. } = args.clone();
-    let spec = JobSpec::RestorePipeline(RestorePipelineArgs { pipeline, name, generation, assembly, verify });
-    let spread = Spread::One;
-    Ok(Decision { spec, target: target.clone(), spread, needs: Needs::default(), left_out: Vec::new() })
+    let there = pipelines::of_pipeline(conn, row.id).await?;
+    let each = restorations(&row, &there, target, verify)?;
+    let first = each.first().cloned();
+    let (target, spec) = first.ok_or_else(|| not_applied(&row, &there, target))?;
+    let (target, spread) = if each.len() == 1 { (target, Spread::One) } else { (Target::All, Spread::Each(each)) };
+    Ok(Decision { spec, target, spread, needs: Needs::default(), left_out: Vec::<LeftOut>::new() })
+}
+
+/// A restoration of what is applied on each device that is meant.
+///
+/// # Errors
+/// A stored row of another build.
+pub(crate) fn restorations(
+    row: &PipelineRow,
+    there: &[PipelineDeviceRow],
+    target: &Target,
+    verify: bool,
+) -> Result<Vec<(Target, JobSpec)>, ApiError> {
+    let meant = |on: &&PipelineDeviceRow| match target {
+        Target::Any | Target::All => true,
+        Target::Device(device) => *device == on.device,
+        Target::Host(host) => on.device.split_once('/').is_some_and(|(of, _)| of == host),
+    };
+    let is_there = |on: &&PipelineDeviceRow| on.desired == "applied" || on.applied_generation.is_some();
+    let mut each = Vec::new();
+    for on in there.iter().filter(meant).filter(is_there) {
+        let assembly = on.applied()?.map_or_else(|| on.wanted(), Ok)?.assembly;
+        let generation = on.applied_generation.unwrap_or(on.wanted_generation);
+        let args = RestorePipelineArgs { pipeline: row.id, name: row.name.clone(), generation, assembly, verify };
+        each.push((Target::Device(on.device.clone()), JobSpec::RestorePipeline(args)));
+    }
+    Ok(each)
+}
+
+fn not_applied(row: &PipelineRow, there: &[PipelineDeviceRow], target: &Target) -> ApiError {
+    let devices: HashSet<&str> =
+        there.iter().filter(|row| row.desired == "applied").map(|row| row.device.as_str()).collect();
+    let place = if *target == Target::Any { "anywhere".to_owned() } else { format!("at `{target}`") };
+    let detail = format!("pipeline `{}` is not applied {place}", row.name);
+    let mut devices: Vec<&str> = devices.into_iter().collect();
+    devices.sort_unstable();
+    let where_it_is = (!devices.is_empty()).then(|| format!("it is applied on {}", devices.join(", ")));
+    ApiError::conflict(detail).maybe_hint(where_it_is)
 }

@@ -87,6 +87,7 @@ pub(super) mod tests {
             labels: Vec::new(),
             state: "ready".into(),
             reason: None,
+            runner_generation: 0,
         }
     }
 

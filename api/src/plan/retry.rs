@@ -8,11 +8,11 @@ use shared::{
         jobs::{self, JobRow},
     },
     ids::{JobId, ModelId},
-    job::{ApplyPipelineArgs, JobSpec, JobState, Keep, RestorePipelineArgs, Target, engine::EngineArgs},
+    job::{JobSpec, JobState, Keep, Target, engine::EngineArgs},
     wire::MetadataWriteRequest,
 };
 
-use super::{Cached, Order, Wanted};
+use super::{Cached, Order, Wanted, pipeline::Manner};
 use crate::problem::ApiError;
 
 /// The order of an ended job.
@@ -115,17 +115,18 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
             Wanted::Benchmark { args, target }
         }
         JobSpec::LoraCheck(args) => again(EngineArgs::LoraCheck(args), target),
-        JobSpec::ApplyPipeline(args) => {
-            let ApplyPipelineArgs { pipeline, name, generation, assembly, keep_alive, protect, dry_run, verify } = args;
-            let Ok(assembly) = assembly.try_with_models(named);
-            let args = ApplyPipelineArgs { pipeline, name, generation, assembly, keep_alive, protect, dry_run, verify };
-            Wanted::Apply { args: Box::new(args), target }
-        }
+        JobSpec::ApplyPipeline(args) => Wanted::Apply {
+            pipeline: args.pipeline.to_string(),
+            generation: Some(args.generation),
+            // a parent's children went where it was applied, or are wanted there since
+            manner: Manner {
+                target: if target == Target::All { Target::Any } else { target },
+                dry_run: args.dry_run,
+                verify: args.verify,
+            },
+        },
         JobSpec::RestorePipeline(args) => {
-            let RestorePipelineArgs { pipeline, name, generation, assembly, verify } = args;
-            let Ok(assembly) = assembly.try_with_models(named);
-            let args = RestorePipelineArgs { pipeline, name, generation, assembly, verify };
-            Wanted::Restore { args: Box::new(args), target }
+            Wanted::Restore { pipeline: args.pipeline.to_string(), target, verify: args.verify }
         }
         JobSpec::Optimize(args) => {
             let target = args.device.clone().map_or(target, Target::Device);

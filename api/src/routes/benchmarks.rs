@@ -1,7 +1,5 @@
 //! Benchmarks: asking for one, their history, two side by side, and one as a picture.
 
-use std::collections::BTreeMap;
-
 use axum::{
     Json,
     extract::{OriginalUri, State},
@@ -16,7 +14,7 @@ use shared::{
         benchmarks::{self, BenchmarkFilter, BenchmarkRow},
     },
     ids::{BenchmarkId, ModelId},
-    job::BenchmarkArgs,
+    job::{BenchmarkArgs, JobKind},
     measure::{Side, compare_reports},
     wire::{BenchmarkReport, BenchmarkRequest, BenchmarkSummary, Comparison, JobView, Page},
 };
@@ -53,6 +51,28 @@ pub(crate) async fn benchmark_model(
     submit(&state, asked, Order { priority, ..Order::new(wanted) }).await
 }
 
+/// Measures a pipeline
+///
+/// As of a model, with the models that the pipeline declares now.
+#[utoipa::path(post, path = "/v1/pipelines/{name}/benchmark", operation_id = "benchmarkPipeline", tag = "benchmarks",
+    params(("name" = String, Path, description = "Id or name")), request_body = BenchmarkRequest,
+    responses((status = 202, description = "Accepted", body = JobView)))]
+pub(crate) async fn benchmark_pipeline(
+    State(state): State<AppState>,
+    Path(name): Path<String>,
+    _: NoParameters,
+    Command { body, asked }: Command<BenchmarkRequest>,
+) -> Result<Response, ApiError> {
+    let (target, priority) = (body.target.clone(), body.priority);
+    let mut args = serde_json::to_value(args(String::new(), body)).map_err(ApiError::defect)?;
+    if let Some(fields) = args.as_object_mut() {
+        fields.remove("model");
+        fields.insert("pipeline".to_owned(), name.into());
+    }
+    let wanted = job_request::assembled(JobKind::Benchmark, args, "", target)?;
+    submit(&state, asked, Order { priority, ..Order::new(wanted) }).await
+}
+
 /// The arguments that a request means.
 fn args(model: String, request: BenchmarkRequest) -> BenchmarkArgs<String> {
     let default = BenchmarkArgs::of(model);
@@ -66,9 +86,9 @@ fn args(model: String, request: BenchmarkRequest) -> BenchmarkArgs<String> {
         limits: request.limits.unwrap_or(default.limits),
         baseline: request.baseline,
         bound_percent: request.bound_percent.unwrap_or(default.bound_percent),
-        vae: None,
-        text_encoders: BTreeMap::new(),
-        loras: Vec::new(),
+        vae: request.vae,
+        text_encoders: request.text_encoders,
+        loras: request.loras,
         pipeline: None,
         model: default.model,
     }

@@ -4,14 +4,14 @@ use axum::{extract::State, response::Response};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use shared::{
-    job::engine::EngineArgs,
+    job::{JobKind, engine::EngineArgs},
     wire::{
         EncodeTextRequest, GenerateRequest, JobView, LoraCheckRequest, Placing, TokenizeRequest, UnetStepRequest,
         VaeDecodeRequest, VaeEncodeRequest,
     },
 };
 
-use super::job_request::run;
+use super::job_request::{self, run};
 use crate::{
     extract::{Command, NoParameters, parse_value},
     plan::Order,
@@ -31,10 +31,21 @@ fn order<A: DeserializeOwned>(
     mut body: Map<String, Value>,
     args: impl FnOnce(A) -> EngineArgs<String>,
 ) -> Result<Order, ApiError> {
-    let placing: Map<String, Value> = PLACING.iter().filter_map(|name| body.remove_entry(*name)).collect();
-    let Placing { target, priority, labels } = parse_value("", Value::Object(placing))?;
+    let Placing { target, priority, labels } = placing(&mut body)?;
     let wanted = run(args(parse_value("", Value::Object(body))?), "", target)?;
     Ok(Order { priority, labels, ..Order::new(wanted) })
+}
+
+/// As [`order`], of a kind that may name a pipeline in place of models.
+fn assembled(mut body: Map<String, Value>, kind: JobKind) -> Result<Order, ApiError> {
+    let Placing { target, priority, labels } = placing(&mut body)?;
+    let wanted = job_request::assembled(kind, Value::Object(body), "", target)?;
+    Ok(Order { priority, labels, ..Order::new(wanted) })
+}
+
+fn placing(body: &mut Map<String, Value>) -> Result<Placing, ApiError> {
+    let placing: Map<String, Value> = PLACING.iter().filter_map(|name| body.remove_entry(*name)).collect();
+    parse_value("", Value::Object(placing))
 }
 
 /// Decodes latents
@@ -74,7 +85,7 @@ pub(crate) async fn encode_text(
     _: NoParameters,
     Command { body, asked }: Command<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
-    submit(&state, asked, order(body, EngineArgs::EncodeText)?).await
+    submit(&state, asked, assembled(body, JobKind::EncodeText)?).await
 }
 
 /// Predicts noise once
@@ -87,7 +98,7 @@ pub(crate) async fn unet_step(
     _: NoParameters,
     Command { body, asked }: Command<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
-    submit(&state, asked, order(body, EngineArgs::UnetStep)?).await
+    submit(&state, asked, assembled(body, JobKind::UnetStep)?).await
 }
 
 /// Tokenizes texts
@@ -106,7 +117,8 @@ pub(crate) async fn tokenize(
 
 /// Generates images
 ///
-/// A job that leaves `image-<n>.<format>`. A seed is drawn if none is given, and shown in the job's arguments: with it the same
+/// A job that leaves `image-<n>.<format>`. `pipeline` names a pipeline in place of `model`, `vae`, `vae_settings`,
+/// `text_encoders` and `loras`: what it declares now counts, also for a retry. A seed is drawn if none is given, and shown in the job's arguments: with it the same
 /// request makes the same images.
 #[utoipa::path(post, path = "/v1/generate", operation_id = "generate", tag = "engine", request_body = GenerateRequest,
     responses((status = 202, description = "Accepted", body = JobView)))]
@@ -115,7 +127,7 @@ pub(crate) async fn generate(
     _: NoParameters,
     Command { body, asked }: Command<Map<String, Value>>,
 ) -> Result<Response, ApiError> {
-    submit(&state, asked, order(body, EngineArgs::Generate)?).await
+    submit(&state, asked, assembled(body, JobKind::Generate)?).await
 }
 
 /// Checks a LoRA against a base
@@ -140,7 +152,7 @@ mod tests {
     use crate::plan::Wanted;
 
     fn of(body: Value) -> Result<Order, ApiError> {
-        order(body.as_object().unwrap().clone(), EngineArgs::Generate)
+        assembled(body.as_object().unwrap().clone(), JobKind::Generate)
     }
 
     #[test]

@@ -14,7 +14,7 @@ use shared::{
 
 use crate::{
     extract::parse_value,
-    plan::{Cached, Order, Wanted},
+    plan::{Cached, Order, Wanted, pipeline::Manner},
     problem::ApiError,
 };
 
@@ -49,6 +49,17 @@ struct KeepArgs {
     protect: Option<bool>,
     #[serde(default)]
     keep_alive: Option<KeepAlive>,
+}
+
+/// As [`shared::job::ApplyPipelineArgs`], of what the pipeline declares.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PipelineArgs {
+    pipeline: String,
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    verify: bool,
 }
 
 /// As [`shared::job::UnloadArgs`], with the model by id or name.
@@ -176,15 +187,21 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
         }
         JobKind::VaeDecode => run(EngineArgs::VaeDecode(parse_value("args", args)?), "/args", target)?,
         JobKind::VaeEncode => run(EngineArgs::VaeEncode(parse_value("args", args)?), "/args", target)?,
-        JobKind::EncodeText => run(EngineArgs::EncodeText(parse_value("args", args)?), "/args", target)?,
-        JobKind::UnetStep => run(EngineArgs::UnetStep(parse_value("args", args)?), "/args", target)?,
         JobKind::Tokenize => run(EngineArgs::Tokenize(parse_value("args", args)?), "/args", target)?,
-        JobKind::Generate => run(EngineArgs::Generate(parse_value("args", args)?), "/args", target)?,
-        JobKind::Benchmark => benchmark(parse_value("args", args)?, "/args", target)?,
+        JobKind::EncodeText | JobKind::UnetStep | JobKind::Generate | JobKind::Benchmark => {
+            assembled(kind, args, "/args", target)?
+        }
         JobKind::LoraCheck => run(EngineArgs::LoraCheck(parse_value("args", args)?), "/args", target)?,
-        JobKind::ApplyPipeline | JobKind::RestorePipeline => {
-            let detail = format!("a `{kind}` job is asked for at the pipeline");
-            return Err(ApiError::field("/kind", detail).hint("`POST /v1/pipelines/{name}/apply` or `…/restore`"));
+        JobKind::ApplyPipeline => {
+            let PipelineArgs { pipeline, dry_run, verify } = parse_value("args", args)?;
+            Wanted::Apply { pipeline, generation: None, manner: Manner { target, dry_run, verify } }
+        }
+        JobKind::RestorePipeline => {
+            let PipelineArgs { pipeline, dry_run, verify } = parse_value("args", args)?;
+            if dry_run {
+                return Err(ApiError::field("/args/dry_run", "only an application can be tried dry"));
+            }
+            Wanted::Restore { pipeline, target, verify }
         }
         JobKind::CacheRemove => Wanted::CacheRemove { what: what(parse_value("args", args)?)?, target },
     };
@@ -194,6 +211,33 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
         max_attempts: request.max_attempts,
         ..Order::new(wanted)
     })
+}
+
+/// Work whose arguments, at `at` of the body, name models, or a pipeline in their place.
+///
+/// # Errors
+/// As [`direct`], where they name models.
+pub(crate) fn assembled(kind: JobKind, args: Value, at: &'static str, target: Target) -> Result<Wanted, ApiError> {
+    match args {
+        Value::Object(args) if args.get("pipeline").is_some_and(|name| !name.is_null()) => {
+            Ok(Wanted::Assembled { kind, args, at, target })
+        }
+        args => direct(kind, args, at, target),
+    }
+}
+
+/// Work whose arguments, at `at` of the body, name models.
+///
+/// # Errors
+/// A 400 problem with the faults of the arguments.
+pub(crate) fn direct(kind: JobKind, args: Value, at: &str, target: Target) -> Result<Wanted, ApiError> {
+    let place = at.trim_start_matches('/');
+    match kind {
+        JobKind::EncodeText => run(EngineArgs::EncodeText(parse_value(place, args)?), at, target),
+        JobKind::UnetStep => run(EngineArgs::UnetStep(parse_value(place, args)?), at, target),
+        JobKind::Benchmark => benchmark(parse_value(place, args)?, at, target),
+        _ => run(EngineArgs::Generate(parse_value(place, args)?), at, target),
+    }
 }
 
 /// Work of the engine whose arguments stand at `at` of the body.

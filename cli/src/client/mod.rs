@@ -148,13 +148,20 @@ impl Client {
         self.decoded(self.answered(request).await?, path).await
     }
 
-    /// `PUT` with a JSON body, only if nothing changed since the ETag that is given.
+    /// `PUT` with a JSON body, only if nothing changed since the ETag, where one is given.
     ///
     /// # Errors
     /// As [`Client::get`]; a problem with code `precondition` when something did.
-    pub async fn put<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B, tag: &str) -> Result<T, CliError> {
-        let request =
-            self.request(Method::PUT, path).header(ACTOR, ACTOR_NAME).header(header::IF_MATCH, tag).json(body);
+    pub async fn put<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+        tag: Option<&str>,
+    ) -> Result<T, CliError> {
+        let mut request = self.request(Method::PUT, path).header(ACTOR, ACTOR_NAME).json(body);
+        if let Some(tag) = tag {
+            request = request.header(header::IF_MATCH, tag);
+        }
         self.decoded(self.answered(request).await?, path).await
     }
 

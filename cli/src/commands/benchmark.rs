@@ -1,6 +1,6 @@
 //! `modelyard benchmark` and `modelyard benchmarks`: measure a model, look at what was measured, compare.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use shared::{
@@ -10,7 +10,7 @@ use shared::{
     wire::{BenchmarkReport, BenchmarkRequest, BenchmarkSummary, Comparison, JobView},
 };
 
-use super::{benchmark_report as report, text::age};
+use super::{assembly::LoraArg, benchmark_report as report, text::age};
 use crate::{
     args::{PlaceArgs, WaitArgs},
     client::{Client, segment},
@@ -22,8 +22,21 @@ use crate::{
 /// Options of `benchmark`.
 #[derive(Debug, Args)]
 pub struct BenchmarkArgs {
-    /// Id or name of the model.
-    model: String,
+    /// Id or name of the model; left out with `--pipeline-name`.
+    #[arg(required_unless_present = "pipeline_name", conflicts_with = "pipeline_name")]
+    model: Option<String>,
+
+    /// Measure with the models of this pipeline.
+    #[arg(long, value_name = "NAME")]
+    pipeline_name: Option<String>,
+
+    /// A LoRA, with its weight and that in the text encoders: `NAME`, `NAME:0.8` or `NAME:0.8:0.5`; may be given several times.
+    #[arg(long = "lora", value_name = "LORA[:WEIGHT[:TEXT]]", conflicts_with = "pipeline_name")]
+    loras: Vec<LoraArg>,
+
+    /// Another model whose VAE takes the place of its own.
+    #[arg(long, value_name = "MODEL", conflicts_with = "pipeline_name")]
+    vae: Option<String>,
 
     /// Measure this component (`vae`, `unet`, `text_encoder` …); repeat it for more. All that can be run when absent.
     #[arg(long = "component", value_name = "KIND", conflicts_with = "pipeline")]
@@ -155,18 +168,27 @@ pub struct CompareArgs {
 
 /// Measures and gives the exit code.
 pub(crate) async fn run(args: BenchmarkArgs, client: &Client, output: Output) -> Result<u8, CliError> {
-    let path = format!("/v1/models/{}/benchmark", segment(&args.model));
+    let (named, path) = subject(&args)?;
     let job: JobView = client.post(&path, &request(&args)).await?;
     let everywhere = args.place.target() == Some(Target::All);
     if args.wait.no_wait || everywhere {
         return super::settle(client, output, job, "benchmark", args.wait).await.map(|()| 0);
     }
-    let job = follow::follow(client, output, &job, &format!("benchmark {}", args.model), args.wait.timeout).await?;
+    let job = follow::follow(client, output, &job, &format!("benchmark {named}"), args.wait.timeout).await?;
     let id = job.result.as_ref().and_then(|result| result.get("benchmark")?.as_str());
     let id = id.ok_or_else(|| CliError::failed(ErrorCode::Internal, format!("job {} names no benchmark", job.id)))?;
     let report = shown(client, output, id, args.plot).await?;
     let verdict = report.comparison.map(|comparison| comparison.verdict);
     Ok(u8::from(args.check && verdict == Some(Verdict::Regressed)))
+}
+
+/// What is measured, and where that is asked for.
+fn subject(args: &BenchmarkArgs) -> Result<(String, String), CliError> {
+    match (&args.model, &args.pipeline_name) {
+        (Some(model), None) => Ok((model.clone(), format!("/v1/models/{}/benchmark", segment(model)))),
+        (None, Some(name)) => Ok((name.clone(), format!("/v1/pipelines/{}/benchmark", segment(name)))),
+        _ => Err(CliError::Usage("name a model, or a pipeline with `--pipeline-name`".to_owned())),
+    }
 }
 
 fn request(args: &BenchmarkArgs) -> BenchmarkRequest {
@@ -187,6 +209,9 @@ fn request(args: &BenchmarkArgs) -> BenchmarkRequest {
         limits: Some(limits),
         baseline: args.compare,
         bound_percent: args.bound,
+        vae: args.vae.clone(),
+        text_encoders: BTreeMap::new(),
+        loras: args.loras.iter().map(|lora| lora.0.clone()).collect(),
         target: args.place.target().unwrap_or_default(),
         priority: args.priority,
     }

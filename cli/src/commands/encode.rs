@@ -1,6 +1,6 @@
 //! `modelyard encode` and `tokenize`: prompts to embeddings, texts to tokens.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde::Deserialize;
@@ -9,17 +9,22 @@ use shared::{
     wire::{EncodeTextRequest, JobView, TokenizeRequest, TokenizeResult, TokenizerView, TokensView},
 };
 
-use super::{artifacts::collect, engine::PlacingArgs};
+use super::{
+    artifacts::collect,
+    assembly::{EncodersArgs, StackArgs},
+    engine::PlacingArgs,
+};
 use crate::{args::WaitArgs, client::Client, error::CliError, follow, output::Output};
 
 /// Options of `encode`.
 #[derive(Debug, Args)]
 pub struct EncodeArgs {
-    /// Id or name of the model.
+    /// Id or name of the model; left out with `--pipeline`.
+    #[arg(required = true)]
     model: String,
 
     /// What is encoded; several become a batch.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "pipeline")]
     prompts: Vec<String>,
 
     /// Where the embeddings go. `-` for standard output.
@@ -45,6 +50,12 @@ pub struct EncodeArgs {
     /// Only this: `last`, `penultimate`, `pooled` or `projected`; may be given several times.
     #[arg(long = "only", value_name = "OUTPUT")]
     outputs: Vec<EncoderOutput>,
+
+    #[command(flatten)]
+    stack: StackArgs,
+
+    #[command(flatten)]
+    encoders: EncodersArgs,
 
     #[command(flatten)]
     placing: PlacingArgs,
@@ -94,21 +105,31 @@ impl std::str::FromStr for Ids {
 }
 
 pub(crate) async fn encode(args: EncodeArgs, client: &Client, output: Output) -> Result<(), CliError> {
-    let label = format!("encode with {}", args.model);
+    // in front of the prompts stands the model, where no pipeline says it
+    let (model, mut prompts) = (args.model, args.prompts);
+    let model = match args.stack.pipeline() {
+        Some(_) => {
+            prompts.insert(0, model);
+            None
+        }
+        None => Some(model),
+    };
+    let (model, named) = args.stack.subject(model)?;
+    let label = format!("encode with {named}");
     let wanted = EncodeTextArgs {
-        model: args.model,
-        prompts: args.prompts,
+        model,
+        prompts,
         negative: args.negative,
         clip_skip: args.clip_skip,
         weights: !args.no_weights,
         max_chunks: args.max_chunks,
         outputs: args.outputs,
-        text_encoders: BTreeMap::new(),
-        loras: Vec::new(),
-        pipeline: None,
+        text_encoders: args.encoders.text_encoders(),
+        loras: args.stack.loras(),
+        pipeline: args.stack.pipeline(),
     };
     let request = EncodeTextRequest { args: wanted, placing: args.placing.placing() };
-    let job: JobView = client.post("/v1/encode", &request).await?;
+    let job: JobView = client.post("/v1/encode", &args.stack.body(&request)?).await?;
     collect(client, output, job, &label, (args.wait, args.output.as_deref())).await
 }
 

@@ -1,6 +1,6 @@
 //! `modelyard generate`.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use shared::{
@@ -10,6 +10,7 @@ use shared::{
 
 use super::{
     artifacts::collect,
+    assembly::{EncodersArgs, StackArgs},
     engine::{PlacingArgs, SettingsArgs, format_of},
     input::{FORMS, InputArg},
 };
@@ -17,9 +18,11 @@ use crate::{args::WaitArgs, client::Client, error::CliError, output::Output};
 
 /// Options of `generate`.
 #[derive(Debug, Args)]
+#[command(allow_missing_positional = true)]
 pub struct GenerateArgs {
-    /// Id or name of the model.
-    model: String,
+    /// Id or name of the model; left out with `--pipeline`.
+    #[arg(required_unless_present = "pipeline", conflicts_with = "pipeline")]
+    model: Option<String>,
 
     /// What the image shows; `(word:1.2)` weighs more, `[word]` less.
     prompt: String,
@@ -69,7 +72,7 @@ pub struct GenerateArgs {
     clip_skip: Option<u32>,
 
     /// Another model whose VAE decodes.
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, value_name = "MODEL", conflicts_with = "pipeline")]
     vae: Option<String>,
 
     #[arg(long, value_name = "INPUT", help = format!("First noise in the place of the seed's: {FORMS}"))]
@@ -88,6 +91,12 @@ pub struct GenerateArgs {
     format: Option<ImageFormat>,
 
     #[command(flatten)]
+    stack: StackArgs,
+
+    #[command(flatten)]
+    encoders: EncodersArgs,
+
+    #[command(flatten)]
     placing: PlacingArgs,
 
     #[command(flatten)]
@@ -103,10 +112,11 @@ pub(crate) async fn run(args: GenerateArgs, client: &Client, output: Output) -> 
         Some(noise) => Some(noise.resolve(client, output).await?),
         None => None,
     };
-    let label = format!("generate {}", args.model);
+    let (model, named) = args.stack.subject(args.model)?;
+    let label = format!("generate {named}");
     let request = GenerateRequest {
         args: Wanted {
-            model: args.model,
+            model,
             prompt: args.prompt,
             negative_prompt: args.negative,
             width: args.width,
@@ -120,9 +130,9 @@ pub(crate) async fn run(args: GenerateArgs, client: &Client, output: Output) -> 
             clip_skip: args.clip_skip,
             vae: args.vae,
             vae_settings: args.settings.settings(),
-            text_encoders: BTreeMap::new(),
-            loras: Vec::new(),
-            pipeline: None,
+            text_encoders: args.encoders.text_encoders(),
+            loras: args.stack.loras(),
+            pipeline: args.stack.pipeline(),
             noise,
             keep_latents: args.keep_latents,
             preview_every: args.preview_every,
@@ -130,7 +140,7 @@ pub(crate) async fn run(args: GenerateArgs, client: &Client, output: Output) -> 
         },
         placing: args.placing.placing(),
     };
-    let job: JobView = client.post("/v1/generate", &request).await?;
+    let job: JobView = client.post("/v1/generate", &args.stack.body(&request)?).await?;
     if let Some(seed) = job.args["seed"].as_u64().filter(|_| args.seed.is_none()) {
         output.note(format!("seed {seed}"));
     }

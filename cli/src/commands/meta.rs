@@ -282,7 +282,7 @@ async fn edit(model: &str, editor: &str, client: &Client, output: Output) -> Res
         output.note("nothing was changed");
         return Ok(());
     }
-    let view: MetadataView = client.put(&path_of(model), &said, &etag).await?;
+    let view: MetadataView = client.put(&path_of(model), &said, Some(&etag)).await?;
     print(&view, output)
 }
 

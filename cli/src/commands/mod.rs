@@ -1,6 +1,7 @@
 //! One file per family of commands; each talks REST and prints.
 
 mod artifacts;
+mod assembly;
 pub(crate) mod benchmark;
 mod benchmark_report;
 pub(crate) mod cache;
@@ -20,6 +21,9 @@ pub(crate) mod memory;
 pub(crate) mod meta;
 pub(crate) mod models;
 mod outcome;
+mod pipeline_edit;
+mod pipeline_views;
+pub(crate) mod pipelines;
 pub(crate) mod scan;
 pub(crate) mod status;
 mod tensors;

@@ -10,6 +10,7 @@ use shared::{
 
 use super::{
     artifacts::collect,
+    assembly::StackArgs,
     engine::PlacingArgs,
     input::{FORMS, InputArg},
 };
@@ -24,9 +25,11 @@ pub enum UnetCommand {
 
 /// Options of `unet step`.
 #[derive(Debug, Args)]
+#[command(allow_missing_positional = true)]
 pub struct StepArgs {
-    /// Id or name of the model.
-    model: String,
+    /// Id or name of the model; left out with `--pipeline`.
+    #[arg(required_unless_present = "pipeline", conflicts_with = "pipeline")]
+    model: Option<String>,
 
     #[arg(
         value_name = "INPUTS",
@@ -45,6 +48,9 @@ pub struct StepArgs {
     guidance: Option<f64>,
 
     #[command(flatten)]
+    stack: StackArgs,
+
+    #[command(flatten)]
     placing: PlacingArgs,
 
     #[command(flatten)]
@@ -53,11 +59,17 @@ pub struct StepArgs {
 
 pub(crate) async fn run(command: UnetCommand, client: &Client, output: Output) -> Result<(), CliError> {
     let UnetCommand::Step(args) = command;
-    let label = format!("step of {}", args.model);
+    let (model, named) = args.stack.subject(args.model)?;
+    let label = format!("step of {named}");
     let inputs = args.inputs.resolve(client, output).await?;
-    let wanted =
-        UnetStepArgs { model: args.model, inputs, guidance_scale: args.guidance, loras: Vec::new(), pipeline: None };
+    let wanted = UnetStepArgs {
+        model,
+        inputs,
+        guidance_scale: args.guidance,
+        loras: args.stack.loras(),
+        pipeline: args.stack.pipeline(),
+    };
     let request = UnetStepRequest { args: wanted, placing: args.placing.placing() };
-    let job: JobView = client.post("/v1/unet/step", &request).await?;
+    let job: JobView = client.post("/v1/unet/step", &args.stack.body(&request)?).await?;
     collect(client, output, job, &label, (args.wait, args.output.as_deref())).await
 }

@@ -6,7 +6,7 @@ use shared::{
     db::{
         DbError,
         blobs::retention::{self, Removed},
-        idempotency, jobs,
+        idempotency, jobs, pipelines,
     },
     ids::Incarnation,
 };
@@ -69,7 +69,7 @@ pub(crate) async fn reap(control: &Control) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Moves finished jobs to the archive and forgets old events, idempotency keys, uploads and artifacts.
+/// Moves finished jobs to the archive and forgets old events, idempotency keys, histories of pipelines, uploads and artifacts.
 ///
 /// # Errors
 /// Database errors.
@@ -85,6 +85,7 @@ pub(crate) async fn archive(control: &Control) -> Result<(), DbError> {
     jobs::prune_events(&mut tx, (ROLE, lead.term), control.keep_events, BATCH * 5).await?;
     tx.commit().await?;
     idempotency::prune(&control.pool, KEEP_KEYS).await?;
+    pipelines::prune_events(&control.pool, control.keep_history, BATCH * 5).await?;
     retire_blobs(control, lead).await
 }
 

@@ -1,7 +1,8 @@
-//! The leader's periodic duties: taking jobs back, firing schedules, archiving. They run in an apalis worker over a backend
+//! The leader's periodic duties: taking jobs back, firing schedules, applying pipelines again, archiving. They run in an apalis worker over a backend
 //! of ticks, one duty at a time; a duty that fails is tried again at its next tick.
 
 mod duties;
+mod pipelines;
 mod schedule;
 mod ticks;
 
@@ -32,6 +33,8 @@ pub(crate) struct Control {
     pub(crate) keep_finished: Duration,
     /// How long events of archived jobs stay.
     pub(crate) keep_events: Duration,
+    /// How long it is remembered what was done with pipelines.
+    pub(crate) keep_history: Duration,
     /// Which artifacts stay; uploads say themselves how long.
     pub(crate) keep_blobs: Retention,
 }
@@ -71,6 +74,7 @@ async fn run(tick: Tick, control: Data<Arc<Control>>) {
         Duty::Gauges => duties::gauges(&control).await,
         Duty::Reap => duties::reap(&control).await,
         Duty::Schedules => schedule::fire(&control).await,
+        Duty::Pipelines => pipelines::reconcile(&control).await,
         Duty::Archive => duties::archive(&control).await,
         Duty::Stored => duties::stored(&control).await,
         Duty::Sweep => duties::sweep(&control).await,

@@ -29,6 +29,8 @@ pub(crate) enum Duty {
     Reap,
     /// Fire what is due.
     Schedules,
+    /// Apply pipelines again where they are not as they are wanted.
+    Pipelines,
     /// Move finished jobs away and forget what is old.
     Archive,
     /// Set the gauges of stored bytes, which looks at every upload and artifact; every scheduler does it.
@@ -38,7 +40,7 @@ pub(crate) enum Duty {
 }
 
 /// How many there are.
-const DUTIES: usize = 6;
+const DUTIES: usize = 7;
 
 /// A duty that is due. While any clone of it lives, no other is handed out.
 #[derive(Debug, Clone)]
@@ -60,6 +62,7 @@ pub(crate) fn periods(lease_ttl: Duration) -> [(Duty, Duration); DUTIES] {
         (Duty::Gauges, Duration::from_secs(2)),
         (Duty::Reap, (lease_ttl / 10).clamp(Duration::from_millis(100), Duration::from_secs(1))),
         (Duty::Schedules, Duration::from_millis(500)),
+        (Duty::Pipelines, Duration::from_secs(1)),
         (Duty::Archive, Duration::from_secs(30)),
         (Duty::Stored, Duration::from_secs(10)),
         (Duty::Sweep, Duration::from_secs(2)),
@@ -161,6 +164,7 @@ mod tests {
             (Duty::Gauges, seconds(20)),
             (Duty::Reap, seconds(5)),
             (Duty::Schedules, seconds(1000)),
+            (Duty::Pipelines, seconds(1000)),
             (Duty::Archive, seconds(1000)),
             (Duty::Stored, seconds(1000)),
             (Duty::Sweep, seconds(1000)),
@@ -172,13 +176,14 @@ mod tests {
         let ticks = ticks();
         let start = Instant::now();
         let mut seen = Vec::new();
-        for _ in 0..11 {
+        for _ in 0..12 {
             let tick = ticks.turn().await;
             seen.push((tick.duty(), start.elapsed().as_secs()));
         }
-        use Duty::{Archive, Gauges, Reap, Schedules, Stored, Sweep};
-        assert_eq!(seen[..6], [(Gauges, 0), (Reap, 0), (Schedules, 0), (Archive, 0), (Stored, 0), (Sweep, 0)]);
-        let (reaps, gauges): (Vec<_>, Vec<_>) = seen[6..].iter().copied().partition(|(duty, _)| *duty == Reap);
+        use Duty::{Archive, Gauges, Pipelines, Reap, Schedules, Stored, Sweep};
+        let first = [Gauges, Reap, Schedules, Pipelines, Archive, Stored, Sweep].map(|duty| (duty, 0));
+        assert_eq!(seen[..7], first);
+        let (reaps, gauges): (Vec<_>, Vec<_>) = seen[7..].iter().copied().partition(|(duty, _)| *duty == Reap);
         assert_eq!(reaps, [(Reap, 5), (Reap, 10), (Reap, 15), (Reap, 20)]);
         assert_eq!(gauges, [(Gauges, 20)]);
     }
@@ -192,13 +197,13 @@ mod tests {
         assert!(second.is_err(), "a second duty was handed out while one ran");
         drop(first);
         let mut after = Vec::new();
-        for _ in 0..7 {
+        for _ in 0..8 {
             // a tick of its own statement: a temporary would hold its turn until the end of the expression
             let tick = ticks.turn().await;
             after.push((tick.duty(), start.elapsed().as_secs()));
         }
-        use Duty::{Archive, Gauges, Reap, Schedules, Stored, Sweep};
-        let late = [Reap, Schedules, Archive, Stored, Sweep, Gauges].map(|duty| (duty, 50));
+        use Duty::{Archive, Gauges, Pipelines, Reap, Schedules, Stored, Sweep};
+        let late = [Reap, Schedules, Pipelines, Archive, Stored, Sweep, Gauges].map(|duty| (duty, 50));
         assert_eq!(after, [&late[..], &[(Reap, 55)]].concat());
     }
 }

@@ -58,6 +58,8 @@ pub struct DeviceRow {
     pub state: String,
     /// Why it is not ready.
     pub reason: Option<String>,
+    /// Deaths of its runner since its agent started, as last reported.
+    pub runner_generation: i64,
 }
 
 /// A host with the state of its lease.
@@ -153,11 +155,13 @@ async fn register_devices(tx: &mut PgConnection, agent: &Registration) -> Result
         .await?;
     for device in &agent.devices {
         sqlx::query(
-            "insert into devices (id, host, name, kind, uuid, product, memory_total_bytes, memory_used_bytes, slots, labels, state, reason)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+            "insert into devices (id, host, name, kind, uuid, product, memory_total_bytes, memory_used_bytes, slots, labels, state, reason,
+                                  runner_generation)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
              on conflict (id) do update set kind = excluded.kind, uuid = excluded.uuid, product = excluded.product,
                  memory_total_bytes = excluded.memory_total_bytes, memory_used_bytes = excluded.memory_used_bytes,
-                 slots = excluded.slots, labels = excluded.labels, state = excluded.state, reason = excluded.reason, updated_at = now()",
+                 slots = excluded.slots, labels = excluded.labels, state = excluded.state, reason = excluded.reason,
+                 runner_generation = excluded.runner_generation, updated_at = now()",
         )
         .bind(&device.id)
         .bind(&device.host)
@@ -171,6 +175,7 @@ async fn register_devices(tx: &mut PgConnection, agent: &Registration) -> Result
         .bind(&device.labels)
         .bind(&device.state)
         .bind(&device.reason)
+        .bind(device.runner_generation)
         .execute(&mut *tx)
         .await?;
     }
@@ -224,18 +229,21 @@ pub async fn set_device(
     id: &str,
     state: &str,
     reason: Option<&str>,
-    memory_total_bytes: i64,
-    memory_used_bytes: i64,
+    (memory_total_bytes, memory_used_bytes): (i64, i64),
+    runner_generation: i64,
 ) -> Result<(), DbError> {
     sqlx::query(
-        "update devices set state = $2, reason = $3, memory_total_bytes = $4, memory_used_bytes = $5, updated_at = now()
-         where id = $1 and (state, reason, memory_total_bytes, memory_used_bytes) is distinct from ($2, $3, $4, $5)",
+        "update devices set state = $2, reason = $3, memory_total_bytes = $4, memory_used_bytes = $5, runner_generation = $6,
+             updated_at = now()
+         where id = $1 and (state, reason, memory_total_bytes, memory_used_bytes, runner_generation)
+             is distinct from ($2, $3, $4, $5, $6)",
     )
     .bind(id)
     .bind(state)
     .bind(reason)
     .bind(memory_total_bytes)
     .bind(memory_used_bytes)
+    .bind(runner_generation)
     .execute(db)
     .await?;
     Ok(())
@@ -360,7 +368,8 @@ pub async fn list_hosts(db: impl PgExecutor<'_>) -> Result<Vec<HostRow>, DbError
 /// Database errors.
 pub async fn list_devices(db: impl PgExecutor<'_>) -> Result<Vec<DeviceRow>, DbError> {
     Ok(sqlx::query_as(
-        "select id, host, name, kind, uuid, product, memory_total_bytes, memory_used_bytes, slots, labels, state, reason
+        "select id, host, name, kind, uuid, product, memory_total_bytes, memory_used_bytes, slots, labels, state, reason,
+             runner_generation
          from devices order by id",
     )
     .fetch_all(db)

@@ -11,6 +11,7 @@ pub mod jobs;
 pub mod leader;
 pub mod listen;
 pub mod models;
+pub mod pipelines;
 pub mod residency;
 pub mod schedules;
 pub mod tell;

@@ -97,12 +97,25 @@ pub async fn enqueue_all(tx: &mut PgConnection, job: NewJob, targets: Vec<Target
 /// # Errors
 /// As [`enqueue`].
 pub async fn enqueue_group(tx: &mut PgConnection, job: NewJob, targets: Vec<Target>) -> Result<Enqueued, DbError> {
+    let each = targets.into_iter().map(|target| (target, job.spec.clone())).collect();
+    enqueue_each(tx, job, each).await
+}
+
+/// As [`enqueue_group`], with arguments of its own for each child.
+///
+/// # Errors
+/// As [`enqueue`].
+pub async fn enqueue_each(
+    tx: &mut PgConnection,
+    job: NewJob,
+    each: Vec<(Target, JobSpec)>,
+) -> Result<Enqueued, DbError> {
     let parent = table::insert(tx, &job, Lane::Fanout).await?;
     if !parent.created {
         return Ok(parent);
     }
-    for target in targets {
-        let child = NewJob { target, parent: Some(parent.id), placement: None, ..job.clone() };
+    for (target, spec) in each {
+        let child = NewJob { spec, target, parent: Some(parent.id), placement: None, ..job.clone() };
         let lane = child.spec.lane();
         table::insert(tx, &child, lane).await?;
     }

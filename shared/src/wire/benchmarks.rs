@@ -1,15 +1,17 @@
 //! Benchmarks on the wire: asking for one, what it measured and where, and two of them side by side.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{BenchmarkId, JobId, ModelId},
-    job::{Baseline, BenchmarkLimits, ImageSize, Target},
+    job::{Baseline, BenchmarkLimits, ImageSize, Target, engine::LoraUse},
     measure::{Compared, Summary, Verdict},
 };
 
-/// `POST /v1/models/{model}/benchmark`. What is absent is as in the arguments of the job.
+/// `POST /v1/models/{model}/benchmark` and `POST /v1/pipelines/{name}/benchmark`. What is absent is as in the arguments of the job.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct BenchmarkRequest {
@@ -41,6 +43,15 @@ pub struct BenchmarkRequest {
     /// A median is better or worse when it differs by more than so many percent; 5 when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bound_percent: Option<u32>,
+    /// Another model whose VAE takes the place of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vae: Option<String>,
+    /// Other models whose text encoder takes the place of the one of this kind (`text_encoder`, `text_encoder_2`).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub text_encoders: BTreeMap<String, String>,
+    /// A stack of LoRAs that the model is changed by for this; their order makes no difference.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<LoraUse<String>>,
     /// `any` (default), `all`, `host:<name>` or `device:<host>/<name>`.
     #[schema(value_type = String, example = "any")]
     pub target: Target,

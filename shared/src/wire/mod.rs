@@ -11,6 +11,7 @@ mod loras;
 mod memory;
 mod metadata;
 mod models;
+mod pipelines;
 mod problem;
 mod validations;
 
@@ -38,6 +39,10 @@ pub use metadata::{
     Detected, MetadataChange, MetadataView, MetadataWriteRequest, Overrides, SearchRequest, UserMetadata,
 };
 pub use models::{ComponentView, Hashes, LocationView, ModelDetail, ModelSummary, Residency, TensorView};
+pub use pipelines::{
+    LoraChange, LoraFields, LorasPatch, PipelineApplyRequest, PipelineChange, PipelineDeclaration, PipelineDeviceDiff,
+    PipelineDeviceView, PipelineDiff, PipelineEvent, PipelineRemoved, PipelineRestoreRequest, PipelineView,
+};
 pub use problem::{FieldError, Problem};
 pub use validations::{FindingView, ValidateRequest, ValidationReport, ValidationSummary};
 

@@ -118,6 +118,7 @@ fn registration(me: Incarnation, devices: usize) -> Registration {
         labels: Vec::new(),
         state: "ready".to_owned(),
         reason: None,
+        runner_generation: 0,
     };
     Registration {
         host: HOST.to_owned(),

@@ -22,7 +22,8 @@ pub use components::{Registered, merged, register_digest};
 pub use known::{KnownModel, known, misread};
 pub use metadata::{MetadataChangeRow, MetadataRow, lock, metadata, metadata_history, set_metadata, set_overrides};
 pub use read::{
-    OwnedComponent, component, components_of, count, find, hosts_with, locations_of, names, of_types_on, owners_of,
+    OwnedComponent, component, components_of, count, find, hosts_with, locations_of, names, names_of, of_types_on,
+    owners_of,
 };
 pub use scan::{FoundComponent, FoundModel, ScanCounts, record_scan, root_missing};
 pub use search::{ListedModel, ModelFilter, ModelSort, explain, list, listed};

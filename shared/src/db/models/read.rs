@@ -35,6 +35,14 @@ pub async fn names(db: impl PgExecutor<'_>) -> Result<Vec<String>, DbError> {
     Ok(sqlx::query_scalar("select name from models order by name limit 10000").fetch_all(db).await?)
 }
 
+/// Names of these models, as far as they are in the catalogue.
+///
+/// # Errors
+/// Database errors.
+pub async fn names_of(db: impl PgExecutor<'_>, models: &[ModelId]) -> Result<Vec<(ModelId, String)>, DbError> {
+    Ok(sqlx::query_as("select id, name from models where id = any($1)").bind(models).fetch_all(db).await?)
+}
+
 /// Components of models, by model and kind.
 ///
 /// # Errors

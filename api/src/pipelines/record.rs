@@ -1,0 +1,125 @@
+//! What is written about pipelines in the transaction that accepts a job for them: who is superseded, and what is wanted where.
+//!
+//! Locks are taken in one order: the pipeline, jobs that are superseded, rows of devices, the new job. Agents that end a job
+//! lock it before the rows of devices, and the scheduler a row before a new job.
+
+use shared::{
+    db::{
+        Session, jobs,
+        jobs::JobFilter,
+        pipelines::{self, PipelineDeviceRow, Want},
+    },
+    ids::{JobId, PipelineId},
+    job::{JobSpec, JobState, NewJob, Target},
+    pipeline::Declared,
+};
+
+use super::lock;
+use crate::{
+    plan::{Plan, Spread},
+    problem::ApiError,
+};
+
+/// The pipeline that a job changes the standing of, and the declaration that has to be the present one.
+fn about(spec: &JobSpec) -> Option<(PipelineId, Option<i64>)> {
+    match spec {
+        JobSpec::ApplyPipeline(args) if !args.dry_run => Some((args.pipeline, Some(args.generation))),
+        JobSpec::RestorePipeline(args) => Some((args.pipeline, None)),
+        _ => None,
+    }
+}
+
+/// Before the job of a plan is enqueued: the declaration is still the present one, and earlier jobs for the same devices that
+/// do something else are cancelled.
+///
+/// # Errors
+/// 404 and 409 when the pipeline was removed or declared anew meanwhile.
+pub(crate) async fn prepare(tx: &mut Session, plan: &Plan) -> Result<(), ApiError> {
+    let Some((id, generation)) = about(&plan.job.spec) else { return Ok(()) };
+    let row = lock(&mut *tx, &id.to_string()).await?;
+    if generation.is_some_and(|generation| generation != row.generation) {
+        return Err(declared_anew(&row.name));
+    }
+    let devices = devices_of(plan);
+    let there = pipelines::of_pipeline(&mut *tx, id).await?;
+    let meant: Vec<&PipelineDeviceRow> =
+        there.iter().filter(|row| devices.iter().any(|device| *device == row.device)).collect();
+    let chosen = row.job_id.filter(|_| devices.is_empty() || generation.is_none());
+    for job in meant.iter().filter_map(|row| row.job_id).chain(chosen) {
+        supersede(&mut *tx, job, &plan.job.spec).await?;
+    }
+    for row in meant {
+        pipelines::lock_device(&mut *tx, id, &row.device).await?;
+    }
+    Ok(())
+}
+
+/// The answer to whoever works on an older declaration.
+pub(crate) fn declared_anew(name: &str) -> ApiError {
+    ApiError::conflict(format!("pipeline `{name}` was declared anew meanwhile")).hint("look at it and ask again")
+}
+
+/// Devices by name that the plan's jobs are for.
+fn devices_of(plan: &Plan) -> Vec<&str> {
+    let targets: Vec<&Target> = match &plan.spread {
+        Spread::One => vec![&plan.job.target],
+        Spread::Places(places) => places.iter().collect(),
+        Spread::Each(each) => each.iter().map(|(target, _)| target).collect(),
+    };
+    let device = |target| match target {
+        &Target::Device(ref device) => Some(device.as_str()),
+        _ => None,
+    };
+    targets.into_iter().filter_map(device).collect()
+}
+
+/// Cancels a job that is active and does something else; one that does the same is joined.
+async fn supersede(tx: &mut Session, job: JobId, now: &JobSpec) -> Result<(), ApiError> {
+    let Some(row) = jobs::find(&mut *tx, job).await? else { return Ok(()) };
+    let state: JobState = row.state.parse().map_err(ApiError::defect)?;
+    if state.is_terminal() || does_the_same(&row.kind, &row.args, now) {
+        return Ok(());
+    }
+    jobs::cancel(tx, job).await?;
+    Ok(())
+}
+
+fn does_the_same(kind: &str, args: &serde_json::Value, now: &JobSpec) -> bool {
+    match (JobSpec::decode(kind, JobSpec::ARGS_VERSION, args), now) {
+        (Ok(JobSpec::ApplyPipeline(then)), JobSpec::ApplyPipeline(now)) => then.generation == now.generation,
+        (Ok(JobSpec::RestorePipeline(_)), JobSpec::RestorePipeline(_)) => true,
+        _ => false,
+    }
+}
+
+/// After the job (or the parent of several) was enqueued: what is wanted where, and which job does it.
+///
+/// # Errors
+/// Database errors.
+pub(crate) async fn record(tx: &mut Session, job: &NewJob, spread: bool, id: JobId) -> Result<(), ApiError> {
+    let Some((pipeline, _)) = about(&job.spec) else { return Ok(()) };
+    if !spread {
+        return match &job.target {
+            Target::Device(device) => note(tx, job, pipeline, device, id).await,
+            _ => Ok(pipelines::set_job(tx, pipeline, id).await?),
+        };
+    }
+    let filter = JobFilter { parent: Some(id), ..JobFilter::default() };
+    for child in jobs::list(&mut *tx, &filter, i64::from(i32::MAX)).await? {
+        if let Some(device) = &child.pin_device {
+            note(tx, job, pipeline, device, child.id).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn note(tx: &mut Session, job: &NewJob, pipeline: PipelineId, device: &str, id: JobId) -> Result<(), ApiError> {
+    if let JobSpec::ApplyPipeline(args) = &job.spec {
+        let assembly = args.assembly.clone();
+        let declared = Declared { assembly, keep_alive: args.keep_alive, protect: args.protect };
+        let (declared, needs) = (&declared, &job.needs);
+        let want = Want { pipeline, device, generation: args.generation, declared, needs, job: id };
+        return Ok(pipelines::want(tx, want).await?);
+    }
+    Ok(pipelines::unwant(tx, pipeline, device, id).await?)
+}

@@ -1,0 +1,138 @@
+//! What was done with pipelines: appended to, pruned by age.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::{FromRow, PgExecutor};
+
+use super::{decoded, encoded};
+use crate::{
+    db::{DbError, seconds},
+    ids::{JobId, PipelineId},
+    pipeline::Declared,
+};
+
+/// Something that was done.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Event<'a> {
+    /// `declared`, `applied`, `restored`, `failed`, `lost` or `removed`.
+    pub event: &'a str,
+    /// The declaration that it is about.
+    pub generation: i64,
+    /// Who declared it.
+    pub who: Option<&'a str>,
+    /// Where.
+    pub device: Option<&'a str>,
+    /// By which job.
+    pub job: Option<JobId>,
+    /// What was there before.
+    pub before: Option<&'a Declared>,
+    /// What is there now.
+    pub after: Option<&'a Declared>,
+    /// Seconds that it took.
+    pub seconds: Option<f64>,
+    /// Bytes that were changed on the device.
+    pub bytes: Option<i64>,
+    /// What went wrong.
+    pub error: Option<&'a Value>,
+}
+
+/// An entry as stored.
+#[derive(Debug, Clone, FromRow)]
+pub struct EventRow {
+    /// Orders the entries.
+    pub seq: i64,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// What was done.
+    pub event: String,
+    /// The declaration that it is about.
+    pub generation: i64,
+    /// Who declared it.
+    pub who: Option<String>,
+    /// Where.
+    pub device: Option<String>,
+    /// By which job.
+    pub job_id: Option<JobId>,
+    before: Option<Value>,
+    after: Option<Value>,
+    /// Seconds that it took.
+    pub seconds: Option<f64>,
+    /// Bytes that were changed on the device.
+    pub bytes: Option<i64>,
+    /// What went wrong.
+    pub error: Option<Value>,
+}
+
+impl EventRow {
+    /// What was there before and after.
+    ///
+    /// # Errors
+    /// [`DbError::BadRow`] when this build cannot read it.
+    pub fn declared(&self) -> Result<[Option<Declared>; 2], DbError> {
+        Ok([self.before.clone().map(decoded).transpose()?, self.after.clone().map(decoded).transpose()?])
+    }
+}
+
+/// Appends an entry.
+///
+/// # Errors
+/// Database errors.
+pub async fn add(db: impl PgExecutor<'_>, pipeline: PipelineId, event: Event<'_>) -> Result<(), DbError> {
+    sqlx::query(
+        "insert into pipeline_history (pipeline_id, event, generation, who, device, job_id, before, after, seconds, bytes, error)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+    )
+    .bind(pipeline)
+    .bind(event.event)
+    .bind(event.generation)
+    .bind(event.who)
+    .bind(event.device)
+    .bind(event.job)
+    .bind(event.before.map(encoded).transpose()?)
+    .bind(event.after.map(encoded).transpose()?)
+    .bind(event.seconds)
+    .bind(event.bytes)
+    .bind(event.error)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Entries of a pipeline, the newest first, before this one.
+///
+/// # Errors
+/// Database errors.
+pub async fn list(
+    db: impl PgExecutor<'_>,
+    pipeline: PipelineId,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<EventRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select seq, at, event, generation, who, device, job_id, before, after, seconds, bytes, error from pipeline_history
+         where pipeline_id = $1 and ($2::bigint is null or seq < $2) order by seq desc limit $3",
+    )
+    .bind(pipeline)
+    .bind(before)
+    .bind(limit)
+    .fetch_all(db)
+    .await?)
+}
+
+/// Removes entries that are older, at most so many; how many there were.
+///
+/// # Errors
+/// Database errors.
+pub async fn prune(db: impl PgExecutor<'_>, older: Duration, most: i64) -> Result<u64, DbError> {
+    let gone = sqlx::query(
+        "delete from pipeline_history where seq in
+             (select seq from pipeline_history where at < now() - make_interval(secs => $1) order by at limit $2)",
+    )
+    .bind(seconds(older))
+    .bind(most)
+    .execute(db)
+    .await?;
+    Ok(gone.rows_affected())
+}
