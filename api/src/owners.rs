@@ -26,13 +26,29 @@ impl Owners {
     /// # Errors
     /// Database errors.
     pub(crate) async fn of<'h>(conn: &mut Session, held: impl Iterator<Item = &'h Held>) -> Result<Self, ApiError> {
-        let ids: BTreeSet<ComponentId> = held.map(|held| held.component).collect();
+        Self::of_ids(conn, held.map(|held| held.component)).await
+    }
+
+    /// Looks up the owners of these components.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub(crate) async fn of_ids(
+        conn: &mut Session,
+        components: impl Iterator<Item = ComponentId>,
+    ) -> Result<Self, ApiError> {
+        let ids: BTreeSet<ComponentId> = components.collect();
         let rows = models::owners_of(conn, &ids.into_iter().collect::<Vec<_>>()).await?;
         let mut owners: HashMap<ComponentId, Vec<OwnedComponent>> = HashMap::new();
         for row in rows {
             owners.entry(row.id).or_default().push(row);
         }
         Ok(Self(owners))
+    }
+
+    /// The first model that a component is in; none when it left the catalogue.
+    pub(crate) fn name_of(&self, component: ComponentId) -> Option<String> {
+        Some(self.0.get(&component)?.first()?.model_name.clone())
     }
 
     /// The models, by name.

@@ -13,9 +13,10 @@ use shared::{
     error::ErrorBody,
     ids::{ComponentId, JobId},
     job::JobState,
+    status::VariantEntry,
     wire::{
-        ArtifactView, AttemptView, ComponentView, DeviceView, EventView, Hashes, HostView, JobView, LocationView,
-        ModelSummary, Progress, Residency, RootView, UploadView, ValidationSummary, WatchView,
+        ArtifactView, AttemptView, ComponentView, DeviceVariant, DeviceView, EventView, Hashes, HostView, JobView,
+        LocationView, ModelSummary, Progress, Residency, RootView, UploadView, ValidationSummary, WatchView,
     },
 };
 
@@ -278,8 +279,13 @@ pub(crate) fn device(view: &View, row: &DeviceRow, owners: &Owners) -> DeviceVie
         labels: row.labels.clone(),
         policy: live.and_then(|live| live.policy.clone()),
         resident: owners.resident(view.held.iter().filter(|held| held.device.as_deref() == Some(&row.id))),
+        variants: live.map(|live| live.variants.iter().map(|one| variant(owners, one)).collect()).unwrap_or_default(),
         staleness,
     }
+}
+
+fn variant(owners: &Owners, variant: &VariantEntry) -> DeviceVariant {
+    DeviceVariant { model_name: owners.name_of(variant.base), variant: variant.clone() }
 }
 
 fn unsigned(number: i64) -> u64 {

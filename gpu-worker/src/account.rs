@@ -78,6 +78,7 @@ fn of_device(
     elsewhere: &impl Fn(&Candidate) -> bool,
 ) -> TierMemory {
     let memory = device.runner.status().borrow().memory;
+    let variants = device.variants.among(&device.resident());
     TierMemory {
         place: device.id.clone(),
         host_memory: device.is_host_memory(),
@@ -85,6 +86,8 @@ fn of_device(
         used_bytes: memory.used_bytes,
         system_bytes: memory.system_bytes,
         unaccounted_bytes: difference(memory.used_bytes, 0, memory.system_bytes),
+        variants: variants.len() as u64,
+        variant_bytes: variants.iter().map(|(_, copy)| copy.bytes).sum(),
         ..sums(agent, copies, elsewhere)
     }
 }

@@ -179,6 +179,8 @@ fn assemble(
         artifact_limit: config.artifact_limit,
         hashes_after_scan: config.hash_limit != HashLimit::Off,
         aliases: Default::default(),
+        loras: Default::default(),
+        variant_budget: config.variant_budget,
         running: Running::default(),
         metrics,
         pressure: Default::default(),
@@ -347,6 +349,7 @@ async fn watch_device(agent: Arc<Agent>, device: crate::context::Device) {
         }
         let now = status.borrow_and_update().restarts_total;
         device.tier.prune(|| device.resident());
+        device.variants.prune(|| device.resident());
         if now > restarts {
             agent.metrics.runner_exits.with_label_values(&[&device.name]).inc_by(now - restarts);
             restarts = now;

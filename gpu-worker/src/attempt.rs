@@ -69,7 +69,7 @@ async fn supervised(agent: &Arc<Agent>, standing: &Standing, claimed: Claimed, a
     } else {
         attempt.begin_report();
         let (report, effects) = report_of(result, attempt);
-        if matches!(effects, Effects::Resident(_) | Effects::Artifacts(..)) {
+        if matches!(effects, Effects::Resident(_) | Effects::Artifacts(..) | Effects::Pipeline(..)) {
             publisher::publish_now(agent).await;
         }
         tracing::info!(outcome = outcome_label(&report), seconds = timer.elapsed().as_secs_f64(), "attempt ended");

@@ -26,7 +26,14 @@ use shared::{
     },
 };
 
-use crate::{aliases, catalogue::ScannedRoot, context::Agent, error::WorkError, executors::HashedPart, publisher};
+use crate::{
+    aliases,
+    catalogue::ScannedRoot,
+    context::Agent,
+    error::WorkError,
+    executors::{HashedPart, PipelineChange},
+    publisher,
+};
 
 /// What an attempt changes beside its job's row.
 #[derive(Debug)]
@@ -45,6 +52,8 @@ pub enum Effects {
     Benchmarked(Box<NewBenchmark>, Vec<(ComponentId, String)>),
     /// Files that the job leaves, and what the loads before its run computed.
     Artifacts(Vec<NewArtifact>, Vec<(ComponentId, String)>),
+    /// A pipeline was applied or restored, and what loads before it computed.
+    Pipeline(Box<PipelineChange>, Vec<(ComponentId, String)>),
     /// A file below this root, which the catalogue has to learn of.
     Wrote {
         /// Name of the root.
@@ -150,6 +159,7 @@ async fn apply(
             Ok(with_result(report, "roots", counts.into()))
         }
         Effects::Resident(digests) => resident(agent, tx, digests, report, met).await,
+        Effects::Pipeline(_change, digests) => resident(agent, tx, digests, report, met).await,
         Effects::Hashed(hashed) => {
             record_hashes(agent, tx, &hashed.files).await?;
             let refused = record_models(agent, tx, &hashed.models, met).await?;

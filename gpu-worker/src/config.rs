@@ -53,6 +53,11 @@ pub struct AgentConfig {
     #[arg(long, default_value = "cost")]
     pub vram_policy: Policy,
 
+    /// Most bytes of variants, which are copies of components with LoRAs in them, on each device; those in use stay all the
+    /// same. `0`: no bound but the device's memory; a quarter of that when absent.
+    #[arg(long)]
+    pub variant_budget: Option<ByteSize>,
+
     /// Memory of the machine, or of the control group, that is left to others: components are evicted from RAM, then from
     /// `cpu:0`, to keep it free. A
     /// 32nd of the memory when absent, at least 64 MiB, at most 2 GiB.

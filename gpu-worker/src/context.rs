@@ -16,6 +16,7 @@ use crate::{
     aliases::Aliases,
     config::Root,
     device_tier::DeviceTier,
+    managers::{lora::Memo, variants::Variants},
     metrics::Metrics,
     pressure::Pressure,
     runner::{DeviceResident, Runner},
@@ -36,6 +37,8 @@ pub struct Device {
     pub runner: Runner,
     /// What is known of the components on it.
     pub tier: Arc<DeviceTier>,
+    /// What is known of the variants among them.
+    pub variants: Arc<Variants>,
 }
 
 /// Bytes of weights on a device at one moment.
@@ -98,6 +101,10 @@ pub struct Agent {
     pub artifact_limit: ByteSize,
     /// Ids that components were loaded under before they were merged.
     pub aliases: Aliases,
+    /// What is known of LoRAs against models.
+    pub loras: Memo,
+    /// Most bytes of variants on each device: 0 for no bound, a quarter of the device when absent.
+    pub variant_budget: Option<ByteSize>,
     /// What runs now.
     pub running: Running,
     /// Metrics.
@@ -112,4 +119,12 @@ pub struct Agent {
     pub changed: Notify,
     /// Spawns tasks.
     pub tasks: Tasks,
+}
+
+impl Agent {
+    /// Most bytes of variants on this device; 0 for no bound.
+    pub fn variant_budget(&self, device: &Device) -> u64 {
+        let quarter = || device.runner.status().borrow().memory.capacity_bytes / 4;
+        self.variant_budget.map_or_else(quarter, |budget| budget.0)
+    }
 }

@@ -82,7 +82,7 @@ pub fn start(
         };
         let id = format!("{host}/{}", chosen.name);
         let (name, runner) = (chosen.name.clone(), Runner::supervise(config, tasks));
-        (id.clone(), Device { id, name, runner, tier: Arc::new(DeviceTier::new(rules)) })
+        (id.clone(), Device { id, name, runner, tier: Arc::new(DeviceTier::new(rules)), variants: Arc::default() })
     };
     chosen.iter().map(device).collect()
 }

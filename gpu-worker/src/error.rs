@@ -22,9 +22,6 @@ pub enum WorkError {
     /// This build of the agent does not do such work.
     #[error("this agent cannot run `{0}` jobs")]
     NoExecutor(shared::job::JobKind),
-    /// The work names parts of other models that this build of the agent does not put together.
-    #[error("this agent runs `{0}` jobs without LoRAs and without parts of other models")]
-    NotPlain(shared::job::JobKind),
     /// The model is gone from the catalogue.
     #[error("model {0} is not in the catalogue")]
     NoModel(shared::ids::ModelId),
@@ -90,6 +87,26 @@ pub enum WorkError {
         /// What is wrong with it.
         #[source]
         source: engine::lora::LoraError,
+    },
+    /// A LoRA is for another base.
+    #[error("LoRA `{lora}` is not for model `{base}`: {reason}")]
+    LoraRefused {
+        /// The LoRA's name.
+        lora: String,
+        /// The model's name.
+        base: String,
+        /// Why.
+        reason: String,
+    },
+    /// A weight is for a block that the UNet does not have.
+    #[error("LoRA `{lora}` has a weight for `{block}`, and the UNet has no module there")]
+    UnknownBlock {
+        /// The LoRA's name.
+        lora: String,
+        /// The block.
+        block: String,
+        /// The block that is most like it.
+        nearest: Option<String>,
     },
     /// A side-car or copy was not written.
     #[error("it was not written")]
@@ -217,7 +234,11 @@ pub enum WorkError {
 impl Classify for WorkError {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Spec(_) | Self::BadInput { .. } | Self::BadArtifacts(_) => ErrorCode::InvalidArgument,
+            Self::Spec(_)
+            | Self::BadInput { .. }
+            | Self::BadArtifacts(_)
+            | Self::LoraRefused { .. }
+            | Self::UnknownBlock { .. } => ErrorCode::InvalidArgument,
             Self::Db(error) => error.code(),
             Self::NoModel(_)
             | Self::NotHere { .. }
@@ -229,7 +250,6 @@ impl Classify for WorkError {
             | Self::NoPart { .. }
             | Self::NoVae { .. }
             | Self::NoExecutor(_)
-            | Self::NotPlain(_)
             | Self::NeverFits { .. } => ErrorCode::Unsupported,
             Self::Changed { .. } => ErrorCode::Corrupt,
             Self::Format { source, .. } => format_code(source),
@@ -277,6 +297,10 @@ impl Classify for WorkError {
             Self::Write(WriteError::ReadOnly { .. }) => {
                 Some("let the agent write there, or give a path in a folder where it may".into())
             }
+            Self::LoraRefused { .. } => {
+                Some("`loras check` shows which of its modules a model has; choose a LoRA of the model's family".into())
+            }
+            Self::UnknownBlock { nearest, .. } => nearest.as_ref().map(|nearest| format!("did you mean `{nearest}`?")),
             Self::NoVae { .. } => Some("name one with `vae`, or correct the `base` of one that the host has".into()),
             Self::MetadataChanged { .. } => Some("read the metadata again".into()),
             Self::RootsMissing(_) => Some("mount the folder or correct --root of the host's agent".into()),

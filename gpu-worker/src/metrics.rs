@@ -6,7 +6,10 @@ use prometheus::{
 use residency::{AGE_BOUNDS_SECONDS, Reason};
 use shared::{job::JobKind, status::MemoryPressure};
 
-use crate::{managers::metrics::EngineMetrics, vitals::VitalsMetrics};
+use crate::{
+    managers::{metrics::EngineMetrics, variants::VariantMetrics},
+    vitals::VitalsMetrics,
+};
 
 /// Outcomes of attempts as labels.
 const OUTCOMES: [&str; 6] = ["succeeded", "failed", "cancelled", "crashed", "handed_back", "stale"];
@@ -68,6 +71,8 @@ pub struct Metrics {
     pub vitals: VitalsMetrics,
     /// Runs of models.
     pub engine: EngineMetrics,
+    /// Variants.
+    pub variants: VariantMetrics,
     /// 1 while Redis takes snapshots.
     pub redis_up: IntGauge,
     /// 1 while the lease is good and nothing drains.
@@ -165,6 +170,7 @@ impl Metrics {
             pressure: PressureMetrics::new()?,
             vitals: VitalsMetrics::register(registry)?,
             engine: EngineMetrics::register(registry)?,
+            variants: VariantMetrics::register(registry, devices)?,
             redis_up: IntGauge::new("modelyard_redis_up", "1 while Redis takes snapshots.")?,
             admitting: IntGauge::new("modelyard_admitting", "1 while this agent claims jobs.")?,
         };

@@ -15,7 +15,7 @@ use shared::{
     ids::ComponentId,
     status::{
         AgeCount, CacheStats, DeviceSnapshot, Entry, EvictedCounts, EvictionStanding, HostSnapshot, LiveProgress,
-        MemoryPressure, Unaccounted,
+        MemoryPressure, Unaccounted, VariantEntry,
     },
 };
 
@@ -26,6 +26,7 @@ use crate::{
     decisions::Decisions,
     device_tier::{self, Standings},
     lease::Standing,
+    managers::variants::Variant,
     memory,
     pressure::Pressure,
     runner::{DeviceResident, RunnerState, RunnerStatus},
@@ -311,6 +312,9 @@ fn device_snapshot(agent: &Agent, device: &Device, status: &RunnerStatus, nvml: 
         None => (Condition::Good, None),
     };
     let (state, reason) = device_state(&status.state, &condition);
+    let variants = device.variants.among(&status.resident);
+    // a variant is no component of the catalogue; one that is being made has no note yet
+    let components = status.resident.iter().filter(|copy| copy.variant.is_none());
     DeviceSnapshot {
         id: device.id.clone(),
         state: state.to_owned(),
@@ -319,7 +323,8 @@ fn device_snapshot(agent: &Agent, device: &Device, status: &RunnerStatus, nvml: 
         memory_used_bytes: status.memory.used_bytes,
         memory_system_bytes: Some(status.memory.system_bytes),
         vitals,
-        entries: status.resident.iter().map(|copy| device_entry(device, copy, &standings)).collect(),
+        entries: components.map(|copy| device_entry(device, copy, &standings)).collect(),
+        variants: variants.iter().map(|(variant, copy)| variant_entry(device, variant, copy, &standings)).collect(),
         policy: Some(device.tier.rules().policy.as_str().to_owned()),
     }
 }
@@ -354,6 +359,28 @@ fn device_entry(device: &Device, copy: &DeviceResident, standings: &Standings) -
     }
 }
 
+fn variant_entry(device: &Device, variant: &Variant, copy: &DeviceResident, standings: &Standings) -> VariantEntry {
+    let noted = device.tier.noted(copy);
+    VariantEntry {
+        id: variant.id,
+        base: variant.base,
+        kind: variant.kind.clone(),
+        key: variant.key.clone(),
+        bytes: copy.bytes,
+        whole: variant.is_whole,
+        loras: variant.loras.clone(),
+        pipelines: variant.pipelines.values().cloned().collect(),
+        seconds: variant.seconds,
+        leases: copy.leases,
+        protected: noted.protected,
+        since: copy.since,
+        last_used: noted.used_at.unwrap_or(copy.last_used),
+        hits: noted.uses.max(copy.uses),
+        expires_at: noted.expires_in.map(|left| Utc::now() + left),
+        eviction: standings.get(copy.component.to_string().as_str()).map(standing_view),
+    }
+}
+
 fn gauges(agent: &Agent, snapshot: &HostSnapshot) {
     let metrics = &agent.metrics;
     let ram = &snapshot.ram;
@@ -370,6 +397,8 @@ fn gauges(agent: &Agent, snapshot: &HostSnapshot) {
     for device in &snapshot.devices {
         let name = device.id.rsplit('/').next().unwrap_or(&device.id);
         set_tier(metrics, name, device.memory_used_bytes, device.memory_total_bytes);
+        let bytes = device.variants.iter().map(|variant| variant.bytes).sum();
+        metrics.variants.holds(name, device.variants.len() as u64, bytes);
     }
 }
 

@@ -14,7 +14,7 @@ use crate::support::{device, device_is, uploaded};
 
 /// An agent whose runner has a library; none without one.
 #[expect(clippy::print_stdout, reason = "tests/run counts what says that it was skipped")]
-fn with_library(farm: &Farm) -> Option<AgentSettings> {
+pub(crate) fn with_library(farm: &Farm) -> Option<AgentSettings> {
     let Some(library) = std::env::var_os("MODELYARD_ONNXRUNTIME").filter(|path| !path.is_empty()) else {
         println!("skipped: no ONNX Runtime library (MODELYARD_ONNXRUNTIME)");
         return None;
@@ -25,7 +25,7 @@ fn with_library(farm: &Farm) -> Option<AgentSettings> {
     Some(settings)
 }
 
-fn make_models(farm: &Farm, arch: &str, layout: &str) {
+pub(crate) fn make_models(farm: &Farm, arch: &str, layout: &str) {
     let made = std::process::Command::new(harness::binary("modelyard"))
         .args(["dev", "make-models", "--arch", arch, "--layout", layout, "--out"])
         .arg(farm.library())
@@ -35,7 +35,7 @@ fn make_models(farm: &Farm, arch: &str, layout: &str) {
 }
 
 /// A safetensors file of 32-bit floats.
-fn tensors(all: &[(&str, &[usize], Vec<f32>)]) -> Vec<u8> {
+pub(crate) fn tensors(all: &[(&str, &[usize], Vec<f32>)]) -> Vec<u8> {
     let (mut header, mut data) = (Map::new(), Vec::new());
     for (name, shape, values) in all {
         let begin = data.len();
@@ -62,24 +62,24 @@ fn read(bytes: &[u8]) -> Vec<(String, Vec<usize>, Vec<f32>)> {
     header.into_iter().filter(|(name, _)| name != "__metadata__").map(one).collect()
 }
 
-fn wave(count: usize) -> Vec<f32> {
+pub(crate) fn wave(count: usize) -> Vec<f32> {
     (0..count).map(|at| (at as f32 * 0.37).sin()).collect()
 }
 
 /// Submits work and waits for its success.
-async fn done(farm: &Farm, path: &str, body: Value) -> JobDetail {
+pub(crate) async fn done(farm: &Farm, path: &str, body: Value) -> JobDetail {
     let job = farm.api.submit(path, body).await;
     farm.api.job_ended(job.id, JobState::Succeeded, LONG).await
 }
 
-async fn artifact(farm: &Farm, job: &JobDetail, name: &str) -> Vec<u8> {
+pub(crate) async fn artifact(farm: &Farm, job: &JobDetail, name: &str) -> Vec<u8> {
     let path = format!("/v1/jobs/{}/artifacts/{name}", job.job.id);
     let answer = farm.api.request(reqwest::Method::GET, &path).send().await.unwrap();
     assert_eq!(answer.status(), 200, "{path}");
     answer.bytes().await.unwrap().to_vec()
 }
 
-fn result(job: &JobDetail) -> &Value {
+pub(crate) fn result(job: &JobDetail) -> &Value {
     job.job.result.as_ref().unwrap()
 }
 

@@ -48,4 +48,5 @@ mod support;
 mod targets;
 mod uploads;
 mod validate;
+mod variants;
 mod watch;

@@ -1,7 +1,7 @@
 //! Devices with what they hold.
 
 use axum::{Json, extract::State};
-use shared::wire::DeviceView;
+use shared::{db::farm::DeviceRow, ids::ComponentId, wire::DeviceView};
 
 use crate::{
     extract::{NoParameters, Path},
@@ -22,7 +22,8 @@ pub(crate) async fn list_devices(
 ) -> Result<Json<Vec<DeviceView>>, ApiError> {
     let mut conn = state.connection().await?;
     let view = View::read(&state, &mut conn).await?;
-    let owners = Owners::of(&mut conn, view.held.iter().filter(|held| held.device.is_some())).await?;
+    let held = view.held.iter().filter(|held| held.device.is_some()).map(|held| held.component);
+    let owners = Owners::of_ids(&mut conn, held.chain(view.devices.iter().flat_map(|row| bases(&view, row)))).await?;
     Ok(Json(view.devices.iter().map(|row| views::device(&view, row, &owners)).collect()))
 }
 
@@ -38,7 +39,12 @@ pub(crate) async fn get_one_device(
     let mut conn = state.connection().await?;
     let view = View::read(&state, &mut conn).await?;
     let row = get_device(&view, &device)?;
-    let here = view.held.iter().filter(|held| held.device.as_deref() == Some(&row.id));
-    let owners = Owners::of(&mut conn, here).await?;
+    let here = view.held.iter().filter(|held| held.device.as_deref() == Some(&row.id)).map(|held| held.component);
+    let owners = Owners::of_ids(&mut conn, here.chain(bases(&view, row))).await?;
     Ok(Json(views::device(&view, row, &owners)))
+}
+
+/// What the variants on a device are made from, which need not be there itself.
+fn bases(view: &View, row: &DeviceRow) -> impl Iterator<Item = ComponentId> {
+    view.live_device(row).into_iter().flat_map(|live| live.variants.iter().map(|variant| variant.base))
 }

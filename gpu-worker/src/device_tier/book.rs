@@ -44,6 +44,8 @@ pub(super) struct Note {
     pub(super) uses: u64,
     /// What its reload would read from which disk.
     read_from: Vec<ReadFrom>,
+    /// Of a variant: how long making it took, which is what having it back takes.
+    made_in: Option<Duration>,
 }
 
 impl Note {
@@ -60,6 +62,7 @@ impl Note {
             used_at: copy.last_used,
             uses: 0,
             read_from: Vec::new(),
+            made_in: None,
         }
     }
 
@@ -138,6 +141,16 @@ impl Book {
         self.note(copy, now).read_from = from;
     }
 
+    /// A variant was made in so long.
+    pub(super) fn made(&mut self, copy: &DeviceResident, took: Duration, now: Duration) {
+        self.note(copy, now).made_in = Some(took);
+    }
+
+    /// Seconds that a copy of so many bytes to the device takes, by those before.
+    pub(super) fn copy_seconds(&self, bytes: u64) -> f64 {
+        self.copying.seconds(&[ReadFrom { device: COPYING, bytes }])
+    }
+
     /// Begins to take a copy off, unless it has to stay.
     pub(super) fn leave(&mut self, copy: &DeviceResident, protected_too: bool, now: Duration) -> Result<(), Stays> {
         let note = self.note(copy, now);
@@ -195,13 +208,14 @@ impl Book {
         now: Duration,
     ) -> Candidate {
         let (key, note) = (copy.component.to_string(), self.of(copy));
-        let copying = self.copying.seconds(&[ReadFrom { device: COPYING, bytes: copy.bytes }]);
+        let copying = self.copy_seconds(copy.bytes);
+        let made_in = note.and_then(|note| note.made_in).map(|took| took.as_secs_f64());
         Candidate {
             bytes: copy.bytes,
             last_used: note.map_or(now, |note| note.used),
             loaded_at: note.map_or(now, |note| note.loaded),
             hits: note.map_or(0, |note| note.uses),
-            reload_seconds: copying + note.map_or(0.0, |note| reading(&note.read_from)),
+            reload_seconds: made_in.unwrap_or_else(|| copying + note.map_or(0.0, |note| reading(&note.read_from))),
             reuses_per_hour: self.reuse.per_hour(&key, now),
             reused: self.reuse.was_reused(&key),
             holders: copy.leases.saturating_add(
@@ -287,6 +301,9 @@ mod tests {
         assert!((in_ram.reload_seconds - 2.0).abs() < 1e-9 && in_ram.holders == 0, "{in_ram:?}");
         let on_disk = book.candidate(&one, |from| from[0].bytes as f64 / 1e9, at(9));
         assert!(on_disk.reload_seconds > 3.0, "{on_disk:?}");
+        book.made(&one, Duration::from_secs(7), at(9));
+        let made = book.candidate(&one, |_| 5.0, at(9));
+        assert!((made.reload_seconds - 7.0).abs() < 1e-9, "a variant is made again: {made:?}");
     }
 
     #[test]

@@ -105,6 +105,16 @@ impl DeviceTier {
         self.book().copied(copy, from, took, self.uptime());
     }
 
+    /// A variant was made, which took so long.
+    pub fn made(&self, copy: &DeviceResident, took: Duration) {
+        self.book().made(copy, took, self.uptime());
+    }
+
+    /// Seconds that a copy of so many bytes to the device takes, by those before.
+    pub fn copy_seconds(&self, bytes: u64) -> f64 {
+        self.book().copy_seconds(bytes)
+    }
+
     /// A model was loaded, needs this copy, and its request said something about keeping it. A keep-alive of zero means RAM
     /// alone: what is on the device was put there to be used.
     pub fn needs(&self, model: ModelId, copy: &DeviceResident, keep: Keep) {

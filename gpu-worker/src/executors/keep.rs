@@ -1,7 +1,7 @@
 //! `cache_keep`, and what loads say about keeping: protection and keep-alive of components in the host's RAM and on its
 //! devices.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use residency::{KeepAlive, Lease, ResidencyError};
 use shared::{
@@ -71,6 +71,11 @@ pub(super) fn remember(agent: &Agent, component: ComponentId, keep: Keep) -> Res
         }
     }
     Ok(())
+}
+
+/// What a keep-alive says about copies on a device: one of zero is about RAM alone.
+pub(super) fn on_a_device(keep_alive: job::KeepAlive) -> Option<KeepAlive> {
+    Some(keep_alive).filter(|keep| keep.0 != Some(Duration::ZERO)).map(of_tier)
 }
 
 fn of_tier(job::KeepAlive(span): job::KeepAlive) -> KeepAlive {

@@ -12,16 +12,18 @@ mod lora_check;
 mod metadata_write;
 mod model;
 mod optimize;
+mod pipeline;
 mod place;
 mod scan;
 mod unload;
 mod validate;
 
 pub use hash::HashedPart;
+pub use pipeline::PipelineChange;
 
 use std::sync::Arc;
 
-use shared::job::{JobKind, JobSpec};
+use shared::job::JobSpec;
 
 use crate::{commit::Effects, context::Agent, error::WorkError, running::Attempt};
 
@@ -39,7 +41,6 @@ pub struct Done {
 /// # Errors
 /// Why it failed; the code decides what follows.
 pub async fn execute(agent: &Arc<Agent>, spec: JobSpec, attempt: &Attempt) -> Result<Done, WorkError> {
-    must_be_plain(&spec)?;
     match spec {
         JobSpec::Scan(args) => scan::run(agent, args, attempt).await,
         JobSpec::Load(args) => load::run(agent, args, attempt).await,
@@ -59,19 +60,7 @@ pub async fn execute(agent: &Arc<Agent>, spec: JobSpec, attempt: &Attempt) -> Re
         JobSpec::Generate(args) => engine::generate(agent, args, attempt).await,
         JobSpec::Benchmark(args) => benchmark::run(agent, args, attempt).await,
         JobSpec::LoraCheck(args) => lora_check::run(agent, args, attempt).await,
-        JobSpec::ApplyPipeline(_) => Err(WorkError::NoExecutor(JobKind::ApplyPipeline)),
-        JobSpec::RestorePipeline(_) => Err(WorkError::NoExecutor(JobKind::RestorePipeline)),
+        JobSpec::ApplyPipeline(args) => pipeline::apply(agent, args, attempt).await,
+        JobSpec::RestorePipeline(args) => pipeline::restore(agent, args, attempt).await,
     }
-}
-
-/// What is not taken into account is refused, not left out.
-fn must_be_plain(spec: &JobSpec) -> Result<(), WorkError> {
-    let more = match spec {
-        JobSpec::Generate(args) => !args.loras.is_empty() || !args.text_encoders.is_empty(),
-        JobSpec::EncodeText(args) => !args.loras.is_empty() || !args.text_encoders.is_empty(),
-        JobSpec::UnetStep(args) => !args.loras.is_empty(),
-        JobSpec::Benchmark(args) => !args.loras.is_empty() || !args.text_encoders.is_empty() || args.vae.is_some(),
-        _ => false,
-    };
-    if more { Err(WorkError::NotPlain(spec.kind())) } else { Ok(()) }
 }

@@ -1,6 +1,7 @@
 //! The model that a job is about: its rows, the components asked for, and its files on this host.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     path::Path,
     sync::{
@@ -21,7 +22,7 @@ use shared::{
 use crate::{aliases, catalogue, context::Agent, error::WorkError, load_request::load_request, running::Attempt};
 
 /// A model's rows, reduced to the components asked for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Wanted {
     pub(super) model: ModelRow,
     pub(super) components: Vec<ComponentRow>,
@@ -35,9 +36,15 @@ impl Wanted {
 
     /// Reduced to what a role takes, of which nothing may be missing.
     pub(super) fn must_have(&mut self, role: Role) -> Result<(), WorkError> {
+        self.must_have_beside(role, &BTreeMap::<String, ModelId>::new())
+    }
+
+    /// The same where other models stand in for components of these kinds.
+    pub(super) fn must_have_beside<M>(&mut self, role: Role, others: &BTreeMap<String, M>) -> Result<(), WorkError> {
         self.components.retain(|row| role.means(&row.kind));
         for (part, kinds) in role.groups() {
-            if !self.components.iter().any(|row| kinds.contains(&row.kind.as_str())) {
+            let stands_in = kinds.iter().any(|kind| others.contains_key(*kind));
+            if !stands_in && !self.components.iter().any(|row| kinds.contains(&row.kind.as_str())) {
                 return Err(WorkError::NoPart { model: self.model.name.clone(), part });
             }
         }

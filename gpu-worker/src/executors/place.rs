@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Components that are on a device and stay there while this lives.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Placed {
     pub(super) components: Vec<PlacedComponent>,
     /// By the id that each is held under there.

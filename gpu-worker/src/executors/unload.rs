@@ -93,7 +93,9 @@ fn must_not_stay<'r>(
 ) -> Result<(), WorkError> {
     for copy in device.resident() {
         let (component, noted) = (agent.aliases.now(copy.component), device.tier.noted(&copy));
-        if going.clone().any(|row| row.id == component) {
+        let variants = device.variants.among(std::slice::from_ref(&copy));
+        let of = variants.first().map_or(component, |(variant, _)| variant.base);
+        if going.clone().any(|row| row.id == of) {
             evict::may_go(device, &copy, &noted, force)?;
         }
     }
@@ -117,6 +119,12 @@ async fn take_off(
     let mut freed_bytes = 0;
     for held in agent.aliases.held(row.id) {
         freed_bytes += evict::take(agent, device, held, Reason::Requested, force).await?;
+    }
+    // what lies over it, or was made of it, is of no use without it
+    for (variant, _) in device.variants.among(&device.resident()) {
+        if variant.base == row.id {
+            freed_bytes += evict::take(agent, device, variant.id, Reason::Requested, force).await?;
+        }
     }
     release(agent, device, wanted, row);
     Ok(freed_bytes)

@@ -58,7 +58,7 @@ pub use protocol::{DeviceTensor, RunPart, RunPhase, RunStep};
 pub(crate) use run::HURRIED_GRACE;
 pub use run::{Ran, RunOrder, RunPreview};
 pub use share::{DeviceLease, DeviceShare};
-pub use work::{EncoderFacts, GenerateWork, IMAGE, PartFacts, TENSORS, TextWork, TokenizerSource, Work};
+pub use work::{EncoderFacts, GenerateWork, IMAGE, LoraTold, PartFacts, TENSORS, TextWork, TokenizerSource, Work};
 
 /// What a runner is started with.
 #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
 //! What the engine of a runner is asked to do: the words between an executor and the models.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use engine::{
     measure::{Amount, Operation},
@@ -97,10 +97,43 @@ pub struct GenerateWork {
     pub model: String,
     /// The beginning of its hash; empty while it is not known.
     pub hash: String,
+    /// The LoRAs that are applied, for the images' parameters.
+    pub loras: Vec<LoraTold>,
     /// As the request says.
     pub args: GenerateArgs<ModelId>,
     /// Bytes that the job's artifacts may have.
     pub limit_bytes: u64,
+}
+
+/// A LoRA of a stack, as people are told of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoraTold {
+    /// Its name.
+    pub name: String,
+    /// The beginning of its hash as people write it beside the name; empty while it is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hash: String,
+    /// Its weight.
+    pub weight: f64,
+    /// That of text encoders, where it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_encoder_weight: Option<f64>,
+    /// Factors by block.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub blocks: BTreeMap<String, f64>,
+}
+
+impl std::fmt::Display for LoraTold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.name, self.weight)?;
+        if let Some(weight) = self.text_encoder_weight {
+            write!(f, ":{weight}")?;
+        }
+        for (block, weight) in &self.blocks {
+            write!(f, " {block}={weight}")?;
+        }
+        Ok(())
+    }
 }
 
 /// What is known of a part beside its tensors.

@@ -54,6 +54,9 @@ pub struct TierMemory {
     pub unaccounted_bytes: i64,
     /// Copies.
     pub copies: u64,
+    /// Of the copies: variants.
+    #[serde(default)]
+    pub variants: u64,
     /// Of the used bytes: in use by jobs or programs.
     pub leased_bytes: u64,
     /// Of the used bytes: kept by operators.
@@ -62,6 +65,9 @@ pub struct TierMemory {
     pub evictable_bytes: u64,
     /// Of the used bytes: a second copy of a component in this same tier.
     pub duplicate_bytes: u64,
+    /// Of the used bytes: variants, which are copies of components with changed tensors.
+    #[serde(default)]
+    pub variant_bytes: u64,
     /// Of the used bytes: copies of components that another tier of this host holds as well.
     pub elsewhere_bytes: u64,
 }

@@ -12,7 +12,7 @@ use redis::{AsyncCommands, aio::ConnectionManager};
 pub use memory::{HostMemory, ProcessMemory, SystemMemory, TierMemory};
 pub use snapshot::{
     AgeCount, CacheStats, DeviceSnapshot, Entry, EvictedCounts, EvictionStanding, HostSnapshot, LiveProgress,
-    MemoryPressure, RootWatch, RunningJob,
+    MemoryPressure, RootWatch, RunningJob, VariantEntry,
 };
 pub use vitals::{DeviceIncident, DevicePart, DeviceVitals, NvmlStatus, Unaccounted};
 

@@ -259,9 +259,51 @@ pub struct DeviceSnapshot {
     pub vitals: Option<DeviceVitals>,
     /// Components on the device.
     pub entries: Vec<Entry>,
+    /// Variants of components on the device.
+    #[serde(default)]
+    pub variants: Vec<VariantEntry>,
     /// How components are chosen that have to go: `cost` or `lru`.
     #[serde(default)]
     pub policy: Option<String>,
+}
+
+/// A variant: a copy of a component with changed tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct VariantEntry {
+    /// The id that it is held under on the device; it is in no catalogue.
+    pub id: ComponentId,
+    /// The component that it is a variant of.
+    pub base: ComponentId,
+    /// What that is used as: `unet`, `text_encoder`, ….
+    pub kind: String,
+    /// Names base and stack: equal keys, equal bytes. Shown as the copy's digest.
+    pub key: String,
+    /// Bytes held: those of the changed tensors, of all tensors when it is whole.
+    pub bytes: u64,
+    /// The base's copy was converted into it, as there was no room for both.
+    pub whole: bool,
+    /// The LoRAs with their weights.
+    pub loras: Vec<String>,
+    /// Names of pipelines that are applied and use it.
+    pub pipelines: Vec<String>,
+    /// Seconds that making it took.
+    pub seconds: f64,
+    /// Leases of programs that are attached.
+    pub leases: u32,
+    /// The operator's "keep".
+    pub protected: bool,
+    /// Since when it has been there (host clock).
+    pub since: DateTime<Utc>,
+    /// Last use (host clock).
+    pub last_used: DateTime<Utc>,
+    /// Uses since it was made.
+    pub hits: u64,
+    /// When its keep-alive ends (host clock), unless it is used before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Where it stands with the eviction policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eviction: Option<EvictionStanding>,
 }
 
 /// A job that runs on the host.

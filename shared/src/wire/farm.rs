@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{ComponentId, ModelId},
-    status::{CacheStats, DeviceVitals, EvictionStanding, LiveProgress, NvmlStatus, Unaccounted},
+    status::{CacheStats, DeviceVitals, EvictionStanding, LiveProgress, NvmlStatus, Unaccounted, VariantEntry},
 };
 
 /// How much a status can be trusted.
@@ -132,9 +132,23 @@ pub struct DeviceView {
     pub policy: Option<String>,
     /// Components on it.
     pub resident: Vec<ResidentComponent>,
+    /// Variants of components on it; from the live view.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<DeviceVariant>,
     /// Trust in the live parts.
     #[serde(flatten)]
     pub staleness: Staleness,
+}
+
+/// A variant on a device.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct DeviceVariant {
+    /// A model that has its base; absent when the catalogue has none any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_name: Option<String>,
+    /// What it is.
+    #[serde(flatten)]
+    pub variant: VariantEntry,
 }
 
 /// One component in one tier of one host or device.

@@ -27,7 +27,8 @@ pub use engine::{
     TokensView, UnetStepRequest, VaeDecodeRequest, VaeEncodeRequest,
 };
 pub use farm::{
-    DeviceModels, DeviceView, FarmStatus, HostView, ModelStatus, ResidentComponent, RootView, Staleness, WatchView,
+    DeviceModels, DeviceVariant, DeviceView, FarmStatus, HostView, ModelStatus, ResidentComponent, RootView, Staleness,
+    WatchView,
 };
 pub use jobs::{
     AttemptView, CacheRequest, EventView, JobDetail, JobRequest, JobView, LoadRequest, MultiLoadRequest, Progress,

@@ -9,6 +9,7 @@ mod pipeline;
 mod predict;
 mod preview;
 mod request;
+mod widths;
 
 pub use self::{
     cache::{CacheFigures, ChunkStates, EmbeddingCache, EmbeddingKey},
@@ -16,5 +17,6 @@ pub use self::{
     error::GenerateError,
     pipeline::{Generated, Pipeline},
     preview::{Preview, PreviewKind, has_linear, linear_pictures},
-    request::Request,
+    request::{LoraMention, Request},
+    widths::width_mismatch,
 };

@@ -133,8 +133,9 @@ impl Request {
     }
 
     /// The parameters of image `number` in the form that AUTOMATIC1111's web UI writes and reads; `model` is name and hash.
+    /// LoRAs that no prompt names stand as its extension for additional networks writes them: the web UI makes prompts of these.
     #[must_use]
-    pub fn parameters(&self, number: usize, model: Option<(&str, &str)>) -> String {
+    pub fn parameters(&self, number: usize, model: Option<(&str, &str)>, loras: &[LoraMention<'_>]) -> String {
         let mut text = self.prompt.clone();
         if !self.negative_prompt.is_empty() {
             text.push_str("\nNegative prompt: ");
@@ -159,9 +160,48 @@ impl Request {
         if self.clip_skip > 0 {
             let _ = write!(text, ", Clip skip: {}", self.clip_skip + 1);
         }
+        mention(&mut text, loras);
         text.push_str(", Version: modelyard");
         text
     }
+}
+
+/// A LoRA of an image's parameters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LoraMention<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The beginning of its hash; empty while it is not known.
+    pub hash: &'a str,
+    /// Its weight in the UNet.
+    pub weight: f64,
+    /// Its weight in text encoders.
+    pub text_encoder_weight: f64,
+}
+
+fn mention(text: &mut String, loras: &[LoraMention<'_>]) {
+    let hashes: Vec<String> =
+        loras.iter().filter(|lora| !lora.hash.is_empty()).map(|lora| format!("{}: {}", lora.name, lora.hash)).collect();
+    if !hashes.is_empty() {
+        let _ = write!(text, ", Lora hashes: {}", quoted(&hashes.join(", ")));
+    }
+    if !loras.is_empty() {
+        text.push_str(", AddNet Enabled: True");
+    }
+    for (number, lora) in (1..).zip(loras) {
+        let name = if lora.hash.is_empty() { lora.name.to_owned() } else { format!("{}({})", lora.name, lora.hash) };
+        let (unet, encoders) = (lora.weight, lora.text_encoder_weight);
+        let _ = write!(
+            text,
+            ", AddNet Module {number}: LoRA, AddNet Model {number}: {}, AddNet Weight A {number}: {unet}, AddNet Weight B {number}: {encoders}",
+            quoted(&name)
+        );
+    }
+}
+
+/// As the web UI writes values that hold its own marks.
+fn quoted(value: &str) -> String {
+    if value.contains([',', ':', '\n']) { serde_json::Value::from(value).to_string() } else { value.to_owned() }
 }
 
 #[cfg(test)]
@@ -182,12 +222,18 @@ mod tests {
         };
         let wanted = "a cat\nNegative prompt: blurry\nSteps: 25, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, \
                       Seed: 42, Size: 512x512, Model hash: 0123456789, Model: sd, Clip skip: 2, Version: modelyard";
-        assert_eq!(request.parameters(1, Some(("sd", "0123456789"))), wanted);
+        assert_eq!(request.parameters(1, Some(("sd", "0123456789")), &[]), wanted);
         let plain = Request { prompt: "x".to_owned(), ..Request::default() };
         assert_eq!(
-            plain.parameters(0, None),
+            plain.parameters(0, None, &[]),
             "x\nSteps: 25, Sampler: Euler, CFG scale: 7, Seed: 0, Size: 512x512, Version: modelyard"
         );
+        let lora = |name, hash| LoraMention { name, hash, weight: 0.8, text_encoder_weight: -0.5 };
+        let told = plain.parameters(0, None, &[lora("ink", "0123456789ab"), lora("a, b", "")]);
+        let wanted = "Lora hashes: \"ink: 0123456789ab\", AddNet Enabled: True, AddNet Module 1: LoRA, \
+                      AddNet Model 1: ink(0123456789ab), AddNet Weight A 1: 0.8, AddNet Weight B 1: -0.5, \
+                      AddNet Module 2: LoRA, AddNet Model 2: \"a, b\", AddNet Weight A 2: 0.8, AddNet Weight B 2: -0.5, Version";
+        assert!(told.contains(wanted), "{told}");
     }
 
     #[test]

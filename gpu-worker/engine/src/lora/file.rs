@@ -132,6 +132,18 @@ pub struct Module {
 }
 
 impl Module {
+    /// True when it changes its module's weight.
+    #[must_use]
+    pub fn changes_weight(&self) -> bool {
+        self.change.is_some()
+    }
+
+    /// True when it changes its module's bias.
+    #[must_use]
+    pub fn changes_bias(&self) -> bool {
+        self.bias.is_some()
+    }
+
     /// `lora`, `locon` (with a core), `loha`, `lokr`, `full`, or `bias`; with DoRA's magnitudes `dora`.
     #[must_use]
     pub fn flavour(&self) -> &'static str {

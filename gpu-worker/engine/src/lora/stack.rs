@@ -13,7 +13,10 @@ impl BlockWeights {
     /// The weight of a module of this canonical path.
     #[must_use]
     pub fn of(&self, path: &str) -> f64 {
-        let under = |block: &str| path == block || path.strip_prefix(block).is_some_and(|rest| rest.starts_with('.'));
+        // an empty path is the whole
+        let under = |block: &str| {
+            block.is_empty() || path == block || path.strip_prefix(block).is_some_and(|rest| rest.starts_with('.'))
+        };
         let found = self.0.iter().filter(|(block, _)| under(block)).max_by_key(|(block, _)| block.len());
         found.map_or(1.0, |(_, weight)| *weight)
     }
@@ -123,5 +126,7 @@ mod tests {
         assert_eq!(entry.strength("unet", "mid_block.resnets.0.conv1"), 0.0);
         assert_eq!(entry.strength("unet", "up_blocks.0.resnets.0.conv1"), 2.0);
         assert_eq!(entry.strength("text_encoder_2", "mid_block"), 0.25);
+        let muted = Entry { blocks: BlockWeights([(String::new(), 0.0)].into()), ..entry };
+        assert_eq!(muted.strength("unet", "conv_in"), 0.0, "an empty path is the whole");
     }
 }

@@ -10,7 +10,7 @@ use shared::{
 };
 
 use super::{
-    super::engine::{Runs, Subject},
+    super::engine::{Ensemble, Runs},
     is_about_the_case,
 };
 use crate::{
@@ -48,13 +48,13 @@ impl Case {
 /// error.
 pub(super) async fn measure(
     runs: &Runs<'_>,
-    subject: &Subject,
+    ensemble: &Ensemble,
     args: &BenchmarkArgs,
     result: &mut BenchmarkResult,
 ) -> Result<(), WorkError> {
-    let parts = subject.run_parts(runs.agent);
+    let parts = ensemble.run_parts(runs.agent);
     let mut first_reason = None;
-    for case in cases(subject, args) {
+    for case in cases(ensemble, args) {
         match one(runs, &parts, &case, args).await {
             Ok(measured) => result.cases.push(measured),
             Err(error) if is_about_the_case(error.code()) => {
@@ -71,10 +71,10 @@ pub(super) async fn measure(
 }
 
 /// All cases, small ones first: then each one's memory is more than that of those before it.
-fn cases(subject: &Subject, args: &BenchmarkArgs) -> Vec<Case> {
+fn cases(ensemble: &Ensemble, args: &BenchmarkArgs) -> Vec<Case> {
     let amounts = amounts(args);
     let mut cases = Vec::new();
-    for part in subject.parts() {
+    for part in ensemble.parts() {
         for operation in Operation::of_kind(&part.kind) {
             let mut seen = Vec::new();
             for (batch, size) in &amounts {

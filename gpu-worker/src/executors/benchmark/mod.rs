@@ -18,7 +18,7 @@ use shared::{
 
 use super::{
     Done,
-    engine::{Runs, Subject},
+    engine::{Draft, Ensemble, Extras, Runs, Site},
     load::device_of,
     model::{self, Wanted},
 };
@@ -33,10 +33,12 @@ use crate::{
 pub(super) async fn run(agent: &Arc<Agent>, args: BenchmarkArgs, attempt: &Attempt) -> Result<Done, WorkError> {
     attempt.progress.enter("locating", 0);
     let device = device_of(agent, attempt)?;
+    let whole = model::wanted(agent, args.model, None).await?;
     let mut wanted = model::wanted(agent, args.model, args.components.as_ref()).await?;
     wanted.components.retain(|row| Role::any_means(&row.kind));
     if args.pipeline_steps.is_some() {
-        wanted.must_have(Role::Pipeline)?;
+        let role = if args.vae.is_some() { Role::WithoutVae } else { Role::Pipeline };
+        wanted.must_have_beside(role, &args.text_encoders)?;
     }
     if wanted.components.is_empty() {
         return Err(WorkError::NoPart { model: wanted.model.name, part: "component that can be run" });
@@ -44,13 +46,15 @@ pub(super) async fn run(agent: &Arc<Agent>, args: BenchmarkArgs, attempt: &Attem
     let mut result = BenchmarkResult::default();
     loads::measure(agent, attempt, device, (&wanted, &args), &mut result).await?;
     let model = wanted.model.name.clone();
-    let subject = Subject::ensure_all(agent, attempt, device, wanted).await?;
+    let site = Site { agent, attempt, device };
+    let extras = Extras { vae: args.vae, text_encoders: &args.text_encoders, ..Extras::loras(&args.loras) };
+    let ensemble = Draft::of_parts(site, &whole, wanted, extras).await?.realise(site).await?;
     let runs = Runs { agent, attempt, device };
     match args.pipeline_steps {
-        Some(steps) => pipeline::measure(&runs, &subject, (&args, steps), &mut result).await?,
-        None => cases::measure(&runs, &subject, &args, &mut result).await?,
+        Some(steps) => pipeline::measure(&runs, &ensemble, (&args, steps), &mut result).await?,
+        None => cases::measure(&runs, &ensemble, &args, &mut result).await?,
     }
-    finish(agent, device, &args, model, &subject, result).await
+    finish(agent, device, &args, model, &ensemble, result).await
 }
 
 /// The row, compared with its baseline, and the job's result.
@@ -59,7 +63,7 @@ async fn finish(
     device: &Device,
     args: &BenchmarkArgs,
     model: String,
-    subject: &Subject,
+    ensemble: &Ensemble,
     mut result: BenchmarkResult,
 ) -> Result<Done, WorkError> {
     let fingerprint = benchmark::fingerprint(agent, device);
@@ -69,7 +73,7 @@ async fn finish(
         id: BenchmarkId::generate(),
         model: args.model,
         device: device.id.clone(),
-        components: subject.kinds(),
+        components: ensemble.kinds(),
         pipeline: args.pipeline_steps.is_some(),
         args: encoded(args)?,
         fingerprint: encoded::<Fingerprint>(&fingerprint)?,
@@ -86,7 +90,7 @@ async fn finish(
         })).collect::<Vec<_>>(),
         "skipped": result.skipped,
     });
-    Ok(Done { result: shown, effects: Effects::Benchmarked(Box::new(row), subject.digests()) })
+    Ok(Done { result: shown, effects: Effects::Benchmarked(Box::new(row), ensemble.digests()) })
 }
 
 fn encoded<T: serde::Serialize>(value: &T) -> Result<serde_json::Value, WorkError> {

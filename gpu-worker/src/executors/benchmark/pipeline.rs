@@ -10,7 +10,7 @@ use shared::{
 };
 
 use super::{
-    super::engine::{Generation, Runs, Subject},
+    super::engine::{Ensemble, Generation, Runs},
     is_about_the_case,
 };
 use crate::{
@@ -21,14 +21,14 @@ use crate::{
 /// Measures a generation of `steps` steps for each batch and size into the result.
 pub(super) async fn measure(
     runs: &Runs<'_>,
-    subject: &Subject,
+    ensemble: &Ensemble,
     (args, steps): (&BenchmarkArgs, u32),
     result: &mut BenchmarkResult,
 ) -> Result<(), WorkError> {
-    let generation = Generation::of(runs.agent, subject).await?;
+    let generation = Generation::of(runs.agent, ensemble).await?;
     let mut first_reason = None;
     for (batch, size) in super::cases::amounts(args) {
-        let pipeline = Pipeline { runs, subject, generation: &generation, args, steps, batch, size };
+        let pipeline = Pipeline { runs, ensemble, generation: &generation, args, steps, batch, size };
         match pipeline.case().await {
             Ok(measured) => result.cases.push(measured),
             Err(error) if is_about_the_case(error.code()) => {
@@ -48,7 +48,7 @@ pub(super) async fn measure(
 /// One batch and size.
 struct Pipeline<'a> {
     runs: &'a Runs<'a>,
-    subject: &'a Subject,
+    ensemble: &'a Ensemble,
     generation: &'a Generation,
     args: &'a BenchmarkArgs,
     steps: u32,
@@ -99,9 +99,9 @@ impl Pipeline<'_> {
         });
         let args: GenerateArgs = serde_json::from_value(asked)
             .map_err(|error| WorkError::System { what: "writing a run's work".into(), source: error.into() })?;
-        let work = self.generation.work(self.subject, None, args)?;
+        let work = self.generation.work(self.ensemble, args)?;
         let begun = Instant::now();
-        self.runs.run(&work, &self.subject.run_parts(self.runs.agent), Vec::new()).await?;
+        self.runs.run(&work, &self.ensemble.run_parts(self.runs.agent), Vec::new()).await?;
         Ok(begun.elapsed().as_secs_f64())
     }
 }

@@ -15,9 +15,9 @@ use super::{
         load::device_of,
         model::{self, blocking},
     },
+    ensemble::{Ensemble, Extras},
     run::{self, Runs},
-    subject::Subject,
-    text,
+    site::Site,
     vae::DECODERS,
 };
 use crate::{
@@ -42,34 +42,32 @@ pub(in crate::executors) async fn run(
 ) -> Result<Done, WorkError> {
     let started = Instant::now();
     let device = device_of(agent, attempt)?;
-    let own = vae_of(agent, &args).await?;
-    let role = if own.is_some() { Role::WithoutVae } else { Role::Pipeline };
-    let subject = Subject::ensure(agent, attempt, device, args.model, role).await?;
-    let other = match own {
-        Some(model) => Some(Subject::ensure(agent, attempt, device, model, Role::VaeDecoder).await?),
-        None => None,
-    };
+    let vae = vae_of(agent, args.model, args.vae).await?;
+    let role = if vae.is_some() { Role::WithoutVae } else { Role::Pipeline };
+    let extras = Extras { vae, text_encoders: &args.text_encoders, ..Extras::loras(&args.loras) };
+    let ensemble = Ensemble::ensure(Site { agent, attempt, device }, args.model, role, extras).await?;
     // after the components: a load that waits holds no inputs
     let mut given = Vec::new();
     if let Some(noise) = &args.noise {
         let bytes = inputs::read(agent, noise).await?;
         given.push(Blob { name: TENSORS.to_owned(), media_type: String::new(), bytes });
     }
-    let work = Generation::of(agent, &subject).await?.work(&subject, other.as_ref(), args)?;
-    let mut taking = subject.run_parts(agent);
-    taking.extend(other.iter().flat_map(|other| other.run_parts(agent)));
-    let ran = Runs { agent, attempt, device }.run(&work, &taking, given).await?;
-    let subjects: Vec<&Subject> = [&subject].into_iter().chain(&other).collect();
-    Ok(run::done(device, &subjects, ran, started))
+    let work = Generation::of(agent, &ensemble).await?.work(&ensemble, args)?;
+    let ran = Runs { agent, attempt, device }.run(&work, &ensemble.run_parts(agent), given).await?;
+    Ok(run::done(device, ensemble.took(), ran, started))
 }
 
 /// The model whose VAE decodes, when it is not the model's own: the one that the request names, or one of this host for the
 /// same family where the model brings none.
-async fn vae_of(agent: &Agent, args: &GenerateArgs) -> Result<Option<ModelId>, WorkError> {
-    if args.vae.is_some() {
-        return Ok(args.vae);
+pub(in crate::executors) async fn vae_of(
+    agent: &Agent,
+    model: ModelId,
+    named: Option<ModelId>,
+) -> Result<Option<ModelId>, WorkError> {
+    if named.is_some() {
+        return Ok(named);
     }
-    let wanted = model::wanted(agent, args.model, None).await?;
+    let wanted = model::wanted(agent, model, None).await?;
     if wanted.components.iter().any(|row| Role::VaeDecoder.means(&row.kind)) {
         return Ok(None);
     }
@@ -101,29 +99,26 @@ pub(in crate::executors) struct Generation {
 
 impl Generation {
     /// Of a model that is on the device.
-    pub(in crate::executors) async fn of(agent: &Agent, subject: &Subject) -> Result<Self, WorkError> {
-        let headers = subject.inspection().clone();
+    pub(in crate::executors) async fn of(agent: &Agent, ensemble: &Ensemble) -> Result<Self, WorkError> {
+        let headers = ensemble.base().inspection().clone();
         let index = blocking("reading an index", move || parts::index(&headers)).await??;
         Ok(Self { index, limit_bytes: agent.artifact_limit.0 })
     }
 
-    /// The runner's work for these arguments; with the VAE of another model, if there is one.
-    pub(in crate::executors) fn work(
-        &self,
-        subject: &Subject,
-        other: Option<&Subject>,
-        args: GenerateArgs,
-    ) -> Result<Work, WorkError> {
+    /// The runner's work for these arguments.
+    pub(in crate::executors) fn work(&self, ensemble: &Ensemble, args: GenerateArgs) -> Result<Work, WorkError> {
+        let base = ensemble.base();
         let zero = self.index.as_ref().and_then(|index| index.get("force_zeros_for_empty_prompt"));
         Ok(Work::Generate(Box::new(GenerateWork {
-            encoders: text::encoders(subject),
-            unet: subject.first_part(&["unet"])?,
-            vae: other.unwrap_or(subject).first_part(&DECODERS)?,
-            scheduler: subject.config("scheduler").cloned(),
-            prediction: subject.prediction(),
+            encoders: ensemble.encoders(),
+            unet: ensemble.first_part(&["unet"])?,
+            vae: ensemble.first_part(&DECODERS)?,
+            scheduler: base.config("scheduler").cloned(),
+            prediction: base.prediction(),
             zero_empty_negative: zero.and_then(Value::as_bool),
-            model: subject.name().to_owned(),
-            hash: subject.hash(HASH),
+            model: base.name().to_owned(),
+            hash: base.hash(HASH),
+            loras: ensemble.loras().to_vec(),
             args,
             limit_bytes: self.limit_bytes,
         })))

@@ -1,16 +1,21 @@
 //! Work of the engine: models loaded where they are not yet, a run on the device's runner, what it left as artifacts.
 
+mod ensemble;
 mod generate;
 mod run;
+mod site;
+mod stack;
 mod subject;
 mod text;
 mod tokenize;
 mod unet_step;
 mod vae;
 
-pub(super) use generate::Generation;
+pub(super) use ensemble::{Draft, Ensemble, Extras};
 pub(super) use generate::run as generate;
+pub(super) use generate::{Generation, vae_of};
 pub(super) use run::Runs;
+pub(super) use site::Site;
 pub(super) use subject::Subject;
 pub(super) use text::encode as encode_text;
 pub(super) use tokenize::run as tokenize;

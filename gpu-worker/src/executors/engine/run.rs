@@ -1,12 +1,11 @@
 //! Handing a run to the device: room is made when it asks for some, its progress is the job's, its end is a result with artifacts.
 
 use std::{
-    collections::BTreeMap,
     sync::Mutex,
     time::{Duration, Instant},
 };
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use shared::{
     db::{
         blobs::artifacts::{self, NewArtifact},
@@ -18,10 +17,7 @@ use shared::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    super::{Done, model::blocking},
-    subject::Subject,
-};
+use super::super::{Done, model::blocking};
 use crate::{
     commit::Effects,
     context::{Agent, Device},
@@ -156,7 +152,9 @@ async fn shown_beside<T>(
 
 /// Bytes of the components that take part, each counted once.
 fn weights_bytes(parts: &[RunPart], resident: &[DeviceResident]) -> u64 {
-    let takes_part = |copy: &&DeviceResident| parts.iter().any(|part| part.component == copy.component);
+    let takes_part = |copy: &&DeviceResident| {
+        parts.iter().any(|part| part.component == copy.component || part.overlay == Some(copy.component))
+    };
     resident.iter().filter(takes_part).map(|copy| copy.bytes).sum()
 }
 
@@ -177,23 +175,24 @@ fn can_ever_fit(full: &RunnerError, weights_bytes: u64) -> Result<(), WorkError>
     }
 }
 
-/// The job's end: facts and components as its result, outputs as artifacts.
-pub(super) fn done(device: &Device, subjects: &[&Subject], ran: Ran, started: Instant) -> Done {
-    let mut result = json!({
-        "device": device.id,
-        "seconds": started.elapsed().as_secs_f64(),
-        "components": subjects.iter().flat_map(|subject| subject.view()).collect::<Vec<_>>(),
-    });
-    if let (Some(into), Value::Object(facts)) = (result.as_object_mut(), ran.facts) {
-        into.extend(facts);
-        into.insert("model".to_owned(), subjects.first().map(|subject| subject.name().into()).unwrap_or_default());
-        if let Some(other) = subjects.get(1) {
-            into.insert("vae".to_owned(), other.name().into());
+/// What took part in a run.
+pub(super) struct Took {
+    /// For the job's result.
+    pub(super) view: Map<String, Value>,
+    /// What loads computed, for the catalogue.
+    pub(super) digests: Vec<(ComponentId, String)>,
+}
+
+/// The job's end: facts and what took part as its result, outputs as artifacts.
+pub(super) fn done(device: &Device, took: Took, ran: Ran, started: Instant) -> Done {
+    let mut result = json!({ "device": device.id, "seconds": started.elapsed().as_secs_f64() });
+    if let Some(into) = result.as_object_mut() {
+        if let Value::Object(facts) = ran.facts {
+            into.extend(facts);
         }
+        into.extend(took.view);
     }
-    // two models may share a component
-    let digests: BTreeMap<ComponentId, String> = subjects.iter().flat_map(|subject| subject.digests()).collect();
-    Done { result, effects: Effects::Artifacts(files(&ran.outputs), digests.into_iter().collect()) }
+    Done { result, effects: Effects::Artifacts(files(&ran.outputs), took.digests) }
 }
 
 fn files(outputs: &Payload) -> Vec<NewArtifact> {

@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use model_formats::Inspection;
 use shared::{
-    db::models,
-    ids::ModelId,
+    db::models::ComponentRow,
+    ids::{ComponentId, ModelId},
     job::{Keep, engine::Role},
 };
 
-use super::super::{
-    model::{self, Wanted},
-    place::{self, Placed},
+use super::{
+    super::{
+        model::{self, Wanted},
+        place::{self, Placed},
+    },
+    run::Took,
+    site::Site,
 };
 use crate::{
     context::{Agent, Device},
@@ -26,6 +30,7 @@ use crate::{
 pub(in crate::executors) struct Subject {
     wanted: Wanted,
     inspection: Inspection,
+    /// What of it is on the device; nothing before it was placed.
     placed: Placed,
 }
 
@@ -51,45 +56,81 @@ impl Subject {
         device: &Device,
         wanted: Wanted,
     ) -> Result<Self, WorkError> {
-        let inspection = model::inspect(agent, attempt, &wanted).await?;
-        let placed = place::ensure(agent, attempt, device, (&wanted, &inspection), Keep::default()).await?;
-        Ok(Self { wanted, inspection, placed })
+        let site = Site { agent, attempt, device };
+        let mut subject = Self::find(site, wanted).await?;
+        subject.place(site, Keep::default(), |_| true).await?;
+        Ok(subject)
     }
 
-    /// The kinds of its components.
-    pub(in crate::executors) fn kinds(&self) -> Vec<String> {
-        self.wanted.components.iter().map(|row| row.kind.clone()).collect()
+    /// Reads its headers; nothing is loaded.
+    pub(super) async fn find(site: Site<'_>, wanted: Wanted) -> Result<Self, WorkError> {
+        let inspection = model::inspect(site.agent, site.attempt, &wanted).await?;
+        Ok(Self::found(wanted, inspection))
+    }
+
+    /// Of headers that were read; nothing is loaded.
+    pub(super) fn found(wanted: Wanted, inspection: Inspection) -> Self {
+        Self { wanted, inspection, placed: Placed::default() }
+    }
+
+    /// Loads those of its components that are needed, unless they are there.
+    pub(super) async fn place(
+        &mut self,
+        site: Site<'_>,
+        keep: Keep,
+        is_needed: impl Fn(&str) -> bool,
+    ) -> Result<(), WorkError> {
+        let mut needed = self.wanted.clone();
+        needed.components.retain(|row| is_needed(&row.kind));
+        let Site { agent, attempt, device } = site;
+        self.placed = place::ensure(agent, attempt, device, (&needed, &self.inspection), keep).await?;
+        Ok(())
+    }
+
+    /// Its components.
+    pub(in crate::executors) fn rows(&self) -> &[ComponentRow] {
+        &self.wanted.components
+    }
+
+    /// The id that the device holds one of its components under.
+    pub(in crate::executors) fn held(&self, agent: &Agent, component: ComponentId) -> Option<ComponentId> {
+        self.placed.held(agent, component)
     }
 
     /// What is known of each of its components.
     pub(in crate::executors) fn parts(&self) -> Vec<PartFacts> {
-        let facts = |row: &models::ComponentRow| parts::facts(&self.wanted.model, &self.inspection, &row.kind);
-        self.wanted.components.iter().map(facts).collect()
+        self.rows().iter().map(|row| self.part_as(&row.kind, &row.kind)).collect()
     }
 
-    /// What is known of the part of this kind; none when the model has none.
-    pub(super) fn part(&self, kind: &str) -> Option<PartFacts> {
-        self.wanted.components.iter().find(|row| row.kind == kind)?;
-        Some(parts::facts(&self.wanted.model, &self.inspection, kind))
+    /// What is known of its part of one kind, which is used as another.
+    pub(super) fn part_as(&self, kind: &str, used_as: &str) -> PartFacts {
+        let used_as = used_as.to_owned();
+        PartFacts { slot: used_as.clone(), kind: used_as, ..parts::facts(&self.wanted.model, &self.inspection, kind) }
     }
 
     /// What is known of the first part of these kinds.
     pub(super) fn first_part(&self, kinds: &[&str]) -> Result<PartFacts, WorkError> {
-        let found = kinds.iter().find_map(|kind| self.part(kind));
-        found.ok_or_else(|| WorkError::NoPart { model: self.wanted.model.name.clone(), part: "such component" })
+        let found = kinds.iter().find(|kind| self.rows().iter().any(|row| row.kind == **kind));
+        let missing = || WorkError::NoPart { model: self.wanted.model.name.clone(), part: "such component" };
+        found.map(|kind| self.part_as(kind, kind)).ok_or_else(missing)
     }
 
     /// All its parts, as the runner finds them.
     pub(in crate::executors) fn run_parts(&self, agent: &Agent) -> Vec<RunPart> {
-        let part = |row: &models::ComponentRow| {
-            Some(RunPart { slot: row.kind.clone(), component: self.placed.held(agent, row.id)?, overlay: None })
+        let part = |row: &ComponentRow| {
+            Some(RunPart { slot: row.kind.clone(), component: self.held(agent, row.id)?, overlay: None })
         };
-        self.wanted.components.iter().filter_map(part).collect()
+        self.rows().iter().filter_map(part).collect()
     }
 
     /// The model's name.
-    pub(super) fn name(&self) -> &str {
+    pub(in crate::executors) fn name(&self) -> &str {
         &self.wanted.model.name
+    }
+
+    /// Its family, where it is known.
+    pub(super) fn family(&self) -> Option<String> {
+        parts::base(&self.wanted.model, &self.inspection)
     }
 
     /// A config of its files or the operator's that belongs to no component.
@@ -108,8 +149,14 @@ impl Subject {
     }
 
     /// Its headers.
-    pub(super) fn inspection(&self) -> &Inspection {
+    pub(in crate::executors) fn inspection(&self) -> &Inspection {
         &self.inspection
+    }
+
+    /// What took part, for the job's end.
+    pub(super) fn took(&self) -> Took {
+        let view = [("components".to_owned(), self.view().into()), ("model".to_owned(), self.name().into())];
+        Took { view: view.into_iter().collect(), digests: self.digests() }
     }
 
     /// The components that took part, for the job's result.
@@ -118,7 +165,7 @@ impl Subject {
     }
 
     /// What loads computed, for the catalogue.
-    pub(in crate::executors) fn digests(&self) -> Vec<(shared::ids::ComponentId, String)> {
+    pub(in crate::executors) fn digests(&self) -> Vec<(ComponentId, String)> {
         self.placed.digests()
     }
 }

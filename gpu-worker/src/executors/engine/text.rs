@@ -1,4 +1,4 @@
-//! `encode_text`, and the text encoders of a model for whatever needs them.
+//! `encode_text`: prompts to states.
 
 use std::{sync::Arc, time::Instant};
 
@@ -6,14 +6,14 @@ use shared::job::engine::{EncodeTextArgs, Role};
 
 use super::{
     super::{Done, load::device_of},
+    ensemble::{Ensemble, Extras},
     run::{self, Runs},
-    subject::Subject,
+    site::Site,
 };
 use crate::{
     context::Agent,
     error::WorkError,
-    managers::tokenizer,
-    runner::{EncoderFacts, TextWork, Work},
+    runner::{TextWork, Work},
     running::Attempt,
 };
 
@@ -27,7 +27,9 @@ pub(in crate::executors) async fn encode(
 ) -> Result<Done, WorkError> {
     let started = Instant::now();
     let device = device_of(agent, attempt)?;
-    let subject = Subject::ensure(agent, attempt, device, args.model, Role::TextEncoders).await?;
+    let site = Site { agent, attempt, device };
+    let extras = Extras { text_encoders: &args.text_encoders, ..Extras::loras(&args.loras) };
+    let ensemble = Ensemble::ensure(site, args.model, Role::TextEncoders, extras).await?;
     let text = TextWork {
         prompts: args.prompts,
         negative: args.negative,
@@ -36,18 +38,8 @@ pub(in crate::executors) async fn encode(
         max_chunks: args.max_chunks.unwrap_or(CHUNKS),
         outputs: args.outputs,
     };
-    let work = Work::EncodeText { encoders: encoders(&subject), text };
+    let work = Work::EncodeText { encoders: ensemble.encoders(), text };
     let runs = Runs { agent, attempt, device };
-    let ran = runs.run(&work, &subject.run_parts(agent), Vec::new()).await?;
-    Ok(run::done(device, &[&subject], ran, started))
-}
-
-/// A model's text encoders in order, each with its tokenizer.
-pub(super) fn encoders(subject: &Subject) -> Vec<EncoderFacts> {
-    let encoder = |kind| {
-        let part = subject.part(kind)?;
-        let tokenizer = tokenizer::find(subject.inspection(), kind, part.base.as_deref());
-        Some(EncoderFacts { part, tokenizer })
-    };
-    ["text_encoder", "text_encoder_2", "text_encoder_3"].into_iter().filter_map(encoder).collect()
+    let ran = runs.run(&work, &ensemble.run_parts(agent), Vec::new()).await?;
+    Ok(run::done(device, ensemble.took(), ran, started))
 }

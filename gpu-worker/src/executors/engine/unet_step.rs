@@ -6,8 +6,9 @@ use shared::job::engine::{Role, UnetStepArgs};
 
 use super::{
     super::{Done, load::device_of},
+    ensemble::{Ensemble, Extras},
     run::{self, Runs},
-    subject::Subject,
+    site::Site,
 };
 use crate::{
     context::Agent,
@@ -24,12 +25,13 @@ pub(in crate::executors) async fn run(
 ) -> Result<Done, WorkError> {
     let started = Instant::now();
     let device = device_of(agent, attempt)?;
-    let subject = Subject::ensure(agent, attempt, device, args.model, Role::Unet).await?;
+    let site = Site { agent, attempt, device };
+    let ensemble = Ensemble::ensure(site, args.model, Role::Unet, Extras::loras(&args.loras)).await?;
     // after the components: a load that waits holds no inputs
     let given = inputs::read(agent, &args.inputs).await?;
     let given = Blob { name: TENSORS.to_owned(), media_type: String::new(), bytes: given };
-    let work = Work::UnetStep { unet: subject.first_part(&["unet"])?, guidance_scale: args.guidance_scale };
+    let work = Work::UnetStep { unet: ensemble.first_part(&["unet"])?, guidance_scale: args.guidance_scale };
     let runs = Runs { agent, attempt, device };
-    let ran = runs.run(&work, &subject.run_parts(agent), vec![given]).await?;
-    Ok(run::done(device, &[&subject], ran, started))
+    let ran = runs.run(&work, &ensemble.run_parts(agent), vec![given]).await?;
+    Ok(run::done(device, ensemble.took(), ran, started))
 }

@@ -37,7 +37,7 @@ pub(in crate::executors) async fn decode(
     let work = Work::VaeDecode { vae, settings: args.settings, format: args.format, limit_bytes };
     let runs = Runs { agent, attempt, device };
     let ran = runs.run(&work, &subject.run_parts(agent), vec![latents]).await?;
-    Ok(run::done(device, &[&subject], ran, started))
+    Ok(run::done(device, subject.took(), ran, started))
 }
 
 pub(in crate::executors) async fn encode(
@@ -55,5 +55,5 @@ pub(in crate::executors) async fn encode(
     let work = Work::VaeEncode { vae, settings: args.settings, sample: args.sample, seed };
     let runs = Runs { agent, attempt, device };
     let ran = runs.run(&work, &subject.run_parts(agent), vec![image]).await?;
-    Ok(run::done(device, &[&subject], ran, started))
+    Ok(run::done(device, subject.took(), ran, started))
 }

@@ -1,7 +1,7 @@
 //! A prompt to images: text encoders, UNet and VAE of one model, or the VAE of another.
 
 use engine::{
-    generate::{CacheFigures, Generated, Pipeline, Preview, PromptEncoder, Request},
+    generate::{CacheFigures, Generated, LoraMention, Pipeline, Preview, PromptEncoder, Request, width_mismatch},
     images, latents_io,
     models::TextEncoder,
     prompt::PromptSyntax,
@@ -17,7 +17,7 @@ use shared::{
 
 use super::{Bench, kept::must_be_kept, tensors, text, unet, vae};
 use crate::runner::{
-    Blob, GenerateWork, TENSORS,
+    Blob, GenerateWork, LoraTold, TENSORS,
     engine_thread::{Outcome, RunFailure, Said},
     protocol::RunPhase,
 };
@@ -34,6 +34,7 @@ pub(super) fn run(bench: &Bench<'_>, work: &GenerateWork) -> Result<Outcome, Run
         encoders.push((text::tokenizer(facts)?, text::open(bench, facts)?, bench.digest(&facts.part)));
     }
     let (unet, vae) = (unet::open(bench, &work.unet)?, vae::open(bench, &work.vae, &work.args.vae_settings)?);
+    must_fit_together(work, &encoders, &unet)?;
     let scheduler = scheduler(work, base)?;
     let pipeline = Pipeline {
         base,
@@ -57,6 +58,28 @@ pub(super) fn run(bench: &Bench<'_>, work: &GenerateWork) -> Result<Outcome, Run
         facts: told(&request, &made, (before, bench.cache.figures())),
         blobs: blobs(bench, work, &request, &made)?,
     })
+}
+
+/// Text encoders may be those of other models.
+fn must_fit_together(
+    work: &GenerateWork,
+    encoders: &[(ClipTokenizer, TextEncoder, Option<String>)],
+    unet: &engine::models::Unet,
+) -> Result<(), RunFailure> {
+    let kinds = work.encoders.iter().map(|facts| facts.part.kind.as_str());
+    let configs: Vec<_> = kinds.zip(encoders.iter().map(|(_, encoder, _)| encoder.config())).collect();
+    let Some(why) = width_mismatch(&configs, unet.config()) else { return Ok(()) };
+    let hint = Some("take text encoders of the model's own family".to_owned());
+    Err(RunFailure::Work(ErrorBody { hint, ..ErrorBody::new(ErrorCode::InvalidArgument, why) }))
+}
+
+fn mention(lora: &LoraTold) -> LoraMention<'_> {
+    let LoraTold { name, hash, weight, text_encoder_weight, .. } = lora;
+    LoraMention { name, hash, weight: *weight, text_encoder_weight: text_encoder_weight.unwrap_or(*weight) }
+}
+
+fn mentions(work: &GenerateWork) -> Vec<LoraMention<'_>> {
+    work.loras.iter().map(mention).collect()
 }
 
 /// The floats that the run will leave: latents of each step and the last ones, the image, as asked for.
@@ -151,7 +174,7 @@ fn blobs(bench: &Bench<'_>, work: &GenerateWork, request: &Request, made: &Gener
     } else {
         for (number, picture) in made.pictures.iter().enumerate() {
             bench.go_on()?;
-            let parameters = request.parameters(number, Some((&work.model, &work.hash)));
+            let parameters = request.parameters(number, Some((&work.model, &work.hash)), &mentions(work));
             blobs.push(Blob {
                 name: format!("image-{number}.{}", format.as_str()),
                 media_type: format.media_type().to_owned(),

@@ -1,0 +1,370 @@
+//! All that takes part in a run: a model, the VAE and the text encoders that stand in for its own, the LoRAs over them. Nothing
+//! of a base is changed: a run binds each part with the variant that lies over it, and without it the part is what it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model_formats::Inspection;
+use serde_json::{Value, json};
+use shared::{
+    db::models::ComponentRow,
+    ids::{ComponentId, ModelId},
+    job::{
+        Keep,
+        engine::{LoraUse, Role, stand_in},
+    },
+};
+
+use super::{
+    super::model::{self, Wanted},
+    run::Took,
+    site::Site,
+    stack::{Base, OnDevice, Stack},
+    subject::Subject,
+};
+use crate::{
+    context::Agent,
+    error::WorkError,
+    managers::{
+        lora::{Idle, PartPlan},
+        tokenizer,
+        variants::{self, Made},
+    },
+    runner::{EncoderFacts, LoraTold, PartFacts, RunPart},
+};
+
+/// What stands in for parts of a model and what is applied to them.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::executors) struct Extras<'a> {
+    /// The model whose VAE decodes.
+    pub(in crate::executors) vae: Option<ModelId>,
+    /// Models whose text encoder stands in, by the kind that it stands in for.
+    pub(in crate::executors) text_encoders: &'a BTreeMap<String, ModelId>,
+    /// The stack.
+    pub(in crate::executors) loras: &'a [LoraUse],
+    /// What is said about keeping what is loaded.
+    pub(in crate::executors) keep: Keep,
+}
+
+static NO_ENCODERS: BTreeMap<String, ModelId> = BTreeMap::new();
+
+impl<'a> Extras<'a> {
+    /// A stack alone.
+    pub(in crate::executors) fn loras(loras: &'a [LoraUse]) -> Self {
+        Self { vae: None, text_encoders: &NO_ENCODERS, loras, keep: Keep::default() }
+    }
+}
+
+/// Everything on the device, in use while this lives.
+#[derive(Debug)]
+pub(in crate::executors) struct Ensemble {
+    base: Subject,
+    vae: Option<Subject>,
+    encoders: BTreeMap<String, Subject>,
+    /// Variants by the kind that they lie over.
+    made: BTreeMap<String, Made>,
+    loras: Vec<LoraTold>,
+    idle: Vec<Idle>,
+    /// What loads of LoRAs computed.
+    lora_digests: Vec<(ComponentId, String)>,
+}
+
+/// What takes part, before anything is loaded.
+pub(in crate::executors) struct Draft {
+    base: Subject,
+    vae: Option<Subject>,
+    encoders: BTreeMap<String, Subject>,
+    stack: Stack,
+    keep: Keep,
+}
+
+impl Draft {
+    /// Everything that a model does in this role, with what stands in and what is applied.
+    ///
+    /// # Errors
+    /// A part that is nowhere, a LoRA that is not for the model: nothing was changed.
+    pub(in crate::executors) async fn of(
+        site: Site<'_>,
+        model: ModelId,
+        role: Role,
+        extras: Extras<'_>,
+    ) -> Result<Self, WorkError> {
+        site.attempt.progress.enter("locating", 0);
+        let whole = model::wanted(site.agent, model, None).await?;
+        let mut own = whole.clone();
+        own.must_have_beside(role, extras.text_encoders)?;
+        Self::of_parts(site, &whole, own, extras).await
+    }
+
+    /// The same of these components of a model.
+    pub(in crate::executors) async fn of_parts(
+        site: Site<'_>,
+        whole: &Wanted,
+        mut own: Wanted,
+        extras: Extras<'_>,
+    ) -> Result<Self, WorkError> {
+        let mut encoders = BTreeMap::new();
+        for (kind, model) in extras.text_encoders {
+            encoders.insert(kind.clone(), stand_in_for(site, kind, *model).await?);
+        }
+        let vae = match extras.vae {
+            Some(model) => {
+                let mut wanted = model::wanted(site.agent, model, None).await?;
+                wanted.must_have(Role::VaeDecoder)?;
+                Some(Subject::find(site, wanted).await?)
+            }
+            None => None,
+        };
+        let inspection = model::inspect(site.agent, site.attempt, whole).await?;
+        let stands = whole.components.iter().filter(|row| !encoders.contains_key(&row.kind));
+        let own_parts = stands.map(|row| (row.kind.as_str(), row, &inspection));
+        let others = encoders
+            .iter()
+            .filter_map(|(kind, subject)| Some((kind.as_str(), subject.rows().first()?, subject.inspection())));
+        let base = Base::of(&whole.model.name, own_parts.chain(others));
+        let stack = Stack::read(site, extras.loras, &base).await?;
+        let is_replaced = |kind: &str| {
+            let by_vae = vae.as_ref().is_some_and(|vae| vae.rows().iter().any(|row| row.kind == kind));
+            by_vae || encoders.contains_key(kind)
+        };
+        own.components.retain(|row| !is_replaced(&row.kind));
+        Ok(Self { base: Subject::found(own, inspection), vae, encoders, stack, keep: extras.keep })
+    }
+
+    /// The parts that run: what each is used as, and its row.
+    pub(in crate::executors) fn rows(&self) -> impl Iterator<Item = (&str, &ComponentRow, &Subject)> {
+        let own = self.base.rows().iter().map(|row| (row.kind.as_str(), row, &self.base));
+        let of = |(kind, subject)| Subject::rows(subject).iter().map(move |row| (String::as_str(kind), row, subject));
+        let vae = self.vae.iter().flat_map(|vae| vae.rows().iter().map(move |row| (row.kind.as_str(), row, vae)));
+        own.chain(self.encoders.iter().flat_map(of)).chain(vae)
+    }
+
+    /// The changes of the parts that run.
+    pub(in crate::executors) fn changes(&self) -> Vec<(&str, &ComponentRow, &PartPlan)> {
+        let parts = self.rows().filter(|(kind, _, _)| Role::LoraBase.means(kind));
+        parts.filter_map(|(kind, row, _)| Some((kind, row, self.stack.plan.parts.get(kind)?))).collect()
+    }
+
+    /// LoRAs without effect.
+    pub(in crate::executors) fn idle(&self) -> &[Idle] {
+        &self.stack.plan.idle
+    }
+
+    /// The LoRAs at these places of the stack: name, component and headers.
+    pub(in crate::executors) fn loras(&self, places: &BTreeSet<usize>) -> Vec<(&str, &ComponentRow, &Inspection)> {
+        self.stack.rows(places)
+    }
+
+    /// Seconds that computing all of these changes would take on the host's processors.
+    pub(in crate::executors) fn estimated_seconds(&self, plan: &PartPlan) -> f64 {
+        self.stack.estimated_seconds(plan)
+    }
+
+    /// Converted copies that hold already what is wanted: of those parts nothing else is needed.
+    fn converted(&self, site: Site<'_>) -> BTreeMap<String, Made> {
+        let whole = |(kind, row, plan): (&str, &ComponentRow, &PartPlan)| {
+            let key = plan.key(row.digest.as_deref()?);
+            Some((kind.to_owned(), variants::lease_whole(site.device, site.attempt, &key)?))
+        };
+        self.changes().into_iter().filter_map(whole).collect()
+    }
+
+    /// Loads what is not there, then changes what is to be changed.
+    ///
+    /// # Errors
+    /// What kept it from being there.
+    pub(in crate::executors) async fn realise(self, site: Site<'_>) -> Result<Ensemble, WorkError> {
+        let mut made = self.converted(site);
+        let there: BTreeSet<&str> = made.keys().map(String::as_str).collect();
+        let Self { mut base, mut vae, mut encoders, stack, keep } = self;
+        base.place(site, keep, |kind| !there.contains(kind)).await?;
+        for (kind, encoder) in &mut encoders {
+            encoder.place(site, keep, |_| !there.contains(kind.as_str())).await?;
+        }
+        if let Some(vae) = &mut vae {
+            vae.place(site, keep, |_| true).await?;
+        }
+        let (loras, idle) = (stack.told(), stack.plan.idle.clone());
+        let mut ensemble =
+            Ensemble { base, vae, encoders, made: BTreeMap::new(), loras, idle, lora_digests: Vec::new() };
+        ensemble.lora_digests = ensemble.apply(site, &stack, &mut made).await?;
+        ensemble.made = made;
+        Ok(ensemble)
+    }
+}
+
+/// The text encoder of a model that stands in for the one of this kind.
+async fn stand_in_for(site: Site<'_>, kind: &str, model: ModelId) -> Result<Subject, WorkError> {
+    let mut wanted = model::wanted(site.agent, model, None).await?;
+    let name = wanted.model.name.clone();
+    let chosen = stand_in(kind, wanted.components.iter().map(|row| row.kind.as_str())).map(str::to_owned);
+    let chosen = chosen.ok_or(WorkError::NoPart { model: name, part: "text encoder that can stand in" })?;
+    wanted.components.retain(|row| row.kind == chosen);
+    Subject::find(site, wanted).await
+}
+
+impl Ensemble {
+    /// What takes part in a role, on the device.
+    ///
+    /// # Errors
+    /// See [`Draft::of`] and [`Draft::realise`].
+    pub(in crate::executors) async fn ensure(
+        site: Site<'_>,
+        model: ModelId,
+        role: Role,
+        extras: Extras<'_>,
+    ) -> Result<Self, WorkError> {
+        Draft::of(site, model, role, extras).await?.realise(site).await
+    }
+
+    /// Makes the variants that are not among `made`. LoRAs come onto the device only when something has to be computed, and may
+    /// be evicted afterwards.
+    async fn apply(
+        &self,
+        site: Site<'_>,
+        stack: &Stack,
+        made: &mut BTreeMap<String, Made>,
+    ) -> Result<Vec<(ComponentId, String)>, WorkError> {
+        let told: Vec<String> = self.loras.iter().map(ToString::to_string).collect();
+        let mut digests = Vec::new();
+        for (kind, plan) in &stack.plan.parts {
+            let Some(base) = self.held(site, kind).filter(|_| !made.contains_key(kind)) else { continue };
+            let wanted = variants::Wanted { kind, base: &base, plan, told: &told };
+            let found = match variants::find(site.agent, (site.device, site.attempt), &wanted) {
+                Some(found) => found,
+                None => {
+                    let there: OnDevice = stack.place(site, &plan.loras()).await?;
+                    let (places, changes) = plan.compact();
+                    let recipe = variants::Recipe { loras: there.sources(&places), changes };
+                    digests.extend(there.digests());
+                    variants::ensure(site.agent, (site.device, site.attempt), &wanted, &recipe).await?
+                }
+            };
+            made.insert(kind.clone(), found);
+        }
+        Ok(digests)
+    }
+
+    /// The copy on the device of the part that is used as this.
+    fn held(&self, site: Site<'_>, kind: &str) -> Option<crate::runner::DeviceResident> {
+        let (subject, row) = self.part_of(kind)?;
+        let held = subject.held(site.agent, row.id)?;
+        site.device.resident().into_iter().find(|copy| copy.component == held)
+    }
+
+    /// The subject and row of the part that is used as this kind.
+    fn part_of(&self, kind: &str) -> Option<(&Subject, &ComponentRow)> {
+        let own = |subject: &'_ Subject| subject.rows().iter().position(|row| row.kind == kind);
+        if let Some(encoder) = self.encoders.get(kind) {
+            return Some((encoder, encoder.rows().first()?));
+        }
+        let from_vae = self.vae.as_ref().filter(|vae| own(vae).is_some());
+        let subject = from_vae.unwrap_or(&self.base);
+        Some((subject, subject.rows().get(own(subject)?)?))
+    }
+
+    /// What each part is used as, in order.
+    pub(in crate::executors) fn kinds(&self) -> Vec<String> {
+        let own = self.base.rows().iter().map(|row| row.kind.clone());
+        let vae = self.vae.iter().flat_map(|vae| vae.rows().iter().map(|row| row.kind.clone()));
+        own.chain(self.encoders.keys().cloned()).chain(vae).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// What is known of each part.
+    pub(in crate::executors) fn parts(&self) -> Vec<PartFacts> {
+        self.kinds().iter().filter_map(|kind| self.part(kind)).collect()
+    }
+
+    /// What is known of the part that is used as this kind; none when there is none.
+    pub(super) fn part(&self, kind: &str) -> Option<PartFacts> {
+        let (subject, row) = self.part_of(kind)?;
+        let own = subject.part_as(&row.kind, kind);
+        // an encoder that stands in serves the family of the model that it stands in
+        let family = || self.encoders.contains_key(kind).then(|| self.base.family()).flatten();
+        Some(PartFacts { base: family().or(own.base), ..own })
+    }
+
+    /// What is known of the first part of these kinds.
+    pub(super) fn first_part(&self, kinds: &[&str]) -> Result<PartFacts, WorkError> {
+        let found = kinds.iter().find_map(|kind| self.part(kind));
+        found.ok_or_else(|| WorkError::NoPart { model: self.base.name().to_owned(), part: "such component" })
+    }
+
+    /// The text encoders in order, each with its tokenizer.
+    pub(super) fn encoders(&self) -> Vec<EncoderFacts> {
+        let encoder = |kind| {
+            let part = self.part(kind)?;
+            let (subject, _) = self.part_of(kind)?;
+            let tokenizer = tokenizer::find(subject.inspection(), kind, part.base.as_deref());
+            Some(EncoderFacts { part, tokenizer })
+        };
+        ["text_encoder", "text_encoder_2", "text_encoder_3"].into_iter().filter_map(encoder).collect()
+    }
+
+    /// All parts as the runner finds them, each with what lies over it.
+    pub(in crate::executors) fn run_parts(&self, agent: &Agent) -> Vec<RunPart> {
+        let part = |kind: &String| {
+            let over = self.made.get(kind).map(|made| &made.variant);
+            if let Some(whole) = over.filter(|variant| variant.is_whole) {
+                return Some(RunPart { slot: kind.clone(), component: whole.id, overlay: None });
+            }
+            let (subject, row) = self.part_of(kind)?;
+            let component = subject.held(agent, row.id)?;
+            Some(RunPart { slot: kind.clone(), component, overlay: over.map(|variant| variant.id) })
+        };
+        self.kinds().iter().filter_map(part).collect()
+    }
+
+    /// The model that all else stands in or lies over.
+    pub(in crate::executors) fn base(&self) -> &Subject {
+        &self.base
+    }
+
+    /// The models that take part, beside LoRAs.
+    pub(in crate::executors) fn subjects(&self) -> impl Iterator<Item = &Subject> {
+        [&self.base].into_iter().chain(&self.vae).chain(self.encoders.values())
+    }
+
+    /// Variants by the kind that they lie over.
+    pub(in crate::executors) fn made(&self) -> &BTreeMap<String, Made> {
+        &self.made
+    }
+
+    /// The LoRAs with their weights.
+    pub(in crate::executors) fn loras(&self) -> &[LoraTold] {
+        &self.loras
+    }
+
+    /// What loads computed, for the catalogue; a component that two models share is there once.
+    pub(in crate::executors) fn digests(&self) -> Vec<(ComponentId, String)> {
+        let all = self.subjects().flat_map(Subject::digests).chain(self.lora_digests.iter().cloned());
+        all.collect::<BTreeMap<_, _>>().into_iter().collect()
+    }
+
+    /// What took part, for the job's end.
+    pub(super) fn took(&self) -> Took {
+        Took { view: self.view(), digests: self.digests() }
+    }
+
+    /// The same for the job's result.
+    pub(in crate::executors) fn view(&self) -> serde_json::Map<String, Value> {
+        let mut view = serde_json::Map::new();
+        view.insert("components".to_owned(), self.subjects().flat_map(Subject::view).collect());
+        view.insert("model".to_owned(), self.base.name().into());
+        if let Some(vae) = &self.vae {
+            view.insert("vae".to_owned(), vae.name().into());
+        }
+        if !self.encoders.is_empty() {
+            let names = self.encoders.iter().map(|(kind, subject)| (kind.clone(), Value::from(subject.name())));
+            view.insert("text_encoders".to_owned(), Value::Object(names.collect()));
+        }
+        if !self.loras.is_empty() {
+            view.insert("loras".to_owned(), json!(self.loras));
+            view.insert("variants".to_owned(), self.made.iter().map(|(kind, made)| made.view(kind)).collect());
+        }
+        if !self.idle.is_empty() {
+            let idle = self.idle.iter().map(|idle| json!({ "lora": idle.lora, "why": idle.why }));
+            view.insert("loras_without_effect".to_owned(), idle.collect());
+        }
+        view
+    }
+}

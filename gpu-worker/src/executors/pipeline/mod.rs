@@ -1,0 +1,12 @@
+//! `apply_pipeline` and `restore_pipeline`: what a pipeline declares is made ready on a device, and its bases are run as they
+//! are again.
+
+mod apply;
+mod change;
+mod check;
+mod dry_run;
+mod restore;
+
+pub(super) use apply::run as apply;
+pub use change::PipelineChange;
+pub(super) use restore::run as restore;

@@ -1,0 +1,116 @@
+//! `restore_pipeline`: its bases are run as they are again. Nothing has to be written for that: they were never changed. What was
+//! converted for want of room is loaded again; whether the others are what they were is checked.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use residency::Reason;
+use serde_json::json;
+use shared::{
+    ids::ComponentId,
+    job::{RestorePipelineArgs, engine::Role},
+};
+
+use super::{
+    super::{
+        Done,
+        engine::{Draft, Extras, Site, vae_of},
+        load::device_of,
+    },
+    change::PipelineChange,
+    check,
+};
+use crate::{
+    commit::Effects, context::Agent, device_tier::evict, error::WorkError, managers::variants::Variant,
+    runner::DeviceResident, running::Attempt,
+};
+
+pub(in crate::executors) async fn run(
+    agent: &Arc<Agent>,
+    args: RestorePipelineArgs,
+    attempt: &Attempt,
+) -> Result<Done, WorkError> {
+    let started = Instant::now();
+    let site = Site { agent, attempt, device: device_of(agent, attempt)? };
+    let used = used_by(site, &args);
+    let (converted, others): (Vec<_>, Vec<_>) = used.into_iter().partition(|(variant, _)| variant.is_whole);
+    let mut digests = Vec::new();
+    let back = alone(&args, &converted);
+    for variant in &back {
+        evict::take(agent, site.device, variant.id, Reason::Requested, true).await?;
+    }
+    if !back.is_empty() {
+        digests = load_base(site, &args).await?;
+    }
+    // only now: what fails before leaves the pipeline as it was
+    site.device.variants.used_by(args.pipeline, &args.name, &BTreeSet::new());
+    for (variant, copy) in &others {
+        if variant.pipelines.len() < 2 {
+            site.device.tier.say(copy, Some(false), None);
+        }
+    }
+    let copies = bases(site, &others);
+    let checks = if args.verify { verify(site, &args, &copies, &mut digests).await? } else { Vec::new() };
+    let seconds = started.elapsed().as_secs_f64();
+    let result = json!({
+        "pipeline": args.name, "generation": args.generation, "device": site.device.id, "seconds": seconds,
+        "released": others.iter().map(|(variant, _)| variant.key.as_str()).collect::<Vec<_>>(),
+        "loaded_again": back.iter().map(|variant| variant.base).collect::<Vec<_>>(),
+        "checked_afterwards": if args.verify { 0 } else { copies.len() },
+        "checks": checks.iter().map(check::Checked::view).collect::<Vec<_>>(),
+    });
+    if !args.verify && !copies.is_empty() {
+        let (agent, device) = (agent.clone(), site.device.clone());
+        agent.tasks.clone().spawn("restore-check", async move {
+            check::in_the_background(&agent, &device, &copies).await;
+        });
+    }
+    let change = PipelineChange::restored(&args, site, seconds, result.clone());
+    Ok(Done { result, effects: Effects::Pipeline(Box::new(change), digests) })
+}
+
+/// The variants that the pipeline uses.
+fn used_by(site: Site<'_>, args: &RestorePipelineArgs) -> Vec<(Variant, DeviceResident)> {
+    let mut used = site.device.variants.among(&site.device.resident());
+    used.retain(|(variant, _)| variant.pipelines.contains_key(&args.pipeline));
+    used
+}
+
+/// Converted bases that no other pipeline runs.
+fn alone(args: &RestorePipelineArgs, converted: &[(Variant, DeviceResident)]) -> Vec<Variant> {
+    let only = |variant: &Variant| variant.pipelines.keys().all(|pipeline| *pipeline == args.pipeline);
+    converted.iter().map(|(variant, _)| variant.clone()).filter(only).collect()
+}
+
+async fn load_base(site: Site<'_>, args: &RestorePipelineArgs) -> Result<Vec<(ComponentId, String)>, WorkError> {
+    let assembly = &args.assembly;
+    let vae = vae_of(site.agent, assembly.model, assembly.vae).await?;
+    let role = if vae.is_some() { Role::WithoutVae } else { Role::Pipeline };
+    let extras = Extras { vae, text_encoders: &assembly.text_encoders, ..Extras::loras(&[]) };
+    Ok(Draft::of(site, assembly.model, role, extras).await?.realise(site).await?.digests())
+}
+
+/// The copies of the bases of these variants, each once.
+fn bases(site: Site<'_>, variants: &[(Variant, DeviceResident)]) -> Vec<DeviceResident> {
+    let bases: BTreeMap<ComponentId, ()> = variants.iter().map(|(variant, _)| (variant.base, ())).collect();
+    let mut copies = site.device.resident();
+    copies.retain(|copy| copy.variant.is_none() && bases.contains_key(&site.agent.aliases.now(copy.component)));
+    copies
+}
+
+async fn verify(
+    site: Site<'_>,
+    args: &RestorePipelineArgs,
+    copies: &[DeviceResident],
+    digests: &mut Vec<(ComponentId, String)>,
+) -> Result<Vec<check::Checked>, WorkError> {
+    site.attempt.progress.enter("checking", 0);
+    let checks = check::all(site.agent, site.device, copies).await;
+    if check::take_off_different(site.agent, site.device, &checks).await? {
+        digests.extend(load_base(site, args).await?);
+    }
+    Ok(checks)
+}

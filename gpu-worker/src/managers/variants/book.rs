@@ -1,0 +1,271 @@
+//! The variants of one device: what each is made of and what it cost. Plain data behind one lock.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use chrono::{DateTime, Utc};
+use shared::ids::{ComponentId, PipelineId};
+
+use crate::{managers::lora::PartPlan, runner::DeviceResident};
+
+/// A variant on a device.
+#[derive(Debug, Clone)]
+pub struct Variant {
+    /// The id that it is held under.
+    pub id: ComponentId,
+    /// Since when: the copy that this note is about.
+    pub since: DateTime<Utc>,
+    /// What the base is used as: `unet`, `text_encoder`, ….
+    pub kind: String,
+    /// The base, under its id in the catalogue when the variant was made.
+    pub base: ComponentId,
+    /// Digest of the base's content.
+    pub base_digest: String,
+    /// Names base and stack: equal keys, equal bytes.
+    pub key: String,
+    /// Bytes of its slab.
+    pub bytes: u64,
+    /// It holds every tensor, as the base's copy was converted into it.
+    pub is_whole: bool,
+    /// Seconds that making it took.
+    pub seconds: f64,
+    /// What each changed tensor follows from.
+    pub marks: Arc<BTreeMap<String, [u8; 32]>>,
+    /// The LoRAs with their weights, as they were given.
+    pub loras: Vec<String>,
+    /// Pipelines that are applied and use it, with their names.
+    pub pipelines: BTreeMap<PipelineId, String>,
+}
+
+/// The variants of one device, and how fast they are made there.
+#[derive(Debug, Default)]
+pub struct Variants {
+    book: Mutex<Book>,
+    /// Variants are made one after the other: whoever wants one that is being made waits and finds it.
+    pub(super) making: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    variants: BTreeMap<ComponentId, Variant>,
+    /// Bytes and seconds of tensors that were computed, the newer ones counting more.
+    computed: (f64, f64),
+}
+
+/// A variant as the bound on their bytes sees it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Weighed {
+    pub(super) id: ComponentId,
+    pub(super) bytes: u64,
+    pub(super) seconds: f64,
+    /// Neither in use nor kept.
+    pub(super) may_go: bool,
+}
+
+impl Variants {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The variants whose copies are among these.
+    pub fn among(&self, copies: &[DeviceResident]) -> Vec<(Variant, DeviceResident)> {
+        let book = self.book();
+        let one = |copy: &DeviceResident| {
+            let variant = book.variants.get(&copy.component).filter(|variant| variant.since == copy.since)?;
+            Some((variant.clone(), copy.clone()))
+        };
+        copies.iter().filter_map(one).collect()
+    }
+
+    /// Notes a variant that was made; `computed_bytes` of it are no copies of an earlier one's.
+    pub fn made(&self, variant: Variant, computed_bytes: u64) {
+        let mut book = self.book();
+        if computed_bytes > 0 && variant.seconds > 0.0 {
+            let (bytes, seconds) = book.computed;
+            book.computed = (bytes / 2.0 + as_float(computed_bytes), seconds / 2.0 + variant.seconds);
+        }
+        book.variants.insert(variant.id, variant);
+    }
+
+    /// A pipeline that was applied uses these variants, and no others any more.
+    pub fn used_by(&self, pipeline: PipelineId, name: &str, ids: &BTreeSet<ComponentId>) {
+        for variant in self.book().variants.values_mut() {
+            if ids.contains(&variant.id) {
+                variant.pipelines.insert(pipeline, name.to_owned());
+            } else {
+                variant.pipelines.remove(&pipeline);
+            }
+        }
+    }
+
+    /// Forgets variants whose copies are gone.
+    pub fn prune(&self, on_device: impl Fn() -> Vec<DeviceResident>) {
+        // looked at under the lock: what is noted was there before, and is there unless it has gone since
+        let mut book = self.book();
+        let copies = on_device();
+        book.variants
+            .retain(|id, variant| copies.iter().any(|copy| copy.component == *id && copy.since == variant.since));
+    }
+
+    /// Seconds that computing so many bytes takes here; none before anything was computed.
+    pub fn estimate_seconds(&self, bytes: u64) -> Option<f64> {
+        let (computed, seconds) = self.book().computed;
+        (computed > 0.0).then(|| as_float(bytes) * seconds / computed)
+    }
+}
+
+/// The variant of this base that has most bytes of the plan already; none when no tensor is the same.
+pub(super) fn closest<'v>(
+    variants: &'v [(Variant, DeviceResident)],
+    (base, base_digest): (ComponentId, &str),
+    plan: &PartPlan,
+) -> Option<&'v (Variant, DeviceResident)> {
+    let of_base = variants
+        .iter()
+        .filter(|(variant, _)| variant.base == base && variant.base_digest == base_digest && !variant.is_whole);
+    let shared = of_base.map(|one| (plan.shared_bytes(&one.0.marks), one));
+    shared.filter(|(bytes, _)| *bytes > 0).max_by_key(|(bytes, (variant, _))| (*bytes, variant.id)).map(|(_, one)| one)
+}
+
+/// Which variants go so that those that stay and `incoming` bytes are within the budget: the quickest to make again for
+/// their bytes first. No budget is no bound.
+pub(super) fn surplus(variants: &[Weighed], incoming: u64, budget: u64) -> Vec<ComponentId> {
+    if budget == 0 {
+        return Vec::new();
+    }
+    let all = variants.iter().fold(incoming, |sum, variant| sum.saturating_add(variant.bytes));
+    let mut excess = all.saturating_sub(budget);
+    let mut going: Vec<&Weighed> = variants.iter().filter(|variant| variant.may_go).collect();
+    let worth = |variant: &Weighed| variant.seconds / as_float(variant.bytes.max(1));
+    going.sort_by(|a, b| worth(a).total_cmp(&worth(b)).then_with(|| a.id.cmp(&b.id)));
+    going
+        .into_iter()
+        .take_while(|variant| {
+            let needed = excess > 0;
+            excess = excess.saturating_sub(variant.bytes);
+            needed
+        })
+        .map(|variant| variant.id)
+        .collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn as_float(bytes: u64) -> f64 {
+    bytes as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::runner::{TensorChange, Term};
+
+    fn variant(base: ComponentId, marks: &[(&str, u8)]) -> (Variant, DeviceResident) {
+        let (id, since) = (ComponentId::generate(), Utc::now());
+        let marks = marks.iter().map(|(tensor, mark)| ((*tensor).to_owned(), [*mark; 32])).collect();
+        let variant = Variant {
+            id,
+            since,
+            kind: "unet".into(),
+            base,
+            base_digest: "d".into(),
+            key: id.to_string(),
+            bytes: 10,
+            is_whole: false,
+            seconds: 1.0,
+            marks: Arc::new(marks),
+            loras: Vec::new(),
+            pipelines: BTreeMap::new(),
+        };
+        (variant, copy(id, since))
+    }
+
+    fn copy(component: ComponentId, since: DateTime<Utc>) -> DeviceResident {
+        DeviceResident {
+            component,
+            digest: "k".into(),
+            bytes: 10,
+            since,
+            last_used: since,
+            uses: 1,
+            leases: 0,
+            variant: None,
+        }
+    }
+
+    fn plan(marks: &[(&str, u8)]) -> PartPlan {
+        let mut plan = PartPlan::default();
+        for (tensor, mark) in marks {
+            plan.marks.insert((*tensor).to_owned(), [*mark; 32]);
+            plan.sizes.insert((*tensor).to_owned(), 100);
+            let terms = vec![Term { lora: 0, stem: "s".into(), strength: 1.0 }];
+            plan.changes.push(TensorChange { tensor: (*tensor).to_owned(), terms });
+        }
+        plan
+    }
+
+    #[test]
+    fn the_variant_with_most_of_the_bytes_is_taken_over_from() {
+        let [base, other] = std::array::from_fn(|_| ComponentId::generate());
+        let all = [
+            variant(base, &[("a", 1), ("b", 2)]),
+            variant(base, &[("a", 1), ("b", 3), ("c", 4)]),
+            variant(other, &[("a", 1), ("b", 3), ("c", 5)]),
+        ];
+        let wanted = plan(&[("a", 1), ("b", 3), ("c", 5)]);
+        assert_eq!(closest(&all, (base, "d"), &wanted).unwrap().0.id, all[1].0.id);
+        assert!(closest(&all, (base, "e"), &wanted).is_none(), "the base has other bytes");
+        assert!(closest(&all, (base, "d"), &plan(&[("a", 9)])).is_none(), "nothing is the same");
+    }
+
+    #[test]
+    fn a_note_is_about_one_copy_and_pipelines_use_what_was_applied_last() {
+        let (variants, base, pipeline) = (Variants::default(), ComponentId::generate(), PipelineId::generate());
+        let [(a, copy_a), (b, copy_b)] = std::array::from_fn(|_| variant(base, &[("a", 1)]));
+        assert_eq!(variants.estimate_seconds(20), None);
+        variants.made(a.clone(), 10);
+        variants.made(b.clone(), 0);
+        assert_eq!(variants.estimate_seconds(20), Some(2.0));
+        variants.used_by(pipeline, "p", &[a.id].into());
+        variants.used_by(pipeline, "p", &[b.id].into());
+        let copies = [copy_a.clone(), copy_b];
+        let users: Vec<usize> = variants.among(&copies).iter().map(|(variant, _)| variant.pipelines.len()).collect();
+        assert_eq!(users, [0, 1]);
+        let later = DeviceResident { since: copy_a.since + chrono::TimeDelta::seconds(1), ..copy_a };
+        variants.prune(|| vec![later.clone()]);
+        assert!(variants.among(&copies).is_empty(), "the runner died, and another copy has the id");
+    }
+
+    proptest! {
+        /// The bound holds whenever it can, nothing goes that has to stay, and nothing goes in vain.
+        #[test]
+        fn the_bound_holds_and_takes_no_more_than_it_must(
+            given in proptest::collection::vec((1..100_u64, 0.0..10.0_f64, any::<bool>()), 0..8),
+            incoming in 0..100_u64,
+            budget in 0..300_u64,
+        ) {
+            let all: Vec<Weighed> = given
+                .iter()
+                .map(|(bytes, seconds, may_go)| Weighed {
+                    id: ComponentId::generate(), bytes: *bytes, seconds: *seconds, may_go: *may_go,
+                })
+                .collect();
+            let going = surplus(&all, incoming, budget);
+            let left = |without: usize| -> u64 {
+                let gone = going.get(..without).unwrap_or_default();
+                all.iter().filter(|one| !gone.contains(&one.id)).map(|one| one.bytes).sum::<u64>() + incoming
+            };
+            prop_assert!(going.iter().all(|id| all.iter().any(|one| one.id == *id && one.may_go)));
+            if budget == 0 {
+                prop_assert!(going.is_empty());
+            } else if left(going.len()) > budget {
+                prop_assert_eq!(going.len(), all.iter().filter(|one| one.may_go).count());
+            } else if let Some(last) = going.len().checked_sub(1) {
+                prop_assert!(left(last) > budget, "the last one had to go");
+            }
+        }
+    }
+}

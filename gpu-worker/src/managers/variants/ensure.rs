@@ -1,0 +1,299 @@
+//! Making a variant: found by its key, else computed from its base, what is the same taken over from an earlier one. Room is
+//! made as for a load; where none can be, and nobody else uses the base's copy, that copy is converted.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use shared::ids::ComponentId;
+
+use super::book::{Variant, Weighed, closest, surplus};
+use crate::{
+    context::{Agent, Device},
+    device_tier::{DeviceLease, evict},
+    error::WorkError,
+    managers::lora::PartPlan,
+    runner::{Applied, ApplyOrder, DeviceResident, LoraSource, RunnerError, TensorChange},
+    running::Attempt,
+};
+
+/// How a variant came to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// It was there.
+    Cached,
+    /// Some of its tensors were copied from an earlier variant.
+    Delta,
+    /// All of its tensors were computed.
+    Full,
+    /// The base's copy was converted.
+    InPlace,
+}
+
+impl Path {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Cached, Self::Delta, Self::Full, Self::InPlace];
+
+    /// The stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cached => "cached",
+            Self::Delta => "delta",
+            Self::Full => "full",
+            Self::InPlace => "in_place",
+        }
+    }
+}
+
+/// A variant that is wanted.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// What the base is used as.
+    pub kind: &'a str,
+    /// The base's copy on the device, leased by whoever asks, once.
+    pub base: &'a DeviceResident,
+    /// What changes.
+    pub plan: &'a PartPlan,
+    /// The stack, in words.
+    pub told: &'a [String],
+}
+
+/// How it is computed.
+#[derive(Debug)]
+pub struct Recipe {
+    /// The LoRAs that take part, on the device and leased.
+    pub loras: Vec<LoraSource>,
+    /// The changes, whose terms name these.
+    pub changes: Vec<TensorChange>,
+}
+
+/// A variant that is on the device while this lives.
+#[derive(Debug)]
+pub struct Made {
+    /// Which.
+    pub variant: Variant,
+    /// How it came to be there.
+    pub path: Path,
+    /// Seconds that it took now.
+    pub seconds: f64,
+    /// Tensors that were computed.
+    pub computed: usize,
+    /// Tensors that were copied from an earlier variant.
+    pub taken_over: usize,
+    _lease: DeviceLease,
+}
+
+impl Made {
+    /// As a job's result shows it.
+    pub fn view(&self, kind: &str) -> serde_json::Value {
+        serde_json::json!({
+            "component": kind, "base": self.variant.base, "path": self.path.as_str(), "key": self.variant.key,
+            "bytes": self.variant.bytes, "seconds": self.seconds, "tensors_computed": self.computed,
+            "tensors_taken_over": self.taken_over,
+        })
+    }
+}
+
+/// Makes the variant, or finds it. Of two that want the same one at a time, one makes it.
+///
+/// # Errors
+/// What kept it from being made; what was on the device before is there, unless room had to be made.
+pub async fn ensure(
+    agent: &Agent,
+    (device, attempt): (&Device, &Attempt),
+    wanted: &Wanted<'_>,
+    recipe: &Recipe,
+) -> Result<Made, WorkError> {
+    let key = wanted.plan.key(&wanted.base.digest);
+    let _one = device.variants.making.lock().await;
+    if let Some(found) = find(agent, (device, attempt), wanted) {
+        return Ok(found);
+    }
+    trim(agent, device, wanted.plan.bytes(), &closest_id(agent, device, wanted).into_iter().collect()).await;
+    let id = ComponentId::generate();
+    let (applied, path) = Making { agent, device, attempt, wanted, recipe, id, key: &key }.make().await?;
+    let made = note(agent, device, wanted, (id, key), &applied, path)?;
+    let lease = device.tier.lease(&made.1, &holder(attempt)).ok_or_else(|| gone(device, &made.0.kind))?;
+    trim(agent, device, 0, &BTreeSet::new()).await;
+    agent.metrics.variants.applied(path, applied.seconds, applied.bytes);
+    let Applied { seconds, computed, taken_over, .. } = applied;
+    Ok(Made { variant: made.0, path, seconds, computed, taken_over, _lease: lease })
+}
+
+/// The whole variant of this key, in use while the answer lives.
+pub fn lease_whole(device: &Device, attempt: &Attempt, key: &str) -> Option<Made> {
+    looked_up(device, attempt, |variant| variant.is_whole && variant.key == key)
+}
+
+/// The wanted variant, if it is there, in use while the answer lives.
+pub fn find(agent: &Agent, (device, attempt): (&Device, &Attempt), wanted: &Wanted<'_>) -> Option<Made> {
+    let key = wanted.plan.key(&wanted.base.digest);
+    // one that was converted needs no base, and whoever has a base asks for what lies over it
+    let found = looked_up(device, attempt, |variant| variant.key == key)?;
+    agent.metrics.variants.applied(Path::Cached, 0.0, 0);
+    Some(found)
+}
+
+/// How a variant of this base would come to be there, and how many of its bytes would be taken over from an earlier one.
+pub fn foresee(device: &Device, (base, base_digest): (ComponentId, &str), plan: &PartPlan) -> (Path, u64) {
+    let (all, key) = (device.variants.among(&device.resident()), plan.key(base_digest));
+    if all.iter().any(|(variant, _)| variant.key == key) {
+        return (Path::Cached, plan.bytes());
+    }
+    match closest(&all, (base, base_digest), plan) {
+        Some((variant, _)) => (Path::Delta, plan.shared_bytes(&variant.marks)),
+        None => (Path::Full, 0),
+    }
+}
+
+fn holder(attempt: &Attempt) -> String {
+    format!("job {}", attempt.id)
+}
+
+fn looked_up(device: &Device, attempt: &Attempt, is_it: impl Fn(&Variant) -> bool) -> Option<Made> {
+    let all = device.variants.among(&device.resident());
+    let (variant, copy) = all.into_iter().find(|(variant, _)| is_it(variant))?;
+    let lease = device.tier.lease(&copy, &holder(attempt))?;
+    Some(Made { variant, path: Path::Cached, seconds: 0.0, computed: 0, taken_over: 0, _lease: lease })
+}
+
+fn closest_id(agent: &Agent, device: &Device, wanted: &Wanted<'_>) -> Option<ComponentId> {
+    let all = device.variants.among(&device.resident());
+    let base = agent.aliases.now(wanted.base.component);
+    closest(&all, (base, &wanted.base.digest), wanted.plan).map(|(variant, _)| variant.id)
+}
+
+struct Making<'a> {
+    agent: &'a Agent,
+    device: &'a Device,
+    attempt: &'a Attempt,
+    wanted: &'a Wanted<'a>,
+    recipe: &'a Recipe,
+    id: ComponentId,
+    key: &'a str,
+}
+
+impl Making<'_> {
+    async fn make(&self) -> Result<(Applied, Path), WorkError> {
+        let bytes = self.wanted.plan.bytes();
+        self.attempt.progress.enter("applying", bytes);
+        self.attempt.progress.detail(self.wanted.kind);
+        let mut reuse = self.reusable();
+        let mut in_place = false;
+        loop {
+            let order = self.order(reuse.as_ref().map(|(id, _)| *id), in_place);
+            let progress = |done: u64| self.attempt.progress.set(done.min(bytes));
+            match self.device.runner.apply(order, progress, &self.attempt.cancel).await {
+                Ok(applied) if in_place => return Ok((applied, Path::InPlace)),
+                Ok(applied) if applied.taken_over > 0 => return Ok((applied, Path::Delta)),
+                Ok(applied) => return Ok((applied, Path::Full)),
+                Err(full @ RunnerError::OutOfMemory { .. }) if !in_place => {
+                    if self.make_room(&full).await {
+                        continue;
+                    }
+                    // the earlier variant may go as well, once nothing is taken over from it
+                    if reuse.take().is_none() {
+                        self.may_convert(full)?;
+                        in_place = true;
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn order(&self, reuse: Option<ComponentId>, in_place: bool) -> ApplyOrder {
+        ApplyOrder {
+            variant: self.id,
+            key: self.key.to_owned(),
+            base: self.wanted.base.component,
+            loras: self.recipe.loras.clone(),
+            changes: self.recipe.changes.clone(),
+            reuse,
+            in_place,
+        }
+    }
+
+    /// The earlier variant that has most of the bytes, in use meanwhile.
+    fn reusable(&self) -> Option<(ComponentId, DeviceLease)> {
+        let all = self.device.variants.among(&self.device.resident());
+        let base = self.agent.aliases.now(self.wanted.base.component);
+        let (variant, copy) = closest(&all, (base, &self.wanted.base.digest), self.wanted.plan)?;
+        let lease = self.device.tier.lease(copy, &holder(self.attempt))?;
+        Some((variant.id, lease))
+    }
+
+    async fn make_room(&self, full: &RunnerError) -> bool {
+        let RunnerError::OutOfMemory { needed_bytes, available_bytes, .. } = full else { return false };
+        let missing = needed_bytes.saturating_sub(*available_bytes).max(1);
+        let freed = evict::make_room(self.agent, self.device, (self.id, *needed_bytes), missing).await;
+        freed.is_some_and(|freed| freed > 0)
+    }
+
+    /// Whether the base's copy may be changed: only whoever asks here uses it, and nobody keeps it.
+    fn may_convert(&self, full: RunnerError) -> Result<(), WorkError> {
+        let noted = self.device.tier.noted(self.wanted.base);
+        if noted.leases > 1 || noted.protected { Err(full.into()) } else { Ok(()) }
+    }
+}
+
+fn note(
+    agent: &Agent,
+    device: &Device,
+    wanted: &Wanted<'_>,
+    (id, key): (ComponentId, String),
+    applied: &Applied,
+    path: Path,
+) -> Result<(Variant, DeviceResident), WorkError> {
+    let copies = device.resident();
+    let copy = copies.into_iter().find(|copy| copy.component == id).ok_or_else(|| gone(device, wanted.kind))?;
+    let variant = Variant {
+        id,
+        since: copy.since,
+        kind: wanted.kind.to_owned(),
+        base: agent.aliases.now(wanted.base.component),
+        base_digest: wanted.base.digest.clone(),
+        key,
+        bytes: copy.bytes,
+        is_whole: path == Path::InPlace,
+        seconds: applied.seconds,
+        marks: Arc::new(wanted.plan.marks.clone()),
+        loras: wanted.told.to_vec(),
+        pipelines: BTreeMap::new(),
+    };
+    device.tier.made(&copy, Duration::from_secs_f64(applied.seconds.max(0.0)));
+    let computed_bytes = if applied.taken_over == 0 { wanted.plan.bytes() } else { 0 };
+    device.variants.made(variant.clone(), computed_bytes);
+    Ok((variant, copy))
+}
+
+/// Takes off variants above the bound on their bytes; `spared` ones and those in use stay.
+async fn trim(agent: &Agent, device: &Device, incoming: u64, spared: &BTreeSet<ComponentId>) {
+    let all = device.variants.among(&device.resident());
+    let weighed: Vec<Weighed> = all
+        .iter()
+        // what was converted takes no bytes beside its base
+        .filter(|(variant, _)| !variant.is_whole)
+        .map(|(variant, copy)| {
+            let noted = device.tier.noted(copy);
+            let may_go = noted.leases == 0 && !noted.protected && !spared.contains(&variant.id);
+            Weighed { id: variant.id, bytes: variant.bytes, seconds: variant.seconds, may_go }
+        })
+        .collect();
+    for id in surplus(&weighed, incoming, agent.variant_budget(device)) {
+        match evict::take(agent, device, id, residency::Reason::Room, false).await {
+            Ok(bytes) => {
+                tracing::info!(variant = %id, bytes, device = device.id, "took a variant above their bound off")
+            }
+            Err(stays) => tracing::debug!(variant = %id, %stays, device = device.id, "a variant stays"),
+        }
+    }
+}
+
+/// Its process was replaced right after: the next attempt makes it again.
+fn gone(device: &Device, kind: &str) -> WorkError {
+    let reason = format!("its process was replaced, and the variant of `{kind}` is not there any more");
+    RunnerError::Unavailable { device: device.id.clone(), reason }.into()
+}

@@ -1,0 +1,11 @@
+//! Variants: copies of components with changed tensors, on the device of their base. A variant is made once, found again by
+//! its key, and leaves by the policy of the device like any other copy; this book says what each one is. It dies with the
+//! runner's process, as the copies do.
+
+mod book;
+mod ensure;
+mod metrics;
+
+pub use book::{Variant, Variants};
+pub use ensure::{Made, Path, Recipe, Wanted, ensure, find, foresee, lease_whole};
+pub use metrics::{Check, VariantMetrics};
