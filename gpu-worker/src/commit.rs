@@ -125,6 +125,11 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
     for component in met.refused {
         aliases::give_back(agent, component).await;
     }
+    if let Effects::Pipeline(change, _) = effects
+        && met.unwanted
+    {
+        change.let_go(agent);
+    }
     Ok(settlement)
 }
 
@@ -135,6 +140,8 @@ struct Met {
     merged: Vec<(ComponentId, ComponentId)>,
     /// Those whose bytes are not the registered ones and must not stay resident (G7).
     refused: Vec<ComponentId>,
+    /// The pipeline that was applied is wanted no more.
+    unwanted: bool,
 }
 
 async fn apply(
@@ -159,7 +166,13 @@ async fn apply(
             Ok(with_result(report, "roots", counts.into()))
         }
         Effects::Resident(digests) => resident(agent, tx, digests, report, met).await,
-        Effects::Pipeline(_change, digests) => resident(agent, tx, digests, report, met).await,
+        Effects::Pipeline(change, digests) => {
+            let report = resident(agent, tx, digests, report, met).await?;
+            if met.refused.is_empty() {
+                met.unwanted = !change.record(agent, tx, lease).await?;
+            }
+            Ok(report)
+        }
         Effects::Hashed(hashed) => {
             record_hashes(agent, tx, &hashed.files).await?;
             let refused = record_models(agent, tx, &hashed.models, met).await?;

@@ -52,7 +52,7 @@ pub(in crate::executors) async fn run(
     result.extend(facts(&args, &site.device.id, seconds));
     result.insert("checks".to_owned(), checks.iter().map(check::Checked::view).collect());
     let result = Value::Object(result);
-    let change = PipelineChange::applied(&args, site, (seconds, bytes), result.clone());
+    let change = PipelineChange::applied(args, site, (seconds, bytes), result.clone());
     Ok(Done { result, effects: Effects::Pipeline(Box::new(change), ensemble.digests()) })
 }
 

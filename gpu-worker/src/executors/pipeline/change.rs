@@ -1,67 +1,94 @@
-//! What a pipeline's job changes about where it is applied, for the transaction that ends the job.
+//! What a pipeline's job changes about where it is applied: recorded in the transaction that ends the job.
 
 use serde_json::Value;
 use shared::{
+    db::{
+        DbError, Session,
+        jobs::JobLease,
+        pipelines::{self, AppliedMark, RestoredMark},
+    },
     ids::PipelineId,
     job::{ApplyPipelineArgs, RestorePipelineArgs},
 };
 
 use super::super::engine::Site;
+use crate::context::Agent;
 
 /// A pipeline was applied to a device, or restored there.
 #[derive(Debug, Clone)]
 pub struct PipelineChange {
-    /// The pipeline.
-    pub pipeline: PipelineId,
-    /// The device's id.
-    pub device: String,
-    /// Which of its declarations.
-    pub generation: i64,
-    /// It is applied; else it is gone.
-    pub applied: bool,
+    what: What,
+    device: String,
     /// Deaths of the device's runner before the process that has it.
-    pub runner_generation: i64,
-    /// Seconds that the job took.
-    pub seconds: f64,
-    /// Bytes that were copied and computed.
-    pub bytes: u64,
-    /// What the job's result says.
-    pub facts: Value,
+    runner_generation: i64,
+    seconds: f64,
+    /// What the job's result says of it.
+    facts: Value,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    Applied {
+        args: ApplyPipelineArgs,
+        /// That were copied and computed.
+        bytes: u64,
+    },
+    Restored(RestorePipelineArgs),
 }
 
 impl PipelineChange {
-    pub(super) fn applied(
-        args: &ApplyPipelineArgs,
-        site: Site<'_>,
-        (seconds, bytes): (f64, u64),
-        facts: Value,
-    ) -> Self {
-        Self {
-            pipeline: args.pipeline,
-            device: site.device.id.clone(),
-            generation: args.generation,
-            applied: true,
-            runner_generation: runner_generation(site),
-            seconds,
-            bytes,
-            facts,
+    pub(super) fn applied(args: ApplyPipelineArgs, site: Site<'_>, (seconds, bytes): (f64, u64), facts: Value) -> Self {
+        Self::of(What::Applied { args, bytes }, site, seconds, facts)
+    }
+
+    pub(super) fn restored(args: RestorePipelineArgs, site: Site<'_>, seconds: f64, facts: Value) -> Self {
+        Self::of(What::Restored(args), site, seconds, facts)
+    }
+
+    fn of(what: What, site: Site<'_>, seconds: f64, facts: Value) -> Self {
+        let deaths = site.device.runner.status().borrow().restarts_total;
+        let runner_generation = i64::try_from(deaths).unwrap_or(i64::MAX);
+        Self { what, device: site.device.id.clone(), runner_generation, seconds, facts }
+    }
+
+    fn pipeline(&self) -> (PipelineId, &str) {
+        match &self.what {
+            What::Applied { args, .. } => (args.pipeline, &args.name),
+            What::Restored(args) => (args.pipeline, &args.name),
         }
     }
 
-    pub(super) fn restored(args: &RestorePipelineArgs, site: Site<'_>, seconds: f64, facts: Value) -> Self {
-        Self {
-            pipeline: args.pipeline,
-            device: site.device.id.clone(),
-            generation: args.generation,
-            applied: false,
-            runner_generation: runner_generation(site),
-            seconds,
-            bytes: 0,
-            facts,
+    /// Records it; false when it was applied and nobody wants it there any more.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn record(&self, agent: &Agent, tx: &mut Session, lease: JobLease) -> Result<bool, DbError> {
+        let (job, device, seconds) = (lease.id, self.device.as_str(), self.seconds);
+        match &self.what {
+            What::Applied { args, bytes } => {
+                let mark = AppliedMark {
+                    job,
+                    args,
+                    device,
+                    incarnation: agent.me,
+                    runner_generation: self.runner_generation,
+                    facts: &self.facts,
+                    seconds,
+                    bytes: *bytes,
+                };
+                pipelines::mark_applied(tx, mark).await
+            }
+            What::Restored(args) => {
+                pipelines::mark_restored(tx, RestoredMark { job, args, device, seconds }).await.map(|()| true)
+            }
         }
     }
-}
 
-fn runner_generation(site: Site<'_>) -> i64 {
-    i64::try_from(site.device.runner.status().borrow().restarts_total).unwrap_or(i64::MAX)
+    /// Nobody wants it there any more: its variants are nobody's, and go by the policy.
+    pub fn let_go(&self, agent: &Agent) {
+        let (pipeline, name) = self.pipeline();
+        if let Some(device) = agent.devices.get(&self.device) {
+            device.variants.used_by(pipeline, name, &Default::default());
+        }
+    }
 }

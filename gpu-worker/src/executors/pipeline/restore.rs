@@ -68,7 +68,7 @@ pub(in crate::executors) async fn run(
             check::in_the_background(&agent, &device, &copies).await;
         });
     }
-    let change = PipelineChange::restored(&args, site, seconds, result.clone());
+    let change = PipelineChange::restored(args, site, seconds, result.clone());
     Ok(Done { result, effects: Effects::Pipeline(Box::new(change), digests) })
 }
 
