@@ -3,11 +3,13 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     os::fd::{AsRawFd, OwnedFd},
     sync::{Arc, Weak},
+    time::{Duration, Instant},
 };
 
+use huge_pages::{HUGE, Window};
 use rustix::{
     fs::{
         FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat,
@@ -24,6 +26,10 @@ use crate::{
 
 /// Memory comes in pages.
 const PAGE: u64 = 4096;
+/// From here on a slab is made of huge pages where they are to be had.
+const BIG: u64 = 16 << 20;
+/// A step whose huge pages take longer is dearer than with ordinary ones: the system must first move others away.
+const PATIENCE: Duration = Duration::from_millis(60);
 /// Bytes promised between two looks at whether they are still wanted: the system takes some 20 ms for them.
 const STEP: usize = 64 << 20;
 
@@ -118,14 +124,31 @@ fn system(what: &'static str) -> impl Fn(Errno) -> DeviceError {
 fn memory_file(bytes: u64, go_on: &mut dyn FnMut() -> bool) -> Result<Option<OwnedFd>, Errno> {
     let file = memfd_create("modelyard-device", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     ftruncate(&file, bytes)?;
+    let mut window = Window::open(&file, bytes / HUGE * HUGE).ok().filter(|_| bytes >= BIG);
     for begin in (0..bytes).step_by(STEP) {
         if !go_on() {
             return Ok(None);
+        }
+        if window.as_ref().is_some_and(|window| !huge(&file, window, begin, bytes)) {
+            window = None;
         }
         // pages reserved this way are not zeroed before the first whole-page write
         fallocate(&file, FallocateFlags::empty(), begin, (STEP as u64).min(bytes - begin))?;
     }
     Ok(Some(file))
+}
+
+/// Asks for the huge pages of one step; whether to ask for those of the next. What gets none gets ordinary ones.
+fn huge(file: &OwnedFd, window: &Window, begin: u64, bytes: u64) -> bool {
+    let (began, end) = (Instant::now(), (begin + STEP as u64).min(bytes / HUGE * HUGE));
+    for unit in (begin..end).step_by(HUGE as usize) {
+        // one page of each must be there; that there is no memory at all is found out by who allocates the rest
+        let there = fallocate(file, FallocateFlags::empty(), unit, PAGE);
+        if there.is_ok() && window.collapse(unit).is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput) {
+            return false;
+        }
+    }
+    began.elapsed() < PATIENCE
 }
 
 /// A read-only descriptor of the file, which nobody can write to or cut any more.

@@ -7,6 +7,7 @@ mod cache;
 mod digest;
 #[path = "../facts.rs"]
 mod facts;
+mod memory;
 mod model;
 mod ours;
 mod python;
@@ -34,6 +35,9 @@ struct Args {
     /// Passes of each kind.
     #[arg(long, default_value_t = 7)]
     passes: usize,
+    /// With memory full of the page cache, instead of free.
+    #[arg(long)]
+    pressure: bool,
     /// JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -63,7 +67,9 @@ struct Report {
     of_best_raw: f64,
     /// Memory at the peak of a load beyond the component's bytes.
     beside_bytes: u64,
-    /// Whether memory files may have huge pages here.
+    /// Bytes of the last load's memory that are in huge pages.
+    huge_bytes: u64,
+    /// The system's setting of huge pages for memory files.
     shmem_huge_pages: String,
 }
 
@@ -80,13 +86,27 @@ struct Subject {
     tier: RamTier,
     digest: Option<Digest>,
     beside_bytes: u64,
+    huge_bytes: u64,
+    pressure: bool,
 }
 
 impl Subject {
+    /// Makes the file cold and memory what it is to be.
+    fn prepare(&self) -> anyhow::Result<&'static str> {
+        let cold = cache::drop_pages(&self.path, !self.pressure)?;
+        if self.pressure {
+            memory::fill_page_cache(self.path.parent().unwrap_or(&self.path))?;
+        } else {
+            memory::back(usize::try_from(std::fs::metadata(&self.path)?.len())? / 4 * 5)?;
+        }
+        Ok(cold)
+    }
+
     /// One load by the product; answers its seconds.
     fn load(&mut self, direct: Direct) -> anyhow::Result<f64> {
         let loaded = self.runtime.block_on(ours::load(&self.tier, &self.path, direct))?;
         self.beside_bytes = self.beside_bytes.max(loaded.beside_bytes);
+        self.huge_bytes = loaded.huge_bytes;
         let first = *self.digest.get_or_insert(loaded.digest);
         anyhow::ensure!(first == loaded.digest, "two loads of one file have the digests {first} and {}", loaded.digest);
         Ok(loaded.seconds)
@@ -124,7 +144,15 @@ fn main() -> anyhow::Result<()> {
     let path = args.dir.join("bench.safetensors");
     model::write(&path, args.bytes)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let mut subject = Subject { path, runtime, tier: ours::tier(), digest: None, beside_bytes: 0 };
+    let mut subject = Subject {
+        path,
+        runtime,
+        tier: ours::tier(),
+        digest: None,
+        beside_bytes: 0,
+        huge_bytes: 0,
+        pressure: args.pressure,
+    };
     let (mut loads, mut cold, mut peer) = (Series::default(), "", None);
     for _ in 0..args.passes {
         // a process of its own for each pass: pages that one still maps cannot be dropped, and the next load would be warm
@@ -148,6 +176,7 @@ fn main() -> anyhow::Result<()> {
         digest: digests.rows(file_bytes),
         of_best_raw: 1.0 / best_raw,
         beside_bytes: subject.beside_bytes,
+        huge_bytes: subject.huge_bytes,
         shmem_huge_pages: chosen("/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
     };
     if args.json {
@@ -170,18 +199,18 @@ fn load_pass(
     python: Option<&mut python::Python>,
     loads: &mut Series,
 ) -> anyhow::Result<&'static str> {
-    let cold = cache::drop_pages(&subject.path)?;
+    let mut cold = "";
     for depth in raw::DEPTHS {
-        cache::drop_pages(&subject.path)?;
+        cold = subject.prepare()?;
         let began = Instant::now();
         raw::read(&subject.path, depth)?;
         loads.add(depth.what, began.elapsed().as_secs_f64());
     }
-    cache::drop_pages(&subject.path)?;
+    subject.prepare()?;
     loads.add(OURS, subject.load(Direct::Auto)?);
     if let Some(python) = python {
         for way in python.versions.ways.clone().into_keys() {
-            cache::drop_pages(&subject.path)?;
+            subject.prepare()?;
             let loaded = python.load(&way, &subject.path)?;
             loads.add(&format!("{way}, every page read once"), loaded.touched);
             loads.add(&format!("{way}, until it returns"), loaded.returned);
@@ -210,9 +239,10 @@ fn print(report: &Report) {
     }
     table("cold file → memory", &report.load);
     println!(
-        "\nOurs is {:.2}× the best raw read; beyond the component's bytes a load takes {:.0} MiB at its peak; huge pages for memory files: {}.",
+        "\nOurs is {:.2}× the best raw read; beyond the component's bytes a load takes {:.0} MiB at its peak; {:.0} MiB of it were in huge pages (the system's setting for memory files: {}).",
         report.of_best_raw,
         report.beside_bytes as f64 / f64::from(1 << 20),
+        report.huge_bytes as f64 / f64::from(1 << 20),
         report.shmem_huge_pages
     );
     table("digest of the file in the page cache", &report.digest);

@@ -5,7 +5,7 @@ use std::{path::Path, time::Instant};
 use residency::{Digest, Direct, IoOptions, RamTier, TierConfig};
 use tokio_util::sync::CancellationToken;
 
-use crate::model;
+use crate::{memory, model};
 
 /// One load.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +16,8 @@ pub(crate) struct Loaded {
     pub seconds: f64,
     /// Memory at the peak beyond the tensors: buffers, rounding.
     pub beside_bytes: u64,
+    /// Bytes of it in huge pages.
+    pub huge_bytes: u64,
 }
 
 /// Loads the file into a tier, all of it; answers its digest, the seconds until it is there and the peak of memory beyond
@@ -29,14 +31,19 @@ pub(crate) async fn load(tier: &RamTier, path: &Path, direct: Direct) -> anyhow:
     // the peak of what is mapped starts anew here; memory files are not mapped, so they are added from the ledger's audit
     std::fs::write("/proc/self/clear_refs", "5")?;
     let before = status_bytes("VmRSS")?;
+    let huge_before = memory::kernel_bytes("ShmemHugePages")?;
     let began = Instant::now();
     let lease = tier.acquire(request, &CancellationToken::new()).await?;
     let seconds = began.elapsed().as_secs_f64();
     let beside_bytes = status_bytes("VmHWM")?.saturating_sub(before);
     anyhow::ensure!(lease.tensor_bytes() == wanted, "loaded {} of {wanted} bytes", lease.tensor_bytes());
     let arena_bytes = tier.accounted_vs_system()?.system_bytes;
-    let loaded =
-        Loaded { digest: lease.digest(), seconds, beside_bytes: (beside_bytes + arena_bytes).saturating_sub(wanted) };
+    let loaded = Loaded {
+        digest: lease.digest(),
+        seconds,
+        beside_bytes: (beside_bytes + arena_bytes).saturating_sub(wanted),
+        huge_bytes: memory::kernel_bytes("ShmemHugePages")?.saturating_sub(huge_before),
+    };
     drop(lease);
     tier.evict(&key).await?;
     Ok(loaded)

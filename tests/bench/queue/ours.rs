@@ -119,7 +119,13 @@ impl Ours {
         farm.worker.done.expect(jobs);
         let mut tx = self.pool.begin().await?;
         for number in 0..jobs {
-            let args = UnloadArgs { model: ModelId::generate(), components: None, from_ram: false, force: false };
+            let args = UnloadArgs {
+                model: ModelId::generate(),
+                components: None,
+                from_ram: false,
+                force: false,
+                wait_for_jobs: false,
+            };
             let target = Target::Device(device(number % devices));
             job::enqueue(&mut tx, NewJob::new(JobSpec::Unload(args), target)).await?;
         }

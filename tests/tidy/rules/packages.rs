@@ -5,11 +5,13 @@ use toml::{Table, Value};
 use crate::{Finding, manifest::Member, source::Source};
 
 /// What each package may use of ours. Programs never depend on each other: they talk through the API and the stores.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 13] = [
     ("shared", &[]),
     ("model-formats", &["shared"]),
-    ("residency", &["shared"]),
-    ("engine", &["shared"]),
+    // a mechanism of the system that both tiers of memory use
+    ("huge-pages", &[]),
+    ("residency", &["shared", "huge-pages"]),
+    ("engine", &["shared", "huge-pages"]),
     ("private-stores", &["shared"]),
     ("modelyard-api", &["shared"]),
     ("modelyard-scheduler", &["shared"]),

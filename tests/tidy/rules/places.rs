@@ -52,6 +52,7 @@ const PLACES: [Place; 4] = [
 const UNSAFE: &[(&str, &str)] = &[
     ("gpu-worker/formats/tests/bounds/allocator.rs", "counts what a test allocates"),
     ("gpu-worker/residency/src/arena/map.rs", "maps sealed memory files"),
+    ("gpu-worker/huge-pages/src/window.rs", "asks for huge pages through a mapping that nobody accesses"),
     ("tests/gpu/share.rs", "opens a handle of the CUDA driver"),
     ("tests/gpu/copy.rs", "the CUDA driver's own copies, as peers"),
     ("gpu-worker/engine/src/cuda/driver.rs", "finds the CUDA driver"),

@@ -9,14 +9,22 @@
 //! Life of one: [`Draft`] (private, writable, size sealed) → [`Draft::seal`] → [`Extent`] (read-only
 //! for ever) → dropped, memory back as soon as readers have let go of the descriptors they were given.
 
+mod backing;
 mod map;
+#[cfg(test)]
+mod tests;
+mod trial;
 
 use std::{
     collections::BTreeMap,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak},
+    time::Instant,
 };
+
+use backing::Backing;
+use huge_pages::HUGE;
 
 pub use map::ReadMap;
 use rustix::{
@@ -29,8 +37,6 @@ use rustix::{
 
 /// Granularity of a small extent.
 const PAGE: u64 = 4096;
-/// Granularity of a big one.
-const HUGE: u64 = 2 << 20;
 /// From here on an extent is rounded to huge pages: at most 1/8 is lost to rounding.
 const BIG: u64 = 16 << 20;
 
@@ -69,7 +75,7 @@ impl Arenas {
         live.files.insert(id, Arc::downgrade(&fd));
         drop(live);
         let memory = Memory { fd, len, id, live: self.live.clone() };
-        Ok(Draft { memory, gone: RwLock::new(false) })
+        Ok(Draft { memory, gone: RwLock::new(false), backing: Backing::default(), writing: Mutex::default() })
     }
 
     /// Memory files alive, and the bytes that the system says are allocated for them.
@@ -110,6 +116,8 @@ pub struct Draft {
     memory: Memory,
     /// Given up: its pages are back, and nothing may bring them here again.
     gone: RwLock<bool>,
+    backing: Backing,
+    writing: Mutex<()>,
 }
 
 impl Draft {
@@ -135,6 +143,25 @@ impl Draft {
         if begin < end {
             fallocate(&self.memory.fd, FallocateFlags::empty(), begin, end - begin)?;
         }
+        Ok(())
+    }
+
+    /// Gives `begin..end` its pages, huge ones where they are cheap, then lets `write` put bytes there. Written, not mapped:
+    /// a page that is written as a whole needs neither a fault nor zeroing. One thread writes at a time: the kernel's lock
+    /// on the memory file admits one, and the others would spin on it instead of reading.
+    ///
+    /// # Errors
+    /// What the system answers, e.g. no memory, or `write`.
+    pub fn fill(&self, begin: u64, end: u64, write: impl FnOnce(&Self) -> io::Result<()>) -> io::Result<()> {
+        let asked = {
+            let _kept = self.kept()?;
+            self.backing.ask(&self.memory.fd, self.memory.len, begin, end.min(self.memory.len))?
+        };
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = Instant::now();
+        self.allocate(begin, end)?;
+        write(self)?;
+        self.backing.filled(asked, end.saturating_sub(begin), began.elapsed());
         Ok(())
     }
 
@@ -181,6 +208,7 @@ impl Draft {
     /// # Errors
     /// What the system answers; the draft is dropped then.
     pub fn seal(self) -> io::Result<Extent> {
+        self.backing.close();
         fcntl_add_seals(&self.memory.fd, SealFlags::WRITE | SealFlags::SEAL)?;
         Ok(Extent(self.memory))
     }
@@ -223,63 +251,5 @@ impl Extent {
     pub fn map(&self) -> io::Result<ReadMap> {
         let len = usize::try_from(self.0.len).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         ReadMap::open(self.0.fd.as_fd(), 0, len)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dropping_an_extent_gives_every_byte_back() {
-        let arenas = Arenas::default();
-        let draft = arenas.create(5_000_000).unwrap();
-        draft.write_at(&[7; 4_999_999], 0).unwrap();
-        let extent = draft.seal().unwrap();
-        assert_eq!(arenas.allocated().unwrap(), (1, extent.len()));
-        drop(extent);
-        assert_eq!(arenas.allocated().unwrap(), (0, 0));
-    }
-
-    #[test]
-    fn a_draft_that_is_given_up_holds_nothing_and_takes_nothing() {
-        let arenas = Arenas::default();
-        let draft = arenas.create(5_000_000).unwrap();
-        draft.write_at(&[7; 4_999_999], 0).unwrap();
-        draft.discard().unwrap();
-        assert_eq!(arenas.allocated().unwrap(), (1, 0));
-        assert!(draft.write_at(b"late", 0).is_err() && draft.allocate(0, PAGE).is_err());
-        assert_eq!(arenas.allocated().unwrap(), (1, 0));
-    }
-
-    #[test]
-    fn a_sealed_extent_can_only_be_read() {
-        let draft = Arenas::default().create(10).unwrap();
-        draft.write_at(b"weig", 0).unwrap();
-        assert!(draft.write_at(b"x", PAGE).is_err());
-        let extent = draft.seal().unwrap();
-        let fd = extent.fd_readonly().unwrap();
-        assert!(pwrite(&fd, b"x", 0).is_err());
-        assert!(pwrite(&*extent.0.fd, b"x", 0).is_err());
-        assert!(ftruncate(&*extent.0.fd, 0).is_err());
-        assert_eq!(&ReadMap::open(&fd, 0, 4).unwrap()[..], b"weig");
-        assert!(ReadMap::open(&fd, 1, 4096).is_err());
-    }
-
-    #[test]
-    fn an_unsealed_or_ordinary_file_is_not_mapped() {
-        let draft = Arenas::default().create(10).unwrap();
-        assert!(ReadMap::open(&*draft.memory.fd, 0, 4).is_err());
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(4096).unwrap();
-        assert!(ReadMap::open(&file, 0, 4).is_err());
-    }
-
-    #[test]
-    fn lengths_round_to_pages_and_huge_pages() {
-        assert_eq!(extent_len(0), Some(PAGE));
-        assert_eq!(extent_len(PAGE + 1), Some(2 * PAGE));
-        assert_eq!(extent_len(BIG + 1), Some(BIG + HUGE));
-        assert_eq!(extent_len(u64::MAX), None);
     }
 }

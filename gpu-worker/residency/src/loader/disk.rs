@@ -5,13 +5,16 @@ use std::{
     fs::File,
     io,
     os::unix::fs::MetadataExt,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use rustix::fs::fstatfs;
 
-use super::tuning::Tuning;
+use super::{
+    gate::{Gate, Turn},
+    tuning::Tuning,
+};
 
 /// Reads that all loads together may have under way on a local disk.
 const LOCAL_MAX: usize = 16;
@@ -19,8 +22,6 @@ const LOCAL_MAX: usize = 16;
 const REMOTE_MAX: usize = 4;
 /// Smaller loads say little about a disk.
 const TEACHES: u64 = 128 << 20;
-/// How often somebody who waits for a turn looks whether it is still wanted.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// What a file system is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,13 +71,12 @@ impl Disks {
 #[derive(Debug)]
 pub(super) struct Disk {
     kind: Kind,
+    gate: Gate,
     state: Mutex<State>,
-    freed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    in_flight: usize,
     /// Loads that read from it now.
     loads: usize,
     /// Loads that ever began: tells whether another began meanwhile.
@@ -86,16 +86,13 @@ struct State {
 
 impl Disk {
     fn new(kind: Kind) -> Self {
-        Self { kind, state: Mutex::default(), freed: Condvar::new() }
+        let most = if kind == Kind::Local { LOCAL_MAX } else { REMOTE_MAX };
+        Self { kind, gate: Gate::new(most), state: Mutex::default() }
     }
 
     /// What it is.
     pub(super) fn kind(&self) -> Kind {
         self.kind
-    }
-
-    fn most(&self) -> usize {
-        if self.kind == Kind::Local { LOCAL_MAX } else { REMOTE_MAX }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -104,15 +101,7 @@ impl Disk {
 
     /// A turn to read, within what the disk is given over all loads; none when it is not wanted any more.
     pub(super) fn turn(&self, wanted: impl Fn() -> bool) -> Option<Turn<'_>> {
-        let mut state = self.state();
-        while state.in_flight >= self.most() {
-            if !wanted() {
-                return None;
-            }
-            state = self.freed.wait_timeout(state, LOOK).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        state.in_flight += 1;
-        Some(Turn(self))
+        self.gate.turn(wanted)
     }
 
     /// A load begins; `fixed` readers if the caller chose, else as many as proved best.
@@ -127,19 +116,6 @@ impl Disk {
     }
 }
 
-/// One read under way.
-#[derive(Debug)]
-pub(super) struct Turn<'a>(&'a Disk);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.in_flight = state.in_flight.saturating_sub(1);
-        drop(state);
-        self.0.freed.notify_one();
-    }
-}
-
 /// One load on its disk.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -150,7 +126,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Threads that read and hash.
+    /// Reads that it may have under way.
     pub(super) fn readers(&self) -> usize {
         self.readers
     }
@@ -174,8 +150,6 @@ impl Drop for Session {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::sync_channel;
-
     use super::*;
 
     #[test]
@@ -186,20 +160,6 @@ mod tests {
         // where the field is 32 bits wide the sign is extended
         assert_eq!(of(i64::from(0xfe53_4d42_u32.cast_signed())), Kind::Remote);
         assert_eq!(of(0x0102_1994), Kind::Memory);
-    }
-
-    #[test]
-    fn no_more_reads_than_the_disk_is_given() {
-        let disk = Disk::new(Kind::Remote);
-        let mut turns: Vec<_> = (0..REMOTE_MAX).map(|_| disk.turn(|| true).unwrap()).collect();
-        assert!(disk.turn(|| false).is_none(), "a fifth read was let through");
-        std::thread::scope(|scope| {
-            let (sender, got) = sync_channel(1);
-            let disk = &disk;
-            scope.spawn(move || sender.send(disk.turn(|| true).is_some()).unwrap());
-            turns.pop();
-            assert!(got.recv().unwrap());
-        });
     }
 
     #[test]

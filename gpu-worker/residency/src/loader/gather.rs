@@ -49,8 +49,8 @@ impl Gathering<'_> {
             part.append(&stored, tensor.element_bytes as usize, &mut bytes);
         }
         let memory = |error| ResidencyError::Memory { bytes: self.draft.len(), source: Arc::new(error) };
-        self.draft.allocate(placed.offset, placed.offset + placed.len).map_err(memory)?;
-        self.draft.write_at(&bytes, placed.offset).map_err(memory)?;
+        let write = |draft: &Draft| draft.write_at(&bytes, placed.offset);
+        self.draft.fill(placed.offset, placed.offset + placed.len, write).map_err(memory)?;
         let done = self.progress.add(placed.len);
         if let Some(observer) = &self.request.io.on_chunk {
             let _held = self.progress.hold();

@@ -8,6 +8,7 @@ mod batch;
 mod bounce;
 mod disk;
 mod file;
+mod gate;
 mod gather;
 mod hung;
 mod tuning;

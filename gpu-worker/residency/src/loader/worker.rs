@@ -17,6 +17,7 @@ use super::{
     batch::{Batch, Slice},
     bounce::Bounce,
     file::Source,
+    gate::Gate,
 };
 use crate::{arena::Draft, digest::SliceHasher, error::ResidencyError, progress::Progress, request::LoadRequest};
 
@@ -28,6 +29,10 @@ pub(super) struct Piece {
     pub(super) value: ChainingValue,
 }
 
+/// Threads beyond the reads under way, at most: they hash and write what was read while the disk is kept busy. Disks, virtual
+/// ones above all, complete reads in bursts; without these all threads would hash at once and read at once.
+const READY: usize = 8;
+
 /// What the threads of one load share.
 pub(super) struct Shared<'a> {
     request: &'a LoadRequest,
@@ -35,10 +40,10 @@ pub(super) struct Shared<'a> {
     draft: &'a Draft,
     queue: Mutex<IntoIter<Batch>>,
     threads: usize,
+    reading: Gate,
     cancel: &'a CancellationToken,
     progress: &'a Progress,
     stop: AtomicBool,
-    writing: Mutex<()>,
 }
 
 impl<'a> Shared<'a> {
@@ -51,19 +56,10 @@ impl<'a> Shared<'a> {
         cancel: &'a CancellationToken,
         progress: &'a Progress,
     ) -> Self {
-        let threads = readers.min(batches.len()).max(1);
+        let threads = (readers + READY.min(readers)).min(batches.len()).max(1);
         let queue = Mutex::new(batches.into_iter());
-        Self {
-            request,
-            sources,
-            draft,
-            queue,
-            threads,
-            cancel,
-            progress,
-            stop: AtomicBool::new(false),
-            writing: Mutex::default(),
-        }
+        let reading = Gate::new(readers);
+        Self { request, sources, draft, queue, threads, reading, cancel, progress, stop: AtomicBool::new(false) }
     }
 
     /// Runs all batches; this thread is one of the workers.
@@ -122,11 +118,12 @@ impl<'a> Shared<'a> {
             &[][..]
         } else {
             let wanted = || !self.stop.load(Ordering::Acquire) && !self.cancel.is_cancelled();
-            match self.sources[batch.file].read(bounce, batch.begin, batch.end, wanted)? {
-                Some(bytes) => bytes,
-                // the caller looks at what was the reason
-                None => return Ok(()),
-            }
+            let Some(turn) = self.reading.turn(wanted) else { return Ok(()) };
+            let read = self.sources[batch.file].read(bounce, batch.begin, batch.end, wanted)?;
+            drop(turn);
+            // not wanted any more: the caller looks at what was the reason
+            let Some(bytes) = read else { return Ok(()) };
+            bytes
         };
         if self.stop.load(Ordering::Acquire) || self.cancel.is_cancelled() {
             // a read that came back late: nobody wants its bytes
@@ -145,14 +142,11 @@ impl<'a> Shared<'a> {
         Ok(())
     }
 
-    /// Puts a batch where it belongs. Written, not mapped: a whole page that is written needs no fault
-    /// and no zeroing, which cost more than hashing it. One thread at a time: the kernel's lock on the
-    /// memory file admits one, and the others would spin on it instead of reading.
+    /// Puts a batch where it belongs.
     fn write<'b>(&self, batch: &Batch, part: impl Fn(&Slice) -> &'b [u8]) -> io::Result<()> {
         let (from, to) = batch.target();
-        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.draft.allocate(from, to)?;
-        batch.slices.iter().try_for_each(|slice| self.draft.write_at(part(slice), slice.to))
+        let write = |draft: &Draft| batch.slices.iter().try_for_each(|slice| draft.write_at(part(slice), slice.to));
+        self.draft.fill(from, to, write)
     }
 }
 

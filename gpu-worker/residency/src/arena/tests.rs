@@ -1,0 +1,88 @@
+//! Memory files from draft to extent.
+
+use super::*;
+
+#[test]
+fn dropping_an_extent_gives_every_byte_back() {
+    let arenas = Arenas::default();
+    let draft = arenas.create(5_000_000).unwrap();
+    draft.write_at(&[7; 4_999_999], 0).unwrap();
+    let extent = draft.seal().unwrap();
+    assert_eq!(arenas.allocated().unwrap(), (1, extent.len()));
+    drop(extent);
+    assert_eq!(arenas.allocated().unwrap(), (0, 0));
+}
+
+#[test]
+fn a_draft_that_is_given_up_holds_nothing_and_takes_nothing() {
+    let arenas = Arenas::default();
+    let draft = arenas.create(5_000_000).unwrap();
+    draft.write_at(&[7; 4_999_999], 0).unwrap();
+    draft.discard().unwrap();
+    assert_eq!(arenas.allocated().unwrap(), (1, 0));
+    assert!(draft.write_at(b"late", 0).is_err() && draft.allocate(0, PAGE).is_err());
+    assert_eq!(arenas.allocated().unwrap(), (1, 0));
+}
+
+#[test]
+fn a_sealed_extent_can_only_be_read() {
+    let draft = Arenas::default().create(10).unwrap();
+    draft.write_at(b"weig", 0).unwrap();
+    assert!(draft.write_at(b"x", PAGE).is_err());
+    let extent = draft.seal().unwrap();
+    let fd = extent.fd_readonly().unwrap();
+    assert!(pwrite(&fd, b"x", 0).is_err());
+    assert!(pwrite(&*extent.0.fd, b"x", 0).is_err());
+    assert!(ftruncate(&*extent.0.fd, 0).is_err());
+    assert_eq!(&ReadMap::open(&fd, 0, 4).unwrap()[..], b"weig");
+    assert!(ReadMap::open(&fd, 1, 4096).is_err());
+}
+
+#[test]
+fn an_unsealed_or_ordinary_file_is_not_mapped() {
+    let draft = Arenas::default().create(10).unwrap();
+    assert!(ReadMap::open(&*draft.memory.fd, 0, 4).is_err());
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(4096).unwrap();
+    assert!(ReadMap::open(&file, 0, 4).is_err());
+}
+
+#[test]
+fn lengths_round_to_pages_and_huge_pages() {
+    assert_eq!(extent_len(0), Some(PAGE));
+    assert_eq!(extent_len(PAGE + 1), Some(2 * PAGE));
+    assert_eq!(extent_len(BIG + 1), Some(BIG + HUGE));
+    assert_eq!(extent_len(u64::MAX), None);
+}
+
+#[test]
+fn what_is_filled_in_odd_pieces_is_there_whatever_its_pages() {
+    let arenas = Arenas::default();
+    let draft = arenas.create(40 << 20).unwrap();
+    let bytes: Vec<u8> = (0..40_u32 << 20).map(|at| (at / 3 % 251) as u8).collect();
+    let piece = 1_777_777;
+    std::thread::scope(|scope| {
+        for half in 0..2 {
+            let (draft, bytes) = (&draft, &bytes);
+            scope.spawn(move || {
+                for (number, part) in bytes.chunks(piece).enumerate().filter(|(number, _)| number % 2 == half) {
+                    let begin = (number * piece) as u64;
+                    draft.fill(begin, begin + part.len() as u64, |draft| draft.write_at(part, begin)).unwrap();
+                }
+            });
+        }
+    });
+    let extent = draft.seal().unwrap();
+    assert_eq!(arenas.allocated().unwrap(), (1, extent.len()));
+    assert!(extent.map().unwrap()[..] == bytes[..]);
+}
+
+#[test]
+fn what_is_given_up_gets_no_huge_page_back() {
+    let arenas = Arenas::default();
+    let draft = arenas.create(32 << 20).unwrap();
+    draft.fill(0, 4096, |draft| draft.write_at(&[7; 4096], 0)).unwrap();
+    draft.discard().unwrap();
+    assert!(draft.fill(HUGE, 2 * HUGE, |_| Ok(())).is_err());
+    assert_eq!(arenas.allocated().unwrap(), (1, 0));
+}
