@@ -206,14 +206,14 @@ fn attached(found: &Found, lease: u64) -> io::Result<(Attached<'_>, Option<Owned
     };
     Ok(match &found.held {
         Held::Ram(lease) => {
-            let tensors = Tensors::Ram(lease.tensors());
+            let tensors = Tensors::from(lease.tensors());
             (base(lease.digest().to_string(), lease.offset(), lease.bytes(), tensors), Some(lease.fd_readonly()?))
         }
         Held::Device(held) => {
             let share = &held.share;
             let offset = share.cuda.as_ref().map_or(0, |cuda| cuda.offset);
             let cuda = share.cuda.as_ref().map(|cuda| CudaMemory { uuid: held.uuid.as_deref(), handle: &cuda.handle });
-            let base = base(share.digest.clone(), offset, share.bytes, Tensors::Device(&share.tensors));
+            let base = base(share.digest.clone(), offset, share.bytes, Tensors::from(&share.tensors[..]));
             let memory = share.memory.as_ref().map(OwnedFd::try_clone).transpose()?;
             (Attached { tier: Tier::Vram, device: Some(&held.device), cuda, ..base }, memory)
         }

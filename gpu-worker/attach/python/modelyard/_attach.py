@@ -82,6 +82,30 @@ class TensorInfo:
     nbytes: int
 
 
+class _Index(Mapping[str, TensorInfo]):
+    """The tensors as the agent lists them, one list for each property. An entry is made when it is asked for: a program that
+    wants one tensor of a thousand does not wait for the others.
+    """
+
+    def __init__(self, lists: dict[str, list[Any]], base: int) -> None:
+        self._places = {name: place for place, name in enumerate(lists["names"])}
+        self._lists = lists
+        self._base = base
+
+    def __getitem__(self, name: str) -> TensorInfo:
+        place = self._places[name]
+        lists = self._lists
+        shape = tuple(map(int, filter(None, lists["shapes"][place].split(","))))
+        offset = self._base + lists["offsets"][place]
+        return TensorInfo(name, lists["dtypes"][place], shape, offset, lists["lens"][place])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
 class Attachment(Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]):
     """The tensors of one component by name, as read-only numpy arrays over the agent's memory.
 
@@ -102,13 +126,7 @@ class Attachment(Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]):
         self.tier: str = answer["tier"]
         #: The agent's name of the device, for `vram`.
         self.device: str | None = answer.get("device")
-        base = int(answer["offset"])
-        self.tensors: dict[str, TensorInfo] = {
-            entry["name"]: TensorInfo(
-                entry["name"], entry["dtype"], tuple(entry["shape"]), base + entry["offset"], entry["len"]
-            )
-            for entry in answer["tensors"]
-        }
+        self.tensors: Mapping[str, TensorInfo] = _Index(answer["tensors"], int(answer["offset"]))
 
     def __getitem__(self, name: str) -> np.ndarray[Any, np.dtype[Any]]:
         info = self.tensors[name]
