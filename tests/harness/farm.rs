@@ -68,6 +68,16 @@ impl Daemon {
         .await
     }
 
+    /// What the runner that runs now was started with.
+    ///
+    /// # Panics
+    /// When it is gone.
+    pub async fn runner_arguments(&self) -> Vec<String> {
+        let pid = self.runner().await;
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).expect("the runner runs");
+        line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+    }
+
     /// SIGKILL to the runner that runs now.
     pub async fn kill_runner(&self) {
         let pid = self.runner().await;

@@ -45,7 +45,7 @@ pub use cuda::CudaDevice;
 pub use device::{ALIGN, CudaShare, Device, DeviceError, DeviceFacts, DeviceMemory, Share, SlabId, open};
 pub use error::EngineError;
 pub use probe::{CudaReport, DeviceCandidate, probe};
-pub use runtime::{Cancel, Control, Runtime, RuntimeOptions, Session};
+pub use runtime::{Cancel, Control, Estimator, Learned, Runtime, RuntimeOptions, Session};
 pub use tensor::{ElementType, Tensor, TensorData};
 pub use view::{Place, SlabView};
 pub use weights::{TensorFact, TensorFacts, Weights};

@@ -67,6 +67,10 @@ pub struct RunnerArgs {
     #[arg(long)]
     pub threads: Option<u16>,
 
+    /// What earlier processes of this device learned of the memory of runs: a JSON object, by graph.
+    #[arg(long)]
+    pub learned: Option<String>,
+
     /// Log filter.
     #[arg(long, default_value = "info")]
     pub log: String,
@@ -93,7 +97,11 @@ pub fn run_child(args: RunnerArgs) -> ExitCode {
     };
     let facts = device.facts().clone();
     let search = Search { named: args.onnxruntime, python: args.python };
-    let make = move || -> Box<dyn Worker> { Box::new(Models::open(&facts, &search, args.threads)) };
+    let learned = match args.learned.as_deref().map(serde_json::from_str).transpose() {
+        Ok(learned) => learned.unwrap_or_default(),
+        Err(error) => return refuse(&format!("--learned: {error}")),
+    };
+    let make = move || -> Box<dyn Worker> { Box::new(Models::open(&facts, &search, args.threads, learned)) };
     match serve(Copies::new(device), Box::new(make), socket) {
         Ok(()) => ExitCode::SUCCESS,
         Err(end) => {

@@ -1,6 +1,7 @@
 //! The thread of a runner on which models run, one run after the other, while commands are obeyed beside it.
 
 use std::{
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
@@ -9,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use engine::{Cancel, SlabView};
+use engine::{Cancel, Learned, SlabView};
 use serde_json::Value;
 use shared::error::{ErrorBody, ErrorCode};
 
@@ -123,6 +124,11 @@ pub(super) trait Worker {
     /// [`RunFailure`]; what was begun is given up.
     fn run(&mut self, order: &Order, tell: &Tell) -> Result<Outcome, RunFailure>;
 
+    /// What runs have taught of the memory that graphs take.
+    fn learned(&self) -> BTreeMap<String, Learned> {
+        BTreeMap::new()
+    }
+
     /// Gives back what has not been used for long.
     fn tidy(&mut self) {}
 }
@@ -191,13 +197,14 @@ impl EngineThread {
 }
 
 fn serve(mut worker: Box<dyn Worker>, orders: &Receiver<Order>, voice: &Voice, cancelled: &Cancelled, idle: &Idle) {
-    let mut tidied = Instant::now();
+    let (mut tidied, mut learned) = (Instant::now(), worker.learned());
     loop {
         match orders.recv_timeout(TIDY_PERIOD.saturating_sub(tidied.elapsed())) {
             Ok(order) => {
                 let call = order.call;
                 let event = carried_out(worker.as_mut(), order, voice);
                 cancelled.forget(call);
+                teach(worker.as_ref(), &mut learned, voice);
                 // an agent that is gone is noticed where commands are read
                 if let Err(error) = voice.say(event) {
                     tracing::debug!(call, %error, "the agent does not hear the answer of a run");
@@ -213,6 +220,19 @@ fn serve(mut worker: Box<dyn Worker>, orders: &Receiver<Order>, voice: &Voice, c
             tidied = Instant::now();
         }
     }
+}
+
+/// Says what the last run taught, before its answer: whoever has the answer finds it kept.
+fn teach(worker: &dyn Worker, known: &mut BTreeMap<String, Learned>, voice: &Voice) {
+    let learned = worker.learned();
+    if learned == *known {
+        return;
+    }
+    // an agent that is gone is noticed where commands are read
+    if let Err(error) = voice.say(Event::Learned { memory: learned.clone() }) {
+        tracing::debug!(%error, "the agent does not hear what a run has taught");
+    }
+    *known = learned;
 }
 
 /// Runs an order and says what came of it. Nothing holds the parts' memory any more on return.

@@ -257,7 +257,7 @@ pub(super) mod tests {
                     Event::Status { memory, resident, .. } => (self.last, self.resident) = (memory, resident.len()),
                     Event::Done { done, .. } => return Some(Ok(done)),
                     Event::Failed { failure, .. } => return Some(Err(failure)),
-                    Event::Hello { .. } | Event::Preview(_) | Event::Progress { .. } => {}
+                    Event::Hello { .. } | Event::Learned { .. } | Event::Preview(_) | Event::Progress { .. } => {}
                 }
             }
         }

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     os::fd::OwnedFd,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -179,6 +180,7 @@ impl<'a> Life<'a> {
                     progress.send_replace(step);
                 }
             }
+            Event::Learned { memory } => self.status(|status| status.learned = Arc::new(memory)),
             Event::Preview(shown) => self.shown(shown),
             Event::Done { call, done } => self.answer(call, Ok(done)),
             Event::Failed { call, failure } => {

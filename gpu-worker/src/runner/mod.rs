@@ -41,10 +41,10 @@ mod variants_tests;
 mod voice;
 mod work;
 
-use std::{path::PathBuf, time::Instant};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
 use chrono::{DateTime, Utc};
-use engine::{DeviceFacts, DeviceMemory, onnx::OnnxCapability};
+use engine::{DeviceFacts, DeviceMemory, Learned, onnx::OnnxCapability};
 use serde::{Deserialize, Serialize};
 use shared::ids::ComponentId;
 
@@ -114,6 +114,8 @@ pub struct RunnerStatus {
     pub rss_bytes: u64,
     /// Components on the device.
     pub resident: Vec<DeviceResident>,
+    /// What runs have taught of the memory that graphs take; the next process begins with it.
+    pub learned: Arc<BTreeMap<String, Learned>>,
     /// Deaths so far.
     pub restarts_total: u64,
     /// How the last process ended.
@@ -132,6 +134,7 @@ impl RunnerStatus {
             ready_since: None,
             rss_bytes: 0,
             resident: Vec::new(),
+            learned: Arc::default(),
             restarts_total: 0,
             last_exit: None,
         }

@@ -1,12 +1,14 @@
 //! Starting a runner process and saying how it ended.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     io,
     os::{fd::OwnedFd, unix::net::UnixStream, unix::process::ExitStatusExt},
     process::{ExitStatus, Stdio},
 };
 
+use engine::Learned;
 use tokio::process::{Child, Command};
 
 use super::{
@@ -18,11 +20,17 @@ use super::{
 /// What a runner may see of the agent's environment; database credentials are not among it.
 const KEPT: [&str; 6] = ["PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NO_COLOR", "TZ"];
 
-/// Starts the process; its socket is its standard input.
+/// Longest argument: the system takes 128 KiB. What was learned of some hundred graphs fits.
+const LEARNED_MAX: usize = 96 << 10;
+
+/// Starts the process with what earlier ones have learned; its socket is its standard input.
 ///
 /// # Errors
 /// When the system refuses a socket or the process.
-pub(super) fn spawn(config: &RunnerConfig) -> io::Result<(Child, Commands, Events)> {
+pub(super) fn spawn(
+    config: &RunnerConfig,
+    learned: &BTreeMap<String, Learned>,
+) -> io::Result<(Child, Commands, Events)> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut command = Command::new(&config.program);
     command
@@ -33,6 +41,7 @@ pub(super) fn spawn(config: &RunnerConfig) -> io::Result<(Child, Commands, Event
         .args(config.onnxruntime.iter().flat_map(|path| [OsStr::new("--onnxruntime"), path.as_os_str()]))
         .args(config.python.iter().flat_map(|path| [OsStr::new("--python"), path.as_os_str()]))
         .args(config.threads.iter().flat_map(|threads| ["--threads".to_owned(), threads.to_string()]))
+        .args(learned_argument(learned)?.iter().flat_map(|text| ["--learned", text.as_str()]))
         .env_clear()
         .envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
         .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -41,6 +50,12 @@ pub(super) fn spawn(config: &RunnerConfig) -> io::Result<(Child, Commands, Event
     let child = command.spawn()?;
     let (commands, events) = channel::agent_ends(ours)?;
     Ok((child, commands, events))
+}
+
+/// None when nothing was learned, or more than an argument holds: then it is learned again.
+fn learned_argument(learned: &BTreeMap<String, Learned>) -> io::Result<Option<String>> {
+    let text = serde_json::to_string(learned)?;
+    Ok((!learned.is_empty() && text.len() <= LEARNED_MAX).then_some(text))
 }
 
 /// `signal 9`, `exit code 86: sticky device error`, …

@@ -1,8 +1,8 @@
 //! The messages between agent and runner. Both ends are the same build: no versions, unknown messages are errors.
 
-use std::os::fd::OwnedFd;
+use std::{collections::BTreeMap, os::fd::OwnedFd};
 
-use engine::{CudaShare, DeviceFacts, DeviceMemory};
+use engine::{CudaShare, DeviceFacts, DeviceMemory, Learned};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shared::{error::ErrorBody, ids::ComponentId};
@@ -73,6 +73,9 @@ pub(super) enum Event {
     Hello { facts: DeviceFacts, engine: EngineFacts },
     /// How it stands; also before each answer that changed something, and once a second as a sign of life.
     Status { memory: DeviceMemory, rss_bytes: u64, resident: Vec<DeviceResident> },
+    /// What runs have taught of the memory that graphs take, by graph; after a run that taught something. The next process
+    /// begins with it.
+    Learned { memory: BTreeMap<String, Learned> },
     /// A run shows what it will look like.
     Preview(Shown),
     /// The command goes on.

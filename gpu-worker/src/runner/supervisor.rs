@@ -35,7 +35,8 @@ pub(super) async fn run(
             return update(&status, |status| down(status, "it was stopped"));
         }
         let began = Instant::now();
-        let ended = match process::spawn(&config) {
+        let learned = status.borrow().learned.clone();
+        let ended = match process::spawn(&config, &learned) {
             Ok((child, commands, events)) => {
                 let mut life = Life::new(&config, &status, child, commands);
                 life.live(events, &mut requests, &stop).await

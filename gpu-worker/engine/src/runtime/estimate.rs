@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 /// Supposed of a graph that has never run: a decoder of SDXL's shape has two and a half of its largest value in use, and its
 /// allocator takes twice that.
 const SUPPOSED: f64 = 5.0;
@@ -19,7 +21,7 @@ pub struct Estimator {
 }
 
 /// What runs of one graph taught.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Learned {
     /// Memory per byte of the largest value.
     pub factor: f64,

@@ -10,10 +10,10 @@ mod text;
 mod unet;
 mod vae;
 
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use engine::{
-    Control, DeviceFacts, EngineError, Runtime, RuntimeOptions,
+    Control, DeviceFacts, EngineError, Estimator, Learned, Runtime, RuntimeOptions,
     generate::EmbeddingCache,
     onnx::{self, Search},
 };
@@ -40,7 +40,13 @@ pub(super) struct Models {
 
 impl Models {
     /// Opens the library, if there is one. Without it the device still holds weights, and every run is refused.
-    pub(super) fn open(device: &DeviceFacts, search: &Search, threads: Option<u16>) -> Self {
+    /// Estimates of memory begin with what earlier processes have learned.
+    pub(super) fn open(
+        device: &DeviceFacts,
+        search: &Search,
+        threads: Option<u16>,
+        learned: BTreeMap<String, Learned>,
+    ) -> Self {
         let processors = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let threads = threads.unwrap_or_else(|| u16::try_from(processors()).unwrap_or(u16::MAX));
         let mut onnxruntime = onnx::find(search);
@@ -50,7 +56,10 @@ impl Models {
             _ => RuntimeOptions { threads: usize::from(threads), ..RuntimeOptions::cpu(library) },
         });
         let runtime = options.and_then(|options| match Runtime::open(options) {
-            Ok(runtime) => Some(Arc::new(runtime)),
+            Ok(runtime) => {
+                runtime.set_estimator(Estimator::with_factors(learned));
+                Some(Arc::new(runtime))
+            }
             Err(error) => {
                 onnxruntime.available = false;
                 onnxruntime.reason = Some(shared::error::chain(&error));
@@ -94,6 +103,10 @@ impl Worker for Models {
             }
             ran => ran,
         }
+    }
+
+    fn learned(&self) -> BTreeMap<String, Learned> {
+        self.runtime.as_ref().map(|runtime| runtime.estimator().factors().clone()).unwrap_or_default()
     }
 
     fn tidy(&mut self) {
