@@ -6,6 +6,7 @@ use std::{fs, path::Path, process::Command};
 use harness::{AgentSettings, Farm, LONG, SHORT, binary};
 use serde_json::{Value, json};
 use shared::{
+    ids::BenchmarkId,
     job::JobState,
     wire::{BenchmarkReport, BenchmarkSummary, Comparison, ValidationReport},
 };
@@ -95,6 +96,9 @@ async fn a_benchmark_measures_loads_and_runs_and_is_compared_with_the_last() {
         assert_eq!((cold.seconds.len(), warm.seconds.len()), (2, 2));
     }
     assert!(first.comparison.is_none(), "there was none before it");
+    let refused =
+        farm.api.post("/v1/models/sd15-tiny/benchmark", &json!({ "baseline": BenchmarkId::generate() })).await;
+    assert_eq!(refused.status, 404, "a baseline that is not there is refused at once: {}", refused.text);
     assert!(first.fingerprint.library.is_some() && first.fingerprint.memory_bytes > 0, "{:?}", first.fingerprint);
 
     let request = quick(json!({ "components": ["vae"], "batches": [1, 2], "loads": 0, "baseline": "last" }));

@@ -261,7 +261,15 @@ async fn a_run_holds_its_model_can_be_cancelled_and_survives_its_runner() {
     let agent = farm.agent_with_library(settings).await;
     let job = farm.api.submit("/v1/generate", long_generation(1000)).await;
     denoising(&farm, &job).await;
-    let unload = farm.api.submit("/v1/models/sd15-tiny-diffusers/unload", json!({})).await;
+    let refused = farm.api.post("/v1/models/sd15-tiny-diffusers/unload", &json!({})).await;
+    assert!(
+        refused.status == 409 && refused.text.contains("in use on `a/cpu:0`"),
+        "{}: {}",
+        refused.status,
+        refused.text
+    );
+    let waits = json!({ "wait_for_jobs": true });
+    let unload = farm.api.submit("/v1/models/sd15-tiny-diffusers/unload", waits).await;
     let before = device(&farm, "a/cpu:0").await;
     assert_eq!(before.resident.len(), 3, "what a run reads stays: {before:?}");
     farm.api.cancel(job.id).await;
@@ -275,6 +283,9 @@ async fn a_run_holds_its_model_can_be_cancelled_and_survives_its_runner() {
     let ended = farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
     assert_eq!(ended.attempts.len(), 2, "{ended:?}");
     assert_eq!(farm.ledger.outcomes(job.id).await, ["lost", "succeeded"]);
+    let learned = agent.runner_arguments().await.into_iter().skip_while(|word| word != "--learned").nth(1);
+    let learned: Value = serde_json::from_str(&learned.expect("what runs took is remembered")).expect("JSON");
+    assert!(!learned.as_object().expect("by graph").is_empty(), "{learned}");
     farm.assert_ledger_is_clean().await;
 }
 

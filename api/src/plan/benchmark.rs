@@ -1,9 +1,13 @@
 //! Planning a benchmark: on one device, or on every device that could take the model.
 
 use shared::{
-    db::Session,
+    db::{
+        Session,
+        benchmarks::{self, BenchmarkRow},
+    },
     error::ErrorCode,
-    job::{BenchmarkArgs, JobSpec, Target},
+    ids::BenchmarkId,
+    job::{Baseline, BenchmarkArgs, JobSpec, Target},
 };
 
 use super::{Decision, Subject, load, parts};
@@ -12,7 +16,7 @@ use crate::{merge::View, problem::ApiError};
 /// Decides about a benchmark of a model, reduced to the components that were asked for.
 ///
 /// # Errors
-/// As a load; 415 when nothing of it can be run.
+/// As a load; 415 when nothing of it can be run, 404 when the benchmark that it is to be compared with is not there.
 pub(super) async fn decide(
     conn: &mut Session,
     view: &View,
@@ -22,6 +26,9 @@ pub(super) async fn decide(
     labels: &[String],
 ) -> Result<Decision, ApiError> {
     let subject = what_runs(subject)?;
+    if let Some(Baseline::Of(id)) = args.baseline {
+        get_benchmark(conn, id).await?;
+    }
     let others = parts::look_up(conn, args.other_models(), &[], "").await?;
     let mut ids = parts::ids(&others);
     let mut first = Some(subject.model.id);
@@ -29,6 +36,17 @@ pub(super) async fn decide(
     let subject = parts::with(subject, others)?;
     let (spread, left_out) = load::placed(view, &subject, target, labels)?;
     Ok(Decision { spec: JobSpec::Benchmark(named), target: target.clone(), spread, needs: subject.needs(), left_out })
+}
+
+/// A benchmark by id.
+///
+/// # Errors
+/// 404 when there is none.
+pub(crate) async fn get_benchmark(conn: &mut Session, id: BenchmarkId) -> Result<BenchmarkRow, ApiError> {
+    benchmarks::find(conn, id).await?.ok_or_else(|| {
+        ApiError::not_found(format!("there is no benchmark `{id}`"))
+            .hint("the last two hundred of each model are kept; the list shows them")
+    })
 }
 
 /// The model with the components that can be run.

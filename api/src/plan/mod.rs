@@ -30,6 +30,7 @@ use shared::{
     wire::MetadataWriteRequest,
 };
 
+pub(crate) use benchmark::get_benchmark;
 pub(crate) use places::{get_device, get_host};
 pub(crate) use retry::get_job;
 pub(crate) use subject::{Subject, get_component, get_model};
@@ -42,7 +43,14 @@ pub(crate) enum Wanted {
     /// Disk → RAM → device.
     Load { model: String, components: Option<Vec<String>>, target: Target, keep: Keep },
     /// Free device memory; everywhere when no target is given.
-    Unload { model: String, components: Option<Vec<String>>, from_ram: bool, force: bool, target: Option<Target> },
+    Unload {
+        model: String,
+        components: Option<Vec<String>>,
+        from_ram: bool,
+        force: bool,
+        wait_for_jobs: bool,
+        target: Option<Target>,
+    },
     /// Free one component of one device.
     UnloadComponent { component: ComponentId, device: String },
     /// Disk → RAM.
@@ -199,9 +207,9 @@ async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decisi
             let subject = Subject::read(conn, model, components.as_deref()).await?;
             load::decide(view, &subject, components.clone(), *keep, target, &order.labels)
         }
-        Wanted::Unload { model, components, from_ram, force, target } => {
+        Wanted::Unload { model, components, from_ram, force, wait_for_jobs, target } => {
             let subject = Subject::read(conn, model, components.as_deref()).await?;
-            let manner = unload::Manner { from_ram: *from_ram, force: *force };
+            let manner = unload::Manner { from_ram: *from_ram, force: *force, wait_for_jobs: *wait_for_jobs };
             unload::decide(conn, view, &subject, components.clone(), manner, target.as_ref()).await
         }
         Wanted::UnloadComponent { component, device } => {

@@ -74,6 +74,7 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
             components: args.components,
             from_ram: args.from_ram,
             force: args.force,
+            wait_for_jobs: args.wait_for_jobs,
             target: Some(target),
         },
         JobSpec::CacheAdd(args) => {

@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use shared::{
     db::{Session, jobs, residency},
-    job::{JobSpec, Target, UnloadArgs},
+    ids::JobId,
+    job::{JobKind, JobSpec, Target, UnloadArgs},
 };
 
 use super::{Decision, Spread, Subject, places::devices_of};
@@ -13,6 +14,12 @@ use crate::{merge::View, problem::ApiError};
 /// A load that succeeded within this time may not show in the host's report yet.
 const RECENTLY: Duration = Duration::from_secs(15);
 
+/// What to do then.
+const IN_USE: &str = "try again when the work that uses it has ended, cancel that work, or ask with `wait_for_jobs`";
+
+/// An active job: id, kind, state, place.
+type ActiveJob = (JobId, String, String, Option<String>);
+
 /// How far an unload goes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Manner {
@@ -20,6 +27,8 @@ pub(super) struct Manner {
     pub(super) from_ram: bool,
     /// Also what others need or what is protected.
     pub(super) force: bool,
+    /// Behind the jobs that use it, instead of not at all.
+    pub(super) wait_for_jobs: bool,
 }
 
 /// Looks up who holds the model, then decides.
@@ -31,16 +40,20 @@ pub(super) async fn decide(
     view: &View,
     subject: &Subject,
     components: Option<Vec<String>>,
-    Manner { from_ram, force }: Manner,
+    Manner { from_ram, force, wait_for_jobs }: Manner,
     target: Option<&Target>,
 ) -> Result<Decision, ApiError> {
     let reported = residency::of_model(&mut *conn, subject.model.id).await?;
-    let loads = jobs::loads_underway_or_recent(conn, subject.model.id, RECENTLY).await?;
+    let loads = jobs::loads_underway_or_recent(&mut *conn, subject.model.id, RECENTLY).await?;
     let rows = reported.into_iter().filter(|row| row.tier == "vram" && subject.means(row.component_id));
     let also: BTreeSet<String> = rows.map(|row| row.device).chain(loads).collect();
     let holders = holders(view, subject, also, target)?;
-    must_not_be_leased(view, subject, &holders)?;
-    let spec = JobSpec::Unload(UnloadArgs { model: subject.model.id, components, from_ram, force });
+    if !wait_for_jobs {
+        must_not_be_leased(view, subject, &holders)?;
+        let active = jobs::active_for_model(conn, subject.model.id).await?;
+        must_not_be_run(subject, &active, &holders)?;
+    }
+    let spec = JobSpec::Unload(UnloadArgs { model: subject.model.id, components, from_ram, force, wait_for_jobs });
     let (target, spread) = spread(holders, target);
     Ok(Decision { spec, target, spread, needs: subject.needs(), left_out: Vec::new() })
 }
@@ -90,7 +103,21 @@ fn must_not_be_leased(view: &View, subject: &Subject, holders: &[String]) -> Res
         held.leases,
         if held.leases == 1 { "lease" } else { "leases" },
     );
-    Err(ApiError::conflict(detail).hint("try again when the work that uses it has ended, or cancel that work"))
+    Err(ApiError::conflict(detail).hint(IN_USE))
+}
+
+/// A job that runs the model there may hold nothing yet, or nothing that the live view shows.
+fn must_not_be_run(subject: &Subject, active: &[ActiveJob], holders: &[String]) -> Result<(), ApiError> {
+    let runs = |kind: &str| {
+        let kind: Option<JobKind> = kind.parse().ok();
+        kind.is_some_and(|kind| kind.needs_weights() && !matches!(kind, JobKind::Load | JobKind::CacheAdd))
+    };
+    let using = active.iter().find(|(_, kind, state, place)| {
+        state != "pending" && runs(kind) && place.as_ref().is_some_and(|place| holders.contains(place))
+    });
+    let Some((id, kind, _, place)) = using else { return Ok(()) };
+    let (name, place) = (&subject.model.name, place.as_deref().unwrap_or_default());
+    Err(ApiError::conflict(format!("`{name}` is in use on `{place}` by job {id} ({kind})")).hint(IN_USE))
 }
 
 /// One job where one device is meant; a parent where a target of many was asked for or several devices hold it.
@@ -162,6 +189,23 @@ mod tests {
         view.held.push(held(&subject, "a/cpu:0", 2));
         let error = must_not_be_leased(&view, &subject, &["a/cpu:0".to_owned()]).unwrap_err();
         assert!(error.body().detail.contains("`unet`") && error.body().detail.contains("2 leases"));
+    }
+
+    #[test]
+    fn a_job_that_runs_it_is_named_unless_it_has_not_begun_or_only_loads() {
+        let (subject, holders) = (subject(), ["a/cpu:0".to_owned()]);
+        let job = |kind: &str, state: &str, place: &str| {
+            (JobId::generate(), kind.to_owned(), state.to_owned(), Some(place.to_owned()))
+        };
+        let others = [
+            job("generate", "pending", "a/cpu:0"),
+            job("generate", "running", "b/cpu:0"),
+            job("load", "running", "a/cpu:0"),
+            job("unload", "placed", "a/cpu:0"),
+        ];
+        must_not_be_run(&subject, &others, &holders).unwrap();
+        let error = must_not_be_run(&subject, &[job("generate", "placed", "a/cpu:0")], &holders).unwrap_err();
+        assert!(error.body().detail.contains("(generate)"), "{}", error.body().detail);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::{id_of, job_request, page_size, paged};
 use crate::{
     cursor::Position,
     extract::{Command, NoParameters, Path, Query},
-    plan::{Order, get_model},
+    plan::{Order, get_benchmark, get_model},
     plot,
     problem::ApiError,
     state::AppState,
@@ -228,13 +228,7 @@ pub(crate) async fn compare_benchmarks(
 
 /// A benchmark by id.
 async fn get_report(conn: &mut Session, id: &str) -> Result<BenchmarkReport, ApiError> {
-    let id: BenchmarkId = id_of(id)?;
-    let row = benchmarks::find(conn, id).await?;
-    let row = row.ok_or_else(|| {
-        ApiError::not_found(format!("there is no benchmark `{id}`"))
-            .hint("the last two hundred of each model are kept; the list shows them")
-    })?;
-    report(row)
+    report(get_benchmark(conn, id_of(id)?).await?)
 }
 
 fn side(report: &BenchmarkReport) -> Side<'_> {

@@ -73,6 +73,8 @@ struct UnloadArgs {
     from_ram: bool,
     #[serde(default)]
     force: bool,
+    #[serde(default)]
+    wait_for_jobs: bool,
 }
 
 /// As [`shared::job::CacheRemoveArgs`], with the model by id or name.
@@ -158,8 +160,8 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
             Wanted::CacheAdd { keep: args.keep(), model: args.model, components: args.components, target }
         }
         JobKind::Unload => {
-            let UnloadArgs { model, components, from_ram, force } = parse_value("args", args)?;
-            Wanted::Unload { model, components, from_ram, force, target: Some(target) }
+            let UnloadArgs { model, components, from_ram, force, wait_for_jobs } = parse_value("args", args)?;
+            Wanted::Unload { model, components, from_ram, force, wait_for_jobs, target: Some(target) }
         }
         JobKind::Hash => {
             let HashArgs { model, root } = parse_value("args", args)?;

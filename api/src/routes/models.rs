@@ -222,7 +222,8 @@ pub(crate) async fn load_model(
 /// Unloads a model
 ///
 /// A job for the device that holds it, or a parent with one child for each of several. Components that another model
-/// loaded there needs stay, and the result says for whom.
+/// loaded there needs stay, and the result says for whom. Refused while something uses the model there, unless the request
+/// wants to wait for the jobs that do.
 #[utoipa::path(post, path = "/v1/models/{model}/unload", operation_id = "unloadModel", tag = "models",
     params(("model" = String, Path, description = "Id or name")), request_body = UnloadRequest,
     responses((status = 202, description = "Accepted", body = JobView)))]
@@ -232,8 +233,8 @@ pub(crate) async fn unload_model(
     _: NoParameters,
     Command { body, asked }: Command<UnloadRequest>,
 ) -> Result<Response, ApiError> {
-    let UnloadRequest { target, components, from_ram, force, priority } = body;
-    let wanted = Wanted::Unload { model, components, from_ram, force, target };
+    let UnloadRequest { target, components, from_ram, force, wait_for_jobs, priority } = body;
+    let wanted = Wanted::Unload { model, components, from_ram, force, wait_for_jobs, target };
     submit(&state, asked, Order { priority, ..Order::new(wanted) }).await
 }
 

@@ -22,6 +22,9 @@ fn load(body: MultiLoadRequest, target: Target) -> Result<Order, ApiError> {
     if body.force {
         return Err(ApiError::field("/force", "`force` says something about an unload only"));
     }
+    if body.wait_for_jobs {
+        return Err(ApiError::field("/wait_for_jobs", "`wait_for_jobs` says something about an unload only"));
+    }
     let keep = Keep { keep_alive: body.keep_alive, protect: body.protect };
     let wanted = Wanted::Load { model: body.model, components: body.components, target, keep };
     Ok(Order { priority: body.priority, ..Order::new(wanted) })
@@ -36,6 +39,7 @@ fn unload(body: MultiLoadRequest, target: Target) -> Result<Order, ApiError> {
         components: body.components,
         from_ram: body.from_ram,
         force: body.force,
+        wait_for_jobs: body.wait_for_jobs,
         target: Some(target),
     };
     Ok(Order { priority: body.priority, ..Order::new(wanted) })

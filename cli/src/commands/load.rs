@@ -76,6 +76,10 @@ pub struct UnloadArgs {
     #[arg(long)]
     force: bool,
 
+    /// Wait for the jobs that use it, instead of being refused while one does. Attached programs are not waited for.
+    #[arg(long)]
+    wait_for_jobs: bool,
+
     /// Higher goes first.
     #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
     priority: i32,
@@ -108,6 +112,7 @@ pub(crate) async fn unload(args: UnloadArgs, client: &Client, output: Output) ->
         components: some(args.components),
         from_ram: args.from_ram,
         force: args.force,
+        wait_for_jobs: args.wait_for_jobs,
         priority: args.priority,
     };
     let job: JobView = client.post(&format!("/v1/models/{}/unload", segment(&args.model)), &request).await?;

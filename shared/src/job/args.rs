@@ -49,6 +49,9 @@ pub struct UnloadArgs {
     /// Also what other models that are loaded there need, and what is protected; never what is in use.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+    /// Wait for the jobs that use it, instead of refusing while one does. Programs that are attached are not waited for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wait_for_jobs: bool,
 }
 
 /// Arguments of `cache_add`.

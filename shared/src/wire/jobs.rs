@@ -77,6 +77,9 @@ pub struct MultiLoadRequest {
     /// For unload: also what other models that are loaded there need, and what is protected; never what is in use.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+    /// For unload: wait for the jobs that use it, instead of refusing while one does. Programs that are attached are not waited for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wait_for_jobs: bool,
     /// How long it stays in RAM and on the device after its last use: `10m`, seconds, negative until it is evicted; 0: in RAM for
     /// as long as it is in use, on the device until it is evicted; as configured on the host when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -104,6 +107,9 @@ pub struct UnloadRequest {
     /// named go even if others need them.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+    /// Wait for the jobs that use it, instead of refusing while one does. Programs that are attached are not waited for.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub wait_for_jobs: bool,
     /// Higher goes first.
     pub priority: i32,
 }
