@@ -7,6 +7,7 @@
 //! Formulas: LoRA (arXiv 2106.09685), LoHa (FedPara, arXiv 2108.06098), LoKr and conv variants (LyCORIS, arXiv
 //! 2309.14859), DoRA (arXiv 2402.09353).
 
+pub mod blend;
 mod change;
 mod dense;
 mod estimate;

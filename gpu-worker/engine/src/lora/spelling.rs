@@ -31,17 +31,19 @@ const PREFIXES: &[(&str, &[&str])] = &[
     ("transformer.", &["transformer"]),
     ("model.diffusion_model.", &["unet", "transformer"]),
     ("diffusion_model.", &["unet", "transformer"]),
-    ("base_model.model.", ANY),
-    ("lycoris_", ANY),
+    ("base_model.model.", UNNAMED),
+    ("lycoris_", UNNAMED),
 ];
 /// Where nothing says of which component a module is, the first that has it.
-const ANY: &[&str] = &["unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3"];
+pub(super) const UNNAMED: &[&str] = &["unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3"];
 
 /// Every spelling of every module of a base.
 #[derive(Debug, Clone, Default)]
 pub struct Spellings {
     /// By component and spelling with underscores: the module's canonical path.
     paths: BTreeMap<(String, String), String>,
+    /// The original numbering of the UNet's modules.
+    numbers: BTreeMap<String, String>,
 }
 
 impl Spellings {
@@ -65,7 +67,12 @@ impl Spellings {
                 original(&numbered, path).into_iter().for_each(|spelling| add(&spelling));
             }
         }
-        Self { paths }
+        Self { paths, numbers: numbered }
+    }
+
+    /// The original name of a module of the UNet, where it has one.
+    pub(super) fn original(&self, path: &str) -> Option<String> {
+        original(&self.numbers, path)
     }
 
     /// The component and canonical path of the module that a stem of a LoRA file means.
@@ -84,7 +91,7 @@ impl Spellings {
 /// The components that a stem may be of, and what follows its prefix.
 pub(super) fn components(stem: &str) -> (&'static [&'static str], &str) {
     let found = PREFIXES.iter().find_map(|(prefix, components)| Some((*components, stem.strip_prefix(prefix)?)));
-    found.unwrap_or((ANY, stem))
+    found.unwrap_or((UNNAMED, stem))
 }
 
 /// A path as spellings are kept: attention processors are their attentions, dots are underscores.
@@ -100,6 +107,11 @@ fn normal(path: &str) -> String {
     let renamed =
         renamed.iter().find_map(|(old, new)| Some(format!("{}self_attn.{new}_proj", path.strip_suffix(old)?)));
     renamed.unwrap_or(path).replace('.', "_")
+}
+
+/// A path, after the prefix of a stem, as all spellings of one naming have it.
+pub(super) fn plain(path: &str) -> String {
+    bare(&normal(path)).to_owned()
 }
 
 /// Text encoders are written with and without the name of their inner model.

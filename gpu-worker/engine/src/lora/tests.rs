@@ -12,13 +12,13 @@ use crate::tensor::ElementType;
 
 const THREADS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 
-fn golden() -> Vec<u8> {
+pub(super) fn golden() -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/golden/loras.safetensors");
     fs::read(path).unwrap()
 }
 
 /// One case: base, file, settings, merged.
-struct Case<'a> {
+pub(super) struct Case<'a> {
     shape: Vec<usize>,
     base: &'a [u8],
     file: Vec<(String, Vec<usize>, &'a [u8])>,
@@ -27,7 +27,7 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    fn lora(&self) -> Lora {
+    pub(super) fn lora(&self) -> Lora {
         let tensors: Vec<LoraTensor<'_>> = self
             .file
             .iter()
@@ -41,7 +41,7 @@ impl Case<'_> {
     }
 }
 
-fn cases(bytes: &[u8]) -> BTreeMap<String, Case<'_>> {
+pub(super) fn cases(bytes: &[u8]) -> BTreeMap<String, Case<'_>> {
     let (_, header) = SafeTensors::read_metadata(bytes).unwrap();
     let said = header.metadata().clone().unwrap_or_default();
     let mut cases = BTreeMap::new();
