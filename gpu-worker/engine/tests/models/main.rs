@@ -12,6 +12,7 @@ mod made;
 mod measure;
 mod pipeline;
 mod sessions;
+mod stacks;
 mod support;
 mod unet;
 mod vae;
