@@ -8,7 +8,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     context::{one_device_form, panicked, surround},
     routes::{
-        artifacts, benchmarks, cache, components, devices, engine, events, evictions, hosts, jobs, memory, meta,
+        artifacts, benchmarks, cache, components, devices, engine, events, evictions, hosts, jobs, loras, memory, meta,
         metadata, models, pipeline_changes, pipelines, search, status, tensors, uploads, validations, vram,
     },
     state::AppState,
@@ -69,6 +69,9 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         // running models
         .routes(routes!(engine::generate))
         .routes(routes!(engine::lora_check))
+        .routes(routes!(loras::list_loras))
+        .routes(routes!(loras::get_lora))
+        .routes(routes!(loras::blend_loras))
         .routes(routes!(engine::encode_text))
         .routes(routes!(engine::tokenize))
         .routes(routes!(engine::vae_decode))

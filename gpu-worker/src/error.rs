@@ -108,6 +108,9 @@ pub enum WorkError {
         /// The block that is most like it.
         nearest: Option<String>,
     },
+    /// A stack of LoRAs cannot be one LoRA.
+    #[error("the LoRAs were not blended")]
+    Blend(#[from] engine::lora::blend::BlendError),
     /// A side-car or copy was not written.
     #[error("it was not written")]
     Write(#[from] WriteError),
@@ -254,6 +257,7 @@ impl Classify for WorkError {
             Self::Changed { .. } => ErrorCode::Corrupt,
             Self::Format { source, .. } => format_code(source),
             Self::Lora { source, .. } => source.code(),
+            Self::Blend(error) => error.code(),
             Self::Prompt(error) => error.code(),
             Self::Write(error) => write_code(error),
             Self::MetadataChanged { .. } => ErrorCode::Precondition,

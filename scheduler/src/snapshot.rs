@@ -125,8 +125,11 @@ pub(crate) fn pending_job(row: &PendingRow) -> Result<PendingJob, String> {
     })
 }
 
-/// The root of a file that the engine's work needs.
+/// The root of a file that the engine's work needs or makes.
 fn root_of(args: &EngineArgs) -> Option<String> {
+    if let EngineArgs::BlendLoras(args) = args {
+        return args.output.root.clone();
+    }
     args.input().and_then(|(_, input)| input.root().map(str::to_owned))
 }
 

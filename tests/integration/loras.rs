@@ -1,10 +1,12 @@
-//! LoRAs of two trainers against bases they are for, and against one that they are not for.
+//! LoRAs of two trainers against bases they are for and against one that they are not for; and blended into one.
 
 use std::process::Command;
 
-use harness::{Farm, SHORT};
+use harness::{Farm, SHORT, wait_for};
 use serde_json::{Value, json};
-use shared::job::JobState;
+use shared::{job::JobState, wire::LoraView};
+
+use crate::{command_line::modelyard, lora_files::metadata};
 
 async fn checked(farm: &Farm, lora: &str, base: &str) -> Value {
     let args = json!({ "lora": lora, "base": base });
@@ -53,5 +55,73 @@ async fn a_lora_is_matched_by_every_trainers_names_and_refused_on_another_base()
     let args = json!({ "lora": "sd15-tiny", "base": "sd15-tiny" });
     let refused = farm.api.post("/v1/jobs", &json!({ "kind": "lora_check", "args": args })).await;
     assert!(refused.problem(415).detail.contains("has no LoRA"));
+    farm.assert_ledger_is_clean().await;
+}
+
+#[tokio::test]
+async fn a_stack_is_blended_into_one_lora_that_is_catalogued_with_what_it_was_made_from() {
+    let farm = Farm::start().await;
+    let made = Command::new(harness::binary("modelyard"))
+        .args(["dev", "make-models", "--arch", "sdxl,lora-sdxl", "--layout", "both", "--out"])
+        .arg(farm.library())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let url = ["--api", farm.api.url()];
+    let folder = farm.path("cli");
+    std::fs::create_dir(&folder).unwrap();
+    let run = async |arguments: &[&str]| modelyard(&folder, &[arguments, &url].concat(), SHORT).await;
+
+    // two trainers' names for one module need a base; with it the ranks add
+    let stack = ["lora-sdxl-tiny:0.7:0.2", "lora-sdxl-tiny-diffusers:-0.3"];
+    let blend = |more: &[&'static str]| [&["loras", "blend"], stack.as_slice(), more].concat();
+    let refused = run(&blend(&["-o", "both.safetensors"])).await.with(2);
+    assert!(refused.contains("name a base"), "{refused}");
+    let exact =
+        run(&blend(&["-o", "both.safetensors", "--base", "sdxl-tiny", "--dtype", "fp32", "--json"])).await.json();
+    assert_eq!(
+        (&exact["left_out"], exact["ranks"].as_object().map(|ranks| ranks.len())),
+        (&json!([]), Some(1)),
+        "{exact}"
+    );
+    assert!(exact["error"].as_f64().is_some_and(|error| error < 1e-6), "{exact}");
+    let (path, told) = (farm.library().join("both.safetensors"), metadata(&farm.library().join("both.safetensors")));
+    assert_eq!((&told["ss_network_module"], &told["modelspec.title"]), (&json!("networks.lora"), &json!("both")));
+    let from: Value = serde_json::from_str(told["modelyard.made_from"].as_str().unwrap()).unwrap();
+    assert_eq!((&from["loras"][0]["weight"], &from["loras"][1]["weight"]), (&json!(0.7), &json!(-0.3)));
+    assert!(from["loras"][0]["digest"].as_str().is_some_and(|digest| digest.starts_with("blake3:")), "{from}");
+
+    // the scan that follows lists it as what it is, and it is for the base as its sources are
+    let listed = wait_for("the blend to be catalogued", SHORT, || async {
+        let loras: Vec<LoraView> = farm.api.list("/v1/loras?q=both").await;
+        loras.into_iter().next().ok_or_else(|| "not listed".to_owned())
+    })
+    .await;
+    let source: LoraView =
+        farm.api.list("/v1/loras?base=sdxl&q=lora-sdxl-tiny").await.into_iter().next().expect("the source");
+    assert_eq!((listed.summary.base.as_str(), listed.facts.flavour.as_deref()), ("sdxl", Some("lora")));
+    assert_eq!(listed.facts.rank_max, source.facts.rank_max.map(|rank| rank * 2));
+    let report = checked(&farm, "both", "sdxl-tiny").await;
+    assert_eq!((&report["fits"], count(&report, "unmatched")), (&json!(true), 0), "{report}");
+    let shown = run(&["loras", "ls"]).await.with(0);
+    assert!(shown.contains("both") && shown.contains("FLAVOUR"), "{shown}");
+    let shown: Value = run(&["loras", "show", "both", "--json"]).await.json();
+    assert_eq!(shown["facts"]["modules"], json!(count(&report, "matched")));
+    let no_lora = farm.api.ask("/v1/loras/sdxl-tiny").await.problem(415);
+    assert!(no_lora.detail.contains("no LoRA"), "{no_lora:?}");
+
+    // what is there stays, unless it is ours and may be replaced; cut to a rank the file says how far it is off
+    let before = std::fs::read(&path).unwrap();
+    let again = ["-o", "both.safetensors", "--base", "sdxl-tiny", "--rank", "2"];
+    run(&blend(&again)).await.with(4);
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    let cut = run(&blend(&[&again[..], &["--overwrite", "--json"]].concat())).await.json();
+    let error = cut["error"].as_f64().expect("an error");
+    assert!(error > 1e-4 && error < 1.0 && cut["ranks"]["2"].is_number(), "{cut}");
+    assert!(
+        count(&cut, "worst") == 10 && cut["worst"][0]["error"].as_f64() >= cut["worst"][9]["error"].as_f64(),
+        "{cut}"
+    );
     farm.assert_ledger_is_clean().await;
 }

@@ -41,6 +41,11 @@ pub(super) async fn decide(
     if let Some((pointer, input)) = args.input() {
         must_be_there(conn, pointer, input, target).await?;
     }
+    if let EngineArgs::BlendLoras(blend) = args
+        && let Some(root) = &blend.output.root
+    {
+        root_must_be_there(conn, "/output/root", root, target).await?;
+    }
     let replaced: Vec<String> = args.replaced_encoders().map(str::to_owned).collect();
     let subjects = parts::look_up(conn, args.models(), &replaced, "").await?;
     let named = args.clone().try_with_models(parts::ids(&subjects))?;
@@ -81,21 +86,22 @@ async fn must_be_there(conn: &mut Session, pointer: &str, input: &Input, target:
                     .hint("artifacts are removed after a while; the job's list shows what is there")
             })
         }
-        Input::File { root, .. } => {
-            let host = match target {
-                Target::Host(host) => Some(host.as_str()),
-                Target::Device(device) => device.split_once('/').map(|(host, _)| host),
-                Target::Any | Target::All => None,
-            };
-            let roots = farm::list_roots(conn).await?;
-            let mut meant =
-                roots.into_iter().filter(|row| host.is_none_or(|host| row.host == host)).map(|row| row.name);
-            if meant.any(|name| name == *root) {
-                return Ok(());
-            }
-            let detail = format!("no host that is meant has a root `{root}`");
-            let problem = ApiError::field(format!("{pointer}/root"), detail);
-            Err(problem.maybe_hint(near::hint(root, meant)))
-        }
+        Input::File { root, .. } => root_must_be_there(conn, &format!("{pointer}/root"), root, target).await,
     }
+}
+
+/// A host that is meant has a root of this name.
+async fn root_must_be_there(conn: &mut Session, pointer: &str, root: &str, target: &Target) -> Result<(), ApiError> {
+    let host = match target {
+        Target::Host(host) => Some(host.as_str()),
+        Target::Device(device) => device.split_once('/').map(|(host, _)| host),
+        Target::Any | Target::All => None,
+    };
+    let roots = farm::list_roots(conn).await?;
+    let mut meant = roots.into_iter().filter(|row| host.is_none_or(|host| row.host == host)).map(|row| row.name);
+    if meant.any(|name| name == *root) {
+        return Ok(());
+    }
+    let problem = ApiError::field(pointer, format!("no host that is meant has a root `{root}`"));
+    Err(problem.maybe_hint(near::hint(root, meant)))
 }

@@ -116,6 +116,7 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
             Wanted::Benchmark { args, target }
         }
         JobSpec::LoraCheck(args) => again(EngineArgs::LoraCheck(args), target),
+        JobSpec::BlendLoras(args) => again(EngineArgs::BlendLoras(args), target),
         JobSpec::ApplyPipeline(args) => Wanted::Apply {
             pipeline: args.pipeline.to_string(),
             generation: Some(args.generation),

@@ -27,7 +27,7 @@ const PLACING: [&str; 3] = ["target", "priority", "labels"];
 ///
 /// # Errors
 /// A 400 problem that points at the wrong field.
-fn order<A: DeserializeOwned>(
+pub(super) fn order<A: DeserializeOwned>(
     mut body: Map<String, Value>,
     args: impl FnOnce(A) -> EngineArgs<String>,
 ) -> Result<Order, ApiError> {

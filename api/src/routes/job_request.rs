@@ -194,6 +194,7 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
             assembled(kind, args, "/args", target)?
         }
         JobKind::LoraCheck => run(EngineArgs::LoraCheck(parse_value("args", args)?), "/args", target)?,
+        JobKind::BlendLoras => run(EngineArgs::BlendLoras(parse_value("args", args)?), "/args", target)?,
         JobKind::ApplyPipeline => {
             let PipelineArgs { pipeline, dry_run, verify } = parse_value("args", args)?;
             Wanted::Apply { pipeline, generation: None, manner: Manner { target, dry_run, verify } }

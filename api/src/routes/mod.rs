@@ -11,6 +11,7 @@ pub(crate) mod evictions;
 pub(crate) mod hosts;
 pub(crate) mod job_request;
 pub(crate) mod jobs;
+pub(crate) mod loras;
 pub(crate) mod memory;
 pub(crate) mod meta;
 pub(crate) mod metadata;

@@ -45,7 +45,11 @@ pub(crate) async fn get_one_model(
     Ok(tag::answer(&headers, detail.version, &detail))
 }
 
-async fn detail(state: &AppState, conn: &mut Session, row: ModelRow) -> Result<ModelDetail, ApiError> {
+/// Everything known of a model.
+///
+/// # Errors
+/// Database errors.
+pub(super) async fn detail(state: &AppState, conn: &mut Session, row: ModelRow) -> Result<ModelDetail, ApiError> {
     let listed = models::listed(&mut *conn, &row).await?;
     let components = models::components_of(&mut *conn, &[row.id]).await?;
     let locations = models::locations_of(&mut *conn, &[row.id]).await?;

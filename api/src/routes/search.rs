@@ -117,7 +117,10 @@ pub(super) struct Question {
 
 impl Question {
     /// Checks a request; `at` begins the names of its fields.
-    fn of(request: SearchRequest, at: &str) -> Result<Self, ApiError> {
+    ///
+    /// # Errors
+    /// A 400 problem that names the field.
+    pub(super) fn of(request: SearchRequest, at: &str) -> Result<Self, ApiError> {
         check(&request, at)?;
         let (sort, descending) = sort_of(request.sort.as_deref(), request.text.is_some(), at)?;
         let some = |values: Vec<String>| (!values.is_empty()).then_some(values);
@@ -261,7 +264,10 @@ pub(super) async fn page_of_models(
 }
 
 /// A page with residency.
-async fn summaries(
+///
+/// # Errors
+/// A 400 problem of the cursor; database errors.
+pub(super) async fn summaries(
     state: &AppState,
     question: Question,
     limit: usize,

@@ -3,7 +3,7 @@
 
 use std::{num::NonZeroUsize, sync::Arc};
 
-use engine::lora::{BaseTensor, Fit, Lora, LoraError, Mismatch, Report, estimate, match_base};
+use engine::lora::{BaseTensor, Fit, Lora, LoraError, Mismatch, Module, Report, estimate, match_base};
 use model_formats::Inspection;
 use residency::Lease;
 use shared::{
@@ -39,6 +39,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: LoraCheckArgs, attempt: &Attem
         digest,
         lora_bytes: bytes,
         from: if cached { "ram" } else { "disk" }.to_owned(),
+        without_effect: read.modules.iter().filter(|module| is_idle(module, &report)).count(),
         others: read.others,
         untouched: report.untouched,
         components: report.components,
@@ -56,6 +57,12 @@ pub(super) async fn run(agent: &Arc<Agent>, args: LoraCheckArgs, attempt: &Attem
     Ok(Done { result, effects: Effects::Resident(Vec::new()) })
 }
 
+/// A module that fits and changes nothing.
+fn is_idle(module: &Module, report: &Report) -> bool {
+    let fits = || report.matched.iter().any(|fit| fit.stem == module.stem);
+    module.scale == 0.0 && module.flavour() != "bias" && fits()
+}
+
 fn fit(fit: Fit) -> LoraFit {
     let Fit { stem, component, path, rank, flavour, bytes } = fit;
     LoraFit { stem, component, path, rank, flavour: flavour.to_owned(), bytes }
@@ -67,7 +74,7 @@ fn mismatch(mismatch: Mismatch) -> LoraMismatch {
 }
 
 /// The LoRA's component in RAM.
-async fn resident(
+pub(super) async fn resident(
     agent: &Agent,
     attempt: &Attempt,
     lora: &model::Wanted,
@@ -82,7 +89,7 @@ async fn resident(
 }
 
 /// The canonical tensors of what a LoRA can change.
-fn base_tensors(rows: &[shared::db::models::ComponentRow], inspection: &Inspection) -> Vec<BaseTensor> {
+pub(super) fn base_tensors(rows: &[shared::db::models::ComponentRow], inspection: &Inspection) -> Vec<BaseTensor> {
     let adapted = rows.iter().filter(|row| Role::LoraBase.means(&row.kind));
     adapted.flat_map(|row| lora::base_tensors(row, &row.kind, inspection)).collect()
 }

@@ -1,6 +1,7 @@
 //! One executor per job kind. An executor does the work and says what to commit; it never writes its job's row.
 
 mod benchmark;
+mod blend;
 mod cache_add;
 mod cache_remove;
 mod engine;
@@ -60,6 +61,7 @@ pub async fn execute(agent: &Arc<Agent>, spec: JobSpec, attempt: &Attempt) -> Re
         JobSpec::Generate(args) => engine::generate(agent, args, attempt).await,
         JobSpec::Benchmark(args) => benchmark::run(agent, args, attempt).await,
         JobSpec::LoraCheck(args) => lora_check::run(agent, args, attempt).await,
+        JobSpec::BlendLoras(args) => blend::run(agent, args, attempt).await,
         JobSpec::ApplyPipeline(args) => pipeline::apply(agent, args, attempt).await,
         JobSpec::RestorePipeline(args) => pipeline::restore(agent, args, attempt).await,
     }

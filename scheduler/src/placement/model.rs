@@ -167,6 +167,7 @@ impl PendingJob {
             | JobKind::Optimize
             | JobKind::Tokenize
             | JobKind::LoraCheck
+            | JobKind::BlendLoras
             | JobKind::ApplyPipeline
             | JobKind::RestorePipeline => false,
         }

@@ -181,7 +181,8 @@ fn presence(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<
         | JobKind::Benchmark
         | JobKind::ApplyPipeline
         | JobKind::Tokenize
-        | JobKind::LoraCheck => {
+        | JobKind::LoraCheck
+        | JobKind::BlendLoras => {
             let on_disk =
                 |model: &ModelId| snapshot.locations.get(model).is_some_and(|hosts| hosts.contains(place.host_name));
             let there = job.model.iter().chain(&job.other_models).all(on_disk);

@@ -65,6 +65,8 @@ pub enum JobKind {
     Benchmark,
     /// What a LoRA would do to a base.
     LoraCheck,
+    /// A stack of LoRAs to one.
+    BlendLoras,
     /// Make a pipeline ready on a device.
     ApplyPipeline,
     /// Run the parts of a pipeline's base as they are again.
@@ -73,7 +75,7 @@ pub enum JobKind {
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Scan,
         Self::Load,
         Self::Unload,
@@ -92,6 +94,7 @@ impl JobKind {
         Self::Generate,
         Self::Benchmark,
         Self::LoraCheck,
+        Self::BlendLoras,
         Self::ApplyPipeline,
         Self::RestorePipeline,
     ];
@@ -117,6 +120,7 @@ impl JobKind {
             Self::Generate => "generate",
             Self::Benchmark => "benchmark",
             Self::LoraCheck => "lora_check",
+            Self::BlendLoras => "blend_loras",
             Self::ApplyPipeline => "apply_pipeline",
             Self::RestorePipeline => "restore_pipeline",
         }
@@ -144,7 +148,8 @@ impl JobKind {
             | Self::MetadataWrite
             | Self::Optimize
             | Self::Tokenize
-            | Self::LoraCheck => Lane::Host,
+            | Self::LoraCheck
+            | Self::BlendLoras => Lane::Host,
         }
     }
 
@@ -171,6 +176,7 @@ impl JobKind {
             | Self::Optimize
             | Self::Tokenize
             | Self::LoraCheck
+            | Self::BlendLoras
             | Self::RestorePipeline => false,
         }
     }

@@ -6,8 +6,8 @@ use super::{
     args::{CacheAddArgs, CacheKeepArgs, CacheRemoveArgs, HashArgs, LoadArgs, OptimizeArgs, ScanArgs, UnloadArgs},
     benchmark::BenchmarkArgs,
     engine::{
-        EncodeTextArgs, EngineArgs, GenerateArgs, Input, LoraCheckArgs, TakingPart, TokenizeArgs, UnetStepArgs,
-        VaeDecodeArgs, VaeEncodeArgs,
+        BlendLorasArgs, EncodeTextArgs, EngineArgs, GenerateArgs, Input, LoraCheckArgs, TakingPart, TokenizeArgs,
+        UnetStepArgs, VaeDecodeArgs, VaeEncodeArgs,
     },
     keep::Keep,
     kind::{JobKind, Lane},
@@ -57,6 +57,8 @@ pub enum JobSpec {
     Benchmark(BenchmarkArgs),
     /// See [`JobKind::LoraCheck`].
     LoraCheck(LoraCheckArgs),
+    /// See [`JobKind::BlendLoras`].
+    BlendLoras(BlendLorasArgs),
     /// See [`JobKind::ApplyPipeline`].
     ApplyPipeline(ApplyPipelineArgs),
     /// See [`JobKind::RestorePipeline`].
@@ -101,6 +103,7 @@ impl JobSpec {
             Self::Generate(_) => JobKind::Generate,
             Self::Benchmark(_) => JobKind::Benchmark,
             Self::LoraCheck(_) => JobKind::LoraCheck,
+            Self::BlendLoras(_) => JobKind::BlendLoras,
             Self::ApplyPipeline(_) => JobKind::ApplyPipeline,
             Self::RestorePipeline(_) => JobKind::RestorePipeline,
         }
@@ -138,6 +141,7 @@ impl JobSpec {
             Self::Generate(args) => serde_json::to_value(args),
             Self::Benchmark(args) => serde_json::to_value(args),
             Self::LoraCheck(args) => serde_json::to_value(args),
+            Self::BlendLoras(args) => serde_json::to_value(args),
             Self::ApplyPipeline(args) => serde_json::to_value(args),
             Self::RestorePipeline(args) => serde_json::to_value(args),
         }
@@ -176,6 +180,7 @@ impl JobSpec {
             Self::Tokenize(args) => args.model,
             Self::Generate(args) => Some(args.model),
             Self::LoraCheck(args) => Some(args.lora),
+            Self::BlendLoras(args) => args.loras.first().map(|used| used.lora),
             Self::ApplyPipeline(args) => Some(args.assembly.model),
             Self::RestorePipeline(args) => Some(args.assembly.model),
         }
@@ -191,6 +196,7 @@ impl JobSpec {
             Self::Tokenize(args) => EngineArgs::Tokenize(args),
             Self::Generate(args) => EngineArgs::Generate(args),
             Self::LoraCheck(args) => EngineArgs::LoraCheck(args),
+            Self::BlendLoras(args) => EngineArgs::BlendLoras(args),
             _ => return None,
         })
     }
@@ -255,7 +261,8 @@ impl JobSpec {
             | Self::UnetStep(_)
             | Self::Tokenize(_)
             | Self::Generate(_)
-            | Self::LoraCheck(_) => return self.engine_key(target),
+            | Self::LoraCheck(_)
+            | Self::BlendLoras(_) => return self.engine_key(target),
         })
     }
 
@@ -278,6 +285,7 @@ impl From<EngineArgs> for JobSpec {
             EngineArgs::Tokenize(args) => Self::Tokenize(args),
             EngineArgs::Generate(args) => Self::Generate(args),
             EngineArgs::LoraCheck(args) => Self::LoraCheck(args),
+            EngineArgs::BlendLoras(args) => Self::BlendLoras(args),
         }
     }
 }

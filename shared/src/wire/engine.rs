@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::job::{
     Target,
-    engine::{EncodeTextArgs, GenerateArgs, LoraCheckArgs, TokenizeArgs, UnetStepArgs, VaeDecodeArgs, VaeEncodeArgs},
+    engine::{
+        BlendLorasArgs, EncodeTextArgs, GenerateArgs, LoraCheckArgs, TokenizeArgs, UnetStepArgs, VaeDecodeArgs,
+        VaeEncodeArgs,
+    },
 };
 
 /// Where and how soon.
@@ -50,6 +53,8 @@ requests! {
     GenerateRequest of GenerateArgs;
     /// `POST /v1/loras/check`.
     LoraCheckRequest of LoraCheckArgs;
+    /// `POST /v1/loras/blend`.
+    BlendLorasRequest of BlendLorasArgs;
 }
 
 /// Result of a `tokenize` job.

@@ -14,7 +14,7 @@ use crate::{
 #[serde(deny_unknown_fields)]
 pub struct JobRequest {
     /// Kind: `scan`, `load`, `unload`, `cache_add`, `cache_remove`, `cache_keep`, `hash`, `validate`, `metadata_write`, `optimize`,
-    /// `vae_decode`, `vae_encode`, `encode_text`, `unet_step`, `tokenize`, `generate`, `lora_check`.
+    /// `vae_decode`, `vae_encode`, `encode_text`, `unet_step`, `tokenize`, `generate`, `lora_check`, `blend_loras`.
     pub kind: String,
     /// Arguments of the kind. A model may be given by id or name.
     #[serde(default)]

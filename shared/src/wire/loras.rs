@@ -1,8 +1,60 @@
-//! What a LoRA would do to a base.
+//! LoRAs in lists, what one would do to a base, and what came of a blend.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+use super::{ModelDetail, ModelSummary};
+
+/// What a LoRA's file says of it. What is absent was not observed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct LoraFacts {
+    /// `lora`, `locon`, `loha`, `lokr`, `dora`, `full`, …: of several the one that asks the most of whoever applies it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flavour: Option<String>,
+    /// All of them.
+    pub flavours: Vec<String>,
+    /// Modules that it changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub modules: Option<u64>,
+    /// Least rank of a module.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank_min: Option<u64>,
+    /// Highest rank of a module.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank_max: Option<u64>,
+    /// Rank as the trainer wrote it down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_dim: Option<f64>,
+    /// Alpha as the trainer wrote it down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_alpha: Option<f64>,
+}
+
+/// A LoRA in a list.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LoraView {
+    /// As in lists of models.
+    #[serde(flatten)]
+    pub summary: ModelSummary,
+    /// What its file says of it.
+    pub facts: LoraFacts,
+    /// Words that trigger it.
+    pub trigger_words: Vec<String>,
+}
+
+/// A LoRA with everything known of it.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LoraDetail {
+    /// As a model.
+    #[serde(flatten)]
+    pub model: ModelDetail,
+    /// What its file says of it.
+    pub facts: LoraFacts,
+    /// Words that trigger it.
+    pub trigger_words: Vec<String>,
+}
 
 /// Result of a `lora_check` job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -29,6 +81,9 @@ pub struct LoraCheckResult {
     pub unmatched: Vec<String>,
     /// Modules whose change has other dimensions than the base's weight.
     pub mismatched: Vec<LoraMismatch>,
+    /// Modules that fit and change nothing all the same, as their own scale is 0 (alpha 0).
+    #[serde(default)]
+    pub without_effect: usize,
     /// Modules of the touched components that it does not change.
     pub untouched: usize,
     /// Components that it touches.
@@ -71,4 +126,51 @@ pub struct LoraMismatch {
     pub found: [usize; 2],
     /// Dimensions of the base's tensor.
     pub expected: Vec<usize>,
+}
+
+/// Result of a `blend_loras` job. The new file is in the catalogue after the scan that follows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct BlendLorasResult {
+    /// The host that has it.
+    pub host: String,
+    /// Name of the root.
+    pub root: String,
+    /// Path below it.
+    pub path: String,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// SHA-256 of what follows its header; absent when an interrupted attempt of the same job had written it.
+    pub payload_sha256: Option<String>,
+    /// Modules.
+    pub modules: usize,
+    /// Ranks with how many modules have them; 0 is for those written whole.
+    pub ranks: BTreeMap<usize, usize>,
+    /// How far it is off the exact sum, of the length of that (Frobenius): what was cut off and what rounding took.
+    pub error: f64,
+    /// The modules that are furthest off, the worst first.
+    pub worst: Vec<BlendedModule>,
+    /// Modules of the LoRAs that the base does not have.
+    pub left_out: Vec<LeftOutModule>,
+    /// Seconds from begin to end.
+    pub seconds: f64,
+}
+
+/// How a module of a blend came out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct BlendedModule {
+    /// Its name in the new file.
+    pub stem: String,
+    /// Its rank; 0 when it is written whole.
+    pub rank: usize,
+    /// How far it is off the exact sum, of the length of that.
+    pub error: f64,
+}
+
+/// A module that is not in a blend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LeftOutModule {
+    /// The LoRA's name.
+    pub lora: String,
+    /// The module's name in it.
+    pub stem: String,
 }

@@ -23,8 +23,8 @@ pub use blobs::{ArtifactView, UploadView};
 pub use cache::{CacheHost, CacheView, CachedComponent, CachedCopy, EvictionCandidate, EvictionView};
 pub use components::{PartOf, SharedComponent};
 pub use engine::{
-    EncodeTextRequest, GenerateRequest, LoraCheckRequest, Placing, TokenizeRequest, TokenizeResult, TokenizerView,
-    TokensView, UnetStepRequest, VaeDecodeRequest, VaeEncodeRequest,
+    BlendLorasRequest, EncodeTextRequest, GenerateRequest, LoraCheckRequest, Placing, TokenizeRequest, TokenizeResult,
+    TokenizerView, TokensView, UnetStepRequest, VaeDecodeRequest, VaeEncodeRequest,
 };
 pub use farm::{
     DeviceModels, DeviceVariant, DeviceView, FarmStatus, HostView, ModelStatus, ResidentComponent, RootView, Staleness,
@@ -34,7 +34,10 @@ pub use jobs::{
     AttemptView, CacheRequest, EventView, JobDetail, JobRequest, JobView, LoadRequest, MultiLoadRequest, Progress,
     UnloadRequest,
 };
-pub use loras::{LoraCheckResult, LoraFit, LoraMismatch};
+pub use loras::{
+    BlendLorasResult, BlendedModule, LeftOutModule, LoraCheckResult, LoraDetail, LoraFacts, LoraFit, LoraMismatch,
+    LoraView,
+};
 pub use memory::{HostMemoryView, OptimizeAction, OptimizeRequest, OptimizeResult};
 pub use metadata::{
     Detected, MetadataChange, MetadataView, MetadataWriteRequest, Overrides, SearchRequest, UserMetadata,

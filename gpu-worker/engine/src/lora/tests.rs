@@ -22,18 +22,18 @@ pub(super) struct Case<'a> {
     shape: Vec<usize>,
     base: &'a [u8],
     file: Vec<(String, Vec<usize>, &'a [u8])>,
-    settings: BTreeMap<String, AdapterSettings>,
+    pub(super) settings: BTreeMap<String, AdapterSettings>,
     merged: Vec<f64>,
 }
 
 impl Case<'_> {
+    pub(super) fn tensors(&self) -> Vec<LoraTensor<'_>> {
+        let tensor = |(name, shape, bytes)| LoraTensor { name, element: ElementType::F32, shape, bytes };
+        self.file.iter().map(|(name, shape, bytes)| tensor((name, shape, bytes))).collect()
+    }
+
     pub(super) fn lora(&self) -> Lora {
-        let tensors: Vec<LoraTensor<'_>> = self
-            .file
-            .iter()
-            .map(|(name, shape, bytes)| LoraTensor { name, element: ElementType::F32, shape, bytes })
-            .collect();
-        Lora::read(&tensors, &self.settings).unwrap()
+        Lora::read(&self.tensors(), &self.settings).unwrap()
     }
 
     fn base_values(&self) -> Vec<f32> {

@@ -4,10 +4,12 @@
 use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc};
 
 use engine::{
-    Control, ElementType, Runtime, Tensor, Weights,
+    Cancel, Control, ElementType, Runtime, Tensor, Weights,
     arch::{clip, unet2d},
     lora::{
-        AdapterSettings, BaseTensor, BlockWeights, Entry, Lora, LoraTensor, Module, Report, Stack, match_base, merge,
+        AdapterSettings, BaseTensor, BlockWeights, Entry, Lora, LoraIndex, LoraTensor, Module, Report, Stack,
+        blend::{BlendControl, Blended, Form, Size, Source, Spelling, blend},
+        match_base, merge,
     },
     models::{Added, Conditions, EncodeOptions, TextEncoder, Unet},
 };
@@ -53,6 +55,7 @@ struct Golden {
     bytes: Vec<u8>,
     components: BTreeMap<String, Component>,
     files: BTreeMap<String, Lora>,
+    held: BTreeMap<String, Held>,
     cases: BTreeMap<String, Vec<Use>>,
     ids: Vec<i64>,
     positions: Vec<usize>,
@@ -64,9 +67,11 @@ impl Golden {
         let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
         let metadata = metadata.metadata().clone().unwrap();
         let files: BTreeMap<String, File> = serde_json::from_str(&metadata["files"]).unwrap();
+        let held: BTreeMap<String, Held> = files.iter().map(|(name, file)| (name.clone(), Held::of(file))).collect();
         Self {
             components: serde_json::from_str(&metadata["components"]).unwrap(),
-            files: files.into_iter().map(|(name, file)| (name, read(&file))).collect(),
+            files: held.iter().map(|(name, held)| (name.clone(), held.lora())).collect(),
+            held,
             cases: serde_json::from_str(&metadata["cases"]).unwrap(),
             ids: serde_json::from_str(&metadata["ids"]).unwrap(),
             positions: serde_json::from_str(&metadata["positions"]).unwrap(),
@@ -123,30 +128,49 @@ impl Golden {
     }
 }
 
-/// The modules of a file whose values follow from their names.
-fn read(file: &File) -> Lora {
-    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-    let factors =
-        file.tensors.iter().map(|(name, values, shape)| (name, shape.clone(), bytes(&made::values(values, shape))));
-    let alphas = file.alphas.iter().map(|(name, alpha)| (name, Vec::new(), bytes(&[*alpha])));
-    let held: Vec<_> = factors.chain(alphas).collect();
-    let tensors: Vec<LoraTensor<'_>> =
-        held.iter().map(|(name, shape, bytes)| LoraTensor { name, element: ElementType::F32, shape, bytes }).collect();
-    let of = |component: &str| Some((component.to_owned(), AdapterSettings::from_json(&file.settings, component)?));
-    let settings = ADAPTED.iter().chain(&[""]).filter_map(|component| of(component)).collect();
-    Lora::read(&tensors, &settings).unwrap()
+/// A file's tensors in memory, whose values follow from their names.
+struct Held {
+    tensors: Vec<(String, Vec<usize>, Vec<u8>)>,
+    settings: BTreeMap<String, AdapterSettings>,
+}
+
+impl Held {
+    fn of(file: &File) -> Self {
+        let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        let factor = |(name, values, shape): &(String, String, Vec<usize>)| {
+            (name.clone(), shape.clone(), bytes(&made::values(values, shape)))
+        };
+        let alphas = file.alphas.iter().map(|(name, alpha)| (name.clone(), Vec::new(), bytes(&[*alpha])));
+        let of = |component: &str| Some((component.to_owned(), AdapterSettings::from_json(&file.settings, component)?));
+        Self {
+            tensors: file.tensors.iter().map(factor).chain(alphas).collect(),
+            settings: ADAPTED.iter().chain(&[""]).filter_map(|component| of(component)).collect(),
+        }
+    }
+
+    fn tensors(&self) -> Vec<LoraTensor<'_>> {
+        let tensor = |(name, shape, bytes)| LoraTensor { name, element: ElementType::F32, shape, bytes };
+        self.tensors.iter().map(|(name, shape, bytes)| tensor((name, shape, bytes))).collect()
+    }
+
+    fn lora(&self) -> Lora {
+        Lora::read(&self.tensors(), &self.settings).unwrap()
+    }
+}
+
+fn entry(wanted: &Use) -> Entry {
+    Entry {
+        digest: wanted.file.clone(),
+        weight: wanted.weight,
+        text_encoder_weight: wanted.text_encoder_weight,
+        blocks: BlockWeights(wanted.blocks.clone()),
+    }
 }
 
 /// What a stack changes, by component and tensor: every change with its strength, in the canonical order.
 type Changes<'a> = BTreeMap<(String, String), Vec<(&'a Module, f64)>>;
 
 fn changes<'a>(golden: &'a Golden, uses: &[Use]) -> Changes<'a> {
-    let entry = |wanted: &Use| Entry {
-        digest: wanted.file.clone(),
-        weight: wanted.weight,
-        text_encoder_weight: wanted.text_encoder_weight,
-        blocks: BlockWeights(wanted.blocks.clone()),
-    };
     let stack = Stack(uses.iter().map(entry).collect()).canonical();
     let base = golden.base();
     let mut changes = Changes::new();
@@ -240,6 +264,57 @@ fn every_spelling_changes_the_same_tensors_by_the_same_bytes() {
                 assert_eq!(shared.keys().collect::<Vec<_>>(), other.keys().collect::<Vec<_>>(), "{name}");
                 let (left, right) = (variant(&weights, component, &shared), variant(&weights, component, &other));
                 assert_eq!(digest(&left), digest(&right), "{base} {name} {component}");
+            }
+        }
+    }
+}
+
+fn blended(golden: &Golden, uses: &[Use], spelling: Spelling) -> Blended {
+    let held: Vec<&Held> = uses.iter().map(|wanted| &golden.held[&wanted.file]).collect();
+    let tensors: Vec<Vec<LoraTensor<'_>>> = held.iter().map(|held| held.tensors()).collect();
+    let indexes: Vec<LoraIndex<'_>> =
+        held.iter().zip(&tensors).map(|(held, tensors)| LoraIndex::read(tensors, &held.settings).unwrap()).collect();
+    let source = |(wanted, index): (&Use, _)| Source { name: wanted.file.clone(), index, entry: entry(wanted) };
+    let sources: Vec<Source<'_>> = uses.iter().zip(&indexes).map(source).collect();
+    let control = BlendControl { threads: NonZeroUsize::new(2).unwrap(), done: &|_, _| {}, cancel: &Cancel::new() };
+    let form = Form { size: Size::Exact, element: ElementType::F32, spelling };
+    blend(&sources, Some(&golden.base()), form, &control).unwrap()
+}
+
+/// A blended file, read as any other, on the models again: what diffusers made of the stack, in both spellings of the result.
+#[test]
+fn a_blend_answers_as_its_stack_does() {
+    let Some(runtime) = runtime().map(Arc::new) else { return };
+    for (base, case, begins) in [
+        ("sd15", "stack", ["lora_te_text_model_encoder_", "lora_unet_down_blocks_"]),
+        ("sd15", "blocks", ["lora_te_text_model_encoder_", "lora_unet_down_blocks_"]),
+        ("sdxl", "stack", ["lora_te2_text_model_encoder_", "lora_unet_input_blocks_"]),
+    ] {
+        let mut golden = Golden::open(base);
+        for spelling in [Spelling::Kohya, Spelling::Diffusers] {
+            let blended = blended(&golden, &golden.cases[case], spelling);
+            let begins =
+                if spelling == Spelling::Kohya { begins } else { ["text_encoder.text_model.", "unet.down_blocks."] };
+            for begin in begins {
+                assert!(blended.tensors.iter().any(|tensor| tensor.name.starts_with(begin)), "{base} {begin}");
+            }
+            let tensors: Vec<LoraTensor<'_>> = blended
+                .tensors
+                .iter()
+                .map(|tensor| LoraTensor {
+                    name: &tensor.name,
+                    element: tensor.element,
+                    shape: &tensor.shape,
+                    bytes: &tensor.bytes,
+                })
+                .collect();
+            golden.files.insert("blend".to_owned(), Lora::read(&tensors, &BTreeMap::new()).unwrap());
+            let whole =
+                [Use { file: "blend".to_owned(), weight: 1.0, text_encoder_weight: None, blocks: BTreeMap::new() }];
+            for component in golden.components.keys() {
+                let changed = variant(&golden.weights(component), component, &changes(&golden, &whole));
+                let answer = golden.answer(&runtime, component, changed);
+                assert_close(&answer, &golden.expected(case, component), BOUND);
             }
         }
     }

@@ -118,6 +118,6 @@ fn stream(
 }
 
 /// The job that wrote the copy at `path`; none when it is somebody else's file.
-fn writer_of(path: &Path) -> Option<String> {
+pub(super) fn writer_of(path: &Path) -> Option<String> {
     safetensors::read(path, "").ok()?.metadata.get(JOB_KEY).cloned()
 }

@@ -5,12 +5,14 @@
 //!
 //! - [`Document`] is the side-car `<stem>.json`; its fields are its schema, and [`crate::metadata`] reads it back.
 //! - [`struct@Copy`] is a safetensors file with the same tensors byte for byte under a header with more metadata.
+//! - [`NewFile`] is a safetensors file of tensors that were computed.
 
 mod copy;
 mod document;
 mod error;
 mod header;
 mod place;
+mod tensors;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +21,7 @@ pub(crate) use document::is_ours;
 pub use document::{Document, Hashes, SCHEMA, Written};
 pub use error::WriteError;
 pub use place::Place;
+pub use tensors::{NewFile, NewTensor};
 
 use std::io::Write;
 

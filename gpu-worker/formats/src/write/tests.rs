@@ -202,3 +202,34 @@ proptest! {
         prop_assert!(::safetensors::SafeTensors::deserialize(&bytes).is_ok(), "the reference reader takes it");
     }
 }
+
+#[test]
+fn a_new_file_has_its_tensors_at_multiples_of_their_width_and_says_what_it_holds() {
+    let dir = TempDir::new().unwrap();
+    let place = Place::open(dir.path(), "new.safetensors").unwrap();
+    let (narrow, wide) = ([1_u8, 2, 3, 4, 5, 6], 7.5_f32.to_le_bytes());
+    let file = |job: &str, overwrite| NewFile {
+        metadata: BTreeMap::from([("modelspec.title".to_owned(), "made".to_owned())]),
+        tensors: vec![
+            NewTensor { name: "a", dtype: crate::Dtype::F16, shape: vec![3], bytes: &narrow },
+            NewTensor { name: "b.alpha", dtype: crate::Dtype::F32, shape: vec![], bytes: &wide },
+        ],
+        job: job.to_owned(),
+        overwrite,
+    };
+    let made = file("j1", false).make(&place, &mut go).unwrap();
+    let header = safetensors::read(&place.path(), "").unwrap();
+    assert_eq!((header.data_begin % 8, header.file.size), (0, made.bytes));
+    let at = |name: &str| header.tensors.iter().find(|tensor| tensor.name == name).unwrap();
+    assert_eq!((at("b.alpha").begin - header.data_begin, at("a").begin - header.data_begin), (0, 4));
+    let bytes = fs::read(place.path()).unwrap();
+    assert_eq!(bytes[usize::try_from(at("a").begin).unwrap()..], narrow);
+    assert_eq!(header.metadata["modelspec.title"], "made");
+    assert_eq!(header.metadata["modelspec.hash_sha256"], format!("0x{}", made.payload_sha256.clone().unwrap()));
+    // the same job's own work is done; another job's is in the way unless it may be replaced
+    assert_eq!(file("j1", false).make(&place, &mut go).unwrap().payload_sha256, None);
+    assert!(matches!(file("j2", false).make(&place, &mut go), Err(WriteError::Exists { .. })));
+    assert!(file("j2", true).make(&place, &mut go).unwrap().payload_sha256.is_some());
+    assert!(matches!(file("j3", true).make(&place, &mut |_| ControlFlow::Break(())), Err(WriteError::Stopped)));
+    assert_eq!(names(dir.path()), ["new.safetensors"]);
+}

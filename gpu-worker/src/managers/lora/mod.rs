@@ -11,4 +11,4 @@ pub use blocks::{UnknownBlock, check_blocks};
 pub use matched::{Matched, Touch};
 pub use memo::Memo;
 pub use plan::{Applied, Idle, PartPlan, StackPlan, plan};
-pub use read::{base_tensors, identity, read, settings};
+pub use read::{base_tensors, identity, read, settings, shapes, tensors};

@@ -38,13 +38,26 @@ pub fn base_tensors(row: &ComponentRow, used_as: &str, inspection: &Inspection) 
 /// # Errors
 /// The first thing that is wrong with its tensors.
 pub fn read(lease: &Lease, bytes: &[u8], settings: &BTreeMap<String, AdapterSettings>) -> Result<Lora, LoraError> {
-    let shapes: Vec<Vec<usize>> = lease
-        .tensors()
-        .iter()
-        .map(|tensor| tensor.shape.iter().map(|side| usize::try_from(*side).unwrap_or(usize::MAX)).collect())
-        .collect();
+    Lora::read(&tensors(lease, bytes, &shapes(lease))?, settings)
+}
+
+/// The dimensions of a component's tensors, in their order.
+pub fn shapes(lease: &Lease) -> Vec<Vec<usize>> {
+    let shape = |sides: &[u64]| sides.iter().map(|side| usize::try_from(*side).unwrap_or(usize::MAX)).collect();
+    lease.tensors().iter().map(|tensor| shape(&tensor.shape)).collect()
+}
+
+/// A component's tensors as the algebra takes them; `bytes` are those of the lease, `shapes` as [`shapes`] gives them.
+///
+/// # Errors
+/// The first tensor that is none of a LoRA's.
+pub fn tensors<'a>(
+    lease: &'a Lease,
+    bytes: &'a [u8],
+    shapes: &'a [Vec<usize>],
+) -> Result<Vec<LoraTensor<'a>>, LoraError> {
     let mut tensors = Vec::with_capacity(shapes.len());
-    for (tensor, shape) in lease.tensors().iter().zip(&shapes) {
+    for (tensor, shape) in lease.tensors().iter().zip(shapes) {
         let wrong = |reason: String| LoraError::Tensor { tensor: tensor.name.clone(), reason };
         let element = ElementType::parse(&tensor.dtype).ok_or_else(|| wrong(format!("stored as {}", tensor.dtype)))?;
         let range = usize::try_from(tensor.offset).ok().zip(usize::try_from(tensor.offset + tensor.len).ok());
@@ -52,7 +65,7 @@ pub fn read(lease: &Lease, bytes: &[u8], settings: &BTreeMap<String, AdapterSett
             range.and_then(|(begin, end)| bytes.get(begin..end)).ok_or_else(|| wrong("cut short".to_owned()))?;
         tensors.push(LoraTensor { name: &tensor.name, element, shape, bytes });
     }
-    Lora::read(&tensors, settings)
+    Ok(tensors)
 }
 
 /// What stands beside the factors: in the file's own metadata as diffusers writes it, or in PEFT's file in the same folder.

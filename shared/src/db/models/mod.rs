@@ -5,6 +5,7 @@ mod components;
 mod free_names;
 mod known;
 mod listed;
+mod loras;
 mod metadata;
 mod near;
 mod read;
@@ -20,6 +21,7 @@ mod write;
 pub use component_list::{ComponentFilter, SharedComponent, list_components, shared_component};
 pub use components::{Registered, merged, register_digest};
 pub use known::{KnownModel, known, misread};
+pub use loras::{LoraRow, lora_facts};
 pub use metadata::{MetadataChangeRow, MetadataRow, lock, metadata, metadata_history, set_metadata, set_overrides};
 pub use read::{
     OwnedComponent, component, components_of, count, find, hosts_with, locations_of, names, names_of, of_types_on,

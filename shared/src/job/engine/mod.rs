@@ -18,7 +18,7 @@ pub(super) use assembly::{name_encoders, name_loras, parts, stack_faults};
 pub use faults::Fault;
 pub use generate::{GenerateArgs, Sampler, Schedule};
 pub use input::{ArtifactRef, ImageFormat, Input, check_artifact_name};
-pub use lora::LoraCheckArgs;
+pub use lora::{BlendLorasArgs, LoraCheckArgs, LoraDtype, LoraOutput, LoraSpelling};
 pub use role::Role;
 pub use seed::{SEED_MAX, draw as draw_seed};
 pub use text::{EncodeTextArgs, EncoderOutput, TokenizeArgs};
@@ -45,6 +45,8 @@ pub enum EngineArgs<M = ModelId> {
     Generate(GenerateArgs<M>),
     /// See [`JobKind::LoraCheck`].
     LoraCheck(LoraCheckArgs<M>),
+    /// See [`JobKind::BlendLoras`].
+    BlendLoras(BlendLorasArgs<M>),
 }
 
 impl<M> EngineArgs<M> {
@@ -58,6 +60,7 @@ impl<M> EngineArgs<M> {
             Self::Tokenize(_) => JobKind::Tokenize,
             Self::Generate(_) => JobKind::Generate,
             Self::LoraCheck(_) => JobKind::LoraCheck,
+            Self::BlendLoras(_) => JobKind::BlendLoras,
         }
     }
 
@@ -71,6 +74,7 @@ impl<M> EngineArgs<M> {
             Self::Tokenize(args) => args.faults(),
             Self::Generate(args) => args.faults(),
             Self::LoraCheck(_) => Vec::new(),
+            Self::BlendLoras(args) => args.faults(),
         }
     }
 
@@ -93,6 +97,7 @@ impl<M> EngineArgs<M> {
             Self::LoraCheck(args) => {
                 vec![("/lora".into(), &args.lora, Role::Lora), ("/base".into(), &args.base, Role::LoraBase)]
             }
+            Self::BlendLoras(args) => args.models(),
         }
     }
 
@@ -113,7 +118,7 @@ impl<M> EngineArgs<M> {
             Self::VaeEncode(args) => Some(("/image", &args.image)),
             Self::UnetStep(args) => Some(("/inputs", &args.inputs)),
             Self::Generate(args) => args.noise.as_ref().map(|noise| ("/noise", noise)),
-            Self::EncodeText(_) | Self::Tokenize(_) | Self::LoraCheck(_) => None,
+            Self::EncodeText(_) | Self::Tokenize(_) | Self::LoraCheck(_) | Self::BlendLoras(_) => None,
         }
     }
 
@@ -153,6 +158,7 @@ impl<M> EngineArgs<M> {
             Self::Tokenize(args) => EngineArgs::Tokenize(args.try_with_models(name)?),
             Self::Generate(args) => EngineArgs::Generate(args.try_with_models(name)?),
             Self::LoraCheck(args) => EngineArgs::LoraCheck(args.try_with_models(name)?),
+            Self::BlendLoras(args) => EngineArgs::BlendLoras(args.try_with_models(name)?),
         })
     }
 }

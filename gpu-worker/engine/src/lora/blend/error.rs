@@ -94,11 +94,13 @@ impl Classify for BlendError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Lora { source, .. } => source.code(),
-            Self::NotForBase { .. } | Self::Magnitudes { .. } | Self::Spelling { .. } | Self::Shapes { .. } => {
-                ErrorCode::Unsupported
-            }
+            // room for what is larger than any result may be does not come: it is not waited for
+            Self::NotForBase { .. }
+            | Self::Magnitudes { .. }
+            | Self::Spelling { .. }
+            | Self::Shapes { .. }
+            | Self::TooLarge { .. } => ErrorCode::Unsupported,
             Self::NeedsBase { .. } | Self::Overflow { .. } | Self::Nothing => ErrorCode::InvalidArgument,
-            Self::TooLarge { .. } => ErrorCode::InsufficientCapacity,
             Self::Cancelled => ErrorCode::Cancelled,
             Self::Lost => ErrorCode::Internal,
         }

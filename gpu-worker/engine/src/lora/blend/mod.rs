@@ -32,7 +32,7 @@ use self::{
     plan::{Plan, Target, plan},
     svd::Wanted,
 };
-use super::{file::Module, spelling::BaseTensor};
+use super::spelling::BaseTensor;
 use crate::{Cancel, ElementType};
 
 /// Most bytes of a result, which is held until it is written.
@@ -141,11 +141,11 @@ pub fn blend(
     let Plan { targets, left_out } = plan(sources, base, form.spelling)?;
     let work = Work { sources, targets: &targets, form, next: AtomicUsize::new(0), held: AtomicUsize::new(0) };
     let computed = work.run(control)?;
-    if computed.iter().all(|computed| computed.change.is_none() && computed.bias.is_none()) {
+    if computed.iter().all(|done| done.computed.change.is_none() && done.computed.bias.is_none()) {
         return Err(BlendError::Nothing);
     }
     let (mut lost, mut norm, mut tensors, mut modules) = (0.0, 0.0, Vec::new(), Vec::new());
-    for (target, computed) in targets.iter().zip(computed) {
+    for (target, Done { computed, shape }) in targets.iter().zip(computed) {
         lost += computed.lost * computed.lost;
         norm += computed.norm * computed.norm;
         let rank = match &computed.change {
@@ -153,7 +153,7 @@ pub fn blend(
             _ => 0,
         };
         let error = share(computed.lost, computed.norm);
-        let written = write::tensors(target, work.shape(target), computed, form)?;
+        let written = write::tensors(target, shape, computed, form)?;
         if !written.is_empty() {
             tensors.extend(written);
             modules.push(BlendedModule { stem: target.stem.clone(), rank, error });
@@ -167,6 +167,13 @@ fn share(lost: f64, norm: f64) -> f64 {
     if norm > 0.0 { lost / norm } else { 0.0 }
 }
 
+/// A module that was computed.
+struct Done {
+    computed: Computed,
+    /// Dimensions of its weight, where they are known.
+    shape: Option<Vec<usize>>,
+}
+
 /// Modules in computation.
 struct Work<'a> {
     sources: &'a [Source<'a>],
@@ -178,12 +185,14 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// Every module in the order of the targets.
-    fn run(&self, control: &BlendControl<'_>) -> Result<Vec<Computed>, BlendError> {
-        let slots: Vec<Mutex<Option<Computed>>> = self.targets.iter().map(|_| Mutex::new(None)).collect();
+    fn run(&self, control: &BlendControl<'_>) -> Result<Vec<Done>, BlendError> {
+        let slots: Vec<Mutex<Option<Done>>> = self.targets.iter().map(|_| Mutex::new(None)).collect();
         let ended = std::thread::scope(|scope| {
             let workers: Vec<_> =
                 (0..control.threads.get()).map(|_| scope.spawn(|| self.work(&slots, control))).collect();
-            let ended: Vec<_> = workers.into_iter().map(|worker| worker.join().unwrap_or(Err(BlendError::Lost))).collect();
+            // all are waited for before any is heard
+            let ended: Vec<_> =
+                workers.into_iter().map(|worker| worker.join().unwrap_or(Err(BlendError::Lost))).collect();
             ended.into_iter().collect::<Result<(), BlendError>>()
         });
         ended?;
@@ -191,7 +200,7 @@ impl Work<'_> {
         taken.collect::<Option<Vec<_>>>().ok_or(BlendError::Lost)
     }
 
-    fn work(&self, slots: &[Mutex<Option<Computed>>], control: &BlendControl<'_>) -> Result<(), BlendError> {
+    fn work(&self, slots: &[Mutex<Option<Done>>], control: &BlendControl<'_>) -> Result<(), BlendError> {
         loop {
             let at = self.next.fetch_add(1, Ordering::Relaxed);
             let (Some(target), Some(slot)) = (self.targets.get(at), slots.get(at)) else { return Ok(()) };
@@ -202,19 +211,21 @@ impl Work<'_> {
                 // nothing of it will be written: the others need not go on
                 self.next.store(self.targets.len(), Ordering::Relaxed);
             })?;
-            self.must_stay_small(&computed)?;
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(computed);
             (control.done)(at + 1, self.targets.len());
         }
     }
 
-    fn compute(&self, target: &Target) -> Result<Computed, BlendError> {
-        let term = |(at, stem, strength): &(usize, String, f64)| {
-            let source = self.sources.get(*at)?;
-            Some((source.name.as_str(), find(source, stem)?, *strength))
-        };
-        let terms: Vec<module::Term<'_>> = target.terms.iter().filter_map(term).collect();
-        module::compute(&target.stem, &terms, (self.form.size, self.form.element))
+    fn compute(&self, target: &Target) -> Result<Done, BlendError> {
+        let mut terms = Vec::with_capacity(target.terms.len());
+        for (at, stem, strength) in &target.terms {
+            let source = self.sources.get(*at).ok_or(BlendError::Lost)?;
+            terms.push((source.name.as_str(), source.module(stem)?, *strength));
+        }
+        let computed = module::compute(&target.stem, &terms, (self.form.size, self.form.element))?;
+        self.must_stay_small(&computed)?;
+        let told = || terms.iter().find_map(|(_, module, _)| write::told_shape(module));
+        Ok(Done { shape: target.shape.clone().or_else(told), computed })
     }
 
     fn must_stay_small(&self, computed: &Computed) -> Result<(), BlendError> {
@@ -226,17 +237,4 @@ impl Work<'_> {
         let bytes = (self.held.fetch_add(bytes, Ordering::Relaxed) + bytes) as u64;
         if bytes > LIMIT_BYTES { Err(BlendError::TooLarge { bytes, limit: LIMIT_BYTES }) } else { Ok(()) }
     }
-
-    /// Dimensions of the weight: the base's, else those of a factor that has them.
-    fn shape(&self, target: &Target) -> Option<Vec<usize>> {
-        let told = || {
-            target.terms.iter().find_map(|(at, stem, _)| write::told_shape(find(self.sources.get(*at)?, stem)?))
-        };
-        target.shape.clone().or_else(told)
-    }
-}
-
-fn find<'a>(source: &Source<'a>, stem: &str) -> Option<&'a Module> {
-    let modules = &source.lora.modules;
-    modules.binary_search_by(|module| module.stem.as_str().cmp(stem)).ok().and_then(|at| modules.get(at))
 }

@@ -32,7 +32,7 @@ pub(super) enum Stored {
 }
 
 /// A term: its LoRA's name, its module and its weight.
-pub(super) type Term<'a> = (&'a str, &'a Module, f64);
+pub(super) type Term<'a> = (&'a str, Module, f64);
 
 /// # Errors
 /// [`BlendError`] for what has no sum, does not fit, or overflows.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{
     super::{
-        file::Lora,
+        file::{Lora, Module},
+        index::LoraIndex,
         matching::match_base,
         spelling::{BaseTensor, Spellings, UNNAMED, components, plain},
         stack::Entry,
@@ -17,10 +18,18 @@ use super::{
 pub struct Source<'a> {
     /// What errors call it.
     pub name: String,
-    /// Its modules.
-    pub lora: &'a Lora,
+    /// Its modules, over the file's bytes: each is read when it is computed.
+    pub index: &'a LoraIndex<'a>,
     /// Its weights.
     pub entry: Entry,
+}
+
+impl Source<'_> {
+    /// # Errors
+    /// [`BlendError::Lora`].
+    pub(super) fn module(&self, stem: &str) -> Result<Module, BlendError> {
+        self.index.module(stem).map_err(|source| BlendError::Lora { lora: self.name.clone(), source })
+    }
 }
 
 /// A module of the result.
@@ -95,7 +104,8 @@ fn against(
     base: &[BaseTensor],
     left_out: &mut Vec<(String, String)>,
 ) -> Result<Vec<(String, Place)>, BlendError> {
-    let report = match_base(source.lora, base);
+    let modules = source.index.stems().map(|stem| source.module(stem)).collect::<Result<_, _>>()?;
+    let report = match_base(&Lora { modules, others: Vec::new() }, base);
     if let Some(refusal) = report.refusal() {
         return Err(BlendError::NotForBase { lora: source.name.clone(), refusal });
     }
@@ -113,12 +123,12 @@ fn alone(source: &Source<'_>, spelling: Spelling) -> Result<Vec<(String, Place)>
     if !source.entry.blocks.0.is_empty() {
         return Err(needs(format!("the weights of `{name}` by block are for paths of a base")));
     }
-    let place = |stem: &String| match components(stem) {
+    let place = |stem: &str| match components(stem) {
         (UNNAMED, _) => Err(needs(format!("`{stem}` of `{name}` does not say of which component it is"))),
-        ([component, ..], rest) => Ok((stem.clone(), ((*component).to_owned(), plain(rest)))),
+        ([component, ..], rest) => Ok((stem.to_owned(), ((*component).to_owned(), plain(rest)))),
         ([], _) => Err(needs(format!("`{stem}` of `{name}` is of no component"))),
     };
-    source.lora.modules.iter().map(|module| place(&module.stem)).collect()
+    source.index.stems().map(place).collect()
 }
 
 /// How modules are named.
@@ -147,12 +157,13 @@ impl Names {
             unet.clone().any(|(_, path)| beginnings.iter().any(|begin| path.starts_with(begin)))
         };
         if begins(&ORIGINAL) && begins(&NUMBERED) {
-            let reason = "some LoRAs name the UNet's modules as the original does and some as diffusers does".to_owned();
+            let reason =
+                "some LoRAs name the UNet's modules as the original does and some as diffusers does".to_owned();
             return Err(BlendError::NeedsBase { reason });
         }
         let second = places.keys().any(|(component, _)| component == "text_encoder_2");
-        let stems = sources.iter().flat_map(|source| &source.lora.modules);
-        let counted = stems.map(|module| &module.stem).any(|stem| stem.starts_with("lora_te1_"));
+        let mut stems = sources.iter().flat_map(|source| source.index.stems());
+        let counted = stems.any(|stem| stem.starts_with("lora_te1_"));
         Ok(Self { spellings: None, is_xl: second || counted || begins(&ORIGINAL) })
     }
 

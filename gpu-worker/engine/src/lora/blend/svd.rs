@@ -103,9 +103,7 @@ pub(super) fn leading(matrix: &Matrix, wanted: Wanted) -> Svd {
         let found = sketched(matrix, tried);
         let enough = match wanted {
             Wanted::Rank(_) => true,
-            Wanted::Energy(share) => {
-                found.values.iter().map(|value| value * value).sum::<f64>() >= share * square
-            }
+            Wanted::Energy(share) => found.values.iter().map(|value| value * value).sum::<f64>() >= share * square,
         };
         if enough {
             return found;
@@ -256,7 +254,9 @@ mod tests {
 
     /// A matrix with this many directions whose lengths fall by halves.
     fn made(rows: usize, columns: usize, rank: usize, seed: u64) -> Matrix {
-        let number = |at: usize| ((seed.wrapping_add(at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 2001) as f64 / 1000.0 - 1.0;
+        let number = |at: usize| {
+            ((seed.wrapping_add(at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % 2001) as f64 / 1000.0 - 1.0
+        };
         let mut left = Matrix { rows, columns: rank, values: (0..rows * rank).map(number).collect() };
         let right = Matrix { rows: rank, columns, values: (0..rank * columns).map(|at| number(at + 7919)).collect() };
         for row in left.values.chunks_exact_mut(rank.max(1)) {

@@ -11,6 +11,7 @@ use safetensors::SafeTensors;
 use super::{
     super::{
         file::{Lora, LoraTensor, Module},
+        index::LoraIndex,
         merge::merge,
         stack::{BlockWeights, Entry},
         tests::{cases, golden},
@@ -30,7 +31,8 @@ struct Sum {
 }
 
 fn sums() -> BTreeMap<String, Sum> {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/golden/lora-blends.safetensors");
+    let path =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/golden/lora-blends.safetensors");
     let bytes = std::fs::read(path).unwrap();
     let metadata = SafeTensors::read_metadata(&bytes).unwrap().1.metadata().clone().unwrap();
     let cases: BTreeMap<String, BTreeMap<String, f64>> = serde_json::from_str(&metadata["cases"]).unwrap();
@@ -107,11 +109,18 @@ fn each(mut check: impl FnMut(&str, &Sum, &[Source<'_>], &[BaseTensor])) {
     let bytes = golden();
     let files = cases(&bytes);
     for (name, sum) in sums() {
-        let loras: Vec<(&String, f64, Lora)> =
-            sum.stack.iter().map(|(file, weight)| (file, *weight, files[file.as_str()].lora())).collect();
-        let sources: Vec<Source<'_>> = loras
+        let tensors: Vec<Vec<LoraTensor<'_>>> = sum.stack.keys().map(|file| files[file.as_str()].tensors()).collect();
+        let indexes: Vec<LoraIndex<'_>> = sum
+            .stack
+            .keys()
+            .zip(&tensors)
+            .map(|(file, tensors)| LoraIndex::read(tensors, &files[file.as_str()].settings).unwrap())
+            .collect();
+        let sources: Vec<Source<'_>> = sum
+            .stack
             .iter()
-            .map(|(file, weight, lora)| Source { name: (*file).clone(), lora, entry: entry(file, *weight) })
+            .zip(&indexes)
+            .map(|((file, weight), index)| Source { name: file.clone(), index, entry: entry(file, *weight) })
             .collect();
         check(&name, &sum, &sources, &base(&sum.shape));
     }
@@ -126,8 +135,14 @@ fn an_exact_blend_is_the_stack() {
             let blended = blended(sources, Some(base), form(Size::Exact, element)).unwrap();
             let lora = read(&blended);
             let found = added(&[(&lora.modules[0], 1.0)], &sum.shape);
-            let stack: Vec<(&Module, f64)> =
-                sources.iter().map(|source| (&source.lora.modules[0], source.entry.weight)).collect();
+            let modules: Vec<(Module, f64)> = sources
+                .iter()
+                .map(|source| {
+                    let stem = source.index.stems().next().unwrap();
+                    (source.index.module(stem).unwrap(), source.entry.weight)
+                })
+                .collect();
+            let stack: Vec<(&Module, f64)> = modules.iter().map(|(module, weight)| (module, *weight)).collect();
             let norm = length(&sum.delta);
             assert!(distance(&added(&stack, &sum.shape), &sum.delta) < 1e-6 * norm, "{name}");
             let off = distance(&found, &sum.delta) / norm;
@@ -168,8 +183,10 @@ fn a_cut_blend_is_the_nearest_of_its_rank_and_says_how_near() {
 fn ranks_add_and_the_same_file_again_adds_to_its_weight() {
     let bytes = golden();
     let files = cases(&bytes);
-    let (one, other) = (files["lora"].lora(), files["lora-alpha-is-rank"].lora());
-    let source = |name: &str, lora, weight| Source { name: name.to_owned(), lora, entry: entry(name, weight) };
+    let (one, other) = (files["lora"].tensors(), files["lora-alpha-is-rank"].tensors());
+    let none = BTreeMap::new();
+    let (one, other) = (LoraIndex::read(&one, &none).unwrap(), LoraIndex::read(&other, &none).unwrap());
+    let source = |name: &str, index, weight| Source { name: name.to_owned(), index, entry: entry(name, weight) };
     let exact = form(Size::Exact, ElementType::F32);
     let both = blended(&[source("a", &one, 0.5), source("b", &other, 0.5)], None, exact).unwrap();
     assert_eq!(both.modules[0].rank, 8);
@@ -189,11 +206,16 @@ fn what_cannot_be_blended_is_refused_by_name() {
     let bytes = golden();
     let files = cases(&bytes);
     let of = |names: &[&str], base: Option<&[BaseTensor]>, form: Form| {
-        let loras: Vec<Lora> = names.iter().map(|name| files[*name].lora()).collect();
+        let tensors: Vec<Vec<LoraTensor<'_>>> = names.iter().map(|name| files[*name].tensors()).collect();
+        let indexes: Vec<LoraIndex<'_>> = names
+            .iter()
+            .zip(&tensors)
+            .map(|(name, tensors)| LoraIndex::read(tensors, &files[*name].settings).unwrap())
+            .collect();
         let sources: Vec<Source<'_>> = names
             .iter()
-            .zip(&loras)
-            .map(|(name, lora)| Source { name: (*name).to_owned(), lora, entry: entry(name, 1.0) })
+            .zip(&indexes)
+            .map(|(name, index)| Source { name: (*name).to_owned(), index, entry: entry(name, 1.0) })
             .collect();
         blended(&sources, base, form).unwrap_err()
     };
@@ -202,7 +224,10 @@ fn what_cannot_be_blended_is_refused_by_name() {
     let dora = of(&["lora", "dora-rows"], Some(&base), form(Size::Rank(4), ElementType::F16));
     assert!(matches!(&dora, BlendError::Magnitudes { lora, .. } if lora == "dora-rows"), "{dora}");
     let other = of(&["lora", "conv3"], None, exact);
-    assert!(matches!(&other, BlendError::Shapes { lora, found: [12, 72], expected: [40, 24], .. } if lora == "conv3"), "{other}");
+    assert!(
+        matches!(&other, BlendError::Shapes { lora, found: [12, 72], expected: [40, 24], .. } if lora == "conv3"),
+        "{other}"
+    );
     let other = of(&["conv3"], Some(&base), exact);
     assert!(matches!(&other, BlendError::NotForBase { lora, .. } if lora == "conv3"), "{other}");
     let peft = of(&["peft"], None, exact);
@@ -216,8 +241,10 @@ fn what_cannot_be_blended_is_refused_by_name() {
 #[test]
 fn a_stop_is_heeded_and_progress_told() {
     let bytes = golden();
-    let lora = cases(&bytes)["lora"].lora();
-    let sources = [Source { name: "a".to_owned(), lora: &lora, entry: entry("a", 1.0) }];
+    let (cases, none) = (cases(&bytes), BTreeMap::new());
+    let tensors = cases["lora"].tensors();
+    let index = LoraIndex::read(&tensors, &none).unwrap();
+    let sources = [Source { name: "a".to_owned(), index: &index, entry: entry("a", 1.0) }];
     let (cancel, heard) = (Cancel::new(), AtomicUsize::new(0));
     let done = |done: usize, of: usize| {
         heard.store(done * 100 + of, Ordering::Relaxed);

@@ -1,40 +1,18 @@
-//! `modelyard loras`: which there are, and what one would do to a base.
+//! `modelyard loras check`: what a LoRA would do to a base.
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde::Deserialize;
 use shared::{
     error::ErrorCode,
     job::engine::LoraCheckArgs,
-    wire::{JobView, LoraCheckRequest, LoraCheckResult, SearchRequest},
+    wire::{JobView, LoraCheckRequest, LoraCheckResult},
 };
 
-use super::{engine::PlacingArgs, models, text::bytes};
+use super::super::{engine::PlacingArgs, settle, text::bytes};
 use crate::{args::WaitArgs, client::Client, error::CliError, follow, output::Output};
 
 /// Rows of a list that are shown of each kind without `--all`.
 const SHOWN: usize = 10;
-
-/// What to do with LoRAs.
-#[derive(Debug, Subcommand)]
-pub enum LorasCommand {
-    /// List LoRAs.
-    #[command(visible_alias = "list")]
-    Ls {
-        /// Only names that contain this.
-        #[arg(value_name = "TEXT")]
-        contains: Option<String>,
-
-        /// Only those for these bases, e.g. `sd15`, `sdxl`.
-        #[arg(long, value_name = "BASES", value_delimiter = ',')]
-        base: Vec<String>,
-
-        /// At most so many.
-        #[arg(long)]
-        limit: Option<usize>,
-    },
-    /// Say which tensors of a base a LoRA would change, what it cannot find there, and whether it is for that base at all.
-    Check(CheckArgs),
-}
 
 /// Options of `loras check`.
 #[derive(Debug, Args)]
@@ -57,28 +35,13 @@ pub struct CheckArgs {
 }
 
 /// Does it and gives the exit code: that of what cannot be done for a LoRA that is not for its base.
-pub(crate) async fn run(command: LorasCommand, client: &Client, output: Output) -> Result<u8, CliError> {
-    match command {
-        LorasCommand::Ls { contains, base, limit } => {
-            let request = SearchRequest {
-                name: contains,
-                bases: base,
-                types: vec!["lora".to_owned()],
-                ..SearchRequest::default()
-            };
-            models::print(&models::found(request, limit, client).await?, output).map(|()| 0)
-        }
-        LorasCommand::Check(args) => check(args, client, output).await,
-    }
-}
-
-async fn check(args: CheckArgs, client: &Client, output: Output) -> Result<u8, CliError> {
+pub(super) async fn run(args: CheckArgs, client: &Client, output: Output) -> Result<u8, CliError> {
     let label = format!("check {} on {}", args.lora, args.base);
     let wanted = LoraCheckArgs { lora: args.lora, base: args.base };
     let request = LoraCheckRequest { args: wanted, placing: args.placing.placing() };
     let job: JobView = client.post("/v1/loras/check", &request).await?;
     if args.wait.no_wait {
-        return super::settle(client, output, job, "lora_check", args.wait).await.map(|()| 0);
+        return settle(client, output, job, "lora_check", args.wait).await.map(|()| 0);
     }
     let job = match job.state.is_terminal() {
         true => job,
@@ -103,6 +66,13 @@ fn show(result: &LoraCheckResult, shown: usize, output: Output) -> Result<(), Cl
         (
             "matched",
             format!("{} modules; {} of these components stay as they are", result.matched.len(), result.untouched),
+        ),
+        (
+            "without effect",
+            match result.without_effect {
+                0 => String::new(),
+                modules => format!("{modules} modules: their scale is 0"),
+            },
         ),
         ("ranks", ranks.collect::<Vec<_>>().join(", ")),
         (
