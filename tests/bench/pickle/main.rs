@@ -100,7 +100,7 @@ fn pass(subject: &Subject, torch: &mut Torch, is_cold: bool, ways: &mut Ways) ->
     let mut dropped = None;
     let mut prepare = || -> anyhow::Result<()> {
         if is_cold {
-            dropped = Some(cache::drop_pages(path)?);
+            dropped = Some(cache::drop_pages(path, true)?);
             Ok(())
         } else {
             warm(path)
