@@ -29,7 +29,7 @@ impl FakeLibrary {
         let file = folder.join(name);
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fakes").join(source);
         let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-O1", "-pthread", "-o"]).arg(&file).arg(&source);
+        compiler.args(["-shared", "-fPIC", "-O1", "-pthread", "-o"]).arg(&file).arg(&source).arg("-lm");
         assert!(compiler.status().expect("a C compiler").success(), "{} cannot be compiled", source.display());
         let library = Self { file, script: script.to_owned() };
         library.write();

@@ -155,6 +155,15 @@ pub trait Device: Send {
     /// As [`Device::allocate`], and [`DeviceError::Interrupted`] once `go_on` says no.
     fn allocate_while(&mut self, bytes: u64, go_on: &mut dyn FnMut() -> bool) -> Result<SlabId, DeviceError>;
 
+    /// As [`Device::allocate`], for a slab that a [`SlabWriter`] is to fill: where the system is slow to promise memory, it gives it
+    /// as it is written.
+    ///
+    /// # Errors
+    /// As [`Device::allocate`].
+    fn reserve(&mut self, bytes: u64) -> Result<SlabId, DeviceError> {
+        self.allocate(bytes)
+    }
+
     /// Bytes that a slab really takes.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ pub mod latents_io;
 pub mod lora;
 mod mapped;
 pub mod measure;
+mod memory_file;
 pub mod models;
 pub mod noise;
 pub mod nvml;

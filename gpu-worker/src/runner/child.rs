@@ -297,12 +297,8 @@ impl Child {
 
     /// Begins a merge; what came of it where it has ended already.
     fn apply(&mut self, call: Call, order: &ApplyOrder) -> Result<Option<Result<Done, CopyError>>, End> {
-        let (mut alive, cancel) = (tell(&self.voice, call), self.cancelled.flag(call));
-        let mut wanted = || {
-            alive(Step::Copied(0));
-            !cancel.is_cancelled()
-        };
-        match self.copies.begin(order, &mut wanted) {
+        let cancel = self.cancelled.flag(call);
+        match self.copies.begin(order) {
             Ok(Begun::There(applied)) => Ok(Some(Ok(Done::Applied(applied)))),
             Ok(Begun::Merge(merge, pending)) => {
                 match self.merges.begin(call, (merge, pending), cancel, tell(&self.voice, call)) {

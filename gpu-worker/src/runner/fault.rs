@@ -46,6 +46,17 @@ impl FaultDevice {
         if self.lost { Err(sticky()) } else { Ok(()) }
     }
 
+    fn allocates(&mut self, bytes: u64) -> Result<(), DeviceError> {
+        self.alive()?;
+        self.allocations += 1;
+        if matches!(self.fault, Some(Fault::NoMemory(at)) if at == self.allocations) {
+            self.fault = None;
+            let capacity_bytes = self.device.facts().capacity_bytes;
+            return Err(DeviceError::OutOfMemory { needed_bytes: bytes, available_bytes: 0, capacity_bytes });
+        }
+        Ok(())
+    }
+
     /// Whether the fault strikes a write of `[offset, end)`; it is used up then.
     fn strike(&mut self, end: u64) -> Option<Fault> {
         let at = match self.fault.as_ref()? {
@@ -77,14 +88,13 @@ impl Device for FaultDevice {
     }
 
     fn allocate_while(&mut self, bytes: u64, go_on: &mut dyn FnMut() -> bool) -> Result<SlabId, DeviceError> {
-        self.alive()?;
-        self.allocations += 1;
-        if matches!(self.fault, Some(Fault::NoMemory(at)) if at == self.allocations) {
-            self.fault = None;
-            let capacity_bytes = self.facts().capacity_bytes;
-            return Err(DeviceError::OutOfMemory { needed_bytes: bytes, available_bytes: 0, capacity_bytes });
-        }
+        self.allocates(bytes)?;
         self.device.allocate_while(bytes, go_on)
+    }
+
+    fn reserve(&mut self, bytes: u64) -> Result<SlabId, DeviceError> {
+        self.allocates(bytes)?;
+        self.device.reserve(bytes)
     }
 
     fn slab_bytes(&self, slab: SlabId) -> Result<u64, DeviceError> {

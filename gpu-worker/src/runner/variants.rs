@@ -40,7 +40,7 @@ pub(super) struct Pending {
 impl Copies {
     /// Reserves what a variant takes, and says what is to be done for it. Where the base's own copy is to be changed it is no more
     /// on the device from here on.
-    pub(super) fn begin(&mut self, order: &ApplyOrder, wanted: &mut dyn FnMut() -> bool) -> Result<Begun, CopyError> {
+    pub(super) fn begin(&mut self, order: &ApplyOrder) -> Result<Begun, CopyError> {
         if let Some(there) = self.there(order)? {
             return Ok(Begun::There(there));
         }
@@ -58,7 +58,7 @@ impl Copies {
             (self.copy(order.base)?.slab, None)
         } else {
             let base = self.view(order.base)?;
-            let slab = self.device.allocate_while(plan.bytes, wanted).map_err(|error| self.with_would_free(error))?;
+            let slab = self.device.reserve(plan.bytes).map_err(|error| self.with_would_free(error))?;
             (slab, Some(base))
         };
         let writer = match self.device.writer(slab) {

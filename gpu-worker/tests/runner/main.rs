@@ -4,3 +4,4 @@
 mod copies;
 mod faults;
 mod support;
+mod variants;

@@ -36,21 +36,39 @@ impl Bench {
 
     /// A component of two tensors in RAM.
     pub(crate) async fn component(&self, name: &str, bytes: u64) -> Lease {
+        let cut = bytes / 3;
+        self.component_of(name, &[("a", "U8", &[cut]), ("b", "U8", &[bytes - cut])], |file| write_pattern(file, name, bytes)).await
+    }
+
+    /// A component of these tensors in RAM: names, types, shapes; `write` writes their bytes, one behind the other.
+    pub(crate) async fn component_of(
+        &self,
+        name: &str,
+        tensors: &[(&str, &str, &[u64])],
+        write: impl FnOnce(&mut File),
+    ) -> Lease {
         let path = self.folder.path().join(name);
-        let mut file = File::create(&path).unwrap();
-        write_pattern(&mut file, name, bytes);
-        let tensor = |name: &str, begin, end| TensorRange {
-            name: name.into(),
-            dtype: "U8".into(),
-            shape: vec![end - begin],
-            file_index: 0,
-            begin,
-            end,
-        };
+        write(&mut File::create(&path).unwrap());
+        let mut begin = 0;
+        let ranges = tensors.iter().map(|(name, dtype, shape)| {
+            let each = if *dtype == "U8" { 1 } else { 2 };
+            let end = begin + shape.iter().product::<u64>() * each;
+            let range = TensorRange {
+                name: (*name).into(),
+                dtype: (*dtype).into(),
+                shape: shape.to_vec(),
+                file_index: 0,
+                begin,
+                end,
+            };
+            begin = end;
+            range
+        });
+        let tensors = ranges.collect();
         let request = LoadRequest {
             key: Arc::from(ComponentId::generate().to_string()),
             sources: vec![SourceFile { expected: FileIdentity::of(&path).unwrap(), path }],
-            tensors: vec![tensor("a", 0, bytes / 3), tensor("b", bytes / 3, bytes)],
+            tensors,
             gathered: Vec::new(),
             expected_digest: None,
             io: IoOptions::default(),

@@ -4,9 +4,11 @@
 //! The agent never makes a context; a runner makes one, when it opens its device, and keeps it for its life.
 #![expect(unsafe_code, reason = "the driver's memory functions are unsafe; sizes and lifetimes are kept here")]
 
+mod batch;
 mod driver;
 mod errors;
 mod fill;
+mod kernel;
 mod slab;
 mod staging;
 #[cfg(test)]

@@ -44,6 +44,24 @@ impl CudaMemory {
         self.context.bind_to_thread()
     }
 
+    /// Another allocation of so many bytes in the same context, which is bound to this thread.
+    ///
+    /// # Errors
+    /// `OutOfMemory` with the device's own numbers, or what the driver answers.
+    pub(super) fn beside(&self, length: usize) -> Result<Self, DeviceError> {
+        Self::allocate(&self.context, length).map_err(|error| match error {
+            DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY) => {
+                let (free, total) = self.context.mem_get_info().unwrap_or_default();
+                DeviceError::OutOfMemory {
+                    needed_bytes: length as u64,
+                    available_bytes: free as u64,
+                    capacity_bytes: total as u64,
+                }
+            }
+            error => failed("allocating memory for factors")(error),
+        })
+    }
+
     /// Whether so many bytes lie in it from `offset` on.
     pub(super) fn holds(&self, offset: u64, bytes: usize) -> bool {
         let end = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(bytes));

@@ -1,15 +1,28 @@
 //! Variants in the memory of a CUDA device, from another thread than the device's own.
 //!
-//! Tensors pass through the host in groups: the base's bytes come down, are changed by the loop that the processor has, and go
-//! up again. What another slab holds already is copied within the device.
+//! The base's bytes stay on the device. The LoRA's factors are read and scaled on the host, go up in groups, and the program of
+//! `merge.cu` sums them as the processor's loop does: equal stacks have equal bytes on every device. What is no product of thin
+//! matrices goes up whole. Only for DoRA, whose magnitudes depend on the weight, a tensor of the base comes down.
 
-use std::sync::{Arc, Weak};
+use std::{
+    borrow::Cow,
+    sync::{Arc, Weak},
+};
 
-use super::{errors::failed, slab::CudaMemory};
-use crate::lora::{Made, MergeControl, Place, VariantError, VariantTensor, on_host};
+use super::{
+    batch::{Batch, Entry},
+    errors::failed,
+    kernel::Kernel,
+    slab::CudaMemory,
+};
+use crate::{
+    ElementType,
+    lora::{Added, Change, Failed, Made, MergeControl, MergeError, Place, Stored, VariantError, VariantTensor, added, matrix, modules},
+    tensor::elements,
+};
 
-/// Bytes of a group of tensors on the host, about.
-const GROUP: u64 = 128 << 20;
+/// Bytes of factors that go up at once, about.
+const GROUP: usize = 64 << 20;
 
 /// An allocation that nobody else uses.
 pub(crate) struct CudaWriter {
@@ -33,52 +46,111 @@ impl CudaWriter {
         control: &MergeControl<'_>,
     ) -> Result<(), VariantError> {
         self.memory.bind().map_err(failed("binding the context"))?;
-        let (mut group, mut bytes) = (Vec::new(), 0);
+        let kernel = Kernel::load().map_err(failed("loading the program that merges"))?;
+        let mut batch = Batch::default();
         for tensor in tensors {
-            if let Made::Taken(place) = &tensor.made {
-                self.take(&tensor, *place)?;
-                (control.done)(tensor.to.end - tensor.to.start);
-                continue;
+            if control.cancel.is_cancelled() {
+                return Err(failure(&tensor, MergeError::Cancelled));
             }
-            bytes += tensor.to.end.saturating_sub(tensor.to.start);
-            group.push(tensor);
-            if bytes >= GROUP {
-                self.through_host(std::mem::take(&mut group), control)?;
-                bytes = 0;
+            match &tensor.made {
+                Made::Taken(place) => {
+                    self.take(&tensor, *place)?;
+                    (control.done)(tensor.length().unwrap_or(0) as u64);
+                }
+                Made::Changed(place, changes) => batch.push(self.entry(&tensor, *place, changes)?),
+            }
+            if batch.bytes() >= GROUP {
+                self.flush(&kernel, std::mem::take(&mut batch), control)?;
             }
         }
-        self.through_host(group, control)
+        self.flush(&kernel, batch, control)
     }
 
     /// Copies what another slab holds, within the device.
     fn take(&self, tensor: &VariantTensor<'_>, place: Place<'_>) -> Result<(), VariantError> {
         let Place::Slab(view, begin) = place else { return Ok(()) };
-        let length = tensor.length().ok_or_else(|| tensor.outside())?;
-        let from = view.as_cuda().ok_or_else(|| tensor.outside())?;
+        let length = tensor.length().filter(|length| self.memory.holds(tensor.to.start, *length));
+        let length = length.ok_or_else(|| tensor.outside())?;
+        let from = view.as_cuda().filter(|from| from.holds(begin, length)).ok_or_else(|| tensor.outside())?;
         Ok(self.memory.copy_from(tensor.to.start, from, begin, length).map_err(failed("copying within the device"))?)
     }
 
-    fn through_host(&self, tensors: Vec<VariantTensor<'_>>, control: &MergeControl<'_>) -> Result<(), VariantError> {
-        let mut buffer = Vec::new();
-        let mut places = Vec::with_capacity(tensors.len());
-        for tensor in &tensors {
-            let length = tensor.length().ok_or_else(|| tensor.outside())?;
-            let begin = buffer.len();
-            buffer.resize(begin + length, 0);
-            let (from, at) = match &tensor.made {
-                Made::Changed(Place::Slab(view, at), _) => (view.as_cuda().ok_or_else(|| tensor.outside())?, *at),
-                Made::Changed(Place::Here, _) | Made::Taken(_) => (&self.memory, tensor.to.start),
-            };
-            from.read(at, buffer.get_mut(begin..).unwrap_or_default()).map_err(failed("copying from the device"))?;
-            places.push((tensor.name.to_owned(), tensor.to.start, begin..begin + length));
+    /// Reads a tensor's modules and finds its bytes.
+    fn entry(
+        &self,
+        tensor: &VariantTensor<'_>,
+        place: Place<'_>,
+        changes: &[Change<'_>],
+    ) -> Result<Entry, VariantError> {
+        let outside = || tensor.outside();
+        let length = tensor.length().ok_or_else(outside)?;
+        let (from, at) = match place {
+            Place::Slab(view, at) => (view.as_cuda().ok_or_else(outside)?, at),
+            Place::Here => (&self.memory, tensor.to.start),
+        };
+        if !from.holds(at, length) || !self.memory.holds(tensor.to.start, length) {
+            return Err(outside());
         }
-        let here = tensors.into_iter().zip(&places).map(|(tensor, (_, _, range))| tensor.here(range.clone()));
-        on_host(&mut buffer, here.collect(), control)?;
-        for (tensor, at, range) in places {
-            let outside = || VariantError::outside(&tensor);
-            let bytes = buffer.get(range).ok_or_else(outside)?;
-            self.memory.write(at, bytes).map_err(failed("copying to the device"))?;
+        let whole = elements(tensor.shape).and_then(|count| count.checked_mul(tensor.element.bytes()));
+        if whole != Some(length) {
+            let (stem, expected) = (String::new(), tensor.shape.to_vec());
+            return Err(failure(tensor, MergeError::Shape { stem, found: [length, 1], expected }));
         }
+        let stored = stored(tensor.element).ok_or_else(|| failure(tensor, MergeError::Type { found: tensor.element }))?;
+        let added = self.added(tensor, (from, at, length), changes)?;
+        let (rows, columns) = matrix(tensor.shape);
+        let small = |side: usize| u32::try_from(side).map_err(|_| outside());
+        Ok(Entry {
+            tensor: tensor.name.to_owned(),
+            element: tensor.element,
+            length,
+            from: from.pointer() + at,
+            to: self.memory.pointer() + tensor.to.start,
+            stored,
+            rows: small(rows)?,
+            columns: small(columns)?,
+            added,
+        })
+    }
+
+    fn added(
+        &self,
+        tensor: &VariantTensor<'_>,
+        (from, at, length): (&CudaMemory, u64, usize),
+        changes: &[Change<'_>],
+    ) -> Result<Vec<Added>, VariantError> {
+        let modules = modules(changes).map_err(|error| failure(tensor, error.into()))?;
+        let bytes = || {
+            let mut bytes = vec![0; length];
+            let read = from.read(at, &mut bytes).map_err(failed("copying from the device"));
+            read.map(|()| Cow::Owned(bytes)).map_err(|error| MergeError::Memory { answer: error.to_string() })
+        };
+        let stored = Stored { element: tensor.element, shape: tensor.shape, bytes: &bytes };
+        let added = modules.iter().map(|(module, strength)| added(tensor.name, stored, module, *strength));
+        added.filter_map(Result::transpose).collect::<Result<_, _>>().map_err(|error| failure(tensor, error))
+    }
+
+    fn flush(&self, kernel: &Kernel, batch: Batch, control: &MergeControl<'_>) -> Result<(), VariantError> {
+        let work = match batch.is_empty() {
+            true => return Ok(()),
+            false => self.memory.beside(batch.bytes())?,
+        };
+        batch.carry_out(kernel, &work)?;
+        (control.done)(batch.made());
         Ok(())
+    }
+}
+
+fn failure(tensor: &VariantTensor<'_>, error: MergeError) -> VariantError {
+    VariantError::Tensor(Failed { tensor: tensor.name.to_owned(), error })
+}
+
+/// The type's number in `merge.cu`; none for one that is not changed.
+fn stored(element: ElementType) -> Option<u32> {
+    match element {
+        ElementType::F32 => Some(0),
+        ElementType::F16 => Some(1),
+        ElementType::Bf16 => Some(2),
+        _ => None,
     }
 }

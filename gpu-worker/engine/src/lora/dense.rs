@@ -7,7 +7,7 @@ use super::{
 
 /// A change, as cheap to add as its flavour allows.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Delta {
+pub(crate) enum Delta {
     /// `up` (rows × rank) times `down` (rank × columns).
     Product { up: Vec<f32>, down: Vec<f32>, rank: usize },
     /// Every entry.

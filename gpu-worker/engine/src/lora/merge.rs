@@ -1,13 +1,17 @@
 //! The changed tensor: base bytes in 32-bit floats, plus the changes in their order, rounded once.
 
-use std::num::NonZeroUsize;
+use std::{
+    io,
+    num::NonZeroUsize,
+    sync::{Mutex, PoisonError},
+};
 
 use shared::error::{Classify, ErrorCode};
 
 use super::{
-    change::{Stored, of_weight},
+    change::{Added, Stored, of_weight},
     file::{LoraError, Module},
-    parallel::{Task, carry_out},
+    parallel::{Sink, Task, Trouble, carry_out},
 };
 use crate::{Cancel, tensor::ElementType};
 
@@ -43,6 +47,12 @@ pub enum MergeError {
     /// The module cannot be read.
     #[error(transparent)]
     Module(#[from] LoraError),
+    /// Bytes that the change is made from cannot be read.
+    #[error("its bytes cannot be read: {answer}")]
+    Memory {
+        /// The system's answer.
+        answer: String,
+    },
     /// Somebody asked for it to stop.
     #[error("the merge was cancelled")]
     Cancelled,
@@ -56,6 +66,7 @@ impl Classify for MergeError {
             Self::Overflow { .. } => ErrorCode::InvalidArgument,
             Self::Module(error) => error.code(),
             Self::Cancelled => ErrorCode::Cancelled,
+            Self::Memory { .. } => ErrorCode::Internal,
         }
     }
 }
@@ -75,12 +86,36 @@ pub fn merge(
     if changed.is_empty() {
         return Ok(bytes.to_vec());
     }
-    let mut out = vec![0_u8; bytes.len()];
     let prepare = move |weight: Stored<'_>| {
         let summands = changed.iter().map(|(module, strength)| of_weight(weight, module, *strength));
-        summands.filter_map(Result::transpose).collect()
+        summands.filter_map(Result::transpose).map(|added| added.map(Added::packed)).collect()
     };
-    let task = Task { name: "", element, shape, from: Some(bytes), to: &mut out, prepare: Some(Box::new(prepare)) };
-    carry_out(vec![task], threads, &|_| {}, &Cancel::new()).map_err(|failed| failed.error)?;
-    Ok(out)
+    let to = 0..bytes.len() as u64;
+    let task = Task { name: "", element, shape, from: Some(bytes), to, prepare: Some(Box::new(prepare)) };
+    let out = Out(Mutex::new(vec![0; bytes.len()]));
+    match carry_out(vec![task], &out, threads, &|_| {}, &Cancel::new()) {
+        Ok(()) => Ok(out.0.into_inner().unwrap_or_else(PoisonError::into_inner)),
+        Err(Trouble::Tensor(failed)) => Err(failed.error),
+        Err(Trouble::Memory(error)) => Err(MergeError::Memory { answer: error.to_string() }),
+    }
+}
+
+/// A tensor of its own.
+struct Out(Mutex<Vec<u8>>);
+
+impl Sink for Out {
+    fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = usize::try_from(at).map_err(io::Error::other)?;
+        let place = out.get_mut(begin..begin + bytes.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        place.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read(&self, at: u64, to: &mut [u8]) -> io::Result<()> {
+        let out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = usize::try_from(at).map_err(io::Error::other)?;
+        to.copy_from_slice(out.get(begin..begin + to.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
 }

@@ -4,9 +4,11 @@
 //! which block decides no byte.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
+    io,
     num::NonZeroUsize,
-    slice::{Chunks, ChunksMut},
+    ops::Range,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -18,13 +20,31 @@ use super::{
     kernel::{ROWS, Rows, Summand, change},
     merge::MergeError,
 };
-use crate::{Cancel, tensor::ElementType, tensor::elements};
+use crate::{
+    Cancel,
+    tensor::{ElementType, elements},
+};
 
 /// Bytes of a block, about: a fraction of a millisecond for usual ranks, and within a processor's cache.
 const BLOCK: usize = 256 << 10;
 
-/// Makes what is added to a tensor from the tensor's own bytes.
+/// Makes what is added to a tensor.
 pub(crate) type Prepare<'a> = Box<dyn FnOnce(Stored<'_>) -> Result<Vec<Summand>, MergeError> + Send + 'a>;
+
+/// Where tensors go: memory that several threads write to, each its own range.
+pub(crate) trait Sink: Sync {
+    /// Writes all bytes from this place on.
+    ///
+    /// # Errors
+    /// What the system answers.
+    fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Reads from this place on.
+    ///
+    /// # Errors
+    /// What the system answers.
+    fn read(&self, at: u64, out: &mut [u8]) -> io::Result<()>;
+}
 
 /// A tensor to be made.
 pub(crate) struct Task<'a> {
@@ -33,7 +53,8 @@ pub(crate) struct Task<'a> {
     pub(crate) shape: &'a [usize],
     /// The bytes that are changed; none when they are where the changed ones go.
     pub(crate) from: Option<&'a [u8]>,
-    pub(crate) to: &'a mut [u8],
+    /// Where it goes.
+    pub(crate) to: Range<u64>,
     /// The changes; none when the bytes are only to be copied.
     pub(crate) prepare: Option<Prepare<'a>>,
 }
@@ -49,38 +70,57 @@ pub struct Failed {
     pub error: MergeError,
 }
 
+/// Why not all tensors were made.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// One of them cannot be made.
+    Tensor(Failed),
+    /// The memory that they go to does not take them.
+    Memory(io::Error),
+}
+
 /// Makes all of them; `done` hears of the bytes of each block. What stands in the targets after an error is not to be used.
 ///
 /// # Errors
 /// The first that was found.
 pub(crate) fn carry_out(
     mut tasks: Vec<Task<'_>>,
+    sink: &dyn Sink,
     threads: NonZeroUsize,
     done: &(dyn Fn(usize) + Sync),
     cancel: &Cancel,
-) -> Result<(), Failed> {
+) -> Result<(), Trouble> {
     // the largest first: what is left for the end is small
-    tasks.sort_by_key(|task| std::cmp::Reverse(task.to.len()));
-    let bytes: usize = tasks.iter().map(|task| task.to.len()).sum();
-    let queue =
-        Queue { state: Mutex::new(State { waiting: tasks.into(), ..State::default() }), changed: Condvar::new() };
+    tasks.sort_by_key(|task| std::cmp::Reverse(task.length()));
+    let bytes: usize = tasks.iter().filter_map(Task::length).sum();
+    let state = State { waiting: tasks.into(), ..State::default() };
+    let queue = Queue { state: Mutex::new(state), changed: Condvar::new(), sink, done, cancel };
     let helpers = (threads.get() - 1).min(bytes / BLOCK);
     std::thread::scope(|scope| {
         for _ in 0..helpers {
             // a thread that the system refuses is one less
-            let _ = std::thread::Builder::new().name("merge".into()).spawn_scoped(scope, || work(&queue, done, cancel));
+            let _ = std::thread::Builder::new().name("merge".into()).spawn_scoped(scope, || queue.work());
         }
-        work(&queue, done, cancel);
+        queue.work();
     });
-    match queue.state.into_inner().unwrap_or_else(PoisonError::into_inner).failed {
-        Some(failed) => Err(failed),
+    match queue.state.into_inner().unwrap_or_else(PoisonError::into_inner).trouble {
+        Some(trouble) => Err(trouble),
         None => Ok(()),
+    }
+}
+
+impl Task<'_> {
+    fn length(&self) -> Option<usize> {
+        self.to.end.checked_sub(self.to.start).and_then(|bytes| usize::try_from(bytes).ok())
     }
 }
 
 struct Queue<'a> {
     state: Mutex<State<'a>>,
     changed: Condvar,
+    sink: &'a dyn Sink,
+    done: &'a (dyn Fn(usize) + Sync),
+    cancel: &'a Cancel,
 }
 
 #[derive(Default)]
@@ -89,15 +129,13 @@ struct State<'a> {
     open: VecDeque<Open<'a>>,
     /// Tensors whose changes are being prepared: blocks will come of them.
     preparing: usize,
-    failed: Option<Failed>,
+    trouble: Option<Trouble>,
 }
 
 /// A tensor whose rows are being changed.
 struct Open<'a> {
-    from: Option<Chunks<'a, u8>>,
-    to: ChunksMut<'a, u8>,
-    /// The first row of the next block.
-    row: usize,
+    /// The first byte of the next block.
+    next: usize,
     facts: Arc<Facts<'a>>,
 }
 
@@ -105,9 +143,13 @@ struct Open<'a> {
 struct Facts<'a> {
     name: &'a str,
     element: ElementType,
+    from: Option<&'a [u8]>,
+    to: u64,
+    length: usize,
     columns: usize,
-    /// Rows of a block.
-    rows: usize,
+    /// Bytes of a row, and of a block.
+    width: usize,
+    share: usize,
     /// None to copy.
     changes: Option<Vec<Summand>>,
     /// Values that do not fit.
@@ -115,15 +157,26 @@ struct Facts<'a> {
 }
 
 struct Block<'a> {
-    from: Option<&'a [u8]>,
-    to: &'a mut [u8],
-    row: usize,
+    range: Range<usize>,
     facts: Arc<Facts<'a>>,
 }
 
 enum Next<'a> {
     Prepare(Task<'a>),
     Change(Block<'a>),
+}
+
+impl<'a> State<'a> {
+    fn block(&mut self) -> Option<Block<'a>> {
+        let open = self.open.front_mut()?;
+        let (begin, facts) = (open.next, open.facts.clone());
+        open.next += facts.share;
+        // only its blocks hold the facts of a tensor that is through
+        if open.next >= facts.length {
+            self.open.pop_front();
+        }
+        Some(Block { range: begin..facts.length.min(begin + facts.share), facts })
+    }
 }
 
 impl<'a> Queue<'a> {
@@ -135,7 +188,7 @@ impl<'a> Queue<'a> {
     fn next(&self) -> Option<Next<'a>> {
         let mut state = self.lock();
         loop {
-            if state.failed.is_some() {
+            if state.trouble.is_some() {
                 return None;
             }
             if let Some(block) = state.block() {
@@ -152,39 +205,100 @@ impl<'a> Queue<'a> {
         }
     }
 
-    fn opened(&self, opened: Result<Open<'a>, Failed>) {
+    fn opened(&self, opened: Result<Open<'a>, Trouble>) {
         let mut state = self.lock();
         state.preparing -= 1;
         match opened {
-            Ok(open) => state.open.push_back(open),
-            Err(failed) => state.failed = state.failed.take().or(Some(failed)),
+            // one without bytes has no blocks
+            Ok(open) if open.facts.length > 0 => state.open.push_back(open),
+            Ok(_) => {}
+            Err(trouble) => state.trouble = state.trouble.take().or(Some(trouble)),
         }
         self.changed.notify_all();
     }
 
-    fn fail(&self, name: &str, error: MergeError) {
+    fn fail(&self, trouble: Trouble) {
         let mut state = self.lock();
-        state.failed = state.failed.take().or(Some(Failed { tensor: name.to_owned(), error }));
+        state.trouble = state.trouble.take().or(Some(trouble));
         self.changed.notify_all();
+    }
+
+    fn work(&self) {
+        let _watch = Watch(self);
+        let mut buffer = Vec::new();
+        while let Some(next) = self.next() {
+            match next {
+                Next::Prepare(task) => self.opened(self.open(task)),
+                Next::Change(block) => {
+                    if self.cancel.is_cancelled() {
+                        return self.fail(failed(block.facts.name, MergeError::Cancelled));
+                    }
+                    let (facts, bytes) = (block.facts.clone(), block.range.len());
+                    if let Err(trouble) = self.make(block, &mut buffer) {
+                        self.fail(trouble);
+                    }
+                    // whoever holds the facts last has changed the last block
+                    if let Some(facts) = Arc::into_inner(facts)
+                        && let values @ 1.. = facts.lost.into_inner()
+                    {
+                        self.fail(failed(facts.name, MergeError::Overflow { values, element: facts.element }));
+                    }
+                    (self.done)(bytes);
+                }
+            }
+        }
+    }
+
+    fn open(&self, task: Task<'a>) -> Result<Open<'a>, Trouble> {
+        let length = task.length();
+        let Task { name, element, shape, from, to, prepare } = task;
+        let whole = elements(shape).and_then(|count| count.checked_mul(element.bytes()));
+        let Some(length) = length.filter(|length| whole == Some(*length) && from.is_none_or(|from| from.len() == *length))
+        else {
+            let found = [length.unwrap_or(0), 1];
+            return Err(failed(name, MergeError::Shape { stem: String::new(), found, expected: shape.to_vec() }));
+        };
+        let bytes = || match from {
+            Some(from) => Ok(Cow::Borrowed(from)),
+            None => {
+                let mut bytes = vec![0; length];
+                let read = self.sink.read(to.start, &mut bytes);
+                read.map(|()| Cow::Owned(bytes)).map_err(|error| MergeError::Memory { answer: error.to_string() })
+            }
+        };
+        let stored = Stored { element, shape, bytes: &bytes };
+        let (_, columns) = stored.matrix();
+        let changes = prepare.map(|prepare| prepare(stored)).transpose().map_err(|error| failed(name, error))?;
+        let width = (columns * element.bytes()).max(1);
+        let share = (BLOCK / width).next_multiple_of(ROWS).max(ROWS) * width;
+        let (to, lost) = (to.start, AtomicUsize::new(0));
+        let facts = Facts { name, element, from, to, length, columns, width, share, changes, lost };
+        Ok(Open { next: 0, facts: Arc::new(facts) })
+    }
+
+    fn make(&self, Block { range, facts }: Block<'_>, buffer: &mut Vec<u8>) -> Result<(), Trouble> {
+        let at = facts.to + range.start as u64;
+        let from = facts.from.and_then(|from| from.get(range.clone()));
+        let Some(changes) = &facts.changes else {
+            // what is to be copied from where it goes is there
+            return from.map_or(Ok(()), |from| self.sink.write(at, from)).map_err(Trouble::Memory);
+        };
+        // written from a buffer that stays in the processor's cache: memory of the sink that was never touched would cost a fault
+        // and a page of zeros for each page
+        buffer.resize(range.len(), 0);
+        if from.is_none() {
+            self.sink.read(at, buffer).map_err(Trouble::Memory)?;
+        }
+        let rows = Rows { from, first: range.start / facts.width, columns: facts.columns };
+        let lost = change(facts.element, rows, buffer, changes);
+        let lost = lost.ok_or_else(|| failed(facts.name, MergeError::Type { found: facts.element }))?;
+        facts.lost.fetch_add(lost, Ordering::Relaxed);
+        self.sink.write(at, buffer).map_err(Trouble::Memory)
     }
 }
 
-impl<'a> State<'a> {
-    fn block(&mut self) -> Option<Block<'a>> {
-        while let Some(open) = self.open.front_mut() {
-            let (from, to) = (open.from.as_mut().and_then(Iterator::next), open.to.next());
-            let (row, facts) = (open.row, open.facts.clone());
-            open.row += facts.rows;
-            // only its blocks hold the facts of a tensor that is through
-            if open.to.len() == 0 {
-                self.open.pop_front();
-            }
-            if let Some(to) = to {
-                return Some(Block { from, to, row, facts });
-            }
-        }
-        None
-    }
+fn failed(name: &str, error: MergeError) -> Trouble {
+    Trouble::Tensor(Failed { tensor: name.to_owned(), error })
 }
 
 /// Lets nobody wait for a thread that panicked: the panic itself goes to whoever called.
@@ -193,66 +307,7 @@ struct Watch<'q, 'a>(&'q Queue<'a>);
 impl Drop for Watch<'_, '_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.fail("", MergeError::Cancelled);
+            self.0.fail(failed("", MergeError::Cancelled));
         }
     }
-}
-
-fn work(queue: &Queue<'_>, done: &(dyn Fn(usize) + Sync), cancel: &Cancel) {
-    let _watch = Watch(queue);
-    while let Some(next) = queue.next() {
-        match next {
-            Next::Prepare(task) => {
-                let name = task.name;
-                queue.opened(open(task).map_err(|error| Failed { tensor: name.to_owned(), error }));
-            }
-            Next::Change(block) => {
-                if cancel.is_cancelled() {
-                    return queue.fail(block.facts.name, MergeError::Cancelled);
-                }
-                let bytes = block.to.len();
-                let facts = block.facts.clone();
-                if let Err(error) = carry_out_block(block) {
-                    queue.fail(facts.name, error);
-                }
-                // whoever holds the facts last has changed the last block
-                if let Some(facts) = Arc::into_inner(facts) {
-                    match facts.lost.into_inner() {
-                        0 => {}
-                        values => queue.fail(facts.name, MergeError::Overflow { values, element: facts.element }),
-                    }
-                }
-                done(bytes);
-            }
-        }
-    }
-}
-
-fn open(task: Task<'_>) -> Result<Open<'_>, MergeError> {
-    let Task { name, element, shape, from, to, prepare } = task;
-    let whole = elements(shape).and_then(|count| count.checked_mul(element.bytes()));
-    if whole != Some(to.len()) || from.is_some_and(|from| from.len() != to.len()) {
-        return Err(MergeError::Shape { stem: String::new(), found: [to.len(), 1], expected: shape.to_vec() });
-    }
-    let stored = Stored { element, shape, bytes: from.unwrap_or(to) };
-    let (_, columns) = stored.matrix();
-    let changes = prepare.map(|prepare| prepare(stored)).transpose()?;
-    let width = (columns * element.bytes()).max(1);
-    let rows = (BLOCK / width).next_multiple_of(ROWS).max(ROWS);
-    let facts = Facts { name, element, columns, rows, changes, lost: AtomicUsize::new(0) };
-    let share = rows * width;
-    Ok(Open { from: from.map(|from| from.chunks(share)), to: to.chunks_mut(share), row: 0, facts: Arc::new(facts) })
-}
-
-fn carry_out_block(Block { from, to, row, facts }: Block<'_>) -> Result<(), MergeError> {
-    let Some(changes) = &facts.changes else {
-        if let Some(from) = from {
-            to.copy_from_slice(from);
-        }
-        return Ok(());
-    };
-    let rows = Rows { from, first: row, columns: facts.columns };
-    let lost = change(facts.element, rows, to, changes).ok_or(MergeError::Type { found: facts.element })?;
-    facts.lost.fetch_add(lost, Ordering::Relaxed);
-    Ok(())
 }

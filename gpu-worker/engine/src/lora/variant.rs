@@ -5,9 +5,11 @@ use std::{num::NonZeroUsize, ops::Range};
 use shared::error::{Classify, ErrorCode};
 
 use super::{
-    change::{Stored, of_bias, of_weight},
+    change::{Added, Stored, of_bias, of_weight},
+    file::{LoraError, Module},
     index::LoraIndex,
-    parallel::{Failed, Prepare, Task, carry_out},
+    merge::MergeError,
+    parallel::{Failed, Prepare, Sink, Task, Trouble, carry_out},
 };
 use crate::{Cancel, DeviceError, ElementType, SlabView};
 
@@ -26,19 +28,17 @@ pub struct VariantTensor<'a> {
     pub made: Made<'a>,
 }
 
-impl VariantTensor<'_> {
+impl<'a> VariantTensor<'a> {
+    /// Where the bytes are that it is made of.
+    fn place(&self) -> Place<'a> {
+        match &self.made {
+            Made::Taken(place) | Made::Changed(place, _) => *place,
+        }
+    }
+
     /// Its bytes; none when it begins behind its end.
     pub(crate) fn length(&self) -> Option<usize> {
         self.to.end.checked_sub(self.to.start).and_then(|bytes| usize::try_from(bytes).ok())
-    }
-
-    /// The same tensor, made from what stands at this place of a buffer.
-    pub(crate) fn here(self, range: Range<usize>) -> Self {
-        let made = match self.made {
-            Made::Taken(_) => Made::Taken(Place::Here),
-            Made::Changed(_, changes) => Made::Changed(Place::Here, changes),
-        };
-        Self { to: range.start as u64..range.end as u64, made, ..self }
     }
 
     pub(crate) fn outside(&self) -> VariantError {
@@ -77,6 +77,7 @@ pub struct Change<'a> {
 
 /// Who hears of a merge, and who may stop it.
 #[expect(missing_debug_implementations, reason = "holds a function")]
+#[derive(Clone, Copy)]
 pub struct MergeControl<'a> {
     /// Threads that work on it.
     pub threads: NonZeroUsize,
@@ -118,56 +119,70 @@ impl Classify for VariantError {
     }
 }
 
-/// Makes the tensors of a variant in a slab of host memory.
+/// Makes the tensors of a variant in so many bytes of host memory.
 ///
 /// # Errors
-/// [`VariantError`]; what stands in the slab then is not to be used.
+/// [`Trouble`]; what stands in the memory then is not to be used.
 pub(crate) fn on_host(
-    slab: &mut [u8],
+    sink: &dyn Sink,
+    bytes: u64,
     mut tensors: Vec<VariantTensor<'_>>,
     control: &MergeControl<'_>,
-) -> Result<(), VariantError> {
+) -> Result<Result<(), Trouble>, VariantError> {
     tensors.sort_by_key(|tensor| tensor.to.start);
-    let (mut rest, mut at) = (slab, 0);
+    let mut end = 0;
     let mut tasks = Vec::with_capacity(tensors.len());
     for tensor in tensors {
-        let outside = || tensor.outside();
-        let skip = tensor.to.start.checked_sub(at).and_then(|bytes| usize::try_from(bytes).ok()).ok_or_else(outside)?;
-        let (_, from_here) = rest.split_at_mut_checked(skip).ok_or_else(outside)?;
-        let (to, behind) =
-            tensor.length().and_then(|length| from_here.split_at_mut_checked(length)).ok_or_else(outside)?;
-        (rest, at) = (behind, tensor.to.end);
-        tasks.push(task(tensor, to)?);
+        if tensor.to.start < end || tensor.to.end < tensor.to.start || tensor.to.end > bytes {
+            return Err(tensor.outside());
+        }
+        end = tensor.to.end;
+        tasks.push(task(tensor)?);
     }
     let done = |bytes: usize| (control.done)(bytes as u64);
-    Ok(carry_out(tasks, control.threads, &done, control.cancel)?)
+    Ok(carry_out(tasks, sink, control.threads, &done, control.cancel))
 }
 
-fn task<'a>(tensor: VariantTensor<'a>, to: &'a mut [u8]) -> Result<Task<'a>, VariantError> {
-    let VariantTensor { name, element, shape, made, .. } = tensor;
-    let (place, changes) = match made {
-        Made::Taken(place) => (place, None),
-        Made::Changed(place, changes) => (place, Some(changes)),
-    };
+fn task(tensor: VariantTensor<'_>) -> Result<Task<'_>, VariantError> {
+    let (place, length) = (tensor.place(), tensor.length());
+    let VariantTensor { name, element, shape, to, made } = tensor;
     let from = match place {
         Place::Here => None,
         Place::Slab(view, begin) => {
             let begin = usize::try_from(begin).ok();
-            let range = begin.and_then(|begin| Some(begin..begin.checked_add(to.len())?));
+            let range = begin.zip(length).and_then(|(begin, length)| Some(begin..begin.checked_add(length)?));
             let bytes = view.as_slice().zip(range).and_then(|(bytes, range)| bytes.get(range));
             Some(bytes.ok_or_else(|| VariantError::outside(name))?)
         }
     };
-    let prepare = changes.map(|changes| summands(name, changes));
+    let prepare = match made {
+        Made::Taken(_) => None,
+        Made::Changed(_, changes) => Some(summands(name, changes)),
+    };
     Ok(Task { name, element, shape, from, to, prepare })
 }
 
 /// Reads the modules and makes what they add to the tensor: to a bias what stands in the file for it, to a weight the rest.
 fn summands<'a>(name: &'a str, changes: Vec<Change<'a>>) -> Prepare<'a> {
-    let of = if name.ends_with(".bias") { of_bias } else { of_weight };
-    Box::new(move |stored: Stored<'_>| {
-        let active = changes.iter().filter(|change| change.strength != 0.0);
-        let summand = |change: &Change<'_>| of(stored, &change.lora.module(change.stem)?, change.strength);
-        active.map(summand).filter_map(Result::transpose).collect()
+    Box::new(move |stored| {
+        let modules = modules(&changes)?;
+        let added = modules.iter().map(|(module, strength)| added(name, stored, module, *strength));
+        added.filter_map(Result::transpose).map(|added| added.map(Added::packed)).collect()
     })
+}
+
+/// The modules of the changes that do something, read from their files.
+pub(crate) fn modules(changes: &[Change<'_>]) -> Result<Vec<(Module, f64)>, LoraError> {
+    let active = changes.iter().filter(|change| change.strength != 0.0);
+    active.map(|change| Ok((change.lora.module(change.stem)?, change.strength))).collect()
+}
+
+/// What a module adds to the tensor of this name; none when it does not change it.
+pub(crate) fn added(
+    name: &str,
+    stored: Stored<'_>,
+    module: &Module,
+    strength: f64,
+) -> Result<Option<Added>, MergeError> {
+    if name.ends_with(".bias") { of_bias(stored, module, strength) } else { of_weight(stored, module, strength) }
 }

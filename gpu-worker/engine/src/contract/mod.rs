@@ -1,5 +1,7 @@
 //! What every device must do: the same checks for each implementation, run by its tests and by hosts that have the hardware.
 
+mod merging;
+
 use crate::{ALIGN, Device, DeviceError, Place, Share, device::SlabId};
 
 /// Bytes that a driver may keep after everything was freed.
@@ -20,6 +22,7 @@ pub fn check(device: &mut dyn Device) -> Result<(), String> {
     whole_again(device)?;
     sharing(device)?;
     viewing(device)?;
+    merging::check(device)?;
     let after = settled(device)?;
     ensure(after.used_bytes == 0, "bytes are still booked after all was freed")?;
     // the figure of a CUDA device is that of all its users, and the driver keeps a few blocks for small allocations

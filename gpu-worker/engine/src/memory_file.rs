@@ -1,0 +1,140 @@
+//! The memory file of a slab: written by one, read by many, sealed before another process has it.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use huge_pages::{HUGE, Window};
+use rustix::{
+    fs::{
+        FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat,
+        ftruncate, memfd_create, open,
+    },
+    io::{Errno, pread, pwrite, retry_on_intr},
+};
+
+use crate::{lora::Sink, mapped::Mapped};
+
+/// Memory comes in pages.
+pub(crate) const PAGE: u64 = 4096;
+/// From here on a slab is made of huge pages where they are to be had.
+const BIG: u64 = 16 << 20;
+/// A step whose huge pages take longer is dearer than with ordinary ones: the system must first move others away.
+const PATIENCE: Duration = Duration::from_millis(60);
+/// Bytes promised between two looks at whether they are still wanted: the system takes some 20 ms for them.
+const STEP: usize = 64 << 20;
+/// What the system counts a file's memory in.
+const BLOCK: u64 = 512;
+
+/// A memory file. Its writable descriptor never leaves this value: other processes are given descriptors for reading, after the
+/// file was sealed against every write.
+#[derive(Debug)]
+pub(crate) struct MemoryFile(OwnedFd);
+
+impl MemoryFile {
+    /// A file of so many bytes, none of which the system has promised yet.
+    pub(crate) fn new(bytes: u64) -> Result<Self, Errno> {
+        let file = memfd_create("modelyard-device", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        ftruncate(&file, bytes)?;
+        Ok(Self(file))
+    }
+
+    /// Has the system promise all its pages now, not at the first touch; false when they are not wanted any more.
+    pub(crate) fn promise_while(&self, bytes: u64, go_on: &mut dyn FnMut() -> bool) -> Result<bool, Errno> {
+        let mut window = Window::open(&self.0, bytes / HUGE * HUGE).ok().filter(|_| bytes >= BIG);
+        for begin in (0..bytes).step_by(STEP) {
+            if !go_on() {
+                return Ok(false);
+            }
+            if window.as_ref().is_some_and(|window| !self.huge(window, begin, bytes)) {
+                window = None;
+            }
+            // pages reserved this way are not zeroed before the first whole-page write
+            fallocate(&self.0, FallocateFlags::empty(), begin, (STEP as u64).min(bytes - begin))?;
+        }
+        Ok(true)
+    }
+
+    /// Asks for the huge pages of one step; whether to ask for those of the next. What gets none gets ordinary ones.
+    fn huge(&self, window: &Window, begin: u64, bytes: u64) -> bool {
+        let (began, end) = (Instant::now(), (begin + STEP as u64).min(bytes / HUGE * HUGE));
+        for unit in (begin..end).step_by(HUGE as usize) {
+            // one page of each must be there; that there is no memory at all is found out by who allocates the rest
+            let there = fallocate(&self.0, FallocateFlags::empty(), unit, PAGE);
+            if there.is_ok() && window.collapse(unit).is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput) {
+                return false;
+            }
+        }
+        began.elapsed() < PATIENCE
+    }
+
+    /// Has the system promise what nobody wrote to.
+    pub(crate) fn promise(&self, bytes: u64) -> io::Result<()> {
+        if self.system_bytes()? < bytes {
+            self.promise_while(bytes, &mut || true)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that the system has given it.
+    pub(crate) fn system_bytes(&self) -> Result<u64, Errno> {
+        Ok(u64::try_from(fstat(&self.0)?.st_blocks).unwrap_or(0) * BLOCK)
+    }
+
+    /// True once other processes may have it.
+    pub(crate) fn is_sealed(&self) -> Result<bool, Errno> {
+        Ok(fcntl_get_seals(&self.0)?.contains(SealFlags::WRITE))
+    }
+
+    /// A read-only descriptor of the file, which nobody can write to or cut any more.
+    pub(crate) fn sealed(&self) -> Result<OwnedFd, Errno> {
+        if !fcntl_get_seals(&self.0)?.contains(SealFlags::SEAL) {
+            let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+            fcntl_add_seals(&self.0, seals)?;
+        }
+        let path = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// Maps its first `len` bytes for reading; the mapping keeps the file from being written to.
+    ///
+    /// # Errors
+    /// What the system answers, or that it is shorter.
+    pub(crate) fn map(self: &Arc<Self>, len: u64) -> io::Result<Mapped> {
+        if u64::try_from(fstat(&self.0)?.st_size).unwrap_or(0) < len {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the slab's memory is shorter than the slab"));
+        }
+        Mapped::of(&self.0, len)
+    }
+}
+
+/// Written to by the device, or by the one writer that the device has handed out, never while it is mapped.
+impl Sink for MemoryFile {
+    fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let (mut at, mut rest) = (at, bytes);
+        while !rest.is_empty() {
+            let written = retry_on_intr(|| pwrite(&self.0, rest, at))?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            at += written as u64;
+            rest = rest.get(written..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn read(&self, at: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut done = 0;
+        while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let read = retry_on_intr(|| pread(&self.0, &mut *rest, at + done as u64))?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            done += read;
+        }
+        Ok(())
+    }
+}

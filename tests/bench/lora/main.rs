@@ -1,0 +1,91 @@
+//! The bench of LoRAs: variants of an SDXL UNet of real size in a runner's memory, beside diffusers and a plain merge on torch, each side
+//! in a process of its own. `README.md` in the parent folder has the method.
+#![expect(clippy::print_stdout, reason = "printing results is what a bench is for")]
+
+#[path = "../cpu.rs"]
+mod cpu;
+#[path = "../facts.rs"]
+mod facts;
+mod model;
+mod ours;
+mod report;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use anyhow::Context;
+use clap::Parser;
+
+use report::{Passes, Report};
+
+const PEER: &str = include_str!("peer.py");
+
+/// Measures variants beside torch and diffusers.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// The agent's program, whose runner is measured.
+    #[arg(long)]
+    program: PathBuf,
+    /// Folder for what the peers read.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Interpreter with torch, diffusers and peft; without it the peers are left out.
+    #[arg(long)]
+    python: Option<PathBuf>,
+    /// Threads of all sides.
+    #[arg(long, default_value_t = 2)]
+    threads: u16,
+    /// Passes of each work; the median counts.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// A UNet with few channels: checks that everything runs, says nothing about speed.
+    #[arg(long)]
+    small: bool,
+    /// One side only: `ours`, `torch` or `diffusers`.
+    #[arg(long)]
+    only: Option<String>,
+    /// JSON instead of tables.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let machine = facts::facts(&cli.dir)?;
+    let mut report = Report { machine, threads: cli.threads, small: cli.small, sides: BTreeMap::new(), bytes: None };
+    let wanted = |side: &str| cli.only.as_deref().is_none_or(|only| only == side);
+    if wanted("ours") {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let measured = runtime.block_on(ours::measure(&cli.program, cli.threads, cli.rounds, cli.small))?;
+        report.bytes = Some(measured.bytes);
+        report.sides.insert("ours".to_owned(), measured.passes);
+    }
+    if let Some(python) = &cli.python {
+        for side in ["torch", "diffusers"].into_iter().filter(|side| wanted(side)) {
+            let mut command = Command::new(python);
+            command.args(["-c", PEER, side]).arg(&cli.dir).args([cli.threads.to_string(), cli.rounds.to_string()]);
+            command.arg(if cli.small { "small" } else { "real" });
+            command.env("HF_HUB_OFFLINE", "1").env("OMP_NUM_THREADS", cli.threads.to_string());
+            let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+            anyhow::ensure!(output.status.success(), "{side} ended with {}", output.status);
+            let passes: Passes = serde_json::from_slice(&output.stdout).with_context(|| format!("what {side} said"))?;
+            report.sides.insert(side.to_owned(), passes);
+        }
+    }
+    if cli.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        report::print(&report);
+    }
+    Ok(())
+}
+
+/// The median of what was measured.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
+}

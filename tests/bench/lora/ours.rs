@@ -1,0 +1,186 @@
+//! Our side: a runner process on `cpu:0` with the base and the LoRAs in its memory, as an agent has it when it applies a stack.
+
+use std::{collections::BTreeMap, path::Path, time::Instant};
+
+use anyhow::Context;
+use gpu_worker::runner::{
+    Applied, ApplyOrder, DeviceLoad, LoraSource, Runner, RunnerConfig, RunnerState, Term, TensorChange,
+};
+use shared::{ids::ComponentId, shutdown::Tasks};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    cpu,
+    model::{self, Component, Modules},
+    report::{Pass, Passes},
+};
+
+const RANK: usize = 32;
+const STOPPING: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// What was measured.
+pub(crate) struct Measured {
+    pub(crate) passes: Passes,
+    /// Bytes of the base, and of variants by modules that change.
+    pub(crate) bytes: BTreeMap<String, u64>,
+}
+
+/// A LoRA on the device.
+struct Lora {
+    component: ComponentId,
+    paths: Vec<String>,
+}
+
+struct Bench {
+    runner: Runner,
+    base: ComponentId,
+    loras: Vec<Lora>,
+    rounds: usize,
+    passes: Passes,
+}
+
+/// A stack: places of LoRAs, with weights.
+type Stack<'s> = &'s [(usize, f64)];
+
+/// Applies, changes, swaps and removes.
+///
+/// # Errors
+/// What the runner says.
+pub(crate) async fn measure(program: &Path, threads: u16, rounds: usize, small: bool) -> anyhow::Result<Measured> {
+    let tasks = Tasks::new();
+    let config = RunnerConfig {
+        device: "cpu:0".into(),
+        memory_bytes: 1 << 40,
+        program: program.to_owned(),
+        onnxruntime: None,
+        python: None,
+        threads: Some(threads),
+        log_filter: "warn".into(),
+    };
+    let runner = Runner::supervise(config, &tasks);
+    runner.status().wait_for(|status| status.state == RunnerState::Ready).await?;
+    let unet = model::unet(small)?;
+    let base = load(&runner, &Component::of(&unet), 1).await?;
+    let mut loras = Vec::new();
+    for (seed, modules) in [Modules::All, Modules::Attention, Modules::Middle, Modules::All].into_iter().enumerate() {
+        let changed = model::changed(&unet, modules);
+        let component = load(&runner, &Component::of(&model::lora(&changed, RANK)), seed as u64 + 2).await?;
+        loras.push(Lora { component, paths: changed.into_iter().map(|(path, ..)| path).collect() });
+    }
+    let mut bench = Bench { runner, base, loras, rounds, passes: Passes::new() };
+    let before = bench.runner.digest(base).await?;
+    let bytes = bench.all().await?;
+    anyhow::ensure!(bench.runner.digest(base).await? == before, "the base is not what it was");
+    bench.runner.stop(STOPPING).await;
+    tasks.stop_and_wait(STOPPING).await;
+    Ok(Measured { passes: bench.passes, bytes })
+}
+
+async fn load(runner: &Runner, component: &Component, seed: u64) -> anyhow::Result<ComponentId> {
+    let (id, extent) = (ComponentId::generate(), component.fill(seed)?.seal()?);
+    let load = DeviceLoad {
+        component: id,
+        digest: format!("component {seed}"),
+        tensors: component.tensors.clone(),
+        source: extent.fd_readonly()?,
+        offset: extent.offset(),
+        bytes: component.bytes,
+    };
+    runner.load(load, |_| {}, &CancellationToken::new()).await?;
+    Ok(id)
+}
+
+impl Bench {
+    async fn all(&mut self) -> anyhow::Result<BTreeMap<String, u64>> {
+        let mut bytes = BTreeMap::new();
+        for (name, stack) in [("attention", &[(1, 0.8)]), ("all", &[(0, 0.8)])] {
+            bytes.insert(name.to_owned(), self.fresh(&format!("apply: {name}"), stack).await?);
+        }
+        self.fresh("apply: a stack of three", &[(0, 0.8), (1, 0.5), (2, 0.3)]).await?;
+        let before: Stack<'_> = &[(0, 0.8), (1, 0.5), (2, 0.3)];
+        for (what, after) in [
+            ("the weight of one over the middle block", &[(0, 0.8), (1, 0.5), (2, 0.4)]),
+            ("the weight of one over attention", &[(0, 0.8), (1, 0.6), (2, 0.3)]),
+            ("the weight of one over all", &[(0, 0.9), (1, 0.5), (2, 0.3)]),
+        ] {
+            self.change(&format!("change in a stack of three: {what}"), before, after).await?;
+        }
+        self.change("swap one over all for another", &[(0, 0.8)], &[(3, 0.8)]).await?;
+        self.back("return to a cached variant", &[(0, 0.8)]).await?;
+        let base = self.runner.status().borrow().resident.iter().find(|there| there.component == self.base).map(|there| there.bytes);
+        bytes.insert("base".to_owned(), base.context("the base is on the device")?);
+        Ok(bytes)
+    }
+
+    /// A stack over the base alone; the bytes of its variant.
+    async fn fresh(&mut self, what: &str, stack: Stack<'_>) -> anyhow::Result<u64> {
+        let mut bytes = 0;
+        for _ in 0..self.rounds {
+            let order = self.order(stack, None);
+            let (applied, pass) = self.timed(order.clone()).await?;
+            self.keep(what, pass);
+            bytes = applied.bytes;
+            self.runner.unload(order.variant).await?;
+        }
+        Ok(bytes)
+    }
+
+    /// One stack after another, whose variant is still there.
+    async fn change(&mut self, what: &str, before: Stack<'_>, after: Stack<'_>) -> anyhow::Result<()> {
+        let earlier = self.order(before, None);
+        self.timed(earlier.clone()).await?;
+        for _ in 0..self.rounds {
+            let order = self.order(after, Some(earlier.variant));
+            let (_, pass) = self.timed(order.clone()).await?;
+            self.keep(what, pass);
+            self.runner.unload(order.variant).await?;
+        }
+        self.runner.unload(earlier.variant).await?;
+        Ok(())
+    }
+
+    /// A stack whose variant is there.
+    async fn back(&mut self, what: &str, stack: Stack<'_>) -> anyhow::Result<()> {
+        let order = self.order(stack, None);
+        self.timed(order.clone()).await?;
+        for _ in 0..self.rounds.max(20) {
+            let (applied, pass) = self.timed(order.clone()).await?;
+            anyhow::ensure!(applied.already, "the variant was made again");
+            self.keep(what, pass);
+        }
+        self.runner.unload(order.variant).await?;
+        Ok(())
+    }
+
+    fn keep(&mut self, what: &str, pass: Pass) {
+        self.passes.entry(what.to_owned()).or_default().push(pass);
+    }
+
+    async fn timed(&self, order: ApplyOrder) -> anyhow::Result<(Applied, Pass)> {
+        let (processors, began) = (cpu::seconds()?, Instant::now());
+        let applied = self.runner.apply(order, |_| {}, &CancellationToken::new()).await?;
+        let seconds = began.elapsed().as_secs_f64();
+        Ok((applied, Pass { seconds, processor_seconds: cpu::seconds()? - processors }))
+    }
+
+    fn order(&self, stack: Stack<'_>, reuse: Option<ComponentId>) -> ApplyOrder {
+        let mut changes: BTreeMap<&str, Vec<Term>> = BTreeMap::new();
+        for (lora, strength) in stack {
+            for path in self.loras.get(*lora).into_iter().flat_map(|lora| &lora.paths) {
+                let term = Term { lora: *lora, stem: format!("unet.{path}"), strength: *strength };
+                changes.entry(path).or_default().push(term);
+            }
+        }
+        let change = |(path, terms): (&str, Vec<Term>)| TensorChange { tensor: format!("{path}.weight"), terms };
+        let source = |lora: &Lora| LoraSource { component: lora.component, settings: BTreeMap::new() };
+        ApplyOrder {
+            variant: ComponentId::generate(),
+            key: format!("{stack:?}"),
+            base: self.base,
+            loras: self.loras.iter().map(source).collect(),
+            changes: changes.into_iter().map(change).collect(),
+            reuse,
+            in_place: false,
+        }
+    }
+}

@@ -1,0 +1,136 @@
+"""The peers of the LoRA bench in a process of their own: a plain merge on torch, or diffusers with peft.
+
+Prints one line of JSON: passes by work. Arguments: torch|diffusers FOLDER THREADS ROUNDS real|small."""
+
+import json
+import os
+import resource
+import sys
+import time
+
+import torch
+
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+
+side, folder = sys.argv[1:3]
+threads, rounds, small = int(sys.argv[3]), int(sys.argv[4]), sys.argv[5] == "small"
+torch.set_num_threads(threads)
+torch.set_grad_enabled(False)
+RANK = 32
+
+
+def config():
+    channels, heads, context = ([32, 64, 128], [1, 2, 4], 204) if small else ([320, 640, 1280], [5, 10, 20], 2048)
+    return {
+        "block_out_channels": channels, "attention_head_dim": heads, "cross_attention_dim": context,
+        "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": True, "norm_num_groups": 32,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+        "sample_size": 128,
+    }
+
+
+def values(shape, seed):
+    """16-bit floats of a few hundredths; cheap to make."""
+    some = torch.empty(1 << 20).uniform_(-0.05, 0.05, generator=torch.Generator().manual_seed(seed)).half()
+    count = 1
+    for length in shape:
+        count *= length
+    return some.repeat(-(-count // some.numel()))[:count].reshape(shape).clone()
+
+
+def unet():
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        made = UNet2DConditionModel.from_config(config())
+    made = made.half().to_empty(device="cpu").eval()
+    for number, weight in enumerate(made.parameters()):
+        weight.copy_(values(weight.shape, number))
+    return made
+
+
+def has(path, modules):
+    attention = ".attn1." in path or ".attn2." in path
+    last = path.rsplit(".", 1)[-1]
+    if modules == "attention":
+        return attention
+    return attention or ".ff.net." in path or ("attentions." in path and last.startswith("proj_"))
+
+
+def matrices(model, modules):
+    linear = ((path, module.weight) for path, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    return [(path, weight) for path, weight in linear if has(path, modules)]
+
+
+def lora(model, modules, seed):
+    made = {}
+    for number, (path, weight) in enumerate(matrices(model, modules)):
+        rows, columns = weight.shape
+        made[f"unet.{path}.lora_A.weight"] = values((RANK, columns), seed + number)
+        made[f"unet.{path}.lora_B.weight"] = values((rows, RANK), seed + number + 1)
+    return made
+
+
+passes = {}
+
+
+def timed(work, what):
+    before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    done = what()
+    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    if work:
+        passes.setdefault(work, []).append({"seconds": seconds, "processor_seconds": used})
+    return done
+
+
+def plain():
+    model = unet()
+    for modules in ("attention", "all"):
+        factors = lora(model, modules, 10_000)
+
+        def merged():
+            # the base stays: every changed matrix is a new one, summed in 32 bits and rounded once
+            out = {}
+            for path, weight in matrices(model, modules):
+                up, down = factors[f"unet.{path}.lora_B.weight"], factors[f"unet.{path}.lora_A.weight"]
+                out[path] = torch.addmm(weight.float(), up.float(), down.float(), alpha=0.8).half()
+            return out
+
+        for _ in range(rounds):
+            timed(f"apply: {modules}", merged)
+
+
+def through_diffusers():
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
+    from safetensors.torch import save_file
+
+    model = unet()
+    for modules in ("attention", "all"):
+        save_file(lora(model, modules, 10_000), os.path.join(folder, f"{modules}.safetensors"))
+    pipe = StableDiffusionXLPipeline(
+        vae=None, text_encoder=None, text_encoder_2=None, tokenizer=None, tokenizer_2=None, unet=model,
+        scheduler=EulerDiscreteScheduler(), add_watermarker=False,
+    )
+    for modules in ("attention", "all"):
+
+        def applied():
+            pipe.load_lora_weights(folder, weight_name=f"{modules}.safetensors", adapter_name="one")
+            pipe.set_adapters(["one"], [0.8])
+            pipe.fuse_lora(adapter_names=["one"])
+
+        def removed():
+            pipe.unfuse_lora()
+            pipe.unload_lora_weights()
+
+        # a pass takes a minute or more
+        for _ in range(1 if not small else rounds):
+            timed(f"apply: {modules}", applied)
+            timed(f"remove: {modules}", removed)
+
+
+{"torch": plain, "diffusers": through_diffusers}[side]()
+print(json.dumps(passes), file=answers, flush=True)
