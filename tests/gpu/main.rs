@@ -4,6 +4,7 @@
 
 mod copy;
 mod load;
+mod merges;
 mod models;
 mod share;
 mod steps;
@@ -80,13 +81,14 @@ fn main() -> ExitCode {
     // each check opens the device for itself, and a failure of one does not hide the others
     let (worker, mib) = (&arguments.worker, arguments.mib);
     let search = engine::onnx::Search { named: arguments.onnxruntime.clone(), python: arguments.python.clone() };
-    let checks: [(&str, &dyn Fn() -> Result<String>); 7] = [
+    let checks: [(&str, &dyn Fn() -> Result<String>); 8] = [
         ("device", &|| facts(&device)),
         ("device contract", &|| contract(&device)),
         ("load: disk → RAM → device, runner process", &|| load::through_a_runner(&device, worker, mib)),
         ("attach: a second process, by handle", &|| load::attached(&device, worker, mib.min(256))),
         ("copies to the device", &|| copy::beside_the_driver(&device, mib)),
         ("models: VAE, CLIP and UNet on the CUDA provider", &|| models::beside_the_cpu(&device, &search)),
+        ("variants: LoRAs merged on the device, at full size", &|| merges::at_full_size(&device)),
         ("models: a UNet step at full size", &|| steps::at_full_size(&device, &search)),
     ];
     let mut code = ExitCode::SUCCESS;

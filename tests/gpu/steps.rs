@@ -47,7 +47,7 @@ pub(crate) fn at_full_size(device: &str, search: &Search) -> Result<String> {
 }
 
 /// Name, config and side of the latents.
-fn releases() -> [(&'static str, Value, usize); 2] {
+pub(crate) fn releases() -> [(&'static str, Value, usize); 2] {
     let sd15 = json!({ "cross_attention_dim": 768 });
     let sdxl = json!({
         "block_out_channels": [320, 640, 1280], "transformer_layers_per_block": [1, 2, 10], "cross_attention_dim": 2048,

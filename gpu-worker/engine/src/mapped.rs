@@ -1,5 +1,8 @@
 //! The one place of this crate that maps memory: the memory file of a slab, for reading.
-#![expect(unsafe_code, reason = "mapping a file is unsafe; that nobody changes or cuts it meanwhile is seen to by its owner")]
+#![expect(
+    unsafe_code,
+    reason = "mapping a file is unsafe; that nobody changes or cuts it meanwhile is seen to by its owner"
+)]
 
 use std::{io, os::fd::OwnedFd};
 

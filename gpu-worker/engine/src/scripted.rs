@@ -32,8 +32,12 @@ pub(crate) fn within(test: &str, script: &str, body: impl FnOnce(&Script)) {
     let folder = tempfile::tempdir().unwrap();
     let library = folder.path().join("libcuda.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fakes/cuda.c");
-    let compiled =
-        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-pthread", "-o"]).arg(&library).arg(source).arg("-lm").status();
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-pthread", "-o"])
+        .arg(&library)
+        .arg(source)
+        .arg("-lm")
+        .status();
     assert!(compiled.unwrap().success(), "the stand-in cannot be compiled");
     fs::write(folder.path().join("libcuda.so.script"), script).unwrap();
     let output = Command::new(env::current_exe().unwrap())

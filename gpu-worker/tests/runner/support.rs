@@ -37,7 +37,10 @@ impl Bench {
     /// A component of two tensors in RAM.
     pub(crate) async fn component(&self, name: &str, bytes: u64) -> Lease {
         let cut = bytes / 3;
-        self.component_of(name, &[("a", "U8", &[cut]), ("b", "U8", &[bytes - cut])], |file| write_pattern(file, name, bytes)).await
+        self.component_of(name, &[("a", "U8", &[cut]), ("b", "U8", &[bytes - cut])], |file| {
+            write_pattern(file, name, bytes)
+        })
+        .await
     }
 
     /// A component of these tensors in RAM: names, types, shapes; `write` writes their bytes, one behind the other.

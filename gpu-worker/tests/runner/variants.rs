@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io::Write};
 
-use gpu_worker::runner::{ApplyOrder, LoraSource, RunnerError, RunnerState, Term, TensorChange};
+use gpu_worker::runner::{ApplyOrder, LoraSource, RunnerError, RunnerState, TensorChange, Term};
 use residency::Lease;
 use rustix::process::Signal;
 use shared::{error::Classify, error::ErrorCode, ids::ComponentId};

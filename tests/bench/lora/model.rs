@@ -67,7 +67,10 @@ pub(crate) fn changed(unet: &[(String, Vec<usize>)], modules: Modules) -> Vec<(S
 /// A LoRA of this rank.
 pub(crate) fn lora(changed: &[(String, usize, usize)], rank: usize) -> Vec<(String, Vec<usize>)> {
     let factors = |(path, rows, columns): &(String, usize, usize)| {
-        [(format!("unet.{path}.lora_A.weight"), vec![rank, *columns]), (format!("unet.{path}.lora_B.weight"), vec![*rows, rank])]
+        [
+            (format!("unet.{path}.lora_A.weight"), vec![rank, *columns]),
+            (format!("unet.{path}.lora_B.weight"), vec![*rows, rank]),
+        ]
     };
     changed.iter().flat_map(factors).collect()
 }

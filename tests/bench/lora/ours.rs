@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, time::Instant};
 
 use anyhow::Context;
 use gpu_worker::runner::{
-    Applied, ApplyOrder, DeviceLoad, LoraSource, Runner, RunnerConfig, RunnerState, Term, TensorChange,
+    Applied, ApplyOrder, DeviceLoad, LoraSource, Runner, RunnerConfig, RunnerState, TensorChange, Term,
 };
 use shared::{ids::ComponentId, shutdown::Tasks};
 use tokio_util::sync::CancellationToken;
@@ -107,7 +107,14 @@ impl Bench {
         }
         self.change("swap one over all for another", &[(0, 0.8)], &[(3, 0.8)]).await?;
         self.back("return to a cached variant", &[(0, 0.8)]).await?;
-        let base = self.runner.status().borrow().resident.iter().find(|there| there.component == self.base).map(|there| there.bytes);
+        let base = self
+            .runner
+            .status()
+            .borrow()
+            .resident
+            .iter()
+            .find(|there| there.component == self.base)
+            .map(|there| there.bytes);
         bytes.insert("base".to_owned(), base.context("the base is on the device")?);
         Ok(bytes)
     }

@@ -32,11 +32,16 @@ pub(crate) struct Report {
 }
 
 pub(crate) fn print(report: &Report) {
-    println!("\nLoRAs of rank 32 over SDXL's UNet in fp16: {}; {} threads on all sides", report.machine, report.threads);
+    println!(
+        "\nLoRAs of rank 32 over SDXL's UNet in fp16: {}; {} threads on all sides",
+        report.machine, report.threads
+    );
     if report.small {
         println!("\nA UNet with few channels: this shows that everything runs, and nothing about speed.");
     }
-    println!("\n| work | side | s | processor s | times ours, on the clock | by processors |\n|---|---|---|---|---|---|");
+    println!(
+        "\n| work | side | s | processor s | times ours, on the clock | by processors |\n|---|---|---|---|---|---|"
+    );
     let mut works: Vec<&String> = report.sides.values().flat_map(BTreeMap::keys).collect();
     works.sort();
     works.dedup();
@@ -44,7 +49,8 @@ pub(crate) fn print(report: &Report) {
         let ours = report.sides.get("ours").and_then(|passes| passes.get(work)).map(|passes| medians(passes));
         for (side, passes) in report.sides.iter().filter_map(|(side, passes)| Some((side, passes.get(work)?))) {
             let of = medians(passes);
-            let times = |this: f64, ours: Option<f64>| ours.map_or("–".to_owned(), |ours| format!("{:.1}", this / ours));
+            let times =
+                |this: f64, ours: Option<f64>| ours.map_or("–".to_owned(), |ours| format!("{:.1}", this / ours));
             let ratios = (times(of.0, ours.map(|ours| ours.0)), times(of.1, ours.map(|ours| ours.1)));
             println!("| {work} | {side} | {:.3} | {:.2} | {} | {} |", of.0, of.1, ratios.0, ratios.1);
         }

@@ -1,6 +1,10 @@
 //! What writing a variant into a slab must do: alone at the slab, the bytes that the host's merge gives, whatever the device.
 
-use std::{collections::BTreeMap, num::NonZeroUsize, sync::atomic::{AtomicU64, Ordering}};
+use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use half::{bf16, f16};
 
@@ -77,11 +81,19 @@ impl Bench {
     }
 
     /// Every tensor with the file's changes, made from what lies there.
-    fn variant<'a>(&'a self, file: &'a LoraIndex<'a>, from: Option<&'a SlabView>, strength: f64) -> Vec<VariantTensor<'a>> {
+    fn variant<'a>(
+        &'a self,
+        file: &'a LoraIndex<'a>,
+        from: Option<&'a SlabView>,
+        strength: f64,
+    ) -> Vec<VariantTensor<'a>> {
         let tensors = self.tensors.iter().map(|(name, element, shape, bytes, at)| {
             let stem = name.rsplit_once('.').map_or(*name, |(stem, _)| stem);
             let change = Change { lora: file, stem, strength };
-            let made = Made::Changed(from.map_or(Place::Here, |view| Place::Slab(view, *at)), vec![change, Change { strength: -0.25, ..change }]);
+            let made = Made::Changed(
+                from.map_or(Place::Here, |view| Place::Slab(view, *at)),
+                vec![change, Change { strength: -0.25, ..change }],
+            );
             VariantTensor { name, element: *element, shape, to: *at..at + bytes.len() as u64, made }
         });
         tensors.collect()
@@ -111,11 +123,20 @@ impl Bench {
         tensors.collect()
     }
 
-    fn compare(&self, device: &mut dyn Device, slab: SlabId, expected: &[Option<Vec<u8>>], what: &str) -> Result<(), String> {
+    fn compare(
+        &self,
+        device: &mut dyn Device,
+        slab: SlabId,
+        expected: &[Option<Vec<u8>>],
+        what: &str,
+    ) -> Result<(), String> {
         for ((name, .., bytes, at), expected) in self.tensors.iter().zip(expected) {
             let mut found = vec![0; bytes.len()];
             device.read(slab, *at, &mut found).map_err(|error| error.to_string())?;
-            ensure(expected.as_ref().is_none_or(|expected| *expected == found), &format!("`{name}` {what} has other bytes than the host's"))?;
+            ensure(
+                expected.as_ref().is_none_or(|expected| *expected == found),
+                &format!("`{name}` {what} has other bytes than the host's"),
+            )?;
             ensure(found != *bytes, &format!("`{name}` {what} is the base's"))?;
         }
         Ok(())
@@ -144,7 +165,10 @@ pub(super) fn check(device: &mut dyn Device) -> Result<(), String> {
     let control = MergeControl { threads: NonZeroUsize::new(3).unwrap_or(THREADS), done: &done, cancel: &cancel };
 
     let view = device.view(bench.base).map_err(|error| words(&error))?;
-    ensure(matches!(device.writer(bench.base), Err(DeviceError::InUse(_))), "a slab that somebody looks at is written to")?;
+    ensure(
+        matches!(device.writer(bench.base), Err(DeviceError::InUse(_))),
+        "a slab that somebody looks at is written to",
+    )?;
     let slab = allocate(device, bench.bytes)?;
     let mut writer = device.writer(slab).map_err(|error| words(&error))?;
     alone(device, slab)?;
@@ -163,7 +187,10 @@ pub(super) fn check(device: &mut dyn Device) -> Result<(), String> {
     writer.merge(bench.taken(&earlier), &control).map_err(|error| words(&error))?;
     let mut beyond = bench.taken(&earlier);
     beyond.iter_mut().for_each(|tensor| tensor.to = u64::MAX - 4..u64::MAX);
-    ensure(matches!(writer.merge(beyond, &control), Err(VariantError::Layout { .. })), "a tensor lies beyond its slab")?;
+    ensure(
+        matches!(writer.merge(beyond, &control), Err(VariantError::Layout { .. })),
+        "a tensor lies beyond its slab",
+    )?;
     drop((writer, earlier));
     bench.compare(device, other, &expected, "taken over")?;
 
@@ -172,7 +199,9 @@ pub(super) fn check(device: &mut dyn Device) -> Result<(), String> {
     cancel.cancel();
     ensure(writer.merge(bench.variant(&index, None, 0.5), &control).is_err(), "a merge that is not wanted was made")?;
     let cancel = Cancel::new();
-    writer.merge(bench.variant(&index, None, 0.5), &MergeControl { cancel: &cancel, ..control }).map_err(|error| words(&error))?;
+    writer
+        .merge(bench.variant(&index, None, 0.5), &MergeControl { cancel: &cancel, ..control })
+        .map_err(|error| words(&error))?;
     drop(writer);
     bench.compare(device, bench.base, &expected, "in place")?;
     for slab in [slab, other, bench.base] {

@@ -41,7 +41,8 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn push(&mut self, entry: Entry) {
-        self.factors += entry.added.iter().map(|added| factors(&added.delta).map(bytes_of).iter().sum::<usize>()).sum::<usize>();
+        self.factors +=
+            entry.added.iter().map(|added| factors(&added.delta).map(bytes_of).iter().sum::<usize>()).sum::<usize>();
         self.entries.push(entry);
     }
 

@@ -1,5 +1,8 @@
 //! The loop of a merge on the device: a program for the driver's own compiler, and its launches.
-#![expect(unsafe_code, reason = "programs of the device take addresses; every one lies in memory that is held for the launch")]
+#![expect(
+    unsafe_code,
+    reason = "programs of the device take addresses; every one lies in memory that is held for the launch"
+)]
 
 use std::{ffi::c_void, ptr};
 
@@ -34,7 +37,12 @@ impl Added {
     /// As it lies in the device's memory.
     pub(super) fn to_bytes(self) -> [u8; size_of::<Self>()] {
         let mut bytes = [0; size_of::<Self>()];
-        let fields = [&self.left.to_le_bytes()[..], &self.right.to_le_bytes(), &self.scale.to_le_bytes(), &self.rank.to_le_bytes()];
+        let fields = [
+            &self.left.to_le_bytes()[..],
+            &self.right.to_le_bytes(),
+            &self.scale.to_le_bytes(),
+            &self.rank.to_le_bytes(),
+        ];
         bytes.iter_mut().zip(fields.concat()).for_each(|(to, byte)| *to = byte);
         bytes
     }
@@ -89,7 +97,14 @@ impl Kernel {
         let address = |value: &u64| ptr::from_ref(value).cast_mut().cast::<c_void>();
         let number = |value: &u32| ptr::from_ref(value).cast_mut().cast::<c_void>();
         let mut parameters = [
-            address(from), address(to), number(stored), number(rows), number(columns), address(changes), number(count), address(lost),
+            address(from),
+            address(to),
+            number(stored),
+            number(rows),
+            number(columns),
+            address(changes),
+            number(count),
+            address(lost),
         ];
         let grid = (columns.div_ceil(BLOCK.0), rows.div_ceil(BLOCK.1 * ROWS), 1);
         // SAFETY: as many parameters of the same widths as the program has, all read before the call returns; the rest is the

@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     ElementType,
-    lora::{Added, Change, Failed, Made, MergeControl, MergeError, Place, Stored, VariantError, VariantTensor, added, matrix, modules},
+    lora::{
+        Added, Change, Failed, Made, MergeControl, MergeError, Place, Stored, VariantError, VariantTensor, added,
+        matrix, modules,
+    },
     tensor::elements,
 };
 
@@ -96,7 +99,8 @@ impl CudaWriter {
             let (stem, expected) = (String::new(), tensor.shape.to_vec());
             return Err(failure(tensor, MergeError::Shape { stem, found: [length, 1], expected }));
         }
-        let stored = stored(tensor.element).ok_or_else(|| failure(tensor, MergeError::Type { found: tensor.element }))?;
+        let stored =
+            stored(tensor.element).ok_or_else(|| failure(tensor, MergeError::Type { found: tensor.element }))?;
         let added = self.added(tensor, (from, at, length), changes)?;
         let (rows, columns) = matrix(tensor.shape);
         let small = |side: usize| u32::try_from(side).map_err(|_| outside());

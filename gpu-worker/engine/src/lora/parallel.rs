@@ -253,7 +253,8 @@ impl<'a> Queue<'a> {
         let length = task.length();
         let Task { name, element, shape, from, to, prepare } = task;
         let whole = elements(shape).and_then(|count| count.checked_mul(element.bytes()));
-        let Some(length) = length.filter(|length| whole == Some(*length) && from.is_none_or(|from| from.len() == *length))
+        let Some(length) =
+            length.filter(|length| whole == Some(*length) && from.is_none_or(|from| from.len() == *length))
         else {
             let found = [length.unwrap_or(0), 1];
             return Err(failed(name, MergeError::Shape { stem: String::new(), found, expected: shape.to_vec() }));
