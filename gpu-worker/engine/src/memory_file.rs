@@ -95,6 +95,10 @@ impl MemoryFile {
             let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
             fcntl_add_seals(&self.0, seals)?;
         }
+        self.read_only()
+    }
+
+    fn read_only(&self) -> Result<OwnedFd, Errno> {
         let path = format!("/proc/self/fd/{}", self.0.as_raw_fd());
         open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
     }
@@ -107,7 +111,8 @@ impl MemoryFile {
         if u64::try_from(fstat(&self.0)?.st_size).unwrap_or(0) < len {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the slab's memory is shorter than the slab"));
         }
-        Mapped::of(&self.0, len)
+        // a mapping that could be made writable would keep the file from being sealed
+        Mapped::of(&self.read_only()?, len)
     }
 }
 

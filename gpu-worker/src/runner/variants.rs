@@ -65,7 +65,7 @@ impl Copies {
             Ok(writer) => writer,
             // the base's own copy stays as it is
             Err(error) if order.in_place => return Err(error.into()),
-            Err(error) => return Err(self.device.free(slab).err().unwrap_or(error).into()),
+            Err(error) => return Err(self.given_up(slab, error.into())),
         };
         if order.in_place {
             self.copies.remove(&order.base);
@@ -101,16 +101,30 @@ impl Copies {
     pub(super) fn finish(&mut self, pending: Pending, merged: Merged) -> Result<Applied, CopyError> {
         let Pending { slab, tensors, mut shown, origins, began, computed, taken_over } = pending;
         if let Err(error) = merged {
-            return Err(self.device.free(slab).err().map_or(error, CopyError::from));
+            return Err(self.given_up(slab, error));
         }
         let (component, bytes) = (shown.component, shown.bytes);
         if self.copies.contains_key(&component) {
-            self.device.free(slab)?;
-            return Err(refused(ErrorCode::Conflict, format!("{component} was put on the device meanwhile")));
+            let error = refused(ErrorCode::Conflict, format!("{component} was put on the device meanwhile"));
+            return Err(self.given_up(slab, error));
         }
         (shown.since, shown.last_used) = (Utc::now(), Utc::now());
         self.copies.insert(component, Copy::variant(slab, tensors, shown, origins));
         Ok(Applied { bytes, seconds: began.elapsed().as_secs_f64(), computed, taken_over, already: false })
+    }
+}
+
+impl Copies {
+    /// Frees the slab of what was not made, for this reason. Only a lost device is a greater one.
+    fn given_up(&mut self, slab: SlabId, reason: CopyError) -> CopyError {
+        match self.device.free(slab).map_err(CopyError::from) {
+            Err(lost @ CopyError::Sticky(_)) => lost,
+            Err(error) => {
+                tracing::error!(?slab, ?error, "the slab of a variant that was not made cannot be freed");
+                reason
+            }
+            Ok(_) => reason,
+        }
     }
 }
 

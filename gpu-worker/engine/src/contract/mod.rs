@@ -22,6 +22,7 @@ pub fn check(device: &mut dyn Device) -> Result<(), String> {
     whole_again(device)?;
     sharing(device)?;
     viewing(device)?;
+    sharing_what_is_looked_at(device)?;
     merging::check(device)?;
     let after = settled(device)?;
     ensure(after.used_bytes == 0, "bytes are still booked after all was freed")?;
@@ -109,6 +110,20 @@ fn sharing(device: &mut dyn Device) -> Result<(), String> {
     }
     device.free(slab).map(drop).map_err(|error| error.to_string())?;
     ensure(matches!(device.share(slab), Err(DeviceError::NoSlab(_))), "a freed slab was shared")
+}
+
+/// What somebody looks at, or has looked at, can be shared all the same, and be looked at again.
+fn sharing_what_is_looked_at(device: &mut dyn Device) -> Result<(), String> {
+    let slab = allocate(device, 4096)?;
+    device.write(slab, 0, &[7; 4096]).map_err(|error| error.to_string())?;
+    let view = device.view(slab).map_err(|error| error.to_string())?;
+    device.share(slab).map(drop).map_err(|error| format!("sharing a slab that somebody looks at: {error}"))?;
+    drop(view);
+    device.share(slab).map(drop).map_err(|error| format!("sharing it again: {error}"))?;
+    let again = device.view(slab).map_err(|error| format!("looking at a shared slab: {error}"))?;
+    ensure(again.as_slice().is_none_or(|seen| seen.iter().all(|byte| *byte == 7)), "a shared slab has other bytes")?;
+    drop(again);
+    device.free(slab).map(drop).map_err(|error| error.to_string())
 }
 
 /// What is looked at is what was written, stays as it is, and is not freed under whoever looks.

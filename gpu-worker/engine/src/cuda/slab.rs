@@ -44,6 +44,11 @@ impl CudaMemory {
         self.context.bind_to_thread()
     }
 
+    /// Waits for everything that was asked of the context, which is bound to this thread.
+    pub(super) fn wait(&self) -> Result<(), DriverError> {
+        self.context.synchronize()
+    }
+
     /// Another allocation of so many bytes in the same context, which is bound to this thread.
     ///
     /// # Errors

@@ -49,6 +49,13 @@ impl CudaWriter {
         control: &MergeControl<'_>,
     ) -> Result<(), VariantError> {
         self.memory.bind().map_err(failed("binding the context"))?;
+        let made = self.make(tensors, control);
+        // copies within the device go on when their call returns: nobody lets go of what they read or write before they end
+        let waited = self.memory.wait().map_err(failed("waiting for a merge"));
+        made.and_then(|()| Ok(waited?))
+    }
+
+    fn make(&self, tensors: Vec<VariantTensor<'_>>, control: &MergeControl<'_>) -> Result<(), VariantError> {
         let kernel = Kernel::load().map_err(failed("loading the program that merges"))?;
         let mut batch = Batch::default();
         for tensor in tensors {

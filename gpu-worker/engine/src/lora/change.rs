@@ -75,8 +75,13 @@ impl Added {
 
 /// What a module adds to this weight; none when it changes no weight.
 pub(crate) fn of_weight(weight: Stored<'_>, module: &Module, strength: f64) -> Result<Option<Added>, MergeError> {
-    let Some(Shaped { delta, rows, columns }) = dense::shaped(module) else { return Ok(None) };
+    // before anything is spread out: a file may claim any size
+    let Some([rows, columns]) = dense::shape(module) else { return Ok(None) };
     let misfit = || misfit(module, [rows, columns], weight);
+    if weight.matrix() != (rows, columns) {
+        return Err(misfit());
+    }
+    let Some(Shaped { delta, rows, columns }) = dense::shaped(module) else { return Ok(None) };
     if weight.matrix() != (rows, columns) {
         return Err(misfit());
     }
