@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, process::Command};
 
 use harness::{Daemon, Farm, LONG, SHORT};
+use reqwest::Method;
 use serde_json::{Value, json};
 use shared::{
     error::ErrorCode,
@@ -184,60 +185,69 @@ async fn parts_of_other_models_stand_in_and_leave_no_trace() {
     farm.assert_ledger_is_clean().await;
 }
 
-/// A device that has no room beside the base for what changes: the base's copy is converted, and predictions are the same; without
-/// the stack the base is loaded again. Where somebody keeps the base, the job waits with the reason, and the base still works.
+/// A device that has no room beside the base for what changes: the base's copy is converted, and predicts the same; the plain base is
+/// loaded again, and a restore brings it back. Where somebody keeps the base, the job waits, and the base still works.
 #[tokio::test]
 async fn a_device_without_room_converts_the_base_and_predicts_the_same() {
     let Some((farm, agent)) = farm_with(|_| {}).await else { return };
     let given = tensors(&[
         ("sample", &[1, 4, 8, 8], wave(256)),
         ("timestep", &[1], vec![500.0]),
-        ("encoder_hidden_states", &[1, 4, 32], wave(4 * 32)),
+        ("encoder_hidden_states", &[1, 4, 32], wave(128)),
     ]);
     let inputs = uploaded(&farm, given).await;
-    let step = |host: &str, loras: Value| {
-        json!({
-            "model": MODEL, "inputs": { "upload": inputs.id }, "loras": loras, "target": format!("device:{host}/cpu:0"),
-        })
-    };
-    let predicted = async |body: Value| {
+    let predicted = async |host: &str, loras: Value| {
+        let target = format!("device:{host}/cpu:0");
+        let body = json!({ "model": MODEL, "inputs": { "upload": inputs.id }, "loras": loras, "target": target });
         let job = done(&farm, "/v1/unet/step", body).await;
         (artifact(&farm, &job, "prediction.safetensors").await, job)
     };
-    let (plain, _) = predicted(step("a", json!([]))).await;
-    let (strong, _) = predicted(step("a", at(1.0))).await;
-    let (weak, job) = predicted(step("a", at(0.5))).await;
-    assert!(plain != strong && strong != weak, "the LoRA changes the prediction");
-    let view = device(&farm, "a/cpu:0").await;
-    let base: u64 = view.resident.iter().map(|one| one.bytes).sum();
-    let variant = view.variants.iter().map(|one| one.variant.bytes).max().unwrap();
-    // the UNet, a LoRA, what the run takes, and not what the changed tensors take
+    let (plain, _) = predicted("a", json!([])).await;
+    let (strong, job) = predicted("a", at(1.0)).await;
+    assert!(plain != strong, "the LoRA changes the prediction");
     let run = result(&job)["estimated_bytes"].as_u64().unwrap();
-    assert!(run < variant, "the run takes {run} bytes, the variant {variant}");
-    let capacity = base + (run + variant) / 2;
+    let body = json!({ "model": MODEL, "loras": at(1.0) });
+    assert_eq!(farm.api.send(farm.api.request(Method::PUT, "/v1/pipelines/ink").json(&body)).await.status, 201);
+    done(&farm, "/v1/pipelines/ink/apply", json!({ "target": "device:a/cpu:0" })).await;
+    let view = device(&farm, "a/cpu:0").await;
+    let all: u64 = view.resident.iter().map(|one| one.bytes).sum();
+    let unet = view.resident.iter().find(|one| one.kind == "unet").unwrap().bytes;
+    let changed = view.variants.iter().map(|one| one.variant.bytes).max().unwrap();
+    // all parts and the LoRA, not what changes; beside the UNet alone a run has room
+    let capacity = all + changed / 2;
+    assert!(capacity - unet > run, "the run takes {run} bytes, {} are left", capacity - unet);
     drop(agent);
 
     let mut small = with_library(&farm).unwrap();
     (small.host, small.cpu_memory) = ("b".to_owned(), format!("{capacity}B"));
     let agent = farm.agent_with_library(small).await;
-    let (prediction, job) = predicted(step("b", at(1.0))).await;
-    assert_eq!(paths(&job)["unet"], "in_place", "{job:?}");
-    assert!(prediction == strong, "the same bytes as with room");
+    let apply = json!({ "target": "device:b/cpu:0" });
+    let foreseen = done(&farm, "/v1/pipelines/ink/apply", json!({ "target": "device:b/cpu:0", "dry_run": true })).await;
+    assert_eq!((&paths(&foreseen)["unet"], &result(&foreseen)["short_bytes"]), (&"in_place".to_owned(), &json!(0)));
+    let applied = done(&farm, "/v1/pipelines/ink/apply", apply.clone()).await;
+    assert_eq!(paths(&applied)["unet"], "in_place", "{applied:?}");
     let view = device(&farm, "b/cpu:0").await;
     assert!(view.variants.iter().any(|one| one.variant.whole) && view.resident.iter().all(|one| one.kind != "unet"));
-    assert_eq!(paths(&predicted(step("b", at(1.0))).await.1)["unet"], "cached");
-    assert!(predicted(step("b", at(0.5))).await.0 == weak, "another weight, converted from the base anew");
-    assert!(predicted(step("b", json!([]))).await.0 == plain, "the base is loaded again");
+    let (prediction, job) = predicted("b", at(1.0)).await;
+    assert!(prediction == strong && paths(&job)["unet"] == "cached", "the same bytes as with room: {job:?}");
+    assert!(predicted("b", json!([])).await.0 == plain, "the base is loaded again");
+
+    assert_eq!(paths(&done(&farm, "/v1/pipelines/ink/apply", apply.clone()).await)["unet"], "in_place");
     assert!(agent.metric("modelyard_lora_apply_seconds_count", "in_place").await >= 2.0);
+    let restore = json!({ "target": "device:b/cpu:0", "verify": true });
+    let restored = done(&farm, "/v1/pipelines/ink/restore", restore).await;
+    assert_eq!(result(&restored)["loaded_again"].as_array().unwrap().len(), 1, "{restored:?}");
+    let is_back = |view: &DeviceView| {
+        view.resident.iter().any(|one| one.kind == "unet") && view.variants.iter().all(|one| !one.variant.whole)
+    };
+    device_is(&farm, "b/cpu:0", "the base is back", is_back).await;
 
     let keep = json!({ "components": ["unet"], "protect": true, "target": "device:b/cpu:0" });
-    let kept = farm.api.submit(&format!("/v1/models/{MODEL}/load"), keep).await;
-    farm.api.job_ended(kept.id, JobState::Succeeded, LONG).await;
-    let waits = farm.api.submit("/v1/unet/step", step("b", at(1.0))).await;
-    let is_waiting = |seen: &JobDetail| seen.job.state == JobState::Pending && seen.job.reason.is_some();
-    let seen = farm.api.job_is(waits.id, "it waits for room", LONG, is_waiting).await;
-    assert!(format!("{:?}", seen.job.reason).contains("cpu:0"), "{seen:?}");
-    assert!(predicted(step("b", json!([]))).await.0 == plain, "what was there works on");
+    done(&farm, &format!("/v1/models/{MODEL}/load"), keep).await;
+    let waits = farm.api.submit("/v1/pipelines/ink/apply", apply).await;
+    let is_waiting = |seen: &JobDetail| seen.job.state == JobState::Pending && !seen.attempts.is_empty();
+    farm.api.job_is(waits.id, "it waits for room", LONG, is_waiting).await;
+    assert!(predicted("b", json!([])).await.0 == plain, "what was there works on");
     farm.api.cancel(waits.id).await;
     farm.api.job_ended(waits.id, JobState::Cancelled, LONG).await;
     farm.assert_ledger_is_clean().await;
@@ -263,5 +273,45 @@ async fn a_runner_that_dies_costs_an_attempt_and_variants_keep_to_their_bound() 
         let (again, _) = picture(&farm, at(weight)).await;
         assert!(again == *expected);
     }
+    farm.assert_ledger_is_clean().await;
+}
+
+/// What a pipeline would take is told and nothing changes; it is applied, seen on the device, restored with its base checked, and
+/// makes the pictures that a stack of its own makes.
+#[tokio::test]
+async fn a_pipeline_is_foreseen_applied_and_restored_with_its_base_checked() {
+    let Some((farm, agent)) = farm_with(|_| {}).await else { return };
+    let body = json!({ "model": MODEL, "loras": at(1.0), "target": "device:a/cpu:0", "keep_alive": "1h" });
+    let put = farm.api.request(Method::PUT, "/v1/pipelines/ink").json(&body);
+    assert_eq!(farm.api.send(put).await.status, 201);
+    let foreseen = done(&farm, "/v1/pipelines/ink/apply", json!({ "dry_run": true })).await;
+    let told = result(&foreseen);
+    let count = |list: &str| told[list].as_array().expect("a list").len();
+    assert_eq!((count("loads"), count("variants"), count("evictions")), (4, 2, 0), "{told}");
+    assert!(told["compute_seconds"].as_f64().unwrap() > 0.0 && told["load_bytes"].as_u64().unwrap() > 0, "{told}");
+    assert!(device(&farm, "a/cpu:0").await.resident.is_empty(), "nothing was changed");
+
+    let applied = done(&farm, "/v1/pipelines/ink/apply", json!({ "verify": true })).await;
+    assert!(paths(&applied).values().all(|path| path == "full"), "{applied:?}");
+    assert!(agent.metric("modelyard_restore_checks_total", "equal").await > 0.0, "{applied:?}");
+    let view = device(&farm, "a/cpu:0").await;
+    let uses = |view: &DeviceView, name: &str| {
+        view.variants.iter().filter(|one| one.variant.pipelines.iter().any(|pipeline| pipeline == name)).count()
+    };
+    assert!(uses(&view, "ink") == 2 && view.variants.iter().all(|one| one.variant.expires_at.is_some()), "{view:?}");
+    let (own, _) = picture(&farm, at(1.0)).await;
+    let body = json!({ "pipeline": "ink", "prompt": "a cat", "steps": 2, "seed": 7, "width": 64, "height": 64 });
+    let (image, job) = made(&farm, body).await;
+    assert!(image == own, "the pipeline's picture is that of its stack");
+    assert!(paths(&job).values().all(|path| path == "cached"), "{job:?}");
+
+    let before = agent.metric("modelyard_restore_checks_total", "equal").await;
+    let job = farm.api.submit("/v1/pipelines/ink/restore", json!({ "verify": true })).await;
+    let restored = farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
+    let checks = result(&restored)["checks"].as_array().unwrap().clone();
+    assert!(checks.len() == 2 && checks.iter().all(|one| one["result"] == "equal"), "{restored:?}");
+    assert_eq!(agent.metric("modelyard_restore_checks_total", "equal").await, before + 2.0);
+    let view = device_is(&farm, "a/cpu:0", "no pipeline", |view| uses(view, "ink") == 0).await;
+    assert_eq!(view.variants.len(), 2, "what was made stays until room is needed: {view:?}");
     farm.assert_ledger_is_clean().await;
 }
