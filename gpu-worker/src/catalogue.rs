@@ -1,5 +1,7 @@
 //! From files to catalogue rows: what a scan records, and whether files are still as it saw them.
 
+mod handover;
+mod recorder;
 mod survey;
 
 use std::path::Path;
@@ -8,6 +10,8 @@ use model_formats::{ComponentSummary, Correction, FileFacts, Inspection, Listing
 use shared::db::models::{FileIdentity, FoundComponent, FoundModel, ReadAs};
 
 use crate::error::WorkError;
+pub use handover::Handover;
+pub use recorder::{Recorder, make_texts, misses_any, survey_and_record};
 pub use survey::{Before, ScannedRoot, Seen, survey};
 
 /// The rows of one listed file or folder.

@@ -12,7 +12,7 @@ use shared::{
         },
         hashes::{self, FileHashRow, ModelHashes},
         jobs::{self, JobLease, Settlement},
-        models::{self, FileIdentity, Registered},
+        models::{self, FileIdentity, Registered, Scan},
         residency,
         validations::{self, NewValidation},
     },
@@ -340,7 +340,9 @@ async fn record_root(
 ) -> Result<serde_json::Value, DbError> {
     match found {
         Ok(found) => {
-            let counts = models::record_scan(tx, &agent.host, root, &found.models, &found.unchanged).await?;
+            let scan = Scan { found: &found.models, recorded: &found.recorded, unchanged: &found.unchanged };
+            let mut counts = models::record_scan(tx, &agent.host, root, scan).await?;
+            counts += found.counts;
             serde_json::to_value(counts).map_err(|error| DbError::BadRow(error.to_string()))
         }
         Err(reason) => {

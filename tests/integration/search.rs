@@ -5,6 +5,11 @@ use std::fs;
 use harness::{Farm, LONG, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::{Value, json};
 use shared::{
+    db::{
+        jobs::JobLease,
+        models::{self, Batch, FoundModel, ReadAs, Written},
+    },
+    ids::{Incarnation, JobId},
     job::JobState,
     wire::{ModelDetail, ModelSummary, Page},
 };
@@ -71,6 +76,66 @@ async fn words_find_models_the_best_first_and_mistakes_are_forgiven() {
         .expect("a move");
     scan(&farm).await;
     assert_eq!(names(&farm, json!({ "text": "ultramarine" })).await, ["plain"]);
+}
+
+/// What a scan leaves that ends between listing models and making their texts.
+#[tokio::test]
+async fn models_without_texts_are_listed_and_the_scheduler_makes_what_a_scan_left() {
+    let (farm, mut agent) = library().await;
+    agent.process.kill().await;
+    sqlx::query("update model_search set text_due = true, words = '', document = '' where name = 'kitchen-sink'")
+        .execute(farm.ledger.pool())
+        .await
+        .expect("a row as a scan writes it first");
+    assert!(listed(&farm, "type=vae").await.contains(&"kitchen-sink".to_owned()));
+    wait_for("a text that was due", SHORT, || async {
+        let found = names(&farm, json!({ "text": "kitchen" })).await;
+        if found == ["kitchen-sink"] { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+    assert_eq!(farm.ledger.number("select count(*) from model_search where text_due").await, 0);
+}
+
+/// A scan records models while it reads others; one whose job is somebody else's by then records nothing.
+#[tokio::test]
+async fn g5_models_found_by_a_zombie_are_not_listed() {
+    let (farm, _agent) = library().await;
+    let found: FoundModel = FoundModel {
+        rel_path: "late.safetensors".into(),
+        name: "late".into(),
+        model_type: "vae".into(),
+        base: "sd15".into(),
+        format: "safetensors".into(),
+        variant: None,
+        prediction: None,
+        size_bytes: 1,
+        reason: None,
+        evidence: json!([]),
+        metadata: json!({}),
+        files: Vec::new(),
+        read_as: ReadAs::default(),
+        components: Vec::new(),
+        stamp: None,
+    };
+    let mut batch = Batch::default();
+    batch.push(Written::of(&found).expect("JSON"));
+    let pool = farm.ledger.pool();
+    let (id, fence): (JobId, i64) =
+        sqlx::query_as("select id, fence from jobs where kind = 'scan' order by id limit 1")
+            .fetch_one(pool)
+            .await
+            .expect("the scan that made the library");
+    let over = JobLease { id, fence, incarnation: Incarnation::generate() };
+    assert_eq!(models::record_models(pool, Some(over), ("a", "main"), &batch).await.expect("an answer"), None);
+    assert!(!listed(&farm, "").await.contains(&"late".to_owned()));
+    let alone = models::record_models(pool, None, ("a", "main"), &batch).await.expect("an answer");
+    assert_eq!(alone.map(|counts| counts.added), Some(1));
+    assert!(listed(&farm, "").await.contains(&"late".to_owned()));
+    wait_for("its text", SHORT, || async {
+        let found = names(&farm, json!({ "text": "late" })).await;
+        if found == ["late"] { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
 }
 
 #[tokio::test]

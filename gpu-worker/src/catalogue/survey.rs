@@ -8,15 +8,19 @@ use std::{
 };
 
 use model_formats::{Candidate, Lister, Memo, cached_repository, metadata};
-use shared::db::models::{FileIdentity, FoundModel, KnownModel, ReadAs};
+use shared::db::models::{FileIdentity, FoundModel, KnownModel, ReadAs, ScanCounts};
 
-use super::{correction, found, unreadable};
+use super::{correction, found, handover::Handover, unreadable};
 
 /// What a scan of one root saw.
 #[derive(Debug, Default)]
 pub struct ScannedRoot {
-    /// Models whose headers were read.
+    /// Models whose headers were read, and that are still to be recorded.
     pub models: Vec<FoundModel>,
+    /// Paths of those that were handed over and recorded meanwhile.
+    pub recorded: Vec<String>,
+    /// What was new about those.
+    pub counts: ScanCounts,
     /// Paths of models that are as the catalogue knows them.
     pub unchanged: Vec<String>,
     /// New files that somebody is still writing: not listed before they are whole.
@@ -26,7 +30,12 @@ pub struct ScannedRoot {
 impl ScannedRoot {
     /// Models, read or not.
     pub fn len(&self) -> usize {
-        self.models.len() + self.unchanged.len()
+        self.models.len() + self.recorded.len() + self.unchanged.len()
+    }
+
+    /// Models whose headers were read.
+    pub fn read(&self) -> usize {
+        self.models.len() + self.recorded.len()
     }
 
     /// True when there is no model at all.
@@ -63,12 +72,14 @@ impl Seen {
     }
 }
 
-/// Looks at every candidate on this many threads. Ends early, with what it has, once `stop` says so.
+/// Looks at every candidate on this many threads. Ends early, with what it has, once `stop` says so. With a handover, models go there
+/// and only their paths stay.
 pub fn survey(
     candidates: &[Candidate],
     before: &Before,
     seen: &Seen,
     threads: usize,
+    handover: Option<&Handover<'_>>,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> ScannedRoot {
     let memo = Memo::default();
@@ -77,7 +88,7 @@ pub fn survey(
         let mut answers = Vec::new();
         while !stop() {
             let Some(candidate) = candidates.get(seen.next.fetch_add(1, Ordering::Relaxed)) else { break };
-            answers.push(look(candidate, before, seen, &mut lister));
+            answers.push(handed(look(candidate, before, seen, &mut lister), handover));
         }
         answers
     };
@@ -91,6 +102,7 @@ pub fn survey(
     });
     // the counter runs past the end by one for each thread
     seen.next.store(candidates.len().min(seen.next.load(Ordering::Relaxed)), Ordering::Relaxed);
+    handover.inspect(|handover| handover.finish());
     in_one(answers)
 }
 
@@ -98,6 +110,8 @@ pub fn survey(
 enum Answer {
     /// It was read.
     Read(Box<FoundModel>),
+    /// It was read and is being recorded.
+    Handed(String),
     /// The catalogue has it as it is.
     Unchanged(String),
     /// Somebody is writing it.
@@ -120,11 +134,22 @@ fn look(candidate: &Candidate, before: &Before, seen: &Seen, lister: &mut Lister
     Answer::Read(Box::new(FoundModel { stamp: Some(stamp), ..list(candidate, said, lister) }))
 }
 
+fn handed(answer: Answer, handover: Option<&Handover<'_>>) -> Answer {
+    match (answer, handover) {
+        (Answer::Read(model), Some(handover)) => match handover.give(*model) {
+            Ok(rel_path) => Answer::Handed(rel_path),
+            Err(model) => Answer::Read(model),
+        },
+        (answer, _) => answer,
+    }
+}
+
 fn in_one(answers: Vec<Answer>) -> ScannedRoot {
     let mut root = ScannedRoot::default();
     for answer in answers {
         match answer {
             Answer::Read(model) => root.models.push(*model),
+            Answer::Handed(rel_path) => root.recorded.push(rel_path),
             Answer::Unchanged(rel_path) => root.unchanged.push(rel_path),
             Answer::Unfinished => root.unfinished += 1,
         }

@@ -1,12 +1,18 @@
-//! `scan`: what the roots of this host hold, header reads only.
+//! `scan`: what the roots of this host hold, header reads only. Models are listed while others are read; their texts, for searches by
+//! words, follow, and what vanished is told at the end, with the job.
 
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
-use shared::{db::models, ids::ModelId, job::ScanArgs};
+use model_formats::Candidate;
+use shared::{
+    db::{jobs::JobLease, models},
+    ids::ModelId,
+    job::ScanArgs,
+};
 
 use super::{Done, load::watched, model::blocking};
 use crate::{
-    catalogue::{Before, ScannedRoot, Seen, survey},
+    catalogue::{Before, Recorder, ScannedRoot, Seen, make_texts, misses_any, survey, survey_and_record},
     commit::Effects,
     config::Root,
     context::Agent,
@@ -25,7 +31,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: ScanArgs, attempt: &Attempt) -
         let found = scan_root(agent, root.clone(), args.model, attempt).await?;
         if let Ok(root) = &found {
             models += root.len();
-            read += root.models.len();
+            read += root.read();
             unfinished += root.unfinished;
         }
         scanned.push((root.name, found));
@@ -36,6 +42,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: ScanArgs, attempt: &Attempt) -
         record_missing(agent, &scanned).await?;
         return Err(WorkError::RootsMissing(text));
     }
+    index(agent, attempt).await?;
     attempt.progress.enter("recording", 0);
     let result = serde_json::json!({
         "host": agent.host, "models": models, "read": read, "unfinished": unfinished,
@@ -96,17 +103,40 @@ async fn scan_root(
     attempt.progress.enter("scanning", total);
     attempt.progress.detail(&root.name);
     let seen = Arc::new(Seen::default());
-    let work = {
-        let (seen, cancel, threads) = (seen.clone(), attempt.cancel.clone(), agent.scan_threads);
-        blocking("reading headers", move || survey(&candidates, &before, &seen, threads, &|| cancel.is_cancelled()))
-    };
     let looked_at = || {
         attempt.progress.detail(&format!("{}, {} read", root.name, seen.read()));
         seen.looked_at().min(total)
     };
-    let scanned = watched(attempt, work, looked_at).await?;
+    let scanned = watched(attempt, read(agent, &root, (candidates, before), seen.clone(), attempt), looked_at).await?;
     if attempt.cancel.is_cancelled() {
         return Err(WorkError::Cancelled);
     }
     Ok(Ok(scanned))
+}
+
+/// Reads the headers of what is new. Where no path is missing, models are recorded as they come.
+async fn read(
+    agent: &Agent,
+    root: &Root,
+    (candidates, before): (Vec<Candidate>, Before),
+    seen: Arc<Seen>,
+    attempt: &Attempt,
+) -> Result<ScannedRoot, WorkError> {
+    let (cancel, threads) = (attempt.cancel.clone(), agent.scan_threads);
+    let stop = move || cancel.is_cancelled();
+    if misses_any(&before, &candidates) {
+        let work = move || survey(&candidates, &before, &seen, threads, None, &stop);
+        return blocking("reading headers", work).await;
+    }
+    let lease = JobLease { id: attempt.id, fence: attempt.fence, incarnation: agent.me };
+    let (pool, host) = (agent.pool.clone(), agent.host.clone());
+    let recorder = Recorder { pool, host, root: root.name.clone(), lease: Some(lease) };
+    survey_and_record(&recorder, candidates, before, seen, threads, stop).await
+}
+
+/// Makes the texts of what was listed without them.
+async fn index(agent: &Agent, attempt: &Attempt) -> Result<(), WorkError> {
+    attempt.progress.enter("indexing", models::due_texts(&agent.pool).await?);
+    make_texts(&agent.pool, || attempt.cancel.is_cancelled(), |made| attempt.progress.set(made)).await?;
+    if attempt.cancel.is_cancelled() { Err(WorkError::Cancelled) } else { Ok(()) }
 }

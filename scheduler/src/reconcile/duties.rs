@@ -6,7 +6,7 @@ use shared::{
     db::{
         DbError,
         blobs::retention::{self, Removed},
-        idempotency, jobs, pipelines,
+        idempotency, jobs, models, pipelines,
     },
     ids::Incarnation,
 };
@@ -20,6 +20,8 @@ const BATCH: i64 = 2000;
 const BATCHES_MAX: usize = 10;
 /// Uploads and artifacts of each sort that lose their names in one turn; their bytes go later.
 const BLOBS: i64 = 1000;
+/// Models whose texts are made in one turn.
+const TEXTS: i64 = 200;
 /// How long answers to idempotent requests are kept.
 const KEEP_KEYS: Duration = Duration::from_secs(24 * 3600);
 
@@ -113,6 +115,21 @@ pub(crate) async fn sweep(control: &Control) -> Result<(), DbError> {
     }
     let unfinished = retention::sweep(&mut *control.pool.acquire().await?).await?;
     control.metrics.removed(Removed { unfinished, ..Removed::default() });
+    Ok(())
+}
+
+/// Makes texts of models that are listed without them: a scan that ended early left them. While one runs, it makes them itself.
+///
+/// # Errors
+/// Database errors.
+pub(crate) async fn texts(control: &Control) -> Result<(), DbError> {
+    if control.leadership.current().is_none() {
+        return Ok(());
+    }
+    let made = models::make_due_texts(&control.pool, TEXTS).await?;
+    if made > 0 {
+        tracing::info!(models = made, "made texts that a scan had not got to");
+    }
     Ok(())
 }
 

@@ -78,6 +78,7 @@ async fn run(tick: Tick, control: Data<Arc<Control>>) {
         Duty::Archive => duties::archive(&control).await,
         Duty::Stored => duties::stored(&control).await,
         Duty::Sweep => duties::sweep(&control).await,
+        Duty::Texts => duties::texts(&control).await,
     };
     if let Err(error) = done {
         tracing::warn!(duty = ?tick.duty(), error = %chain(&error), "a duty failed; it is tried again at its next tick");

@@ -37,10 +37,12 @@ pub(crate) enum Duty {
     Stored,
     /// Remove bytes that nothing names.
     Sweep,
+    /// Make texts of models that a scan listed and did not get to.
+    Texts,
 }
 
 /// How many there are.
-const DUTIES: usize = 7;
+const DUTIES: usize = 8;
 
 /// A duty that is due. While any clone of it lives, no other is handed out.
 #[derive(Debug, Clone)]
@@ -66,6 +68,7 @@ pub(crate) fn periods(lease_ttl: Duration) -> [(Duty, Duration); DUTIES] {
         (Duty::Archive, Duration::from_secs(30)),
         (Duty::Stored, Duration::from_secs(10)),
         (Duty::Sweep, Duration::from_secs(2)),
+        (Duty::Texts, Duration::from_secs(5)),
     ]
 }
 
@@ -168,6 +171,7 @@ mod tests {
             (Duty::Archive, seconds(1000)),
             (Duty::Stored, seconds(1000)),
             (Duty::Sweep, seconds(1000)),
+            (Duty::Texts, seconds(1000)),
         ])
     }
 
@@ -176,14 +180,14 @@ mod tests {
         let ticks = ticks();
         let start = Instant::now();
         let mut seen = Vec::new();
-        for _ in 0..12 {
+        for _ in 0..13 {
             let tick = ticks.turn().await;
             seen.push((tick.duty(), start.elapsed().as_secs()));
         }
-        use Duty::{Archive, Gauges, Pipelines, Reap, Schedules, Stored, Sweep};
-        let first = [Gauges, Reap, Schedules, Pipelines, Archive, Stored, Sweep].map(|duty| (duty, 0));
-        assert_eq!(seen[..7], first);
-        let (reaps, gauges): (Vec<_>, Vec<_>) = seen[7..].iter().copied().partition(|(duty, _)| *duty == Reap);
+        use Duty::{Archive, Gauges, Pipelines, Reap, Schedules, Stored, Sweep, Texts};
+        let first = [Gauges, Reap, Schedules, Pipelines, Archive, Stored, Sweep, Texts].map(|duty| (duty, 0));
+        assert_eq!(seen[..8], first);
+        let (reaps, gauges): (Vec<_>, Vec<_>) = seen[8..].iter().copied().partition(|(duty, _)| *duty == Reap);
         assert_eq!(reaps, [(Reap, 5), (Reap, 10), (Reap, 15), (Reap, 20)]);
         assert_eq!(gauges, [(Gauges, 20)]);
     }
@@ -197,13 +201,13 @@ mod tests {
         assert!(second.is_err(), "a second duty was handed out while one ran");
         drop(first);
         let mut after = Vec::new();
-        for _ in 0..8 {
+        for _ in 0..9 {
             // a tick of its own statement: a temporary would hold its turn until the end of the expression
             let tick = ticks.turn().await;
             after.push((tick.duty(), start.elapsed().as_secs()));
         }
-        use Duty::{Archive, Gauges, Pipelines, Reap, Schedules, Stored, Sweep};
-        let late = [Reap, Schedules, Pipelines, Archive, Stored, Sweep, Gauges].map(|duty| (duty, 50));
+        use Duty::{Archive, Gauges, Pipelines, Reap, Schedules, Stored, Sweep, Texts};
+        let late = [Reap, Schedules, Pipelines, Archive, Stored, Sweep, Texts, Gauges].map(|duty| (duty, 50));
         assert_eq!(after, [&late[..], &[(Reap, 55)]].concat());
     }
 }

@@ -144,9 +144,9 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     writeln!(out, "Scan: {}; Postgres {}; {} models\n", report.facts, report.postgres, report.usual.first.models)?;
     writeln!(
         out,
-        "| library in the page cache → listing | seconds | walk | known | read | record | CPU | of it read | ours is |"
+        "| library in the page cache → listing | seconds | walk | known | read and record | end | CPU | ours is | then texts | CPU |"
     )?;
-    writeln!(out, "|---|---|---|---|---|---|---|---|---|")?;
+    writeln!(out, "|---|---|---|---|---|---|---|---|---|---|")?;
     table(&mut out, "usual library", &report.usual)?;
     table(&mut out, "no two headers alike", &report.unlike)?;
     for Peer { files, tensors, safetensors, torch, .. } in report.usual.peer.iter().chain(&report.unlike.peer) {
@@ -159,15 +159,18 @@ fn table(out: &mut impl Write, title: &str, library: &Library) -> anyhow::Result
     for (name, scan) in [("first scan, recorded", &library.first), ("scan again", &library.again)] {
         let ratio =
             library.peer.as_ref().map(|peer| format!("{:.1}×", peer.seconds / scan.seconds)).unwrap_or_default();
-        let Scan { seconds, cpu, read_cpu, walk, known, read, record, .. } = scan;
+        let Scan { seconds, cpu, walk, known, read, end, texts, texts_cpu, .. } = scan;
         writeln!(
             out,
-            "| {title}: modelyard, {name} | {seconds:.2} | {walk:.2} | {known:.2} | {read:.2} | {record:.2} | {cpu:.2} | \
-             {read_cpu:.2} | {ratio} |"
+            "| {title}: modelyard, {name} | {seconds:.2} | {walk:.2} | {known:.2} | {read:.2} | {end:.2} | {cpu:.2} | {ratio} | \
+             {texts:.2} | {texts_cpu:.2} |"
         )?;
     }
     if let Some(Peer { seconds, cpu, .. }) = &library.peer {
-        writeln!(out, "| {title}: Python loop, safe_open, keys, metadata | {seconds:.2} | | | | | {cpu:.2} | | 1× |")?;
+        writeln!(
+            out,
+            "| {title}: Python loop, safe_open, keys, metadata | {seconds:.2} | | | | | {cpu:.2} | 1× | | |"
+        )?;
     }
     Ok(())
 }

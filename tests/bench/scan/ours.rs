@@ -1,8 +1,8 @@
-//! A scan as the agent makes it, with its own code: walk, what is known, headers, one transaction.
+//! A scan as the agent makes it, with its own code: walk, what is known, headers recorded as they are read, the end, texts.
 
-use std::{path::Path, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
-use gpu_worker::catalogue::{Before, Seen, survey};
+use gpu_worker::catalogue::{Before, Recorder, make_texts, survey_and_record};
 use shared::{
     config::Stores,
     db::{self, Pool, farm, models},
@@ -17,20 +17,22 @@ const ROOT: &str = "main";
 /// What one scan took, in seconds.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub(crate) struct Scan {
-    /// All of it.
+    /// Until all models are listed and what vanished is gone.
     pub seconds: f64,
-    /// Seconds of processors: of this process, and of the server.
+    /// Seconds of processors for that: of this process, and of the server.
     pub cpu: f64,
-    /// The same while headers were read.
-    pub read_cpu: f64,
     /// Walking the folders.
     pub walk: f64,
     /// Asking what is known.
     pub known: f64,
-    /// Looking at files, and reading headers.
+    /// Looking at files, reading headers and recording what they say.
     pub read: f64,
-    /// Recording.
-    pub record: f64,
+    /// The transaction that ends the scan.
+    pub end: f64,
+    /// After that: texts, so that models are found by words.
+    pub texts: f64,
+    /// Seconds of processors for those.
+    pub texts_cpu: f64,
     /// Models found.
     pub models: usize,
 }
@@ -68,20 +70,25 @@ pub(crate) async fn scan(pool: &Pool, root: &Path, threads: usize) -> anyhow::Re
     let discovery = model_formats::discover(root)?;
     let walked = Instant::now();
     let before = Before { known: models::known(pool, HOST, ROOT, None).await?, ..Before::default() };
-    let (asked, asked_cpu) = (Instant::now(), cpu::seconds()?);
-    let found = survey(&discovery.candidates, &before, &Seen::default(), threads, &|| false);
-    let (read, read_cpu) = (Instant::now(), cpu::seconds()?);
+    let asked = Instant::now();
+    let recorder = Recorder { pool: pool.clone(), host: HOST.to_owned(), root: ROOT.to_owned(), lease: None };
+    let found = survey_and_record(&recorder, discovery.candidates, before, Arc::default(), threads, || false).await?;
+    let listed = Instant::now();
     let mut tx = pool.begin().await?;
-    models::record_scan(&mut tx, HOST, ROOT, &found.models, &found.unchanged).await?;
+    let scan = models::Scan { found: &found.models, recorded: &found.recorded, unchanged: &found.unchanged };
+    models::record_scan(&mut tx, HOST, ROOT, scan).await?;
     tx.commit().await?;
+    let (ended, listed_cpu) = (Instant::now(), cpu::seconds()?);
+    make_texts(pool, || false, |_| {}).await?;
     Ok(Scan {
-        seconds: began.elapsed().as_secs_f64(),
-        cpu: cpu::seconds()? - busy,
-        read_cpu: read_cpu - asked_cpu,
+        seconds: (ended - began).as_secs_f64(),
+        cpu: listed_cpu - busy,
         walk: (walked - began).as_secs_f64(),
         known: (asked - walked).as_secs_f64(),
-        read: (read - asked).as_secs_f64(),
-        record: read.elapsed().as_secs_f64(),
+        read: (listed - asked).as_secs_f64(),
+        end: (ended - listed).as_secs_f64(),
+        texts: ended.elapsed().as_secs_f64(),
+        texts_cpu: cpu::seconds()? - listed_cpu,
         models: found.len(),
     })
 }

@@ -1,11 +1,11 @@
 //! What the catalogue knows of a host's files already: what a scan need not read again, and where models moved.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use serde_json::{Value, value::RawValue};
 use sqlx::{FromRow, PgConnection, PgExecutor, types::Json};
 
-use super::{FileIdentity, FoundModel, ReadAs};
+use super::{FileIdentity, FoundModel, ReadAs, Scan};
 use crate::{db::DbError, ids::ModelId};
 
 /// A model as the last scan of a host saw it, if it did.
@@ -90,16 +90,14 @@ pub(super) struct Vanished {
     files: Value,
 }
 
-/// The locations of a host below a root that are neither among the found nor the unchanged, by model.
+/// The locations of a host below a root where this scan found nothing, by model.
 pub(super) async fn vanished(
     tx: &mut PgConnection,
     host: &str,
     root: &str,
-    found: &[FoundModel],
-    unchanged: &[String],
+    scan: Scan<'_>,
 ) -> Result<Vec<Vanished>, DbError> {
-    let present: HashSet<&str> =
-        found.iter().map(|model| model.rel_path.as_str()).chain(unchanged.iter().map(String::as_str)).collect();
+    let present = scan.present();
     let rows: Vec<(ModelId, String)> =
         sqlx::query_as("select model_id, rel_path from model_locations where host = $1 and root = $2")
             .bind(host)

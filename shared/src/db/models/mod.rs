@@ -17,21 +17,24 @@ mod text;
 mod way;
 mod words;
 mod write;
+mod written;
 
 pub use component_list::{ComponentFilter, SharedComponent, list_components, shared_component};
 pub use components::{Registered, merged, register_digest};
 pub use known::{KnownModel, known, misread};
+pub use listed::{due_texts, make_due_texts};
 pub use loras::{LoraRow, lora_facts};
 pub use metadata::{MetadataChangeRow, MetadataRow, lock, metadata, metadata_history, set_metadata, set_overrides};
 pub use read::{
     OwnedComponent, component, components_of, count, find, hosts_with, locations_of, names, names_of, of_types_on,
     owners_of,
 };
-pub use scan::{FoundComponent, FoundModel, ScanCounts, record_scan, root_missing};
+pub use scan::{FoundComponent, FoundModel, Scan, ScanCounts, record_models, record_scan, root_missing};
 pub use search::{ListedModel, ModelFilter, ModelSort, explain, list, listed};
 pub use tensors::{ListedTensor, TensorFilter, TensorRow, list_tensors, set_tensors, without_tensors};
 pub use text::{MOST_WORDS, RANKED_MOST, Reading, understand, words_of};
 pub use way::Way;
+pub use written::{Batch, Written};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

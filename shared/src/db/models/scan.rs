@@ -1,15 +1,16 @@
 //! What a scan found, written into the catalogue.
 
+use std::{collections::HashSet, ops::AddAssign};
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 
-use super::{FileIdentity, ReadAs, components, known, write};
-use crate::db::DbError;
-
-/// Models that are written by one round of statements, and the bytes of their metadata that end a round sooner.
-const BATCH_MODELS: usize = 500;
-const BATCH_BYTES: usize = 8 << 20;
+use super::{FileIdentity, ReadAs, components, known, listed, write, written::Batch};
+use crate::db::{
+    DbError,
+    jobs::{self, JobLease},
+};
 
 /// A model as found on a host.
 #[derive(Debug, Clone)]
@@ -74,30 +75,49 @@ pub struct ScanCounts {
     pub removed: u64,
 }
 
+impl AddAssign for ScanCounts {
+    fn add_assign(&mut self, more: Self) {
+        self.added += more.added;
+        self.changed += more.changed;
+        self.unchanged += more.unchanged;
+        self.removed += more.removed;
+    }
+}
+
+/// What a scan of one root on one host found.
+#[derive(Debug, Clone, Copy)]
+pub struct Scan<'a> {
+    /// Models that were read and are not recorded.
+    pub found: &'a [FoundModel],
+    /// Paths of those that [`record_models`] recorded in this scan.
+    pub recorded: &'a [String],
+    /// Paths of those that were not read, because they are as the catalogue has them.
+    pub unchanged: &'a [String],
+}
+
+impl Scan<'_> {
+    /// Where there is a model, however it was found.
+    pub(super) fn present(&self) -> HashSet<&str> {
+        let found = self.found.iter().map(|model| model.rel_path.as_str());
+        found.chain(self.recorded.iter().chain(self.unchanged).map(String::as_str)).collect()
+    }
+}
+
 /// Writes what a scan of one root on one host found, in the caller's (fenced) transaction: a picture of the whole root,
-/// so locations that were not found are removed; a model without any location becomes `missing`, never deleted. What the
-/// scan did not read again, because it is as before, is in `unchanged` by its path. Rows are locked in the order of `found`.
+/// so locations that were not found are removed; a model without any location becomes `missing`, never deleted. Rows are locked
+/// in the order of `found`. The counts are of what this call recorded or found unchanged.
 ///
 /// # Errors
 /// Database errors.
-pub async fn record_scan(
-    tx: &mut PgConnection,
-    host: &str,
-    root: &str,
-    found: &[FoundModel],
-    unchanged: &[String],
-) -> Result<ScanCounts, DbError> {
-    let mut counts = ScanCounts { unchanged: unchanged.len() as u64, ..ScanCounts::default() };
-    // two hosts that scan the same library at the same time must not create a model twice
-    sqlx::query("select pg_advisory_xact_lock(hashtextextended('scan/' || $1, 0))")
-        .bind(root)
-        .execute(&mut *tx)
-        .await?;
-    let vanished = known::vanished(tx, host, root, found, unchanged).await?;
-    known::follow_renames(tx, root, &vanished, found).await?;
+pub async fn record_scan(tx: &mut PgConnection, host: &str, root: &str, scan: Scan<'_>) -> Result<ScanCounts, DbError> {
+    let mut counts = ScanCounts { unchanged: scan.unchanged.len() as u64, ..ScanCounts::default() };
+    lock_root(tx, root).await?;
+    let vanished = known::vanished(tx, host, root, scan).await?;
+    known::follow_renames(tx, root, &vanished, scan.found).await?;
     let place = write::Place { host, root };
-    for batch in batches(found)? {
-        write::batch(tx, place, &batch, &mut counts).await?;
+    for batch in Batch::of(scan.found)? {
+        let ids = write::batch(tx, place, &batch, &mut counts).await?;
+        listed::renew(tx, ids).await?;
     }
     counts.removed = known::remove(tx, host, &vanished).await?;
     components::sweep(tx).await?;
@@ -116,43 +136,38 @@ pub async fn record_scan(
     Ok(counts)
 }
 
-/// A model as it is written: what is large is text already.
-#[derive(Debug)]
-pub(super) struct Written<'f> {
-    /// The model.
-    pub(super) found: &'f FoundModel,
-    /// Its evidence as JSON.
-    pub(super) evidence: String,
-    /// Its metadata as JSON.
-    pub(super) metadata: String,
-    /// Its files as JSON.
-    pub(super) files: String,
-    /// Its correction as JSON.
-    pub(super) read_as: String,
+/// Writes models while the scan that found them goes on, in a transaction of its own; none when `lease` is over, and then nothing
+/// was written. They are listed from then on; their texts follow, by [`super::make_due_texts`]. Only for a scan that misses no path that
+/// the catalogue has: whether a model moved is told from all that was found. Without a lease the caller vouches for being alone.
+///
+/// # Errors
+/// Database errors.
+pub async fn record_models(
+    pool: &PgPool,
+    lease: Option<JobLease>,
+    (host, root): (&str, &str),
+    batch: &Batch<'_>,
+) -> Result<Option<ScanCounts>, DbError> {
+    let mut counts = ScanCounts::default();
+    let mut tx = pool.begin().await?;
+    lock_root(&mut tx, root).await?;
+    let ids = write::batch(&mut tx, write::Place { host, root }, batch, &mut counts).await?;
+    listed::list(&mut tx, ids).await?;
+    // last, so that the job's row is not kept from others meanwhile
+    if let Some(lease) = lease
+        && jobs::hold(&mut tx, lease).await?.is_none()
+    {
+        tx.rollback().await?;
+        return Ok(None);
+    }
+    tx.commit().await?;
+    Ok(Some(counts))
 }
 
-fn batches(found: &[FoundModel]) -> Result<Vec<Vec<Written<'_>>>, DbError> {
-    let text = |value: Result<String, serde_json::Error>| value.map_err(|error| DbError::BadRow(error.to_string()));
-    let (mut batches, mut bytes) = (Vec::new(), 0);
-    let mut batch = Vec::new();
-    for model in found {
-        let written = Written {
-            found: model,
-            evidence: text(serde_json::to_string(&model.evidence))?,
-            metadata: text(serde_json::to_string(&model.metadata))?,
-            files: text(serde_json::to_string(&model.files))?,
-            read_as: text(serde_json::to_string(&model.read_as))?,
-        };
-        bytes += written.metadata.len() + written.evidence.len();
-        batch.push(written);
-        if batch.len() == BATCH_MODELS || bytes > BATCH_BYTES {
-            batches.push(std::mem::take(&mut batch));
-            bytes = 0;
-        }
-    }
-    batches.push(batch);
-    batches.retain(|batch| !batch.is_empty());
-    Ok(batches)
+/// Two hosts that scan the same library at the same time must not create a model twice.
+async fn lock_root(tx: &mut PgConnection, root: &str) -> Result<(), DbError> {
+    sqlx::query("select pg_advisory_xact_lock(hashtextextended('scan/' || $1, 0))").bind(root).execute(tx).await?;
+    Ok(())
 }
 
 /// Records that a root cannot be read; its locations stay as they were last seen.

@@ -6,8 +6,8 @@ use serde_json::Value;
 use sqlx::{FromRow, PgConnection, types::Json};
 
 use super::{
-    FileIdentity, ReadAs, components, free_names, listed,
-    scan::{ScanCounts, Written},
+    FileIdentity, ReadAs, ScanCounts, components, free_names, listed,
+    written::{Batch, Written},
 };
 use crate::{db::DbError, ids::ModelId};
 
@@ -36,13 +36,14 @@ struct Existing {
 /// How often names are looked for anew when others take them first.
 const NAME_ATTEMPTS: usize = 5;
 
-/// Writes one batch and counts what is new about it.
+/// Writes one batch and counts what is new about it; the ids of its models. Lists follow when the caller says so.
 pub(super) async fn batch(
     tx: &mut PgConnection,
     place: Place<'_>,
-    batch: &[Written<'_>],
+    batch: &Batch<'_>,
     counts: &mut ScanCounts,
-) -> Result<(), DbError> {
+) -> Result<Vec<ModelId>, DbError> {
+    let batch = batch.models.as_slice();
     let existing = existing(tx, place, batch).await?;
     listed::wait(tx).await?;
     let (old, fresh): (Vec<&Written<'_>>, Vec<&Written<'_>>) =
@@ -72,7 +73,7 @@ pub(super) async fn batch(
     components::forget(tx, &ids).await?;
     components::add(tx, fresh.iter().chain(&outdated).map(|(id, model)| (*id, model.found.components.as_slice())))
         .await?;
-    listed::renew(tx, fresh.iter().map(|(id, _)| *id).chain(old.iter().map(|(before, _)| before.id)).collect()).await
+    Ok(everything.into_iter().map(|(id, _)| id).collect())
 }
 
 /// Locks the rows in the order of their paths: whoever else writes several models does the same or waits for one at most.
