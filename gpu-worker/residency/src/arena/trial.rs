@@ -14,9 +14,12 @@ pub(super) enum Pages {
 /// Bytes after which the cost of a way is looked at.
 const GROUP: u64 = 32 << 20;
 /// Seconds a byte that make huge pages suspect. Measured on an idle machine: 0.3 ns from request to filled, small pages
-/// 0.6; the kernel that must first move other pages away takes several, and so does a hypervisor that must first find
-/// the memory, for either kind.
-const SUSPECT: f64 = 1e-9;
+/// 0.6; the kernel that must first move other pages away takes 0.7, and a hypervisor that must first find the memory 4, for
+/// small pages as well. Clocks run on while others have the processor, hence the distance.
+const SUSPECT: f64 = 2e-9;
+/// Huge pages must cost so many times what small ones do before those are taken: what follows is cheaper with huge ones, and
+/// a group's time says little on a busy machine.
+const CLEARLY: f64 = 1.5;
 /// The way that proved worse is tried again after so many groups.
 const AGAIN: u32 = 16;
 
@@ -68,7 +71,7 @@ impl Trial {
         let (best, other) = match self.small {
             None if huge <= SUSPECT => return Pages::Huge,
             None => return Pages::Small,
-            Some(small) if huge <= small => (Pages::Huge, Pages::Small),
+            Some(small) if huge <= small * CLEARLY => (Pages::Huge, Pages::Small),
             Some(_) => (Pages::Small, Pages::Huge),
         };
         self.settled += 1;
