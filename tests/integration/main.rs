@@ -33,6 +33,7 @@ mod metadata;
 mod metadata_write;
 mod optimize;
 mod periodic;
+mod pipelines;
 mod poison;
 mod pressure;
 mod redis_loss;

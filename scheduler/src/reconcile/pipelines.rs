@@ -45,7 +45,7 @@ fn count(control: &Control, step: Step) {
         Step::Apply => "applied",
         Step::Restore => "restored",
         Step::Note { .. } => "failed",
-        Step::Wait | Step::Forget => return,
+        Step::Wait | Step::Settle | Step::Forget => return,
     };
     control.metrics.pipelines.with_label_values(&[what]).inc();
 }
@@ -54,6 +54,10 @@ async fn act(tx: &mut Session, row: &PipelineDeviceRow, step: Step) -> Result<()
     match step {
         Step::Wait => Ok(()),
         Step::Note { again } => note(tx, row, again).await,
+        Step::Settle => match row.job_id {
+            Some(job) => pipelines::settle(tx, (row.pipeline_id, &row.device), job).await.map(|_| ()),
+            None => Ok(()),
+        },
         Step::Forget => pipelines::clear(tx, row.pipeline_id, &row.device).await.map(|_| ()),
         Step::Apply => apply(tx, row).await,
         Step::Restore => restore(tx, row).await,

@@ -82,13 +82,15 @@ pub enum Standing {
 /// What is to be done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing, for now.
+    /// Nothing: it is as wanted, or what it waits for has not come.
     Wait,
     /// The job has ended and did not do it: note that.
     Note {
         /// Trying again may help: it is done after a pause.
         again: bool,
     },
+    /// The job has ended, and it is as wanted whatever the job did: nothing failed.
+    Settle,
     /// Enqueue a job that applies it.
     Apply,
     /// Enqueue a job that restores it.
@@ -109,6 +111,11 @@ impl Facts {
     /// What was applied is there, and it is what is wanted.
     fn fits(&self) -> bool {
         self.holds().is_some_and(|applied| applied.generation >= self.wanted_generation)
+    }
+
+    /// It stands as it is wanted.
+    fn is_as_wanted(&self) -> bool {
+        if self.wanted { self.fits() } else { self.holds().is_none() }
     }
 
     fn job_is_active(&self) -> bool {
@@ -135,6 +142,7 @@ pub fn step(facts: &Facts) -> Step {
     if let Some(job) = facts.job {
         return match job.state {
             Some(state) if !state.is_terminal() => Step::Wait,
+            _ if facts.is_as_wanted() => Step::Settle,
             Some(JobState::Failed) => Step::Note { again: may_help(job.code) },
             // stopped by somebody, or it killed its worker again and again
             Some(JobState::Cancelled | JobState::Quarantined) => Step::Note { again: false },
@@ -219,6 +227,12 @@ mod tests {
         for (state, code, expected) in cases {
             assert_eq!(step(&ended(state, code)), expected, "{state:?} {code:?}");
         }
+        let needless = Facts { runner_generation: 1, ..ended(Some(JobState::Cancelled), Some(ErrorCode::Cancelled)) };
+        assert_eq!(
+            (standing(&needless), step(&needless)),
+            (Standing::Applied, Step::Settle),
+            "it is there all the same"
+        );
         let failed = Facts { failed: true, runner_generation: 2, ..applied() };
         assert_eq!((standing(&failed), step(&failed)), (Standing::Failed, Step::Wait));
         let waiting = Facts { retry_in: Some(Duration::from_secs(1)), ..failed };

@@ -10,7 +10,7 @@ pub use declare::{PipelineRow, find, insert, list, lock, names, remove, set_job,
 pub use devices::{PipelineDeviceRow, lock_device, of_all, of_pipeline};
 pub use history::{Event, EventRow, add as add_event, list as list_events, prune as prune_events};
 pub use marks::{AppliedMark, RestoredMark, mark_applied, mark_restored};
-pub use wants::{Want, clear, note, take, unwant, want};
+pub use wants::{Want, clear, note, settle, take, unwant, want};
 
 use serde_json::Value;
 

@@ -115,6 +115,23 @@ pub async fn note(
     Ok(noted.rows_affected() == 1)
 }
 
+/// Notes that a job has ended and nothing is left to do. False when another job is the newest by now.
+///
+/// # Errors
+/// Database errors.
+pub async fn settle(tx: &mut PgConnection, (id, device): (PipelineId, &str), job: JobId) -> Result<bool, DbError> {
+    let settled = sqlx::query(
+        "update pipeline_devices set last_job_id = job_id, job_id = null, failures = 0, retry_at = null, error = null
+         where pipeline_id = $1 and device = $2 and job_id = $3",
+    )
+    .bind(id)
+    .bind(device)
+    .bind(job)
+    .execute(tx)
+    .await?;
+    Ok(settled.rows_affected() == 1)
+}
+
 /// What was applied is gone with its process, and nobody wants it.
 ///
 /// # Errors

@@ -155,6 +155,10 @@ impl World {
                 self.failures += 1;
                 self.retry_at = again.then(|| self.now + pause(self.failures).as_secs());
             }
+            Step::Settle => {
+                self.job = None;
+                (self.failures, self.failed, self.retry_at) = (0, false, None);
+            }
             Step::Apply | Step::Restore => {
                 assert!(!self.active(), "a second job while one is active");
                 assert!(self.retry_at.is_none_or(|at| at <= self.now), "before its pause is over");
