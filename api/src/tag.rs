@@ -1,5 +1,7 @@
 //! Entity tags: made of a row's version and of the whole answer, and compared as RFC 9110 §13.1 says.
 
+use std::fmt::Display;
+
 use axum::{
     Json,
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -12,14 +14,14 @@ use shared::error::ErrorCode;
 use crate::problem::ApiError;
 
 /// The tag of an answer. A strong validator must change whenever the answer does, so the version alone is not enough.
-pub(crate) fn of<T: Serialize>(version: i64, answer: &T) -> String {
+pub(crate) fn of<T: Serialize>(version: impl Display, answer: &T) -> String {
     let digest = Sha256::digest(serde_json::to_vec(answer).unwrap_or_default());
     let print: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     format!("\"{version}.{print}\"")
 }
 
 /// The answer with its tag, or 304 to a client that has it.
-pub(crate) fn answer<T: Serialize>(headers: &HeaderMap, version: i64, answer: &T) -> Response {
+pub(crate) fn answer<T: Serialize>(headers: &HeaderMap, version: impl Display, answer: &T) -> Response {
     let tag = of(version, answer);
     let unchanged = is_known(headers, &tag);
     let etag = [(header::ETAG, HeaderValue::from_str(&tag).unwrap_or(HeaderValue::from_static("\"\"")))];
@@ -52,7 +54,7 @@ pub(crate) fn must_match(headers: &HeaderMap, tag: &str) -> Result<(), ApiError>
 ///
 /// # Errors
 /// A 412 problem.
-pub(crate) fn must_match_version(headers: &HeaderMap, version: i64) -> Result<(), ApiError> {
+pub(crate) fn must_match_version(headers: &HeaderMap, version: impl Display) -> Result<(), ApiError> {
     let begin = format!("\"{version}.");
     admit(headers, |given| given.starts_with(&begin))
 }

@@ -35,7 +35,8 @@ const LABELS: usize = 32;
 /// # Errors
 /// 404 with near names.
 pub(crate) async fn get(conn: &mut Session, wanted: &str) -> Result<PipelineRow, ApiError> {
-    match pipelines::find(&mut *conn, wanted).await? {
+    let found = if wanted.contains('\0') { None } else { pipelines::find(&mut *conn, wanted).await? };
+    match found {
         Some(row) => Ok(row),
         None => Err(absent(conn, wanted).await?),
     }
@@ -46,7 +47,8 @@ pub(crate) async fn get(conn: &mut Session, wanted: &str) -> Result<PipelineRow,
 /// # Errors
 /// As [`get`].
 pub(crate) async fn lock(tx: &mut Session, wanted: &str) -> Result<PipelineRow, ApiError> {
-    match pipelines::lock(&mut *tx, wanted).await? {
+    let found = if wanted.contains('\0') { None } else { pipelines::lock(&mut *tx, wanted).await? };
+    match found {
         Some(row) => Ok(row),
         None => Err(absent(tx, wanted).await?),
     }
@@ -59,6 +61,11 @@ async fn absent(conn: &mut Session, wanted: &str) -> Result<ApiError, ApiError> 
         hint => hint,
     };
     Ok(ApiError::not_found(format!("there is no pipeline `{wanted}`")).maybe_hint(hint))
+}
+
+/// Which declaration it is: a pipeline that was removed and declared again under its name counts from one, too.
+pub(crate) fn version_of(row: &PipelineRow) -> String {
+    format!("{}-{}", row.id, row.generation)
 }
 
 /// The target of a pipeline that is applied nowhere.
@@ -102,6 +109,9 @@ pub(crate) fn check(declaration: &PipelineDeclaration) -> Result<(), ApiError> {
     let odd = |label: &String| label.is_empty() || label.len() > NAME_CHARS || label.contains('\0');
     if declaration.labels.len() > LABELS || declaration.labels.iter().any(odd) {
         add("/labels", format!("at most {LABELS} labels of 1 to {NAME_CHARS} bytes"));
+    }
+    if declaration.target.to_string().contains('\0') {
+        add("/target", "holds a NUL character".to_owned());
     }
     if faults.is_empty() { Ok(()) } else { Err(ApiError::fields(faults)) }
 }

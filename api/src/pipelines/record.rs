@@ -6,7 +6,7 @@
 use shared::{
     db::{
         Session, jobs,
-        jobs::JobFilter,
+        jobs::{JobFilter, JobRow},
         pipelines::{self, PipelineDeviceRow, Want},
     },
     ids::{JobId, PipelineId},
@@ -44,9 +44,14 @@ pub(crate) async fn prepare(tx: &mut Session, plan: &Plan) -> Result<(), ApiErro
     let there = pipelines::of_pipeline(&mut *tx, id).await?;
     let meant: Vec<&PipelineDeviceRow> =
         there.iter().filter(|row| devices.iter().any(|device| *device == row.device)).collect();
-    let chosen = row.job_id.filter(|_| devices.is_empty() || generation.is_none());
-    for job in meant.iter().filter_map(|row| row.job_id).chain(chosen) {
-        supersede(&mut *tx, job, &plan.job.spec).await?;
+    // one that the scheduler finds a place for: superseded by every newer declaration, and by a restoration of several
+    let chosen = row.job_id.filter(|_| generation.is_some() || plan.spread != Spread::One);
+    let mut earlier: Vec<JobId> = meant.iter().filter_map(|row| row.job_id).chain(chosen).collect();
+    earlier.sort_unstable();
+    earlier.dedup();
+    jobs::lock_all(&mut *tx, &earlier).await?;
+    for job in earlier {
+        supersede(&mut *tx, job, plan).await?;
     }
     for row in meant {
         pipelines::lock_device(&mut *tx, id, &row.device).await?;
@@ -73,23 +78,24 @@ fn devices_of(plan: &Plan) -> Vec<&str> {
     targets.into_iter().filter_map(device).collect()
 }
 
-/// Cancels a job that is active and does something else; one that does the same is joined.
-async fn supersede(tx: &mut Session, job: JobId, now: &JobSpec) -> Result<(), ApiError> {
+/// Cancels a job that is active, unless it does the same and is joined.
+async fn supersede(tx: &mut Session, job: JobId, plan: &Plan) -> Result<(), ApiError> {
     let Some(row) = jobs::find(&mut *tx, job).await? else { return Ok(()) };
     let state: JobState = row.state.parse().map_err(ApiError::defect)?;
-    if state.is_terminal() || does_the_same(&row.kind, &row.args, now) {
-        return Ok(());
+    // children belong to their parents: nobody joins them, and they join nothing
+    let joins = plan.spread == Spread::One && row.parent.is_none() && row.cancel_requested_at.is_none();
+    if !state.is_terminal() && !(joins && does_the_same(&row, plan)) {
+        jobs::cancel(tx, job).await?;
     }
-    jobs::cancel(tx, job).await?;
     Ok(())
 }
 
-fn does_the_same(kind: &str, args: &serde_json::Value, now: &JobSpec) -> bool {
-    match (JobSpec::decode(kind, JobSpec::ARGS_VERSION, args), now) {
-        (Ok(JobSpec::ApplyPipeline(then)), JobSpec::ApplyPipeline(now)) => then.generation == now.generation,
-        (Ok(JobSpec::RestorePipeline(_)), JobSpec::RestorePipeline(_)) => true,
-        _ => false,
-    }
+/// The job's single-flight key is that of the plan's.
+fn does_the_same(row: &JobRow, plan: &Plan) -> bool {
+    let target = plan.job.target.to_string();
+    let then =
+        JobSpec::decode(&row.kind, JobSpec::ARGS_VERSION, &row.args).ok().and_then(|spec| spec.unique_key(&target));
+    then.is_some() && then == plan.job.spec.unique_key(&target)
 }
 
 /// After the job (or the parent of several) was enqueued: what is wanted where, and which job does it.
@@ -106,7 +112,8 @@ pub(crate) async fn record(tx: &mut Session, job: &NewJob, spread: bool, id: Job
     }
     let filter = JobFilter { parent: Some(id), ..JobFilter::default() };
     for child in jobs::list(&mut *tx, &filter, i64::from(i32::MAX)).await? {
-        if let Some(device) = &child.pin_device {
+        let ended = child.state.parse::<JobState>().map_err(ApiError::defect)?.is_terminal();
+        if let Some(device) = child.pin_device.as_ref().filter(|_| !ended) {
             note(tx, job, pipeline, device, child.id).await?;
         }
     }

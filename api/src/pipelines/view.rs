@@ -12,7 +12,7 @@ use shared::{
     ids::ModelId,
     job::JobState,
     pipeline::{Declared, standing},
-    wire::{PipelineDeclaration, PipelineDeviceView, PipelineEvent, PipelineView},
+    wire::{PipelineDeclaration, PipelineDeviceView, PipelineEvent, PipelineJob, PipelineView},
 };
 
 use super::{changes, target_of};
@@ -103,7 +103,8 @@ pub(crate) async fn view(
         && let Some(found) = jobs::find(conn, id).await?
     {
         let state: JobState = found.state.parse().map_err(ApiError::defect)?;
-        job = (!state.is_terminal()).then_some(id);
+        let error = found.error.as_ref().and_then(error_body);
+        job = (state != JobState::Succeeded).then_some(PipelineJob { id, state, error });
     }
     Ok(PipelineView {
         id: row.id,

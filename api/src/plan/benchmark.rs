@@ -7,7 +7,7 @@ use shared::{
     },
     error::ErrorCode,
     ids::BenchmarkId,
-    job::{Baseline, BenchmarkArgs, JobSpec, Target},
+    job::{Baseline, BenchmarkArgs, JobSpec, Target, engine::Role},
 };
 
 use super::{Decision, Subject, load, parts};
@@ -33,6 +33,10 @@ pub(super) async fn decide(
     let mut ids = parts::ids(&others);
     let mut first = Some(subject.model.id);
     let named = args.clone().try_with_models(|model| first.take().map_or_else(|| ids(model), Ok))?;
+    let mut subject = subject;
+    let replaced: Vec<String> = args.text_encoders.keys().cloned().collect();
+    parts::without_replaced(&mut subject.components, &replaced);
+    subject.components.retain(|row| args.vae.is_none() || !Role::VaeDecoder.means(&row.kind));
     let subject = parts::with(subject, others)?;
     let (spread, left_out) = load::placed(view, &subject, target, labels)?;
     Ok(Decision { spec: JobSpec::Benchmark(named), target: target.clone(), spread, needs: subject.needs(), left_out })

@@ -6,7 +6,7 @@ use shared::{
     db::{Session, models::ComponentRow},
     error::ErrorCode,
     ids::ModelId,
-    job::engine::{Role, TakingPart, stand_in},
+    job::engine::{ENCODER_KINDS, Role, TakingPart, stand_in},
 };
 
 use super::Subject;
@@ -26,7 +26,13 @@ pub(super) async fn look_up(
     let mut subjects: Vec<Subject> = Vec::new();
     let mut loras: HashMap<ModelId, String> = HashMap::new();
     for (pointer, model, role) in parts {
-        let mut subject = taking_part(Subject::read(conn, model, None).await?, role)?;
+        let subject = Subject::read(conn, model, None).await?;
+        let first = subjects.is_empty();
+        if first {
+            must_have_places(&subject, replaced, at)?;
+        }
+        let brings_none = first && !subject.components.iter().any(|row| ENCODER_KINDS.contains(&row.kind.as_str()));
+        let mut subject = taking_part(subject, role, brings_none && !replaced.is_empty())?;
         if let Some(kind) = pointer.strip_prefix("/text_encoders/") {
             subject = standing_in(subject, kind, &format!("{at}{pointer}"))?;
         }
@@ -49,13 +55,15 @@ pub(super) async fn look_up(
 ///
 /// # Errors
 /// 409 while its files are not there; 415 when it has no component for a part of the role.
-fn taking_part(mut subject: Subject, role: Role) -> Result<Subject, ApiError> {
+fn taking_part(mut subject: Subject, role: Role, encoders_named: bool) -> Result<Subject, ApiError> {
     subject.must_be_loadable()?;
     // a model without VAE takes one of its family on the host that runs it, which the host knows
     let brings_vae = subject.components.iter().any(|row| Role::VaeDecoder.means(&row.kind));
     let role = if role == Role::Pipeline && !brings_vae { Role::WithoutVae } else { role };
     for (part, kinds) in role.groups() {
-        if !subject.components.iter().any(|row| kinds.contains(&row.kind.as_str())) {
+        // what another model stands in for need not be there
+        let stood_in_for = encoders_named && kinds.iter().all(|kind| ENCODER_KINDS.contains(kind));
+        if !stood_in_for && !subject.components.iter().any(|row| kinds.contains(&row.kind.as_str())) {
             let there = subject.components.iter().map(|row| row.kind.as_str()).collect::<Vec<_>>().join(", ");
             let detail = format!("model `{}` has no {part}; it has {there}", subject.model.name);
             return Err(ApiError::new(ErrorCode::Unsupported, detail));
@@ -63,6 +71,20 @@ fn taking_part(mut subject: Subject, role: Role) -> Result<Subject, ApiError> {
     }
     subject.components.retain(|row| role.means(&row.kind));
     Ok(subject)
+}
+
+/// Where the model has text encoders, those that are named take the places of some of them.
+fn must_have_places(subject: &Subject, replaced: &[String], at: &str) -> Result<(), ApiError> {
+    let kinds = subject.components.iter().map(|row| row.kind.as_str());
+    let own: Vec<&str> = kinds.filter(|kind| ENCODER_KINDS.contains(kind)).collect();
+    match replaced.iter().find(|kind| !own.is_empty() && !own.contains(&kind.as_str())) {
+        Some(kind) => {
+            let (model, own) = (&subject.model.name, own.join(", "));
+            let detail = format!("model `{model}` has no `{kind}` to be replaced; it has {own}");
+            Err(ApiError::field(format!("{at}/text_encoders/{kind}"), detail))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Only the text encoder that takes the place of the one of this kind.
@@ -76,7 +98,7 @@ fn standing_in(mut subject: Subject, kind: &str, pointer: &str) -> Result<Subjec
     Ok(subject)
 }
 
-fn without_replaced(components: &mut Vec<ComponentRow>, replaced: &[String]) {
+pub(super) fn without_replaced(components: &mut Vec<ComponentRow>, replaced: &[String]) {
     components.retain(|row| !replaced.contains(&row.kind));
 }
 
@@ -120,9 +142,9 @@ mod tests {
 
     #[test]
     fn only_what_takes_part_is_needed_and_what_lacks_is_named() {
-        let decoding = taking_part(subject(), Role::VaeDecoder).unwrap();
+        let decoding = taking_part(subject(), Role::VaeDecoder, false).unwrap();
         assert_eq!(decoding.components.iter().map(|row| row.kind.as_str()).collect::<Vec<_>>(), ["vae"]);
-        let error = taking_part(subject(), Role::Pipeline).unwrap_err();
+        let error = taking_part(subject(), Role::Pipeline, false).unwrap_err();
         assert_eq!(error.code(), ErrorCode::Unsupported);
         assert!(error.body().detail.contains("has no text encoder; it has unet, vae"), "{}", error.body().detail);
     }
@@ -149,6 +171,9 @@ mod tests {
         assert_eq!((second.components.len(), second.components[0].kind.as_str()), (1, "text_encoder_2"));
         let error = standing_in(both(), "text_encoder_3", "/text_encoders/text_encoder_3").unwrap_err();
         assert_eq!(error.body().errors[0].pointer, "/text_encoders/text_encoder_3");
+        assert!(must_have_places(&both(), &["text_encoder".to_owned()], "").is_ok());
+        let error = must_have_places(&both(), &["text_encoder_3".to_owned()], "/args").unwrap_err();
+        assert_eq!(error.body().errors[0].pointer, "/args/text_encoders/text_encoder_3");
         let mut base = both().components;
         without_replaced(&mut base, &["text_encoder".to_owned()]);
         assert_eq!(base.iter().map(|row| row.kind.as_str()).collect::<Vec<_>>(), ["text_encoder_2"]);

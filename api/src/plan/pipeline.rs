@@ -121,8 +121,10 @@ pub(super) async fn decide_restore(
     let there = pipelines::of_pipeline(conn, row.id).await?;
     let each = restorations(&row, &there, target, verify)?;
     let first = each.first().cloned();
-    let (target, spec) = first.ok_or_else(|| not_applied(&row, &there, target))?;
-    let (target, spread) = if each.len() == 1 { (target, Spread::One) } else { (Target::All, Spread::Each(each)) };
+    let (device, spec) = first.ok_or_else(|| not_applied(&row, &there, target))?;
+    // a parent keeps the host that was asked for, so that a retry means the same devices
+    let several = if matches!(target, Target::Host(_)) { target.clone() } else { Target::All };
+    let (target, spread) = if each.len() == 1 { (device, Spread::One) } else { (several, Spread::Each(each)) };
     Ok(Decision { spec, target, spread, needs: Needs::default(), left_out: Vec::<LeftOut>::new() })
 }
 

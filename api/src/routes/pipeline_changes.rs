@@ -8,10 +8,11 @@ use axum::{
 use serde::Deserialize;
 use shared::{
     db::{
-        DbError, Transaction,
+        DbError, Transaction, jobs,
         pipelines::{self, Event, PipelineRow},
     },
     error::ErrorCode,
+    ids::JobId,
     job::{JobKind, NewJob, Target, enqueue::enqueue},
     pipeline::Declared,
     wire::{LorasPatch, PipelineDeclaration, PipelineRemoved, PipelineView},
@@ -21,7 +22,7 @@ use crate::{
     edit::Edit,
     extract::{NoParameters, Path, Query},
     merge::View,
-    pipelines::{Names, check, check_name, declaration, lock, patched, view},
+    pipelines::{Names, check, check_name, declaration, lock, patched, version_of, view},
     plan::pipeline::{self, Manner},
     problem::ApiError,
     state::AppState,
@@ -87,7 +88,7 @@ pub(crate) async fn patch_loras(
 
 fn must_be_seen(headers: &HeaderMap, row: Option<&PipelineRow>) -> Result<(), ApiError> {
     match row {
-        Some(row) => tag::must_match_version(headers, row.generation),
+        Some(row) => tag::must_match_version(headers, version_of(row)),
         None if headers.contains_key(header::IF_MATCH) => Err(ApiError::new(
             ErrorCode::Precondition,
             "there is no such pipeline (any more) that `if-match` could name",
@@ -125,7 +126,7 @@ async fn declare(
     if enqueued {
         state.metrics.enqueued(JobKind::ApplyPipeline);
     }
-    let answer = tag::answer(&HeaderMap::new(), row.generation, &shown);
+    let answer = tag::answer(&HeaderMap::new(), version_of(&row), &shown);
     Ok(if is_new { (StatusCode::CREATED, answer).into_response() } else { answer })
 }
 
@@ -192,13 +193,27 @@ pub(crate) async fn delete_pipeline(
     must_be_seen(&headers, Some(&row))?;
     let there = pipelines::of_pipeline(&mut *tx, row.id).await?;
     let each = pipeline::restorations(&row, &there, &Target::Any, false)?;
+    let coming = match row.job_id {
+        Some(id) => jobs::find(&mut *tx, id).await?.filter(|job| job.finished_at.is_none()).map(|job| job.id),
+        None => None,
+    };
+    if let Some(job) = coming.filter(|_| !query.force && each.is_empty()) {
+        let detail = format!("pipeline `{}` is about to be applied by job {job}", row.name);
+        return Err(ApiError::conflict(detail).hint("cancel the job first, or remove the pipeline with `force`"));
+    }
     if !query.force && !each.is_empty() {
         let places: Vec<String> = each.iter().map(|(target, _)| target.to_string()).collect();
         let detail = format!("pipeline `{}` is applied at {}", row.name, places.join(", "));
         return Err(ApiError::conflict(detail).hint("restore it first, or remove it with `force`"));
     }
-    for job in there.iter().filter_map(|on| on.job_id).chain(row.job_id) {
-        shared::db::jobs::cancel(&mut tx, job).await?;
+    // one that restores goes on, and is joined
+    let applying = there.iter().filter(|on| on.desired == "applied").filter_map(|on| on.job_id);
+    let mut earlier: Vec<JobId> = applying.chain(coming).collect();
+    earlier.sort_unstable();
+    earlier.dedup();
+    jobs::lock_all(&mut tx, &earlier).await?;
+    for job in earlier {
+        jobs::cancel(&mut tx, job).await?;
     }
     let mut restoring = Vec::new();
     for (target, spec) in each {

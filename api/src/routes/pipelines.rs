@@ -26,7 +26,7 @@ use super::{page_size, paged};
 use crate::{
     cursor::Position,
     extract::{Command, NoParameters, Path, Query},
-    pipelines::{Names, changes, event, get, view},
+    pipelines::{Names, changes, event, get, version_of, view},
     plan::{Order, Wanted, pipeline::Manner},
     problem::ApiError,
     state::AppState,
@@ -100,7 +100,7 @@ pub(crate) async fn get_one_pipeline(
     let row = get(&mut conn, &name).await?;
     let devices = pipelines::of_pipeline(&mut *conn, row.id).await?;
     let shown = view(&mut conn, &row, &devices).await?;
-    Ok(tag::answer(&headers, row.generation, &shown))
+    Ok(tag::answer(&headers, version_of(&row), &shown))
 }
 
 /// Applies a pipeline

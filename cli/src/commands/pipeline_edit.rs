@@ -147,7 +147,8 @@ pub(super) async fn loras(args: LorasArgs, client: &Client, output: Output) -> R
 
 /// Follows the jobs that apply what was declared, then shows the pipeline.
 async fn settled(view: PipelineView, client: &Client, output: Output, wait: WaitArgs) -> Result<(), CliError> {
-    let jobs: Vec<JobId> = view.devices.iter().filter_map(|on| on.job).chain(view.job).collect();
+    let chosen = view.job.as_ref().filter(|job| !job.state.is_terminal()).map(|job| job.id);
+    let jobs: Vec<JobId> = view.devices.iter().filter_map(|on| on.job).chain(chosen).collect();
     if jobs.is_empty() || wait.no_wait {
         return show(&view, output);
     }

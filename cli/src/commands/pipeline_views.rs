@@ -4,7 +4,7 @@ use serde_json::Value;
 use shared::{
     job::engine::LoraUse,
     pipeline::Standing,
-    wire::{PipelineChange, PipelineDeclaration, PipelineDiff, PipelineEvent, PipelineView},
+    wire::{PipelineChange, PipelineDeclaration, PipelineDiff, PipelineEvent, PipelineJob, PipelineView},
 };
 
 use super::text::{age, bytes, dash, joined};
@@ -57,7 +57,7 @@ pub(super) fn show(view: &PipelineView, output: Output) -> Result<(), CliError> 
         ("labels", labels.join(", ")),
         ("keep alive", keep_alive.map(|keep| format!("{keep} s")).unwrap_or_default()),
         ("protected", if *protect { "yes".to_owned() } else { String::new() }),
-        ("job", view.job.map(|job| job.to_string()).unwrap_or_default()),
+        ("job", view.job.as_ref().map(told).unwrap_or_default()),
     ])?;
     let header = ["LORA", "WEIGHT", "TEXT ENCODERS", "BLOCKS"];
     output.section("stack", &view.declared.loras, &header, "no LoRAs", |used| {
@@ -78,6 +78,12 @@ pub(super) fn show(view: &PipelineView, output: Output) -> Result<(), CliError> 
             dash(on.error.as_ref().map(|error| error.message.as_str())),
         ]
     })
+}
+
+/// A job with what became of it.
+fn told(job: &PipelineJob) -> String {
+    let error = job.error.as_ref().map(|error| format!(": {}", error.message)).unwrap_or_default();
+    format!("{} {}{error}", job.id, job.state)
 }
 
 /// What an application would take.

@@ -7,13 +7,14 @@ use shared::{
         DbError, Session, leader,
         pipelines::{self, Event, PipelineDeviceRow},
     },
+    error::{Classify, ErrorCode, chain},
     ids::JobId,
     job::{ApplyPipelineArgs, JobSpec, NewJob, RestorePipelineArgs, Target, enqueue::enqueue},
     pipeline::{Step, pause, step},
 };
 
 use super::Control;
-use crate::metrics::ROLE;
+use crate::{leader::Lead, metrics::ROLE};
 
 /// Looks at every pipeline on every device.
 ///
@@ -22,20 +23,39 @@ use crate::metrics::ROLE;
 pub(crate) async fn reconcile(control: &Control) -> Result<(), DbError> {
     let Some(lead) = control.leadership.current() else { return Ok(()) };
     for row in pipelines::of_all(&control.pool).await? {
-        if step(&row.facts()?) == Step::Wait {
-            continue;
+        match look(control, lead, &row).await {
+            Ok(()) => {}
+            Err(error) if error.code() == ErrorCode::Unavailable => return Err(error),
+            // one that this build cannot read keeps nobody else waiting
+            Err(error) => {
+                tracing::error!(pipeline = row.name, device = row.device, error = %chain(&error), "it is left as it is");
+            }
         }
-        let mut tx = control.pool.begin().await?;
-        if !leader::holds(&mut *tx, ROLE, lead.term).await? {
-            return Ok(());
+    }
+    let mut tx = control.pool.begin().await?;
+    if leader::holds(&mut *tx, ROLE, lead.term).await? {
+        for (pipeline, job) in pipelines::add_failed_choices(&mut *tx).await? {
+            tracing::warn!(pipeline, job.id = %job, "a pipeline was not applied anywhere");
         }
-        // decided again on the locked row: a user or an agent may have been faster
-        if let Some(row) = pipelines::lock_device(&mut tx, row.pipeline_id, &row.device).await? {
-            let step = step(&row.facts()?);
-            act(&mut tx, &row, step).await?;
-            tx.commit().await?;
-            count(control, step);
-        }
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
+async fn look(control: &Control, lead: Lead, row: &PipelineDeviceRow) -> Result<(), DbError> {
+    if step(&row.facts()?) == Step::Wait {
+        return Ok(());
+    }
+    let mut tx = control.pool.begin().await?;
+    if !leader::holds(&mut *tx, ROLE, lead.term).await? {
+        return Ok(());
+    }
+    // decided again on the locked row: a user or an agent may have been faster
+    if let Some(row) = pipelines::lock_device(&mut tx, row.pipeline_id, &row.device).await? {
+        let step = step(&row.facts()?);
+        act(&mut tx, &row, step).await?;
+        tx.commit().await?;
+        count(control, step);
     }
     Ok(())
 }
@@ -93,7 +113,9 @@ async fn apply(tx: &mut Session, row: &PipelineDeviceRow) -> Result<(), DbError>
     let mut job = NewJob::new(spec, Target::Device(row.device.clone()));
     job.needs = row.needs()?;
     let id = begin(tx, row, job).await?;
-    if row.applied_generation.is_some_and(|there| there >= row.wanted_generation) {
+    let was_there = row.applied_generation.is_some_and(|there| there >= row.wanted_generation);
+    // told once, not again with each attempt
+    if was_there && row.failures == 0 {
         append(tx, row, "lost", None, None).await?;
     }
     tracing::info!(pipeline = row.name, device = row.device, job.id = %id, "the pipeline is applied again");

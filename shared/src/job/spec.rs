@@ -250,6 +250,12 @@ impl JobSpec {
             },
             Self::Validate(args) => format!("validate/{}/{}/{target}", args.model, args.level.as_str()),
             Self::MetadataWrite(args) => format!("metadata_write/{}/{target}", args.key()),
+            // the children of two such parents go to other devices each
+            Self::ApplyPipeline(_) | Self::RestorePipeline(_)
+                if target == "all" || (target.starts_with("host:") && matches!(self, Self::RestorePipeline(_))) =>
+            {
+                return None;
+            }
             Self::ApplyPipeline(args) => format!("apply_pipeline/{}/{target}", args.key()),
             Self::RestorePipeline(args) => {
                 let verify = if args.verify { "/verify" } else { "" };

@@ -45,7 +45,8 @@ pub use metadata::{
 pub use models::{ComponentView, Hashes, LocationView, ModelDetail, ModelSummary, Residency, TensorView};
 pub use pipelines::{
     LoraChange, LoraFields, LorasPatch, PipelineApplyRequest, PipelineChange, PipelineDeclaration, PipelineDeviceDiff,
-    PipelineDeviceView, PipelineDiff, PipelineEvent, PipelineRemoved, PipelineRestoreRequest, PipelineView,
+    PipelineDeviceView, PipelineDiff, PipelineEvent, PipelineJob, PipelineRemoved, PipelineRestoreRequest,
+    PipelineView,
 };
 pub use problem::{FieldError, Problem};
 pub use validations::{FindingView, ValidateRequest, ValidationReport, ValidationSummary};

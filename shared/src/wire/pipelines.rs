@@ -10,7 +10,7 @@ use crate::{
     error::ErrorBody,
     ids::{JobId, PipelineId},
     job::{
-        KeepAlive, Target,
+        JobState, KeepAlive, Target,
         engine::{Assembly, LoraUse, VaeSettings},
     },
     pipeline::Standing,
@@ -157,13 +157,25 @@ pub struct PipelineView {
     pub declared: PipelineDeclaration,
     /// Where it is, was or is to be applied.
     pub devices: Vec<PipelineDeviceView>,
-    /// The newest job that applies it to a place that the scheduler chooses, while it is active.
+    /// The newest job that applies it to a place that the scheduler chooses, while it is active, and when it did not succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub job: Option<JobId>,
+    pub job: Option<PipelineJob>,
     /// First declared.
     pub created_at: DateTime<Utc>,
     /// Last declared.
     pub updated_at: DateTime<Utc>,
+}
+
+/// A job that applies a pipeline to a place that the scheduler chooses.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PipelineJob {
+    /// The job.
+    pub id: JobId,
+    /// Its state.
+    pub state: JobState,
+    /// What went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorBody>,
 }
 
 /// A pipeline on a device.

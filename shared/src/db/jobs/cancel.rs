@@ -41,10 +41,13 @@ pub async fn cancel(tx: &mut PgConnection, id: JobId) -> Result<Option<CancelOut
     if state.is_terminal() {
         return Ok(Some(CancelOutcome::AlreadyEnded(state)));
     }
-    sqlx::query("update jobs set cancel_requested_at = coalesce(cancel_requested_at, now()) where id = $1")
-        .bind(id)
-        .execute(&mut *tx)
-        .await?;
+    // without its key: whoever asks for the same from here on does not want what is being stopped
+    sqlx::query(
+        "update jobs set cancel_requested_at = coalesce(cancel_requested_at, now()), unique_key = null where id = $1",
+    )
+    .bind(id)
+    .execute(&mut *tx)
+    .await?;
     if lane == "fanout" {
         event(tx, id, "cancel_requested", serde_json::json!({})).await?;
         let children: Vec<JobId> = sqlx::query_scalar("select id from jobs where parent = $1 order by id")
@@ -71,6 +74,15 @@ pub async fn cancel(tx: &mut PgConnection, id: JobId) -> Result<Option<CancelOut
     event(tx, id, "cancelled", serde_json::json!({ "state": JobState::Cancelled })).await?;
     super::parent::settle_parent_of(tx, id).await?;
     Ok(Some(CancelOutcome::Cancelled))
+}
+
+/// Locks several jobs that are to be cancelled in one transaction, in the order in which everybody locks them.
+///
+/// # Errors
+/// Database errors.
+pub async fn lock_all(tx: &mut PgConnection, ids: &[JobId]) -> Result<(), DbError> {
+    sqlx::query("select 1 from jobs where id = any($1) order by id for update").bind(ids).execute(tx).await?;
+    Ok(())
 }
 
 fn parse(state: &str) -> Result<JobState, DbError> {

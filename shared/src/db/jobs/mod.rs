@@ -17,7 +17,7 @@ mod settle;
 mod waiting;
 
 pub use archive::{archive, prune_events};
-pub use cancel::{CancelOutcome, cancel};
+pub use cancel::{CancelOutcome, cancel, lock_all};
 pub use claim::{ClaimLane, Claimed, claim};
 pub use events::{EventRow, events_after, latest_event};
 pub use insert::insert;

@@ -158,6 +158,12 @@ pub async fn lock_device(
     id: PipelineId,
     device: &str,
 ) -> Result<Option<PipelineDeviceRow>, DbError> {
-    let statement = format!("{SELECT} where d.pipeline_id = $1 and d.device = $2 for update of d");
+    // alone: after a wait for the lock only the locked row would be read again, not what is joined to it
+    sqlx::query("select 1 from pipeline_devices where pipeline_id = $1 and device = $2 for update")
+        .bind(id)
+        .bind(device)
+        .execute(&mut *tx)
+        .await?;
+    let statement = format!("{SELECT} where d.pipeline_id = $1 and d.device = $2");
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement)).bind(id).bind(device).fetch_optional(tx).await?)
 }

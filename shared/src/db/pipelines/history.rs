@@ -100,6 +100,26 @@ pub async fn add(db: impl PgExecutor<'_>, pipeline: PipelineId, event: Event<'_>
     Ok(())
 }
 
+/// Adds an entry for each job that was to apply a pipeline to a place of the scheduler's choice, ended otherwise and has none yet:
+/// (name of the pipeline, job).
+///
+/// # Errors
+/// Database errors.
+pub async fn add_failed_choices(db: impl PgExecutor<'_>) -> Result<Vec<(String, JobId)>, DbError> {
+    Ok(sqlx::query_as(
+        "with failed as (
+             insert into pipeline_history (pipeline_id, event, generation, job_id, error)
+             select p.id, 'failed', coalesce((j.args->>'generation')::bigint, p.generation), j.id, j.error
+             from pipelines p join all_jobs j on j.id = p.job_id
+             where j.state in ('failed', 'cancelled', 'quarantined')
+               and not exists (select 1 from pipeline_history h where h.pipeline_id = p.id and h.job_id = j.id)
+             returning pipeline_id, job_id)
+         select p.name, f.job_id from failed f join pipelines p on p.id = f.pipeline_id",
+    )
+    .fetch_all(db)
+    .await?)
+}
+
 /// Entries of a pipeline, the newest first, before this one.
 ///
 /// # Errors
