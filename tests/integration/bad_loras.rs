@@ -126,7 +126,7 @@ fn wide(good: &[Entry], rank: usize) -> Vec<Entry> {
     let down = good.iter().find(|tensor| tensor.name.ends_with("attn1_to_q.lora_down.weight")).expect("a query");
     let stem = down.name.trim_end_matches(".lora_down.weight");
     let up = good.iter().find(|tensor| tensor.name == format!("{stem}.lora_up.weight")).expect("its other factor");
-    let numbers = |scale: f32| (0_u16..).map(move |at| (f32::from(at % 17) - 8.0) * scale);
+    let numbers = |scale: f32| (0_usize..).map(move |at| (f32::from(u8::try_from(at % 17).unwrap()) - 8.0) * scale);
     vec![
         Entry::new(&down.name, &[rank, down.shape[1]], numbers(1e-3)),
         Entry::new(&up.name, &[up.shape[0], rank], numbers(1e-3)),
