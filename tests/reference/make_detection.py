@@ -24,6 +24,8 @@ from make_key_lists import SD15, SD21, SDXL
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 ATTENTION = ["attn2.to_k", "attn2.to_q"]
+# all of SD 1.5; of those whose tensors have no width of the text in them a reader can only say that it is SD 1.5 or SD 2.1
+BASES = {"oft-peft": "unknown", "oft-lycoris": "unknown", "ia3-peft": "unknown", "ia3-lycoris": "unknown"}
 
 
 def adapted(model, config):
@@ -78,6 +80,63 @@ def upscaler():
     return shapes
 
 
+def esrgan():
+    """RRDBNet with one block in the names of the first ESRGAN release."""
+    shapes = {}
+    conv = lambda name, outputs, inputs: shapes.update({f"{name}.weight": [outputs, inputs, 3, 3], f"{name}.bias": [outputs]})
+    conv("model.0", 64, 3)
+    for dense in (1, 2, 3):
+        for layer in range(5):
+            conv(f"model.1.sub.0.RDB{dense}.conv{layer + 1}.0", 64 if layer == 4 else 32, 64 + 32 * layer)
+    conv("model.1.sub.1", 64, 64)
+    for place in (3, 6, 8):
+        conv(f"model.{place}", 64, 64)
+    conv("model.10", 3, 64)
+    return shapes
+
+
+def swinir():
+    """SwinIR for real pictures, four times larger, in the names of its release: two of its six groups, two of their six layers."""
+    width, heads, window = 180, 6, 8
+    shapes = {"conv_first.weight": [width, 3, 3, 3], "conv_first.bias": [width]}
+    both = lambda name, outputs, *inputs: shapes.update({f"{name}.weight": [outputs, *inputs], f"{name}.bias": [outputs]})
+    both("patch_embed.norm", width)
+    for group in range(2):
+        for layer in range(2):
+            at = f"layers.{group}.residual_group.blocks.{layer}"
+            both(f"{at}.norm1", width)
+            shapes[f"{at}.attn.relative_position_bias_table"] = [(2 * window - 1) ** 2, heads]
+            shapes[f"{at}.attn.relative_position_index"] = [window**2, window**2]
+            both(f"{at}.attn.qkv", 3 * width, width)
+            both(f"{at}.attn.proj", width, width)
+            both(f"{at}.norm2", width)
+            both(f"{at}.mlp.fc1", 2 * width, width)
+            both(f"{at}.mlp.fc2", width, 2 * width)
+        both(f"layers.{group}.conv", width, width, 3, 3)
+    both("norm", width)
+    both("conv_after_body", width, width, 3, 3)
+    both("conv_before_upsample.0", 64, width, 3, 3)
+    for name in ("conv_up1", "conv_up2", "conv_hr"):
+        both(name, 64, 64, 3, 3)
+    both("conv_last", 3, 64, 3, 3)
+    return shapes
+
+
+def lycoris(kind):
+    """A LyCORIS network over the UNet's cross attention, as its own writer names it."""
+    from lycoris.modules.diag_oft import DiagOFTModule
+    from lycoris.modules.ia3 import IA3Module
+
+    shapes = {}
+    for name, module in unet(SD15).named_modules():
+        if not name.endswith(tuple(ATTENTION)):
+            continue
+        stem = f"lora_unet_{name.replace('.', '_')}"
+        made = {"oft": lambda: DiagOFTModule(stem, module, lora_dim=4), "ia3": lambda: IA3Module(stem, module)}[kind]()
+        shapes |= {f"{stem}.{key}": list(tensor.shape) for key, tensor in made.state_dict().items()}
+    return shapes
+
+
 def lists():
     vision = transformers.CLIPVisionConfig(
         hidden_size=1280, intermediate_size=5120, num_hidden_layers=2, num_attention_heads=16, patch_size=14, projection_dim=1024
@@ -103,6 +162,12 @@ def lists():
         "motion-sdxl": lambda: motion(dict(block_out_channels=(320, 640, 1280), use_motion_mid_block=False)),
         "clip-vision": lambda: state(transformers.CLIPVisionModelWithProjection(vision)),
         "upscaler": upscaler,
+        "upscaler-esrgan": esrgan,
+        "upscaler-swinir": swinir,
+        "oft-peft": lambda: other(unet(SD15), peft.OFTConfig, r=4, oft_block_size=0),
+        "ia3-peft": lambda: other(unet(SD15), peft.IA3Config, feedforward_modules=[]),
+        "oft-lycoris": lambda: lycoris("oft"),
+        "ia3-lycoris": lambda: lycoris("ia3"),
     }
 
 
@@ -158,6 +223,17 @@ def checkpoints():
     yield "checkpoint-sdxl-refiner", case(
         "checkpoint", "sdxl-refiner", ldm("unet-sdxl-refiner"), ldm("clip-g-refiner"), ldm("vae"), prediction="epsilon"
     )
+    encoder = lambda name, place: part(name, f"text_encoders.{place}.transformer.")
+    three = (encoder("clip-l", "clip_l"), encoder("clip-g", "clip_g"), encoder("t5-xxl", "t5xxl"))
+    autoencoder = part("maps/vae16-real", "first_stage_model.")
+    sd3 = (part("maps/mmdit-sd3"), autoencoder)
+    yield "checkpoint-sd3-medium", case("checkpoint", "sd3", *sd3, prediction="flow", facts={"release": "sd3"})
+    yield "checkpoint-sd3-medium-encoders", case(
+        "checkpoint", "sd3", *sd3, *three, prediction="flow", facts={"release": "sd3"}
+    )
+    yield "checkpoint-sd35", case("checkpoint", "sd3", part("maps/mmdit-sd35"), autoencoder, *three, prediction="flow")
+    flux = (part("maps/flux", UNET), part("maps/vae16-real", "vae."), three[0], three[2])
+    yield "checkpoint-flux", case("checkpoint", "flux", *flux, prediction="flow")
     full = [dict(one, dtype="F32") for one in (ldm("unet-sd15"), *sd15)]
     yield "checkpoint-sd15-fp32", case("checkpoint", "sd15", *full, variant="fp32")
     mixed = [dict(ldm("unet-sd15"), dtype="BF16"), ldm("clip-l"), ldm("vae")]
@@ -232,6 +308,14 @@ def adapters():
     yield "motion-sd15", case("motion_module", "sd15", part("detection/motion-sd15"))
     yield "motion-sdxl", case("motion_module", "sdxl", part("detection/motion-sdxl"))
     yield "upscaler", case("upscaler", "unknown", part("detection/upscaler"), facts={"architecture": "real-esrgan"})
+    yield "upscaler-esrgan", case("upscaler", "unknown", part("detection/upscaler-esrgan"), facts={"architecture": "esrgan"})
+    yield "upscaler-swinir", case("upscaler", "unknown", part("detection/upscaler-swinir"), facts={"architecture": "swinir"})
+    yield "upscaler-swinir-params", case(
+        "upscaler", "unknown", part("detection/upscaler-swinir", "params_ema."), facts={"architecture": "swinir"}
+    )
+    for flavour, writer in (("oft", "peft"), ("oft", "lycoris"), ("ia3", "peft"), ("ia3", "lycoris")):
+        name = f"{flavour}-{writer}"
+        yield name, case("lora", BASES[name], part(f"detection/{name}"), facts={"flavour": flavour})
     for name, base, shapes in (
         ("embedding-sd15", "sd15", {"emb_params": [4, 768]}), ("embedding-sd21", "sd21", {"emb_params": [2, 1024]}),
         ("embedding-sdxl", "sdxl", {"clip_l": [3, 768], "clip_g": [3, 1280]}),

@@ -40,8 +40,10 @@ pub(super) fn decide(inspection: &mut Inspection, folder: &mut Folder<'_>, index
     }
 }
 
-/// What the pipeline class and the denoiser's config say.
+/// What the pipeline class and the denoiser's config, or its graph, say.
 fn by_class(folder: &Folder<'_>, index: &Value, class: &str) -> Option<Base> {
+    // the ONNX forms of a pipeline: of diffusers, and of optimum
+    let class = class.strip_prefix("Onnx").or_else(|| class.strip_prefix("ORT")).unwrap_or(class);
     if class.starts_with("StableDiffusionXL") {
         let no_first_encoder = index.get("text_encoder").is_none_or(|pair| pair.get(0).is_none_or(Value::is_null));
         return Some(if no_first_encoder { Base::SdxlRefiner } else { Base::Sdxl });
@@ -58,9 +60,17 @@ fn by_class(folder: &Folder<'_>, index: &Value, class: &str) -> Option<Base> {
     if !class.starts_with("StableDiffusion") {
         return None;
     }
-    match folder.configs.get("unet")?.get("cross_attention_dim").and_then(Value::as_u64) {
+    let told = folder.configs.get("unet").and_then(|config| config.get("cross_attention_dim")?.as_u64());
+    match told.or_else(|| graph_width(folder)) {
         Some(768) => Some(Base::Sd15),
         Some(1024) => Some(Base::Sd21),
         _ => None,
     }
+}
+
+/// The width of the text that a UNet's graph takes; exporters leave it as a number.
+fn graph_width(folder: &Folder<'_>) -> Option<u64> {
+    let inputs = folder.graphs.get("unet")?.get("inputs")?.as_array()?;
+    let text = inputs.iter().find(|port| port.get("name").is_some_and(|name| name == "encoder_hidden_states"))?;
+    text.get("shape")?.as_array()?.last()?.as_str()?.parse().ok()
 }

@@ -1,6 +1,7 @@
 //! One reduced or synthetic header per type and family, through the whole inspection.
 
 mod golden;
+mod golden_files;
 mod lora;
 mod parts;
 
