@@ -99,9 +99,14 @@ impl Draft {
     pub(in crate::executors) async fn of_parts(
         site: Site<'_>,
         whole: &Wanted,
-        mut own: Wanted,
+        own: Wanted,
         extras: Extras<'_>,
     ) -> Result<Self, WorkError> {
+        // on the heap: every executor would carry all that reading LoRAs needs
+        Box::pin(Self::found(site, whole, own, extras)).await
+    }
+
+    async fn found(site: Site<'_>, whole: &Wanted, mut own: Wanted, extras: Extras<'_>) -> Result<Self, WorkError> {
         let mut encoders = BTreeMap::new();
         for (kind, model) in extras.text_encoders {
             encoders.insert(kind.clone(), stand_in_for(site, kind, *model).await?);
@@ -173,6 +178,11 @@ impl Draft {
     /// # Errors
     /// What kept it from being there.
     pub(in crate::executors) async fn realise(self, site: Site<'_>) -> Result<Ensemble, WorkError> {
+        // on the heap, as above: loads and merges
+        Box::pin(self.realised(site)).await
+    }
+
+    async fn realised(self, site: Site<'_>) -> Result<Ensemble, WorkError> {
         let mut made = self.converted(site);
         let there: BTreeSet<&str> = made.keys().map(String::as_str).collect();
         let Self { mut base, mut vae, mut encoders, stack, keep } = self;
