@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document: what the handlers say, completed with what all of them have in common.
 
 use serde_json::{Map, Value, json};
-use shared::wire::{BlendLorasResult, LoraCheckResult, OptimizeResult, Problem, TokenizeResult};
+use shared::wire::{BlendLorasResult, ConvertResult, LoraCheckResult, OptimizeResult, Problem, TokenizeResult};
 use utoipa::{ToSchema, openapi::OpenApi};
 
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
@@ -24,6 +24,7 @@ pub(crate) fn document(generated: OpenApi) -> Value {
     add_schemas::<OptimizeResult>(&mut document["components"]["schemas"]);
     add_schemas::<BlendLorasResult>(&mut document["components"]["schemas"]);
     add_schemas::<LoraCheckResult>(&mut document["components"]["schemas"]);
+    add_schemas::<ConvertResult>(&mut document["components"]["schemas"]);
     add_schemas::<TokenizeResult>(&mut document["components"]["schemas"]);
     document["components"]["responses"]["Problem"] = json!({
         "description": "What went wrong",

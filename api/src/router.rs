@@ -8,8 +8,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     context::{one_device_form, panicked, surround},
     routes::{
-        artifacts, benchmarks, cache, components, devices, engine, events, evictions, hosts, jobs, loras, memory, meta,
-        metadata, models, pipeline_changes, pipelines, search, status, tensors, uploads, validations, vram,
+        artifacts, benchmarks, cache, components, convert, devices, engine, events, evictions, hosts, jobs, loras,
+        memory, meta, metadata, models, pipeline_changes, pipelines, search, status, tensors, uploads, validations,
+        vram,
     },
     state::AppState,
 };
@@ -26,6 +27,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(metadata::get_metadata, metadata::put_metadata, metadata::patch_metadata))
         .routes(routes!(metadata::metadata_history))
         .routes(routes!(metadata::write_metadata))
+        .routes(routes!(convert::convert_model))
         .routes(routes!(models::load_model))
         .routes(routes!(models::unload_model))
         .routes(routes!(validations::validate_model))

@@ -26,6 +26,9 @@ use crate::{
     problem::ApiError,
 };
 
+/// Where the metadata of a converted model says what it was made from.
+const MADE_FROM_KEY: &str = "modelyard.made_from";
+
 /// A job.
 ///
 /// # Errors
@@ -108,6 +111,12 @@ pub(crate) fn hashes(row: &ModelRow, autov1: Option<String>) -> Option<Hashes> {
         autov1,
         payload_sha256: row.payload_sha256.clone(),
     })
+}
+
+/// What a model's files say that it was made from; none when they say nothing of the kind.
+pub(crate) fn made_from(metadata: &serde_json::Value) -> Option<serde_json::Value> {
+    let text = metadata.get(MADE_FROM_KEY)?.as_str()?;
+    serde_json::from_str(text).ok().filter(serde_json::Value::is_object)
 }
 
 /// An upload with the active jobs that work on it.

@@ -78,6 +78,8 @@ pub enum Command {
     /// Components over all models.
     #[command(subcommand, visible_alias = "component")]
     Components(commands::components::ComponentsCommand),
+    /// Make a model of another layout or type, with another VAE or LoRAs baked in.
+    Convert(commands::convert::ConvertArgs),
     /// Load a model: disk to RAM to a device.
     Load(commands::load::LoadArgs),
     /// Free the device memory of a model.

@@ -46,6 +46,7 @@ async fn dispatch(cli: Cli, output: Output) -> Result<u8, CliError> {
         Command::Benchmarks(command) => return commands::benchmark::history(command, &client()?, output).await,
         Command::Loras(command) => return commands::loras::run(command, &client()?, output).await,
         Command::Pipelines(command) => commands::pipelines::run(command, &client()?, output).await?,
+        Command::Convert(args) => commands::convert::run(args, &client()?, output).await?,
         Command::Load(args) => commands::load::load(args, &client()?, output).await?,
         Command::Unload(args) => commands::load::unload(args, &client()?, output).await?,
         Command::Generate(args) => commands::generate::run(args, &client()?, output).await?,

@@ -12,7 +12,7 @@ use shared::{
         },
         hashes::{self, FileHashRow, ModelHashes},
         jobs::{self, JobLease, Settlement},
-        models::{self, FileIdentity, Registered, Scan},
+        models::{self, FileIdentity, FoundModel, Registered, Scan},
         residency,
         validations::{self, NewValidation},
     },
@@ -54,6 +54,13 @@ pub enum Effects {
     Artifacts(Vec<NewArtifact>, Vec<(ComponentId, String)>),
     /// A pipeline was applied or restored, and what loads before it computed.
     Pipeline(Box<PipelineChange>, Vec<(ComponentId, String)>),
+    /// A new model below this root, which is in the catalogue with its job.
+    Made {
+        /// Name of the root.
+        root: String,
+        /// Its row.
+        model: Box<FoundModel>,
+    },
     /// A file below this root, which the catalogue has to learn of.
     Wrote {
         /// Name of the root.
@@ -154,6 +161,10 @@ async fn apply(
 ) -> Result<Report, DbError> {
     match effects {
         Effects::None | Effects::Wrote { .. } => Ok(report.clone()),
+        Effects::Made { root, model } => {
+            let (id, name) = models::record_one(tx, &agent.host, root, model).await?;
+            Ok(with_result(&with_result(report, "model", id.to_string().into()), "name", name.into()))
+        }
         Effects::Artifacts(left, digests) => {
             let report = resident(agent, tx, digests, report, met).await?;
             Ok(with_result(&report, "artifacts", names(left)))
@@ -284,7 +295,7 @@ async fn follow_up(agent: &Agent, tx: &mut Session, effects: &Effects) -> Result
     }
     let args = match effects {
         Effects::Hashed(Hashed { again: Some(args), .. }) => args.clone(),
-        Effects::Scanned(_) if agent.hashes_after_scan => {
+        Effects::Scanned(_) | Effects::Made { .. } if agent.hashes_after_scan => {
             if hashes::unhashed(&mut *tx, &agent.host, None, None, 1).await?.is_empty() {
                 return Ok(());
             }

@@ -1,6 +1,6 @@
 //! What can go wrong while a worker does its jobs, and the closed code of each.
 
-use model_formats::write::WriteError;
+use model_formats::{convert::ConvertError, write::WriteError};
 use residency::ResidencyError;
 use shared::{
     bytes::ByteSize,
@@ -111,6 +111,9 @@ pub enum WorkError {
     /// A stack of LoRAs cannot be one LoRA.
     #[error("the LoRAs were not blended")]
     Blend(#[from] engine::lora::blend::BlendError),
+    /// A model was not converted.
+    #[error("it was not converted")]
+    Convert(#[from] ConvertError),
     /// A side-car or copy was not written.
     #[error("it was not written")]
     Write(#[from] WriteError),
@@ -259,6 +262,7 @@ impl Classify for WorkError {
             Self::Lora { source, .. } => source.code(),
             Self::Blend(error) => error.code(),
             Self::Prompt(error) => error.code(),
+            Self::Convert(error) => convert_code(error),
             Self::Write(error) => write_code(error),
             Self::MetadataChanged { .. } => ErrorCode::Precondition,
             Self::NotCopied { .. } => ErrorCode::Unsupported,
@@ -295,14 +299,21 @@ impl Classify for WorkError {
             Self::Stays(_) | Self::InUse { .. } | Self::Residency(ResidencyError::Leased { .. }) => {
                 Some("wait for the jobs that use it, or cancel them".into())
             }
-            Self::Write(WriteError::Exists { .. }) => {
+            Self::Write(WriteError::Exists { .. }) | Self::Convert(ConvertError::Write(WriteError::Exists { .. })) => {
                 Some("give another path, or `overwrite` if it was written by such a job before".into())
-            }
-            Self::Write(WriteError::ReadOnly { .. }) => {
-                Some("let the agent write there, or give a path in a folder where it may".into())
             }
             Self::LoraRefused { .. } => {
                 Some("`loras check` shows which of its modules a model has; choose a LoRA of the model's family".into())
+            }
+            Self::Convert(ConvertError::NotNumbers { .. }) => {
+                Some("`models validate` shows where they are; `allow_nan` takes them all the same".into())
+            }
+            Self::Convert(ConvertError::Unknown { .. } | ConvertError::NoOriginalName { .. }) => {
+                Some("`same` keeps all names; or correct the model's `base`".into())
+            }
+            Self::Write(WriteError::ReadOnly { .. })
+            | Self::Convert(ConvertError::Write(WriteError::ReadOnly { .. })) => {
+                Some("let the agent write there, or give a path in a folder where it may".into())
             }
             Self::UnknownBlock { nearest, .. } => nearest.as_ref().map(|nearest| format!("did you mean `{nearest}`?")),
             Self::NoVae { .. } => Some("name one with `vae`, or correct the `base` of one that the host has".into()),
@@ -333,6 +344,24 @@ fn write_code(error: &WriteError) -> ErrorCode {
         WriteError::OtherBytes { .. } => ErrorCode::Corrupt,
         WriteError::Format(error) => format_code(error),
         WriteError::Stopped => ErrorCode::Cancelled,
+        _ => ErrorCode::Unavailable,
+    }
+}
+
+fn convert_code(error: &ConvertError) -> ErrorCode {
+    match error {
+        ConvertError::Layout { .. }
+        | ConvertError::NoPart { .. }
+        | ConvertError::NoOriginalName { .. }
+        | ConvertError::Unknown { .. }
+        | ConvertError::Dtype { .. }
+        | ConvertError::NoAverage => ErrorCode::Unsupported,
+        ConvertError::BadAverage { .. } | ConvertError::NotNumbers { .. } | ConvertError::NotAsWritten { .. } => {
+            ErrorCode::Corrupt
+        }
+        ConvertError::Change { .. } => ErrorCode::InvalidArgument,
+        ConvertError::Write(error) => write_code(error),
+        ConvertError::Format(error) => format_code(error),
         _ => ErrorCode::Unavailable,
     }
 }

@@ -108,6 +108,7 @@ pub(crate) fn pending_job(row: &PendingRow) -> Result<PendingJob, String> {
     let root = match spec {
         JobSpec::Scan(args) => args.root,
         JobSpec::Hash(args) => args.root,
+        JobSpec::Convert(args) => args.output.root,
         spec => spec.engine().and_then(|args| root_of(&args)),
     };
     Ok(PendingJob {

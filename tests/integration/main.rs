@@ -13,6 +13,7 @@ mod cancel;
 mod checkpoints;
 mod clocks;
 mod command_line;
+mod convert;
 mod corrections;
 mod device_tier;
 mod devices;

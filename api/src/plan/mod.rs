@@ -4,6 +4,7 @@
 mod assembled;
 mod benchmark;
 mod cache;
+mod convert;
 mod engine;
 mod hash;
 mod load;
@@ -24,7 +25,7 @@ use shared::{
     error::ErrorCode,
     ids::{ComponentId, JobId},
     job::{
-        BenchmarkArgs, JobKind, JobSpec, Keep, KeepAlive, NewJob, OptimizeArgs, Target, ValidateLevel,
+        BenchmarkArgs, ConvertArgs, JobKind, JobSpec, Keep, KeepAlive, NewJob, OptimizeArgs, Target, ValidateLevel,
         engine::EngineArgs, enqueue::Needs,
     },
     wire::MetadataWriteRequest,
@@ -69,6 +70,8 @@ pub(crate) enum Wanted {
     Validate { model: String, level: ValidateLevel, target: Target },
     /// Write what is known of a model into a side-car or a copy.
     MetadataWrite { model: String, wanted: MetadataWriteRequest, version: Option<i64>, target: Target },
+    /// Make a model of another layout or type.
+    Convert { args: Box<ConvertArgs<String>>, target: Target },
     /// Give memory back; the device, where one is meant, is the target.
     Optimize { args: OptimizeArgs, target: Target },
     /// Run models.
@@ -244,6 +247,7 @@ async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decisi
             let subject = Subject::read(conn, model, None).await?;
             metadata_write::decide(view, &subject, wanted, *version, target)
         }
+        Wanted::Convert { args, target } => convert::decide(conn, view, args, target).await,
         Wanted::Optimize { args, target } => optimize::decide(view, args, target),
         Wanted::Run { args, target } => engine::decide(conn, view, args, target, &order.labels).await,
         Wanted::Benchmark { args, target } => {

@@ -97,6 +97,10 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
             version: args.version,
             target,
         },
+        JobSpec::Convert(args) => {
+            let Ok(args) = args.try_with_models(|id| Ok::<_, Infallible>(id.to_string()));
+            Wanted::Convert { args: Box::new(args), target }
+        }
         JobSpec::CacheRemove(args) => {
             let what = match (args.model, args.component) {
                 (Some(model), _) => Cached::Model(model.to_string()),

@@ -12,6 +12,7 @@ use shared::{
     wire::{FieldError, JobRequest, MetadataWriteRequest},
 };
 
+use super::convert;
 use crate::{
     extract::parse_value,
     plan::{Cached, Order, Wanted, pipeline::Manner},
@@ -176,6 +177,7 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
             let wanted = MetadataWriteRequest { form, to, overwrite, include, ..MetadataWriteRequest::default() };
             Wanted::MetadataWrite { model, wanted, version: None, target }
         }
+        JobKind::Convert => convert::wanted(parse_value("args", args)?, "/args", target)?,
         JobKind::CacheKeep => {
             let KeepArgs { model, component, protect, keep_alive } = parse_value("args", args)?;
             Wanted::CacheKeep { what: what(RemoveArgs { model, component })?, target, protect, keep_alive }

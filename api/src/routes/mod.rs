@@ -4,6 +4,7 @@ pub(crate) mod artifacts;
 pub(crate) mod benchmarks;
 pub(crate) mod cache;
 pub(crate) mod components;
+pub(crate) mod convert;
 pub(crate) mod devices;
 pub(crate) mod engine;
 pub(crate) mod events;

@@ -72,6 +72,7 @@ pub(super) async fn detail(state: &AppState, conn: &mut Session, row: ModelRow) 
         detected: Detected { model_type: row.model_type, base: row.base, prediction: row.prediction },
         root: row.root,
         rel_path: row.rel_path,
+        made_from: views::made_from(&row.metadata),
         evidence: row.evidence,
         metadata: row.metadata,
         components: components.iter().map(views::component).collect(),

@@ -7,6 +7,7 @@ mod benchmark_report;
 pub(crate) mod cache;
 pub(crate) mod completions;
 pub(crate) mod components;
+pub(crate) mod convert;
 pub(crate) mod devices;
 pub(crate) mod encode;
 mod engine;

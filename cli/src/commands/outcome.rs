@@ -2,14 +2,20 @@
 
 use serde::Deserialize;
 use serde_json::Value;
-use shared::{bytes::ByteSize, wire::OptimizeResult};
+use shared::{
+    bytes::ByteSize,
+    wire::{ConvertResult, OptimizeResult},
+};
 
-use super::memory;
+use super::{convert, memory};
 
 /// Lines for a person; none when the result holds nothing of the kind.
 pub(super) fn notes(result: &Value) -> Vec<String> {
     if let Ok(plan) = OptimizeResult::deserialize(result) {
         return memory::notes(&plan);
+    }
+    if let Ok(converted) = ConvertResult::deserialize(result) {
+        return convert::notes(&converted);
     }
     let mut notes = Vec::new();
     for part in list(result, "stays") {

@@ -8,6 +8,7 @@
 pub mod architecture;
 mod canonical;
 mod components;
+pub mod convert;
 mod correction;
 mod cursor;
 mod detect;

@@ -4,6 +4,7 @@ mod benchmark;
 mod blend;
 mod cache_add;
 mod cache_remove;
+mod convert;
 mod engine;
 mod forward;
 mod hash;
@@ -52,6 +53,7 @@ pub async fn execute(agent: &Arc<Agent>, spec: JobSpec, attempt: &Attempt) -> Re
         JobSpec::Hash(args) => hash::run(agent, args, attempt).await,
         JobSpec::Validate(args) => validate::run(agent, args, attempt).await,
         JobSpec::MetadataWrite(args) => metadata_write::run(agent, args, attempt).await,
+        JobSpec::Convert(args) => convert::run(agent, args, attempt).await,
         JobSpec::Optimize(args) => optimize::run(agent, args, attempt).await,
         JobSpec::VaeDecode(args) => engine::vae_decode(agent, args, attempt).await,
         JobSpec::VaeEncode(args) => engine::vae_encode(agent, args, attempt).await,

@@ -164,6 +164,7 @@ impl PendingJob {
             | JobKind::CacheKeep
             | JobKind::Hash
             | JobKind::MetadataWrite
+            | JobKind::Convert
             | JobKind::Optimize
             | JobKind::Tokenize
             | JobKind::LoraCheck

@@ -180,6 +180,7 @@ fn presence(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<
         | JobKind::Generate
         | JobKind::Benchmark
         | JobKind::ApplyPipeline
+        | JobKind::Convert
         | JobKind::Tokenize
         | JobKind::LoraCheck
         | JobKind::BlendLoras => {

@@ -47,6 +47,8 @@ pub enum JobKind {
     Validate,
     /// Write what is known of a model into a side-car or a copy.
     MetadataWrite,
+    /// Make a model of another layout or type, with another VAE or LoRAs baked in.
+    Convert,
     /// Give memory back until a goal is reached.
     Optimize,
     /// Latents to images.
@@ -75,7 +77,7 @@ pub enum JobKind {
 
 impl JobKind {
     /// All kinds.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Scan,
         Self::Load,
         Self::Unload,
@@ -85,6 +87,7 @@ impl JobKind {
         Self::Hash,
         Self::Validate,
         Self::MetadataWrite,
+        Self::Convert,
         Self::Optimize,
         Self::VaeDecode,
         Self::VaeEncode,
@@ -111,6 +114,7 @@ impl JobKind {
             Self::Hash => "hash",
             Self::Validate => "validate",
             Self::MetadataWrite => "metadata_write",
+            Self::Convert => "convert",
             Self::Optimize => "optimize",
             Self::VaeDecode => "vae_decode",
             Self::VaeEncode => "vae_encode",
@@ -146,6 +150,7 @@ impl JobKind {
             | Self::Hash
             | Self::Validate
             | Self::MetadataWrite
+            | Self::Convert
             | Self::Optimize
             | Self::Tokenize
             | Self::LoraCheck
@@ -173,6 +178,7 @@ impl JobKind {
             | Self::CacheKeep
             | Self::Hash
             | Self::MetadataWrite
+            | Self::Convert
             | Self::Optimize
             | Self::Tokenize
             | Self::LoraCheck

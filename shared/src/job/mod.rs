@@ -12,6 +12,7 @@
 pub mod args;
 pub mod backend;
 pub mod benchmark;
+pub mod convert;
 pub mod engine;
 pub mod enqueue;
 pub mod keep;
@@ -26,6 +27,7 @@ pub mod write;
 
 pub use args::{CacheAddArgs, CacheKeepArgs, CacheRemoveArgs, HashArgs, LoadArgs, OptimizeArgs, ScanArgs, UnloadArgs};
 pub use benchmark::{Baseline, BenchmarkArgs, BenchmarkLimits, ImageSize};
+pub use convert::{ConvertArgs, ConvertDtype, ConvertLayout, ConvertOutput};
 pub use enqueue::{Enqueued, NewJob, enqueue};
 pub use keep::{Keep, KeepAlive};
 pub use kind::{JobKind, Lane};

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     args::{CacheAddArgs, CacheKeepArgs, CacheRemoveArgs, HashArgs, LoadArgs, OptimizeArgs, ScanArgs, UnloadArgs},
     benchmark::BenchmarkArgs,
+    convert::ConvertArgs,
     engine::{
         BlendLorasArgs, EncodeTextArgs, EngineArgs, GenerateArgs, Input, LoraCheckArgs, TakingPart, TokenizeArgs,
         UnetStepArgs, VaeDecodeArgs, VaeEncodeArgs,
@@ -39,6 +40,8 @@ pub enum JobSpec {
     Validate(ValidateArgs),
     /// See [`JobKind::MetadataWrite`].
     MetadataWrite(MetadataWriteArgs),
+    /// See [`JobKind::Convert`].
+    Convert(ConvertArgs),
     /// See [`JobKind::Optimize`].
     Optimize(OptimizeArgs),
     /// See [`JobKind::VaeDecode`].
@@ -94,6 +97,7 @@ impl JobSpec {
             Self::Hash(_) => JobKind::Hash,
             Self::Validate(_) => JobKind::Validate,
             Self::MetadataWrite(_) => JobKind::MetadataWrite,
+            Self::Convert(_) => JobKind::Convert,
             Self::Optimize(_) => JobKind::Optimize,
             Self::VaeDecode(_) => JobKind::VaeDecode,
             Self::VaeEncode(_) => JobKind::VaeEncode,
@@ -132,6 +136,7 @@ impl JobSpec {
             Self::Hash(args) => serde_json::to_value(args),
             Self::Validate(args) => serde_json::to_value(args),
             Self::MetadataWrite(args) => serde_json::to_value(args),
+            Self::Convert(args) => serde_json::to_value(args),
             Self::Optimize(args) => serde_json::to_value(args),
             Self::VaeDecode(args) => serde_json::to_value(args),
             Self::VaeEncode(args) => serde_json::to_value(args),
@@ -170,6 +175,7 @@ impl JobSpec {
             Self::Hash(args) => args.model,
             Self::Validate(args) => Some(args.model),
             Self::MetadataWrite(args) => Some(args.model),
+            Self::Convert(args) => Some(args.model),
             Self::Benchmark(args) => Some(args.model),
             Self::Scan(args) => args.model,
             Self::Optimize(_) => None,
@@ -208,6 +214,7 @@ impl JobSpec {
         match self {
             Self::Benchmark(args) => args.other_models().into_iter().map(|(_, model, _)| *model).collect(),
             Self::ApplyPipeline(args) => rest(args.assembly.models()),
+            Self::Convert(args) => args.others().into_iter().map(|(_, model, _)| *model).collect(),
             other => other.engine().map(|args| rest(args.models())).unwrap_or_default(),
         }
     }
@@ -250,6 +257,10 @@ impl JobSpec {
             },
             Self::Validate(args) => format!("validate/{}/{}/{target}", args.model, args.level.as_str()),
             Self::MetadataWrite(args) => format!("metadata_write/{}/{target}", args.key()),
+            Self::Convert(args) => {
+                let args = serde_json::to_vec(args).ok()?;
+                format!("convert/{}/{target}", blake3::hash(&args).to_hex())
+            }
             // the children of two such parents go to other devices each
             Self::ApplyPipeline(_) | Self::RestorePipeline(_)
                 if target == "all" || (target.starts_with("host:") && matches!(self, Self::RestorePipeline(_))) =>

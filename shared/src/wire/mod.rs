@@ -4,6 +4,7 @@ mod benchmarks;
 mod blobs;
 mod cache;
 mod components;
+mod convert;
 mod engine;
 mod farm;
 mod jobs;
@@ -22,6 +23,7 @@ pub use benchmarks::{
 pub use blobs::{ArtifactView, UploadView};
 pub use cache::{CacheHost, CacheView, CachedComponent, CachedCopy, EvictionCandidate, EvictionView};
 pub use components::{PartOf, SharedComponent};
+pub use convert::{ConvertRequest, ConvertResult, DroppedTensors, KeptComponent, OverflowingTensor};
 pub use engine::{
     BlendLorasRequest, EncodeTextRequest, GenerateRequest, LoraCheckRequest, Placing, TokenizeRequest, TokenizeResult,
     TokenizerView, TokensView, UnetStepRequest, VaeDecodeRequest, VaeEncodeRequest,

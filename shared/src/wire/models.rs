@@ -96,6 +96,10 @@ pub struct ModelDetail {
     /// Metadata found in the file.
     #[schema(value_type = Object)]
     pub metadata: serde_json::Value,
+    /// What its files say that it was made from by a `convert` job: models with digests and weights, layout and type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub made_from: Option<serde_json::Value>,
     /// Components.
     pub components: Vec<ComponentView>,
     /// Where it is on disk.

@@ -9,7 +9,7 @@ use std::{
 use shared::error::{Classify, ErrorCode};
 
 use super::{
-    change::{Added, Stored, of_weight},
+    change::{Added, Stored, of_bias, of_weight},
     file::{LoraError, Module},
     parallel::{Sink, Task, Trouble, carry_out},
 };
@@ -86,12 +86,27 @@ pub fn merge(
     if changed.is_empty() {
         return Ok(bytes.to_vec());
     }
-    let prepare = move |weight: Stored<'_>| {
-        let summands = changed.iter().map(|(module, strength)| of_weight(weight, module, *strength));
+    merge_tensor("", (element, shape, bytes), &changed, threads)
+}
+
+/// As [`merge`], of the tensor of this name: to a bias what stands in the files for it is added, to a weight the rest.
+///
+/// # Errors
+/// [`MergeError`]; nothing was changed.
+pub fn merge_tensor(
+    name: &str,
+    (element, shape, bytes): (ElementType, &[usize], &[u8]),
+    modules: &[(&Module, f64)],
+    threads: NonZeroUsize,
+) -> Result<Vec<u8>, MergeError> {
+    let of = if name.ends_with(".bias") { of_bias } else { of_weight };
+    let prepare = move |stored: Stored<'_>| {
+        let active = modules.iter().filter(|(_, strength)| *strength != 0.0);
+        let summands = active.map(|(module, strength)| of(stored, module, *strength));
         summands.filter_map(Result::transpose).map(|added| added.map(Added::packed)).collect()
     };
     let to = 0..bytes.len() as u64;
-    let task = Task { name: "", element, shape, from: Some(bytes), to, prepare: Some(Box::new(prepare)) };
+    let task = Task { name, element, shape, from: Some(bytes), to, prepare: Some(Box::new(prepare)) };
     let out = Out(Mutex::new(vec![0; bytes.len()]));
     match carry_out(vec![task], &out, threads, &|_| {}, &Cancel::new()) {
         Ok(()) => Ok(out.0.into_inner().unwrap_or_else(PoisonError::into_inner)),

@@ -31,7 +31,7 @@ pub use estimate::estimate;
 pub use file::{Lora, LoraError, LoraTensor, Module};
 pub use index::LoraIndex;
 pub use matching::{Fit, Mismatch, Report, match_base};
-pub use merge::{MergeError, merge};
+pub use merge::{MergeError, merge, merge_tensor};
 pub use parallel::Failed;
 pub(crate) use parallel::{Sink, Trouble};
 pub use settings::AdapterSettings;

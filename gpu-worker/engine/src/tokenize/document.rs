@@ -6,6 +6,8 @@ use super::{TokenizeError, TokenizerSettings};
 
 /// First line a version, then one merge a line; `clip/LICENSE` says where they come from.
 const MERGES: &str = include_str!("clip/merges.txt");
+/// What errors call it.
+const SHIPPED: &str = "the shipped vocabulary";
 /// How OpenAI's tokenizer cuts words.
 const WORDS: &str =
     concat!(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d", r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+");
@@ -13,13 +15,26 @@ const WORDS: &str =
 /// The document of the shipped vocabulary.
 pub(super) fn shipped(settings: &TokenizerSettings) -> Result<Vec<u8>, TokenizeError> {
     let merges = merges(MERGES);
+    document(SHIPPED, shipped_words(&merges), &merges, settings)
+}
+
+/// The shipped vocabulary and its merges as files.
+pub(super) fn shipped_files() -> Result<[Vec<u8>; 2], TokenizeError> {
+    let malformed =
+        |error: serde_json::Error| TokenizeError::Malformed { file: SHIPPED.to_owned(), reason: error.to_string() };
+    let merges = merges(MERGES);
+    let vocab = serde_json::to_vec(&shipped_words(&merges)).map_err(malformed)?;
+    Ok([vocab, format!("#version: 0.2\n{}\n", merges.join("\n")).into_bytes()])
+}
+
+/// Every token of the shipped vocabulary with its number.
+fn shipped_words(merges: &[&str]) -> Map<String, Value> {
     let symbols = byte_symbols();
     let ending = symbols.iter().map(|symbol| format!("{symbol}</w>"));
     let joined = merges.iter().map(|merge| merge.replacen(' ', "", 1));
     let marks = ["<|startoftext|>", "<|endoftext|>"].map(str::to_owned);
     let words = symbols.iter().map(char::to_string).chain(ending).chain(joined).chain(marks);
-    let vocab = words.zip(0u32..).map(|(word, id)| (word, id.into())).collect();
-    document("the shipped vocabulary", vocab, &merges, settings)
+    words.zip(0u32..).map(|(word, id)| (word, id.into())).collect()
 }
 
 /// The document of a `vocab.json` and a `merges.txt`.

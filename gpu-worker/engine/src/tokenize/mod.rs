@@ -79,6 +79,14 @@ impl ClipTokenizer {
         Self::from_json(&document::shipped(settings)?, "the shipped vocabulary", settings)
     }
 
+    /// `vocab.json` and `merges.txt` of that vocabulary, as folders of diffusers have them.
+    ///
+    /// # Errors
+    /// [`TokenizeError::Malformed`] when they cannot be written down.
+    pub fn shipped_files() -> Result<[Vec<u8>; 2], TokenizeError> {
+        document::shipped_files()
+    }
+
     /// A tokenizer from the text of a `tokenizer.json`; `file` names it in errors.
     ///
     /// # Errors

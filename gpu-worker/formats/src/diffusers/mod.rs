@@ -19,6 +19,7 @@ use crate::{
     inspection::{Evidence, Inspection},
     probe::{read_json, stat},
     vocab::{Base, Format, ModelType},
+    write::{MADE_FROM_KEY, NOTE_FILE, NOTE_SCHEMA},
 };
 use folder::Folder;
 
@@ -50,6 +51,7 @@ pub(crate) fn inspect(path: &Path, correction: Correction) -> Result<Inspection,
     }
     prediction(&mut inspection, &folder);
     finish(&mut inspection, folder);
+    made_from(path, &mut inspection);
     inspection.correct(correction);
     Ok(inspection)
 }
@@ -88,6 +90,16 @@ fn prediction(inspection: &mut Inspection, folder: &Folder<'_>) {
             told.as_str(),
         ));
         inspection.prediction = Some(told);
+    }
+}
+
+/// What a folder that was converted here says of where it comes from, under the key that single files have for it.
+pub(crate) fn made_from(path: &Path, inspection: &mut Inspection) {
+    let Ok((note, _)) = read_json(&path.join(NOTE_FILE), NOTE_FILE, "note", CONFIG_LIMIT_BYTES) else { return };
+    let is_ours = note.get("schema").and_then(Value::as_str) == Some(NOTE_SCHEMA);
+    if let Some(made_from) = note.get("made_from").filter(|made_from| is_ours && made_from.is_object()) {
+        let text = crate::text::storable_json(made_from.clone()).to_string();
+        inspection.metadata.insert(MADE_FROM_KEY.to_owned(), Value::String(text));
     }
 }
 

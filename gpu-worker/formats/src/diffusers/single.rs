@@ -48,6 +48,7 @@ pub(super) fn inspect(path: &Path, correction: Correction) -> Result<Option<Insp
     inspection.metadata.insert("configs".to_owned(), storable_json(json!({ inspection.model_type.as_str(): config })));
     inspection.correct(correction);
     tokenizer_of(path, &mut inspection)?;
+    super::made_from(path, &mut inspection);
     inspection.size_bytes = inspection.files.iter().map(|file| file.size).fold(0, u64::saturating_add);
     Ok(Some(inspection))
 }

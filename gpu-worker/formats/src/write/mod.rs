@@ -11,6 +11,7 @@ mod copy;
 mod document;
 mod error;
 mod header;
+mod partial;
 mod place;
 mod tensors;
 #[cfg(test)]
@@ -20,13 +21,22 @@ pub use copy::{Copied, Copy};
 pub(crate) use document::is_ours;
 pub use document::{Document, Hashes, SCHEMA, Written};
 pub use error::WriteError;
+pub(crate) use header::framed;
+pub(crate) use partial::Partial;
 pub use place::Place;
 pub use tensors::{NewFile, NewTensor};
 
 use std::io::Write;
 
 /// The key of a copy's metadata that names the job which wrote it: what has it may be overwritten by a later job.
-pub(crate) const JOB_KEY: &str = "modelyard.job";
+pub const JOB_KEY: &str = "modelyard.job";
+
+/// The key of a converted file's metadata that says what it was made from, as JSON.
+pub const MADE_FROM_KEY: &str = "modelyard.made_from";
+/// The file of a converted folder that says the same.
+pub(crate) const NOTE_FILE: &str = "modelyard.json";
+/// The value of its `schema`.
+pub(crate) const NOTE_SCHEMA: &str = "modelyard/made/1";
 
 /// Writes a side-car; its bytes. What the same job has written before an interruption is done.
 ///

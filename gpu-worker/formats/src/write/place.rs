@@ -25,9 +25,9 @@ const SPARE_BYTES: u64 = 16 << 20;
 /// Where something is to be written.
 #[derive(Debug)]
 pub struct Place {
-    folder: OwnedFd,
-    folder_path: PathBuf,
-    name: String,
+    pub(super) folder: OwnedFd,
+    pub(super) folder_path: PathBuf,
+    pub(super) name: String,
 }
 
 /// A file under another name, removed unless it is published. Its lock says that its writer lives.
@@ -77,7 +77,7 @@ impl Place {
         if files.iter().any(is) { Err(WriteError::NotOurs { path: self.path() }) } else { Ok(()) }
     }
 
-    pub(super) fn failed(&self, doing: &'static str, source: io::Error) -> WriteError {
+    pub(crate) fn failed(&self, doing: &'static str, source: io::Error) -> WriteError {
         match source.kind() {
             ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
                 WriteError::ReadOnly { path: self.folder_path.clone(), source }
@@ -90,7 +90,7 @@ impl Place {
     }
 
     /// What has the name now, itself if it is a link.
-    fn status(&self) -> Result<Option<std::fs::Metadata>, WriteError> {
+    pub(super) fn status(&self) -> Result<Option<std::fs::Metadata>, WriteError> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.folder, &self.name, flags, Mode::empty()) {
             Ok(there) => File::from(there).metadata().map(Some).map_err(|source| self.failed("looking at it", source)),
@@ -100,13 +100,13 @@ impl Place {
     }
 
     /// The job that wrote what is there, as `reader` tells; none when nothing is there.
-    pub(super) fn written(&self, reader: impl Fn(&Path) -> Option<String>) -> Result<Option<Earlier>, WriteError> {
+    pub(crate) fn written(&self, reader: impl Fn(&Path) -> Option<String>) -> Result<Option<Earlier>, WriteError> {
         let Some(there) = self.status()? else { return Ok(None) };
-        Ok(Some(Earlier { job: there.is_file().then(|| reader(&self.path())).flatten() }))
+        Ok(Some(Earlier { job: (there.is_file() || there.is_dir()).then(|| reader(&self.path())).flatten() }))
     }
 
     /// Whether what is there is this job's own work, of an attempt that was interrupted after it.
-    pub(super) fn is_done(
+    pub(crate) fn is_done(
         &self,
         earlier: Option<Earlier>,
         job: Option<&str>,
@@ -121,7 +121,7 @@ impl Place {
         }
     }
 
-    pub(super) fn must_have_room(&self, needed_bytes: u64) -> Result<(), WriteError> {
+    pub(crate) fn must_have_room(&self, needed_bytes: u64) -> Result<(), WriteError> {
         let stats = rustix::fs::fstatvfs(&self.folder).map_err(|errno| self.failed("asking for room", errno.into()))?;
         let free_bytes = stats.f_bavail.saturating_mul(stats.f_frsize);
         if needed_bytes.saturating_add(SPARE_BYTES) <= free_bytes {
@@ -192,7 +192,7 @@ impl Place {
 
 /// What was there before.
 #[derive(Debug)]
-pub(super) struct Earlier {
+pub(crate) struct Earlier {
     job: Option<String>,
 }
 

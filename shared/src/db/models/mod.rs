@@ -29,7 +29,7 @@ pub use read::{
     OwnedComponent, component, components_of, count, find, hosts_with, locations_of, names, names_of, of_types_on,
     owners_of,
 };
-pub use scan::{FoundComponent, FoundModel, Scan, ScanCounts, record_models, record_scan, root_missing};
+pub use scan::{FoundComponent, FoundModel, Scan, ScanCounts, record_models, record_one, record_scan, root_missing};
 pub use search::{ListedModel, ModelFilter, ModelSort, explain, list, listed};
 pub use tensors::{ListedTensor, TensorFilter, TensorRow, list_tensors, set_tensors, without_tensors};
 pub use text::{MOST_WORDS, RANKED_MOST, Reading, understand, words_of};

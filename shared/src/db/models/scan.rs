@@ -7,9 +7,12 @@ use serde_json::Value;
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::{FileIdentity, ReadAs, components, known, listed, write, written::Batch};
-use crate::db::{
-    DbError,
-    jobs::{self, JobLease},
+use crate::{
+    db::{
+        DbError,
+        jobs::{self, JobLease},
+    },
+    ids::ModelId,
 };
 
 /// A model as found on a host.
@@ -162,6 +165,28 @@ pub async fn record_models(
     }
     tx.commit().await?;
     Ok(Some(counts))
+}
+
+/// Writes one model that was found, in the caller's (fenced) transaction, beside whatever a scan knows of the root: its id and name.
+///
+/// # Errors
+/// Database errors.
+pub async fn record_one(
+    tx: &mut PgConnection,
+    host: &str,
+    root: &str,
+    found: &FoundModel,
+) -> Result<(ModelId, String), DbError> {
+    lock_root(tx, root).await?;
+    for batch in Batch::of(std::slice::from_ref(found))? {
+        let ids = write::batch(tx, write::Place { host, root }, &batch, &mut ScanCounts::default()).await?;
+        listed::renew(tx, ids).await?;
+    }
+    Ok(sqlx::query_as("select id, name from models where root = $1 and rel_path = $2")
+        .bind(root)
+        .bind(&found.rel_path)
+        .fetch_one(tx)
+        .await?)
 }
 
 /// Two hosts that scan the same library at the same time must not create a model twice.

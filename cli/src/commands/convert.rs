@@ -1,0 +1,181 @@
+//! `modelyard convert`: a model in another layout or type, with another VAE or LoRAs baked in.
+
+use clap::{Args, ValueEnum};
+use shared::{
+    bytes::ByteSize,
+    job::{ConvertDtype, ConvertLayout, ConvertOutput, Target},
+    wire::{ConvertRequest, ConvertResult, JobView},
+};
+
+use super::{assembly::LoraArg, settle};
+use crate::{
+    args::WaitArgs,
+    client::{Client, segment},
+    error::CliError,
+    output::Output,
+};
+
+/// Layouts by the names that people use.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum To {
+    /// Under the names that it has, as safetensors.
+    Safetensors,
+    /// One file under original (LDM, SGM) names.
+    SingleFile,
+    /// A folder as diffusers has it.
+    Diffusers,
+}
+
+/// Float types.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum As {
+    /// As they are.
+    Keep,
+    /// 32 bits.
+    Fp32,
+    /// 16 bits, IEEE; a component with values that do not fit keeps its type.
+    Fp16,
+    /// 16 bits with the range of 32.
+    Bf16,
+}
+
+/// Options of `convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// Id or name of the model.
+    model: String,
+
+    /// Where it goes: a path below the model's root, or `ROOT:PATH`. A file ends with `.safetensors`.
+    #[arg(short, long, value_name = "[ROOT:]PATH", value_parser = output)]
+    output: ConvertOutput,
+
+    /// The layout.
+    #[arg(long, value_enum, default_value = "safetensors")]
+    to: To,
+
+    /// The type of its weights.
+    #[arg(long, value_enum, default_value = "keep")]
+    dtype: As,
+
+    /// A LoRA that is baked in, with its weight and that in the text encoders: `NAME`, `NAME:0.8` or `NAME:0.8:0.5`; may be given
+    /// several times.
+    #[arg(long = "lora", value_name = "LORA[:WEIGHT[:TEXT]]")]
+    loras: Vec<LoraArg>,
+
+    /// Another model whose VAE takes the place of its own.
+    #[arg(long, value_name = "MODEL")]
+    vae: Option<String>,
+
+    /// Take the averaged weights (EMA) of the UNet.
+    #[arg(long)]
+    ema: bool,
+
+    /// Keep what is no weight: averages, optimizers, noise schedules.
+    #[arg(long)]
+    no_prune: bool,
+
+    /// Take values that are not numbers.
+    #[arg(long)]
+    allow_nan: bool,
+
+    /// Title of the new model.
+    #[arg(long)]
+    title: Option<String>,
+
+    /// Replace what such a job wrote there before.
+    #[arg(long)]
+    overwrite: bool,
+
+    /// This host.
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+fn output(text: &str) -> Result<ConvertOutput, String> {
+    let (root, path) = match text.split_once(':') {
+        Some((root, path)) => (Some(root.to_owned()), path),
+        None => (None, text),
+    };
+    if path.is_empty() || root.as_deref() == Some("") {
+        return Err("expected PATH or ROOT:PATH".to_owned());
+    }
+    Ok(ConvertOutput { root, path: path.to_owned() })
+}
+
+pub(crate) async fn run(args: ConvertArgs, client: &Client, output: Output) -> Result<(), CliError> {
+    let request = ConvertRequest {
+        layout: match args.to {
+            To::Safetensors => ConvertLayout::Same,
+            To::SingleFile => ConvertLayout::SingleFile,
+            To::Diffusers => ConvertLayout::Diffusers,
+        },
+        dtype: match args.dtype {
+            As::Keep => ConvertDtype::Keep,
+            As::Fp32 => ConvertDtype::Fp32,
+            As::Fp16 => ConvertDtype::Fp16,
+            As::Bf16 => ConvertDtype::Bf16,
+        },
+        prune: !args.no_prune,
+        use_ema: args.ema,
+        allow_nan: args.allow_nan,
+        vae: args.vae,
+        loras: args.loras.into_iter().map(|lora| lora.0).collect(),
+        output: args.output,
+        overwrite: args.overwrite,
+        title: args.title,
+        target: args.host.map_or(Target::Any, Target::Host),
+        priority: 0,
+    };
+    let job: JobView = client.post(&format!("/v1/models/{}/convert", segment(&args.model)), &request).await?;
+    settle(client, output, job, &format!("convert {}", args.model), args.wait).await
+}
+
+/// What came of it, for a person.
+pub(super) fn notes(result: &ConvertResult) -> Vec<String> {
+    let name = result.name.as_deref().unwrap_or(&result.path);
+    let resumed = match result.resumed_bytes {
+        0 => String::new(),
+        bytes => format!(", {} of it by an attempt before", ByteSize(bytes)),
+    };
+    let mut notes = vec![format!(
+        "`{name}`: {} tensors, {}{resumed}, at `{}` below `{}` of {}",
+        result.tensors,
+        ByteSize(result.bytes),
+        result.path,
+        result.root,
+        result.host
+    )];
+    for kept in &result.kept {
+        notes.push(format!(
+            "{} keeps its type: {} values in {} tensors would overflow, the largest is {}",
+            kept.component, kept.values, kept.tensors, kept.largest
+        ));
+    }
+    for dropped in &result.dropped {
+        let (what, examples) = (dropped.what.replace('_', " "), dropped.examples.join(", "));
+        notes.push(format!("left out: {} tensors ({what}), {}: {examples}", dropped.tensors, ByteSize(dropped.bytes)));
+    }
+    if result.baked > 0 {
+        notes.push(format!("LoRAs changed {} tensors", result.baked));
+    }
+    notes.extend(
+        result.missing.iter().map(|folder| format!("without `{folder}`: no vocabulary of that size is at hand")),
+    );
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_comes_before_the_first_colon() {
+        let there = output("main:a/b.safetensors").unwrap();
+        assert_eq!((there.root.as_deref(), there.path.as_str()), (Some("main"), "a/b.safetensors"));
+        assert_eq!(output("a/b").unwrap().root, None);
+        assert!(output("main:").is_err() && output("").is_err());
+    }
+}

@@ -1,0 +1,436 @@
+//! Small models of real names from one layout into another and back: the same tensors byte for byte, and nothing left behind by
+//! whatever ends early.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    canonical::canonicalise,
+    inspect,
+    tensor_bytes::read_tensor,
+    vocab::{Base, ComponentKind},
+    write::{JOB_KEY, Place, WriteError},
+};
+
+/// The original names and shapes of a reduced part, from `tests/reference/make_maps.py`.
+fn names(map: &str) -> Vec<(String, Vec<u64>)> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/reference/golden/maps");
+    let text = fs::read_to_string(path.join(format!("{map}.tsv"))).unwrap();
+    let lines = text.lines().filter_map(|line| line.strip_prefix("<\t"));
+    let read = |line: &str| {
+        let (name, sides) = line.split_once('\t').unwrap();
+        let sides = sides.split('\t').next().unwrap_or_default().split('x');
+        (name.to_owned(), sides.filter(|side| !side.is_empty()).map(|side| side.parse().unwrap()).collect())
+    };
+    lines.map(read).collect()
+}
+
+/// Values of a tensor, told by its name.
+type Values = dyn Fn(&str) -> Box<dyn Fn(usize) -> f32>;
+
+/// Values that both half types hold.
+fn plain(name: &str) -> Box<dyn Fn(usize) -> f32> {
+    let seed = name.bytes().fold(7_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
+    Box::new(move |at| ((seed.wrapping_add(at.wrapping_mul(2_654_435_761)) >> 7) % 255) as f32 / 64.0 - 2.0)
+}
+
+/// The same, but for the first values of one tensor.
+fn but(end: &'static str, count: usize, value: f32) -> impl Fn(&str) -> Box<dyn Fn(usize) -> f32> {
+    move |name| {
+        let (plain, is_it) = (plain(name), name.ends_with(end));
+        Box::new(move |at| if is_it && at < count { value } else { plain(at) })
+    }
+}
+
+/// Writes a safetensors file of floats.
+fn file(path: &Path, tensors: &[(String, Vec<u64>)], values: &Values) {
+    let (mut entries, mut data) = (serde_json::Map::new(), Vec::new());
+    entries.insert(
+        "__metadata__".into(),
+        serde_json::json!({ "modelspec.title": "made", "modelspec.hash_sha256": "0x00", "note": "n" }),
+    );
+    for (name, shape) in tensors {
+        let begin = data.len();
+        let count = usize::try_from(shape.iter().product::<u64>()).unwrap();
+        let value = values(name);
+        (0..count).for_each(|at| data.extend(value(at).to_le_bytes()));
+        let entry = serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, data.len()] });
+        entries.insert(name.clone(), entry);
+    }
+    let text = serde_json::Value::Object(entries).to_string();
+    let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(text.as_bytes());
+    bytes.extend(data);
+    fs::write(path, bytes).unwrap();
+}
+
+fn checkpoint(dir: &Path, maps: &[&str], values: &Values) -> PathBuf {
+    let tensors: Vec<_> = maps.iter().flat_map(|map| names(map)).collect();
+    let path = dir.join("m.safetensors");
+    file(&path, &tensors, values);
+    path
+}
+
+const SD15: [&str; 3] = ["unet-sd15", "vae", "clip-l"];
+
+fn open(path: &Path) -> Model {
+    Model::open(path, inspect(path).unwrap()).unwrap()
+}
+
+fn request(layout: Layout, precision: Precision) -> Request {
+    let metadata = BTreeMap::from([(JOB_KEY.to_owned(), "job".to_owned())]);
+    Request {
+        layout,
+        precision,
+        kept: BTreeSet::new(),
+        prune: true,
+        use_ema: false,
+        changes: false,
+        title: "t".into(),
+        metadata,
+        tokenizer: None,
+    }
+}
+
+fn go(_: u64) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn job<'a>(plan: &'a Plan, place: &'a Place, keep: &'a dyn Fn() -> bool) -> Job<'a> {
+    Job {
+        plan,
+        place,
+        job: "job".into(),
+        change: None,
+        changes: String::new(),
+        overwrite: false,
+        allow_nan: false,
+        keep,
+        stretch_bytes: Some(64 << 10),
+    }
+}
+
+fn convert(from: &Path, to: &str, request: &Request) -> (PathBuf, Plan, Made) {
+    let plan = Plan::new(&open(from), None, request).unwrap();
+    let place = Place::open(from.parent().unwrap(), to).unwrap();
+    let made = write(&job(&plan, &place, &|| false), &mut go).unwrap();
+    (place.path(), plan, made)
+}
+
+/// Every canonical tensor of a model with its bytes.
+fn content(path: &Path) -> BTreeMap<(ComponentKind, String), (Vec<u64>, Vec<u8>)> {
+    let inspection = inspect(path).unwrap();
+    let mut content = BTreeMap::new();
+    for part in &inspection.components {
+        let canonical = canonicalise(part.kind, inspection.base, &part.tensors);
+        assert_eq!(canonical.unmapped, Vec::<String>::new());
+        for tensor in &canonical.tensors {
+            let whole = OutTensor {
+                name: tensor.name.clone(),
+                dtype: tensor.dtype,
+                shape: tensor.shape.clone(),
+                component: None,
+                from: vec![tensor.clone()],
+                is_transposed: false,
+            };
+            let mut pace = go;
+            let mut emitter = emit::Emitter::new(Model::probes(&inspection.files).unwrap(), None, &mut pace);
+            let mut bytes = Vec::new();
+            emitter
+                .tensor(&whole, &mut |chunk| {
+                    bytes.extend_from_slice(chunk);
+                    Ok(())
+                })
+                .unwrap();
+            content.insert((part.kind, tensor.name.clone()), (tensor.shape.clone(), bytes));
+        }
+    }
+    content
+}
+
+fn listing(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_family_goes_to_a_folder_and_back_byte_for_byte() {
+    let families: [(&[&str], Base); 4] = [
+        (&SD15, Base::Sd15),
+        (&["unet-sd21", "vae", "clip-h"], Base::Sd21),
+        (&["unet-sdxl", "vae", "clip-g"], Base::Sdxl),
+        (&["unet-sdxl-refiner", "vae", "clip-g-refiner"], Base::SdxlRefiner),
+    ];
+    for (maps, base) in families {
+        let dir = TempDir::new().unwrap();
+        let mut tensors: Vec<_> = maps.iter().flat_map(|map| names(map)).collect();
+        if base == Base::Sdxl {
+            let first = names("clip-l").into_iter();
+            let renamed = |(name, shape): (String, Vec<u64>)| {
+                (name.replace("cond_stage_model.", "conditioner.embedders.0."), shape)
+            };
+            tensors.extend(first.map(renamed));
+        }
+        let path = dir.path().join("m.safetensors");
+        file(&path, &tensors, &plain);
+        let before = content(&path);
+        let (folder, plan, _) = convert(&path, "folder", &request(Layout::Diffusers, Precision::Keep));
+        let there = inspect(&folder).unwrap();
+        assert_eq!((there.base, there.reason, there.format.as_str()), (base, None, "diffusers"), "{:?}", plan.missing);
+        assert_eq!(content(&folder), before, "{base}");
+        let (back, _, made) = convert(&folder, "back.safetensors", &request(Layout::SingleFile, Precision::Keep));
+        assert_eq!(content(&back), before, "{base}");
+        let [original, back] = [&path, &back].map(|path| crate::safetensors::read(path, "").unwrap());
+        let named = |head: &crate::safetensors::Header| -> BTreeMap<String, Vec<u64>> {
+            head.tensors.iter().map(|tensor| (tensor.name.clone(), tensor.shape.clone())).collect()
+        };
+        // all names but those of what is no weight, which the plan lists
+        let (old, new) = (named(&original), named(&back));
+        assert!(new.iter().all(|(name, shape)| old.get(name) == Some(shape)), "{base}");
+        let dropped: usize = plan.dropped.iter().map(|dropped| dropped.tensors).sum();
+        assert_eq!(old.len() - new.len(), dropped, "{base}");
+        assert_eq!(back.metadata["modelspec.hash_sha256"], format!("0x{}", made.files[0].payload_sha256));
+        // the other half of a round: the same single file written as it is has the same tensors
+        let (same, ..) = convert(&path, "same.safetensors", &request(Layout::Same, Precision::Keep));
+        assert_eq!(content(&same), before, "{base}");
+        assert_eq!(crate::safetensors::read(&same, "").unwrap().metadata["note"], "n");
+    }
+}
+
+#[test]
+fn what_overflows_is_reported_and_stays_as_it_is() {
+    let dir = TempDir::new().unwrap();
+    let large = but("decoder.conv_in.bias", 3, 1e5);
+    let path = checkpoint(dir.path(), &SD15, &large);
+    let model = open(&path);
+    let mut asked = request(Layout::SingleFile, Precision::Fp16);
+    let plan = Plan::new(&model, None, &asked).unwrap();
+    let found = look(&plan, None, false, &mut go).unwrap();
+    let vae = &found[&ComponentKind::Vae];
+    assert_eq!((found.len(), vae.values, vae.tensors, vae.largest), (1, 3, 1, 1e5));
+    assert_eq!(vae.named, [("first_stage_model.decoder.conv_in.bias".to_owned(), 3, 1e5)]);
+    asked.kept.insert(ComponentKind::Vae);
+    let (half, _, made) = convert(&path, "half.safetensors", &asked);
+    let variants: Vec<_> =
+        inspect(&half).unwrap().components.iter().map(|part| (part.kind, part.dtype.clone())).collect();
+    let wanted = [(ComponentKind::Unet, "F16"), (ComponentKind::Vae, "F32"), (ComponentKind::TextEncoder, "F16")];
+    assert_eq!(variants, wanted.map(|(kind, dtype)| (kind, dtype.to_owned())));
+    // the values are exact in half precision, so the way back gives the same bits
+    let (wide, ..) = convert(&half, "wide.safetensors", &request(Layout::Same, Precision::Fp32));
+    assert_eq!(content(&wide), content(&path));
+    assert_eq!(made.resumed_bytes, 0);
+    let nothing = look(&Plan::new(&open(&half), None, &asked).unwrap(), None, false, &mut go).unwrap();
+    assert_eq!(nothing, BTreeMap::new());
+}
+
+#[test]
+fn values_that_are_no_numbers_are_refused_unless_allowed() {
+    let dir = TempDir::new().unwrap();
+    let broken = but("out.2.bias", 1, f32::NAN);
+    let path = checkpoint(dir.path(), &SD15, &broken);
+    let plan = Plan::new(&open(&path), None, &request(Layout::SingleFile, Precision::Keep)).unwrap();
+    let place = Place::open(dir.path(), "out.safetensors").unwrap();
+    let refused = write(&job(&plan, &place, &|| true), &mut go);
+    assert!(matches!(refused, Err(ConvertError::NotNumbers { values: 1, .. })), "{refused:?}");
+    assert_eq!(listing(dir.path()), ["m.safetensors"]);
+    write(&Job { allow_nan: true, ..job(&plan, &place, &|| true) }, &mut go).unwrap();
+    assert!(matches!(
+        look(&Plan::new(&open(&path), None, &request(Layout::Same, Precision::Fp16)).unwrap(), None, false, &mut go),
+        Err(ConvertError::NotNumbers { .. })
+    ));
+}
+
+#[test]
+fn averages_are_left_out_or_taken() {
+    let dir = TempDir::new().unwrap();
+    let mut tensors: Vec<_> = SD15.iter().flat_map(|map| names(map)).collect();
+    let unet: Vec<_> = tensors.iter().filter(|(name, _)| name.starts_with("model.diffusion_model.")).cloned().collect();
+    let average = |name: &str| format!("model_ema.{}", name["model.".len()..].replace('.', ""));
+    tensors.extend(unet.iter().map(|(name, shape)| (average(name), shape.clone())));
+    tensors.push(("betas".into(), vec![1000]));
+    let path = dir.path().join("m.safetensors");
+    file(&path, &tensors, &plain);
+    let plan = Plan::new(&open(&path), None, &request(Layout::Same, Precision::Keep)).unwrap();
+    let groups: Vec<_> = plan.dropped.iter().map(|dropped| (dropped.what, dropped.tensors)).collect();
+    assert_eq!(groups, [("average", unet.len()), ("constants", 1), ("schedule", 1)]);
+    let (ema, plan, _) =
+        convert(&path, "ema.safetensors", &Request { use_ema: true, ..request(Layout::Same, Precision::Keep) });
+    assert_eq!(
+        plan.dropped.iter().map(|dropped| dropped.what).collect::<Vec<_>>(),
+        ["constants", "replaced", "schedule"]
+    );
+    let (name, shape) = unet.iter().find(|(name, _)| name.ends_with("out.2.weight")).unwrap();
+    let head = crate::safetensors::read(&ema, "").unwrap();
+    let tensor = head.tensors.iter().find(|tensor| tensor.name == *name).unwrap();
+    let mut bytes = Vec::new();
+    read_tensor(&fs::File::open(&ema).unwrap(), tensor, &mut bytes).unwrap();
+    let count = usize::try_from(shape.iter().product::<u64>()).unwrap();
+    let value = plain(&average(name));
+    let wanted: Vec<u8> = (0..count).flat_map(|at| value(at).to_le_bytes()).collect();
+    assert!(bytes == wanted);
+    let (all, plan, _) =
+        convert(&path, "all.safetensors", &Request { prune: false, ..request(Layout::Same, Precision::Keep) });
+    assert_eq!(plan.dropped, []);
+    assert_eq!(crate::safetensors::read(&all, "").unwrap().tensors.len(), tensors.len());
+    let none = Plan::new(&open(&ema), None, &Request { use_ema: true, ..request(Layout::Same, Precision::Keep) });
+    assert!(matches!(none, Err(ConvertError::NoAverage)));
+}
+
+#[test]
+fn an_interrupted_attempt_is_gone_on_with_and_a_changed_source_is_not() {
+    let dir = TempDir::new().unwrap();
+    let path = checkpoint(dir.path(), &SD15, &plain);
+    for to in ["out.safetensors", "folder"] {
+        let layout = if to == "folder" { Layout::Diffusers } else { Layout::SingleFile };
+        let plan = Plan::new(&open(&path), None, &request(layout, Precision::Keep)).unwrap();
+        let place = Place::open(dir.path(), to).unwrap();
+        let mut left = plan.bytes() / 2;
+        let mut stop = |bytes: u64| {
+            left = left.saturating_sub(bytes);
+            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let stopped = write(&job(&plan, &place, &|| true), &mut stop);
+        assert!(matches!(stopped, Err(ConvertError::Write(WriteError::Stopped))), "{stopped:?}");
+        let mut read = 0;
+        let mut count = |bytes: u64| {
+            read += bytes;
+            ControlFlow::Continue(())
+        };
+        let made = write(&job(&plan, &place, &|| true), &mut count).unwrap();
+        assert!(made.resumed_bytes > plan.bytes() / 3, "{to}: {}", made.resumed_bytes);
+        assert_eq!(read, plan.bytes() * 2 - made.resumed_bytes, "what was there is not read again");
+        assert_eq!(content(&place.path()), content(&path));
+        // the same job once more has nothing to do; another one must be allowed to
+        assert_eq!(write(&job(&plan, &place, &|| true), &mut go).unwrap(), Made::default());
+        let other = write(&Job { job: "other".into(), ..job(&plan, &place, &|| true) }, &mut go);
+        assert!(matches!(other, Err(ConvertError::Write(WriteError::Exists { .. }))), "{other:?}");
+        let over = Job { job: "other".into(), overwrite: true, ..job(&plan, &place, &|| true) };
+        assert_eq!(write(&over, &mut go).unwrap().resumed_bytes, 0);
+    }
+    // bytes that were changed behind the journal's back do not count
+    let plan = Plan::new(&open(&path), None, &request(Layout::Same, Precision::Keep)).unwrap();
+    let place = Place::open(dir.path(), "again.safetensors").unwrap();
+    let mut left = 40;
+    let mut stop = |_| {
+        left -= 1;
+        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    write(&job(&plan, &place, &|| true), &mut stop).unwrap_err();
+    let partial = dir.path().join(".modelyard-again.safetensors.partial");
+    let mut bytes = fs::read(&partial).unwrap();
+    let last = bytes.len() / 2;
+    bytes[last] ^= 1;
+    fs::write(&partial, bytes).unwrap();
+    let made = write(&job(&plan, &place, &|| true), &mut go).unwrap();
+    assert_eq!((made.resumed_bytes, content(&place.path()) == content(&path)), (0, true));
+    // without anybody to go on, nothing stays
+    let place = Place::open(dir.path(), "none.safetensors").unwrap();
+    write(&job(&plan, &place, &|| false), &mut |_| ControlFlow::Break(())).unwrap_err();
+    assert_eq!(listing(dir.path()), ["again.safetensors", "folder", "m.safetensors", "out.safetensors"]);
+}
+
+/// Doubles a weight and a fused one.
+struct Twice;
+
+impl Change for Twice {
+    fn touches(&self, component: ComponentKind, tensor: &str) -> bool {
+        component == ComponentKind::TextEncoder && (tensor.ends_with("k_proj.weight") || tensor.ends_with("fc1.weight"))
+    }
+
+    fn apply(
+        &self,
+        _: ComponentKind,
+        _: &str,
+        (dtype, shape, bytes): (Dtype, &[u64], Vec<u8>),
+    ) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+        assert_eq!((dtype, bytes.len() as u64), (Dtype::F32, shape.iter().product::<u64>() * 4));
+        Ok(bytes.as_chunks().0.iter().flat_map(|value| (f32::from_le_bytes(*value) * 2.0).to_le_bytes()).collect())
+    }
+}
+
+#[test]
+fn changes_are_made_to_canonical_tensors_also_inside_of_fused_ones() {
+    let dir = TempDir::new().unwrap();
+    let path = checkpoint(dir.path(), &["unet-sd21", "vae", "clip-h"], &plain);
+    let plan =
+        Plan::new(&open(&path), None, &Request { changes: true, ..request(Layout::Same, Precision::Keep) }).unwrap();
+    assert_eq!(plan.layout, Layout::SingleFile);
+    let place = Place::open(dir.path(), "out.safetensors").unwrap();
+    write(&Job { change: Some(&Twice), ..job(&plan, &place, &|| false) }, &mut go).unwrap();
+    let (before, after) = (content(&path), content(&place.path()));
+    for ((kind, name), (shape, bytes)) in &before {
+        let now = &after[&(*kind, name.clone())];
+        let wanted = if Twice.touches(*kind, name) {
+            Twice.apply(*kind, name, (Dtype::F32, shape, bytes.clone())).unwrap()
+        } else {
+            bytes.clone()
+        };
+        assert!(now.1 == wanted, "{name}");
+    }
+}
+
+#[test]
+fn what_does_not_go_into_a_layout_is_refused_with_its_reason() {
+    let dir = TempDir::new().unwrap();
+    let lora = dir.path().join("l.safetensors");
+    let stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k";
+    file(
+        &lora,
+        &[(format!("{stem}.lora_down.weight"), vec![4, 768]), (format!("{stem}.lora_up.weight"), vec![320, 4])],
+        &plain,
+    );
+    let refused = Plan::new(&open(&lora), None, &request(Layout::Diffusers, Precision::Keep));
+    assert!(matches!(&refused, Err(ConvertError::Layout { why, .. }) if why.contains("lora")), "{refused:?}");
+    let (same, ..) = convert(&lora, "same.safetensors", &request(Layout::Same, Precision::Bf16));
+    assert_eq!(inspect(&same).unwrap().variant.as_deref(), Some("bf16"));
+    let dir = TempDir::new().unwrap();
+    let path = checkpoint(dir.path(), &["unet-sd15", "clip-l"], &plain);
+    let refused = Plan::new(&open(&path), None, &request(Layout::Diffusers, Precision::Keep));
+    assert!(matches!(refused, Err(ConvertError::NoPart { component: ComponentKind::Vae, .. })), "{refused:?}");
+    let mut tensors = names("unet-sd15");
+    tensors.push(("model.diffusion_model.made.up".into(), vec![2]));
+    tensors.extend(names("vae"));
+    let path = dir.path().join("odd.safetensors");
+    file(&path, &tensors, &plain);
+    let refused = Plan::new(&open(&path), None, &request(Layout::SingleFile, Precision::Keep));
+    assert!(matches!(refused, Err(ConvertError::Unknown { count: 1, .. })), "{refused:?}");
+    let vae = dir.path().join("vae.safetensors");
+    let bare: Vec<_> =
+        names("vae").into_iter().map(|(name, shape)| (name["first_stage_model.".len()..].to_owned(), shape)).collect();
+    file(&vae, &bare, &plain);
+    let refused = Plan::new(&open(&vae), None, &request(Layout::Diffusers, Precision::Keep));
+    assert!(matches!(&refused, Err(ConvertError::Layout { why, .. }) if why.contains("scale")), "{refused:?}");
+}
+
+#[test]
+fn a_vae_of_another_model_takes_the_place_of_its_own() {
+    let dir = TempDir::new().unwrap();
+    let path = checkpoint(dir.path(), &SD15, &plain);
+    let vae = dir.path().join("vae.safetensors");
+    let bare: Vec<_> =
+        names("vae").into_iter().map(|(name, shape)| (name["first_stage_model.".len()..].to_owned(), shape)).collect();
+    file(&vae, &bare, &|_| Box::new(|at| at as f32));
+    let plan = Plan::new(&open(&path), Some(&open(&vae)), &request(Layout::Same, Precision::Keep)).unwrap();
+    let place = Place::open(dir.path(), "out.safetensors").unwrap();
+    write(&job(&plan, &place, &|| false), &mut go).unwrap();
+    let (own, other, out) = (content(&path), content(&vae), content(&place.path()));
+    for (key, bytes) in &out {
+        let from = if key.0 == ComponentKind::Vae { &other } else { &own };
+        assert!(from[key] == *bytes, "{key:?}");
+    }
+    assert_eq!(plan.dropped.iter().map(|dropped| dropped.what).collect::<Vec<_>>(), ["constants", "replaced"]);
+}
+
+#[test]
+fn the_place_of_the_hash_has_the_length_of_a_hash() {
+    assert_eq!(header::NO_HASH.len(), 66);
+}

@@ -1,0 +1,36 @@
+//! A model that takes part: its rows, and the headers of its files on this host.
+
+use model_formats::convert::Model;
+use shared::{db::models, ids::ModelId};
+
+use super::super::model::{self, Wanted, blocking};
+use crate::{context::Agent, error::WorkError, running::Attempt};
+
+/// A model of the catalogue with its headers.
+pub(super) struct Source {
+    pub(super) wanted: Wanted,
+    pub(super) model: Model,
+    /// Name of the root that it lies below.
+    pub(super) root: String,
+}
+
+impl Source {
+    pub(super) async fn read(agent: &Agent, attempt: &Attempt, id: ModelId) -> Result<Self, WorkError> {
+        let wanted = model::wanted(agent, id, None).await?;
+        let inspection = model::inspect(agent, attempt, &wanted).await?;
+        let locations = models::locations_of(&agent.pool, &[id]).await?;
+        let here = locations.into_iter().find(|location| location.host == agent.host);
+        let missing = || WorkError::NotHere { model: wanted.model.name.clone(), host: agent.host.clone() };
+        let root = here.ok_or_else(missing)?.root;
+        // of a folder, the parts say where their files are
+        let path = inspection.files.first().map(|file| file.path.clone()).unwrap_or_default();
+        let model = blocking("reading headers", move || Model::open(&path, inspection)).await??;
+        Ok(Self { wanted, model, root })
+    }
+
+    /// Digests of its components, those that are known.
+    pub(super) fn digests(&self) -> serde_json::Map<String, serde_json::Value> {
+        let known = self.wanted.components.iter();
+        known.filter_map(|row| Some((row.kind.clone(), row.digest.clone()?.into()))).collect()
+    }
+}
