@@ -57,10 +57,13 @@ fn numbers(element: ElementType, shape: &[usize], seed: u64) -> Vec<u8> {
     }
 }
 
+/// A tensor: name, type, shape, bytes, and its first byte in a slab.
+type Placed = (&'static str, ElementType, &'static [usize], Vec<u8>, u64);
+
 /// The base on the device, and where its tensors lie in a slab.
 struct Bench {
     base: SlabId,
-    tensors: Vec<(&'static str, ElementType, &'static [usize], Vec<u8>, u64)>,
+    tensors: Vec<Placed>,
     bytes: u64,
 }
 
