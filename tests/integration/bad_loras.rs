@@ -1,5 +1,7 @@
 //! LoRAs that cannot be used, through the whole farm: each is refused with what is wrong with it and nothing else suffers.
 
+#![expect(clippy::unwrap_used, reason = "a failed step of a story is a failed story")]
+
 use std::{fs, path::Path};
 
 use harness::{Daemon, Farm, SHORT};

@@ -1,5 +1,7 @@
 //! Models in other layouts and types: the same components under other names, nothing but whole files, and originals as they were.
 
+#![expect(clippy::unwrap_used, reason = "a failed step of a story is a failed story")]
+
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use harness::{Farm, LONG, ModelFile, SHORT, mebibytes, wait_for};

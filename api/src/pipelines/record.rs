@@ -71,11 +71,14 @@ fn devices_of(plan: &Plan) -> Vec<&str> {
         Spread::Places(places) => places.iter().collect(),
         Spread::Each(each) => each.iter().map(|(target, _)| target).collect(),
     };
-    let device = |target| match target {
-        &Target::Device(ref device) => Some(device.as_str()),
-        _ => None,
-    };
     targets.into_iter().filter_map(device).collect()
+}
+
+fn device(target: &Target) -> Option<&str> {
+    match target {
+        Target::Device(device) => Some(device),
+        _ => None,
+    }
 }
 
 /// Cancels a job that is active, unless it does the same and is joined.
@@ -84,9 +87,10 @@ async fn supersede(tx: &mut Session, job: JobId, plan: &Plan) -> Result<(), ApiE
     let state: JobState = row.state.parse().map_err(ApiError::defect)?;
     // children belong to their parents: nobody joins them, and they join nothing
     let joins = plan.spread == Spread::One && row.parent.is_none() && row.cancel_requested_at.is_none();
-    if !state.is_terminal() && !(joins && does_the_same(&row, plan)) {
-        jobs::cancel(tx, job).await?;
+    if state.is_terminal() || (joins && does_the_same(&row, plan)) {
+        return Ok(());
     }
+    jobs::cancel(tx, job).await?;
     Ok(())
 }
 

@@ -219,7 +219,6 @@ fn assert_equals_diffusers(base: &str) {
         let plain = golden.answer(&runtime, component, weights.clone());
         assert_close(&plain, &golden.expected("before", component), BOUND);
         for (case, uses) in &golden.cases {
-            println!("{base} {case} {component}");
             let changed = variant(&weights, component, &changes(&golden, uses));
             let answer = golden.answer(&runtime, component, changed);
             assert_close(&answer, &golden.expected(case, component), BOUND);
