@@ -49,7 +49,7 @@ pub fn misses_any(before: &Before, candidates: &[Candidate]) -> bool {
 /// job's lease allow no more; what was recorded stays.
 ///
 /// # Errors
-/// [`WorkError::Database`]; [`WorkError::Cancelled`] when the lease is over.
+/// [`WorkError::Db`]; [`WorkError::Cancelled`] when the lease is over.
 pub async fn survey_and_record(
     recorder: &Recorder,
     candidates: Vec<Candidate>,

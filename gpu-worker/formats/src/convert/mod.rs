@@ -3,7 +3,7 @@
 //! 1. [`Plan::new`] says which files with which tensors come out, where each tensor's bytes come from, and what is left out. It is
 //!    pure; names and shapes of single files are proven by reading them back.
 //! 2. [`look`] reads what is to become narrower, so that what would overflow is known before anything is written.
-//! 3. [`write`] streams the tensors into a file or folder under another name beside the goal, flushes, reads it back, and gives it
+//! 3. [`write()`] streams the tensors into a file or folder under another name beside the goal, flushes, reads it back, and gives it
 //!    its name. A journal beside it lets a later attempt go on after the last whole tensors.
 //!
 //! Memory: a chunk of four mebibytes, and one tensor at a time where its elements change their order or a [`Change`] has it whole.
