@@ -127,6 +127,7 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
     tx.commit().await?;
     for (held, now) in met.merged {
         agent.aliases.learn(held, now);
+        agent.devices.values().for_each(|device| device.variants.merged(held, now));
         aliases::fold(agent, held, now).await;
     }
     for component in met.refused {

@@ -56,6 +56,11 @@ impl Device {
         self.runner.status().borrow().resident.clone()
     }
 
+    /// Deaths of its runner so far.
+    pub fn deaths(&self) -> u64 {
+        self.runner.status().borrow().restarts_total
+    }
+
     /// Its memory is host memory, in the same budget of the machine as the RAM tier.
     pub fn is_host_memory(&self) -> bool {
         self.name.starts_with("cpu:")

@@ -237,7 +237,11 @@ impl Ensemble {
         let told: Vec<String> = self.loras.iter().map(ToString::to_string).collect();
         let mut digests = Vec::new();
         for (kind, plan) in &stack.plan.parts {
-            let Some(base) = self.held(site, kind).filter(|_| !made.contains_key(kind)) else { continue };
+            // a part that the role does not run, or that is there already
+            if made.contains_key(kind) || self.part_of(kind).is_none() {
+                continue;
+            }
+            let base = self.held(site, kind).ok_or_else(|| variants::gone(site.device, kind))?;
             let wanted = variants::Wanted { kind, base: &base, plan, told: &told };
             let found = match variants::find(site.agent, (site.device, site.attempt), &wanted) {
                 Some(found) => found,

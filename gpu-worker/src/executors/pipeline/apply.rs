@@ -19,7 +19,7 @@ use super::{
     change::PipelineChange,
     check, dry_run,
 };
-use crate::{commit::Effects, context::Agent, error::WorkError, running::Attempt};
+use crate::{commit::Effects, context::Agent, error::WorkError, managers::variants, running::Attempt};
 
 pub(in crate::executors) async fn run(
     agent: &Arc<Agent>,
@@ -28,6 +28,8 @@ pub(in crate::executors) async fn run(
 ) -> Result<Done, WorkError> {
     let (started, before) = (Instant::now(), agent.metrics.copied_bytes.get());
     let site = Site { agent, attempt, device: device_of(agent, attempt)? };
+    // before anything is looked at: what a process that dies meanwhile had is not there at the end
+    let deaths = site.device.deaths();
     if args.dry_run {
         let draft = draft(site, &args).await?;
         return dry_run::plan(site, &args, &draft).await;
@@ -36,15 +38,18 @@ pub(in crate::executors) async fn run(
     let mut checks = Vec::new();
     if args.verify {
         checks = check::all(agent, site.device, &base_copies(site, &ensemble)).await;
-        if check::take_off_different(agent, site.device, &checks).await? {
-            // what was wrong is loaded and changed anew
+        check::must_be_known(site.device, &checks)?;
+        if checks.iter().any(check::Checked::differs) {
+            // what was wrong is loaded and changed anew; what is in use could not be taken off
             drop(ensemble);
+            check::take_off_different(agent, site.device, &checks).await?;
             ensemble = draft(site, &args).await?.realise(site).await?;
         }
     }
+    site.must_live_since(deaths)?;
     keep_all(site, &args, &ensemble)?;
     let used: BTreeSet<ComponentId> = ensemble.made().values().map(|made| made.variant.id).collect();
-    site.device.variants.used_by(args.pipeline, &args.name, &used);
+    variants::use_for(site.device, (args.pipeline, &args.name), &used);
     let seconds = started.elapsed().as_secs_f64();
     let computed: u64 = ensemble.made().values().filter(|made| made.computed > 0).map(|made| made.variant.bytes).sum();
     let bytes = agent.metrics.copied_bytes.get().saturating_sub(before).saturating_add(computed);
@@ -52,7 +57,7 @@ pub(in crate::executors) async fn run(
     result.extend(facts(&args, &site.device.id, seconds));
     result.insert("checks".to_owned(), checks.iter().map(check::Checked::view).collect());
     let result = Value::Object(result);
-    let change = PipelineChange::applied(args, site, (seconds, bytes), result.clone());
+    let change = PipelineChange::applied(args, (site, deaths), (seconds, bytes), result.clone());
     Ok(Done { result, effects: Effects::Pipeline(Box::new(change), ensemble.digests()) })
 }
 

@@ -12,15 +12,13 @@ use shared::{
 };
 
 use super::super::engine::Site;
-use crate::context::Agent;
+use crate::{context::Agent, managers::variants};
 
 /// A pipeline was applied to a device, or restored there.
 #[derive(Debug, Clone)]
 pub struct PipelineChange {
     what: What,
     device: String,
-    /// Deaths of the device's runner before the process that has it.
-    runner_generation: i64,
     seconds: f64,
     /// What the job's result says of it.
     facts: Value,
@@ -32,13 +30,22 @@ enum What {
         args: ApplyPipelineArgs,
         /// That were copied and computed.
         bytes: u64,
+        /// Deaths of the device's runner before the process that has it.
+        runner_generation: i64,
     },
     Restored(RestorePipelineArgs),
 }
 
 impl PipelineChange {
-    pub(super) fn applied(args: ApplyPipelineArgs, site: Site<'_>, (seconds, bytes): (f64, u64), facts: Value) -> Self {
-        Self::of(What::Applied { args, bytes }, site, seconds, facts)
+    /// Applied by the process that came after so many deaths.
+    pub(super) fn applied(
+        args: ApplyPipelineArgs,
+        (site, deaths): (Site<'_>, u64),
+        (seconds, bytes): (f64, u64),
+        facts: Value,
+    ) -> Self {
+        let runner_generation = i64::try_from(deaths).unwrap_or(i64::MAX);
+        Self::of(What::Applied { args, bytes, runner_generation }, site, seconds, facts)
     }
 
     pub(super) fn restored(args: RestorePipelineArgs, site: Site<'_>, seconds: f64, facts: Value) -> Self {
@@ -46,9 +53,7 @@ impl PipelineChange {
     }
 
     fn of(what: What, site: Site<'_>, seconds: f64, facts: Value) -> Self {
-        let deaths = site.device.runner.status().borrow().restarts_total;
-        let runner_generation = i64::try_from(deaths).unwrap_or(i64::MAX);
-        Self { what, device: site.device.id.clone(), runner_generation, seconds, facts }
+        Self { what, device: site.device.id.clone(), seconds, facts }
     }
 
     fn pipeline(&self) -> (PipelineId, &str) {
@@ -65,13 +70,13 @@ impl PipelineChange {
     pub async fn record(&self, agent: &Agent, tx: &mut Session, lease: JobLease) -> Result<bool, DbError> {
         let (job, device, seconds) = (lease.id, self.device.as_str(), self.seconds);
         match &self.what {
-            What::Applied { args, bytes } => {
+            What::Applied { args, bytes, runner_generation } => {
                 let mark = AppliedMark {
                     job,
                     args,
                     device,
                     incarnation: agent.me,
-                    runner_generation: self.runner_generation,
+                    runner_generation: *runner_generation,
                     facts: &self.facts,
                     seconds,
                     bytes: *bytes,
@@ -88,7 +93,7 @@ impl PipelineChange {
     pub fn let_go(&self, agent: &Agent) {
         let (pipeline, name) = self.pipeline();
         if let Some(device) = agent.devices.get(&self.device) {
-            device.variants.used_by(pipeline, name, &Default::default());
+            variants::use_for(device, (pipeline, name), &Default::default());
         }
     }
 }

@@ -24,7 +24,7 @@ use super::{
     check,
 };
 use crate::{
-    commit::Effects, context::Agent, device_tier::evict, error::WorkError, managers::variants::Variant,
+    commit::Effects, context::Agent, device_tier::evict, error::WorkError, managers::variants::{self, Variant},
     runner::DeviceResident, running::Attempt,
 };
 
@@ -46,12 +46,7 @@ pub(in crate::executors) async fn run(
         digests = load_base(site, &args).await?;
     }
     // only now: what fails before leaves the pipeline as it was
-    site.device.variants.used_by(args.pipeline, &args.name, &BTreeSet::new());
-    for (variant, copy) in &others {
-        if variant.pipelines.len() < 2 {
-            site.device.tier.say(copy, Some(false), None);
-        }
-    }
+    variants::use_for(site.device, (args.pipeline, &args.name), &BTreeSet::new());
     let copies = bases(site, &others);
     let checks = if args.verify { verify(site, &args, &copies, &mut digests).await? } else { Vec::new() };
     let seconds = started.elapsed().as_secs_f64();
@@ -109,7 +104,9 @@ async fn verify(
 ) -> Result<Vec<check::Checked>, WorkError> {
     site.attempt.progress.enter("checking", 0);
     let checks = check::all(site.agent, site.device, copies).await;
-    if check::take_off_different(site.agent, site.device, &checks).await? {
+    check::must_be_known(site.device, &checks)?;
+    if checks.iter().any(check::Checked::differs) {
+        check::take_off_different(site.agent, site.device, &checks).await?;
         digests.extend(load_base(site, args).await?);
     }
     Ok(checks)

@@ -19,7 +19,7 @@ pub struct Variant {
     pub since: DateTime<Utc>,
     /// What the base is used as: `unet`, `text_encoder`, ….
     pub kind: String,
-    /// The base, under its id in the catalogue when the variant was made.
+    /// The base, under its present id in the catalogue.
     pub base: ComponentId,
     /// Digest of the base's content.
     pub base_digest: String,
@@ -79,9 +79,11 @@ impl Variants {
         copies.iter().filter_map(one).collect()
     }
 
-    /// Notes a variant that was made; `computed_bytes` of it are no copies of an earlier one's.
-    pub fn made(&self, variant: Variant, computed_bytes: u64) {
+    /// Notes a variant that was made; `computed_bytes` of it are no copies of an earlier one's. `now` tells the base's present
+    /// id: asked under the lock, so that a merge is either known to it or renames what is noted here.
+    pub fn made(&self, mut variant: Variant, computed_bytes: u64, now: impl Fn(ComponentId) -> ComponentId) {
         let mut book = self.book();
+        variant.base = now(variant.base);
         if computed_bytes > 0 && variant.seconds > 0.0 {
             let (bytes, seconds) = book.computed;
             book.computed = (bytes / 2.0 + as_float(computed_bytes), seconds / 2.0 + variant.seconds);
@@ -89,15 +91,24 @@ impl Variants {
         book.variants.insert(variant.id, variant);
     }
 
-    /// A pipeline that was applied uses these variants, and no others any more.
-    pub fn used_by(&self, pipeline: PipelineId, name: &str, ids: &BTreeSet<ComponentId>) {
+    /// A component was merged into another: it is what its variants lie over now.
+    pub fn merged(&self, component: ComponentId, now: ComponentId) {
+        for variant in self.book().variants.values_mut().filter(|variant| variant.base == component) {
+            variant.base = now;
+        }
+    }
+
+    /// A pipeline that was applied uses these variants, and no others any more; those that no pipeline uses now, and one did.
+    pub fn used_by(&self, pipeline: PipelineId, name: &str, ids: &BTreeSet<ComponentId>) -> BTreeSet<ComponentId> {
+        let mut left = BTreeSet::new();
         for variant in self.book().variants.values_mut() {
             if ids.contains(&variant.id) {
                 variant.pipelines.insert(pipeline, name.to_owned());
-            } else {
-                variant.pipelines.remove(&pipeline);
+            } else if variant.pipelines.remove(&pipeline).is_some() && variant.pipelines.is_empty() {
+                left.insert(variant.id);
             }
         }
+        left
     }
 
     /// Forgets variants whose copies are gone.
@@ -226,14 +237,19 @@ mod tests {
         let (variants, base, pipeline) = (Variants::default(), ComponentId::generate(), PipelineId::generate());
         let [(a, copy_a), (b, copy_b)] = std::array::from_fn(|_| variant(base, &[("a", 1)]));
         assert_eq!(variants.estimate_seconds(20), None);
-        variants.made(a.clone(), 10);
-        variants.made(b.clone(), 0);
+        let merged = ComponentId::generate();
+        variants.made(a.clone(), 10, |_| merged);
+        variants.made(b.clone(), 0, |base| base);
         assert_eq!(variants.estimate_seconds(20), Some(2.0));
-        variants.used_by(pipeline, "p", &[a.id].into());
-        variants.used_by(pipeline, "p", &[b.id].into());
+        assert!(variants.used_by(pipeline, "p", &[a.id].into()).is_empty(), "no pipeline used the other");
+        assert_eq!(variants.used_by(pipeline, "p", &[b.id].into()), [a.id].into(), "its last pipeline left it");
         let copies = [copy_a.clone(), copy_b];
+        let bases = || variants.among(&copies).iter().map(|(variant, _)| variant.base).collect::<Vec<_>>();
         let users: Vec<usize> = variants.among(&copies).iter().map(|(variant, _)| variant.pipelines.len()).collect();
         assert_eq!(users, [0, 1]);
+        assert_eq!(bases(), [merged, base], "a merge before the note");
+        variants.merged(base, merged);
+        assert_eq!(bases(), [merged, merged], "and after it");
         let later = DeviceResident { since: copy_a.since + chrono::TimeDelta::seconds(1), ..copy_a };
         variants.prune(|| vec![later.clone()]);
         assert!(variants.among(&copies).is_empty(), "the runner died, and another copy has the id");

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use shared::ids::ComponentId;
+use shared::ids::{ComponentId, PipelineId};
 
 use super::book::{Variant, Weighed, closest, surplus};
 use crate::{
@@ -148,6 +148,14 @@ pub fn foresee(device: &Device, (base, base_digest): (ComponentId, &str), plan: 
     }
 }
 
+/// A pipeline uses these variants on a device and no others any more. What its last pipeline left nobody keeps.
+pub fn use_for(device: &Device, (pipeline, name): (PipelineId, &str), ids: &BTreeSet<ComponentId>) {
+    let left = device.variants.used_by(pipeline, name, ids);
+    for copy in device.resident().iter().filter(|copy| left.contains(&copy.component)) {
+        device.tier.say(copy, Some(false), None);
+    }
+}
+
 fn holder(attempt: &Attempt) -> String {
     format!("job {}", attempt.id)
 }
@@ -181,24 +189,27 @@ impl Making<'_> {
         self.attempt.progress.enter("applying", bytes);
         self.attempt.progress.detail(self.wanted.kind);
         let mut reuse = self.reusable();
-        let mut in_place = false;
+        // why the base's copy is converted
+        let mut no_room = None;
         loop {
-            let order = self.order(reuse.as_ref().map(|(id, _)| *id), in_place);
+            let order = self.order(reuse.as_ref().map(|(id, _)| *id), no_room.is_some());
             let progress = |done: u64| self.attempt.progress.set(done.min(bytes));
             match self.device.runner.apply(order, progress, &self.attempt.cancel).await {
-                Ok(applied) if in_place => return Ok((applied, Path::InPlace)),
+                Ok(applied) if no_room.is_some() => return Ok((applied, Path::InPlace)),
                 Ok(applied) if applied.taken_over > 0 => return Ok((applied, Path::Delta)),
                 Ok(applied) => return Ok((applied, Path::Full)),
-                Err(full @ RunnerError::OutOfMemory { .. }) if !in_place => {
+                Err(full @ RunnerError::OutOfMemory { .. }) if no_room.is_none() => {
                     if self.make_room(&full).await {
                         continue;
                     }
                     // the earlier variant may go as well, once nothing is taken over from it
                     if reuse.take().is_none() {
-                        self.may_convert(full)?;
-                        in_place = true;
+                        no_room = Some(self.may_convert(full)?);
                     }
                 }
+                // somebody reads the base after all: it is about room again, which may come
+                Err(RunnerError::InUse { .. }) if let Some(full) = no_room => return Err(full.into()),
+                Err(RunnerError::NotResident { .. }) => return Err(gone(self.device, self.wanted.kind)),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -233,9 +244,13 @@ impl Making<'_> {
     }
 
     /// Whether the base's copy may be changed: only whoever asks here uses it, and nobody keeps it.
-    fn may_convert(&self, full: RunnerError) -> Result<(), WorkError> {
-        let noted = self.device.tier.noted(self.wanted.base);
-        if noted.leases > 1 || noted.protected { Err(full.into()) } else { Ok(()) }
+    fn may_convert(&self, full: RunnerError) -> Result<RunnerError, WorkError> {
+        // as it is now: programs may have come to it
+        let (copies, base) = (self.device.resident(), self.wanted.base);
+        let is_base = |copy: &&DeviceResident| copy.component == base.component && copy.since == base.since;
+        let copy = copies.iter().find(is_base).ok_or_else(|| gone(self.device, self.wanted.kind))?;
+        let noted = self.device.tier.noted(copy);
+        if noted.leases > 1 || noted.protected { Err(full.into()) } else { Ok(full) }
     }
 }
 
@@ -265,7 +280,7 @@ fn note(
     };
     device.tier.made(&copy, Duration::from_secs_f64(applied.seconds.max(0.0)));
     let computed_bytes = if applied.taken_over == 0 { wanted.plan.bytes() } else { 0 };
-    device.variants.made(variant.clone(), computed_bytes);
+    device.variants.made(variant.clone(), computed_bytes, |base| agent.aliases.now(base));
     Ok((variant, copy))
 }
 
@@ -292,8 +307,8 @@ async fn trim(agent: &Agent, device: &Device, incoming: u64, spared: &BTreeSet<C
     }
 }
 
-/// Its process was replaced right after: the next attempt makes it again.
-fn gone(device: &Device, kind: &str) -> WorkError {
-    let reason = format!("its process was replaced, and the variant of `{kind}` is not there any more");
+/// What was on the device went with its process: the next attempt brings it back.
+pub fn gone(device: &Device, kind: &str) -> WorkError {
+    let reason = format!("its process was replaced, and what `{kind}` takes is not there any more");
     RunnerError::Unavailable { device: device.id.clone(), reason }.into()
 }
