@@ -1,7 +1,7 @@
 //! What applying a pipeline would load, evict and compute, in bytes and seconds. Nothing on the device changes; LoRAs that nobody
 //! compared with this model before are read into RAM for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use residency::policy::{Goal, select_victims};
 use serde_json::{Value, json};
@@ -35,13 +35,19 @@ pub(super) async fn plan(site: Site<'_>, args: &ApplyPipelineArgs, draft: &Draft
     let mut spared = BTreeSet::new();
     let mut changes: Vec<Value> =
         draft.changes().into_iter().map(|part| change(site, draft, part, &mut computing)).collect();
+    // what was converted into just that needs no base
+    let whole: BTreeMap<&str, ComponentId> =
+        draft.changes().into_iter().filter_map(|part| converted_to(site, part)).collect();
+    spared.extend(whole.values().copied());
     let loads: Vec<Value> = draft
         .rows()
+        .filter(|(kind, _, _)| !whole.contains_key(kind))
         .map(|(kind, row, subject)| (kind, row, subject.inspection(), subject.name()))
         .chain(loras(draft, &changes))
         .filter_map(|(kind, row, inspection, model)| {
-            spared.insert(row.id);
-            load(site, (kind, model), (row, inspection), &mut loading)
+            // what takes part twice is loaded once
+            let is_new = spared.insert(row.id);
+            is_new.then(|| load(site, (kind, model), (row, inspection), &mut loading)).flatten()
         })
         .collect();
     let (evictions, short_bytes) = evictions(site, loading.bytes.saturating_add(computing.bytes), &spared);
@@ -58,6 +64,14 @@ pub(super) async fn plan(site: Site<'_>, args: &ApplyPipelineArgs, draft: &Draft
         result.extend(more);
     }
     Ok(Done { result: Value::Object(result), effects: Effects::None })
+}
+
+/// The part, with the copy that holds all of it as it is wanted.
+fn converted_to<'d>(
+    site: Site<'_>,
+    (kind, row, plan): (&'d str, &ComponentRow, &PartPlan),
+) -> Option<(&'d str, ComponentId)> {
+    Some((kind, variants::whole(site.device, &plan.key(row.digest.as_deref()?))?))
 }
 
 /// LoRAs come onto the device when something is computed.

@@ -1,11 +1,7 @@
 //! `restore_pipeline`: its bases are run as they are again. Nothing has to be written for that: they were never changed. What was
 //! converted for want of room is loaded again; whether the others are what they were is checked.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use residency::Reason;
 use serde_json::json;
@@ -19,13 +15,19 @@ use super::{
         Done,
         engine::{Draft, Extras, Site, vae_of},
         load::device_of,
+        model,
     },
     change::PipelineChange,
     check,
 };
 use crate::{
-    commit::Effects, context::Agent, device_tier::evict, error::WorkError, managers::variants::{self, Variant},
-    runner::DeviceResident, running::Attempt,
+    commit::Effects,
+    context::Agent,
+    device_tier::evict,
+    error::WorkError,
+    managers::variants::{self, Variant},
+    runner::DeviceResident,
+    running::Attempt,
 };
 
 pub(in crate::executors) async fn run(
@@ -35,7 +37,9 @@ pub(in crate::executors) async fn run(
 ) -> Result<Done, WorkError> {
     let started = Instant::now();
     let site = Site { agent, attempt, device: device_of(agent, attempt)? };
-    let used = used_by(site, &args);
+    let deaths = site.device.deaths();
+    let adapted = adapted(site, &args).await?;
+    let used = used_by(site, &args, &adapted);
     let (converted, others): (Vec<_>, Vec<_>) = used.into_iter().partition(|(variant, _)| variant.is_whole);
     let mut digests = Vec::new();
     let back = alone(&args, &converted);
@@ -45,10 +49,14 @@ pub(in crate::executors) async fn run(
     if !back.is_empty() {
         digests = load_base(site, &args).await?;
     }
+    let copies = bases(site, &others, adapted);
+    let mut checks = Vec::new();
+    if args.verify {
+        checks = verify(site, &args, &copies, &mut digests).await?;
+        site.must_live_since(deaths)?;
+    }
     // only now: what fails before leaves the pipeline as it was
     variants::use_for(site.device, (args.pipeline, &args.name), &BTreeSet::new());
-    let copies = bases(site, &others);
-    let checks = if args.verify { verify(site, &args, &copies, &mut digests).await? } else { Vec::new() };
     let seconds = started.elapsed().as_secs_f64();
     let result = json!({
         "pipeline": args.name, "generation": args.generation, "device": site.device.id, "seconds": seconds,
@@ -59,18 +67,47 @@ pub(in crate::executors) async fn run(
     });
     if !args.verify && !copies.is_empty() {
         let (agent, device) = (agent.clone(), site.device.clone());
-        agent.tasks.clone().spawn("restore-check", async move {
-            check::in_the_background(&agent, &device, &copies).await;
+        let (tasks, stopping) = (agent.tasks.clone(), agent.tasks.token().clone());
+        tasks.spawn("restore-check", async move {
+            tokio::select! {
+                () = check::in_the_background(&agent, &device, &copies) => {}
+                () = stopping.cancelled() => {}
+            }
         });
     }
     let change = PipelineChange::restored(args, site, seconds, result.clone());
     Ok(Done { result, effects: Effects::Pipeline(Box::new(change), digests) })
 }
 
-/// The variants that the pipeline uses.
-fn used_by(site: Site<'_>, args: &RestorePipelineArgs) -> Vec<(Variant, DeviceResident)> {
+/// The components that the pipeline's LoRAs are for, as the catalogue has them now: what was applied may have been evicted and
+/// made again since. A model that left the catalogue has none.
+async fn adapted(site: Site<'_>, args: &RestorePipelineArgs) -> Result<BTreeSet<ComponentId>, WorkError> {
+    let RestorePipelineArgs { assembly, .. } = args;
+    let mut ids = BTreeSet::new();
+    let stand_ins = assembly.text_encoders.values().map(|model| (*model, Role::TextEncoders));
+    for (model, role) in stand_ins.chain([(assembly.model, Role::LoraBase)]) {
+        let wanted = match model::wanted(site.agent, model, None).await {
+            Ok(wanted) => wanted,
+            Err(WorkError::NoModel(_) | WorkError::NothingToLoad { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        let is_replaced = |kind: &str| model == assembly.model && assembly.text_encoders.contains_key(kind);
+        let parts = wanted.components.iter().filter(|row| role.means(&row.kind) && !is_replaced(&row.kind));
+        ids.extend(parts.map(|row| row.id));
+    }
+    Ok(ids)
+}
+
+/// The variants that the pipeline uses, and converted bases of its own that no pipeline uses.
+fn used_by(
+    site: Site<'_>,
+    args: &RestorePipelineArgs,
+    adapted: &BTreeSet<ComponentId>,
+) -> Vec<(Variant, DeviceResident)> {
     let mut used = site.device.variants.among(&site.device.resident());
-    used.retain(|(variant, _)| variant.pipelines.contains_key(&args.pipeline));
+    let is_made_again =
+        |variant: &Variant| variant.is_whole && variant.pipelines.is_empty() && adapted.contains(&variant.base);
+    used.retain(|(variant, _)| variant.pipelines.contains_key(&args.pipeline) || is_made_again(variant));
     used
 }
 
@@ -88,11 +125,16 @@ async fn load_base(site: Site<'_>, args: &RestorePipelineArgs) -> Result<Vec<(Co
     Ok(Draft::of(site, assembly.model, role, extras).await?.realise(site).await?.digests())
 }
 
-/// The copies of the bases of these variants, each once.
-fn bases(site: Site<'_>, variants: &[(Variant, DeviceResident)]) -> Vec<DeviceResident> {
-    let bases: BTreeMap<ComponentId, ()> = variants.iter().map(|(variant, _)| (variant.base, ())).collect();
+/// The copies of the bases of these variants and of what the pipeline adapts, each once.
+fn bases(
+    site: Site<'_>,
+    variants: &[(Variant, DeviceResident)],
+    adapted: BTreeSet<ComponentId>,
+) -> Vec<DeviceResident> {
+    let of_variants = variants.iter().map(|(variant, _)| variant.base);
+    let bases: BTreeSet<ComponentId> = of_variants.chain(adapted).collect();
     let mut copies = site.device.resident();
-    copies.retain(|copy| copy.variant.is_none() && bases.contains_key(&site.agent.aliases.now(copy.component)));
+    copies.retain(|copy| copy.variant.is_none() && bases.contains(&site.agent.aliases.now(copy.component)));
     copies
 }
 

@@ -127,6 +127,12 @@ pub fn lease_whole(device: &Device, attempt: &Attempt, key: &str) -> Option<Made
     looked_up(device, attempt, |variant| variant.is_whole && variant.key == key)
 }
 
+/// The id of the whole variant of this key, if it is there.
+pub fn whole(device: &Device, key: &str) -> Option<ComponentId> {
+    let all = device.variants.among(&device.resident());
+    all.into_iter().find(|(variant, _)| variant.is_whole && variant.key == key).map(|(variant, _)| variant.id)
+}
+
 /// The wanted variant, if it is there, in use while the answer lives.
 pub fn find(agent: &Agent, (device, attempt): (&Device, &Attempt), wanted: &Wanted<'_>) -> Option<Made> {
     let key = wanted.plan.key(&wanted.base.digest);

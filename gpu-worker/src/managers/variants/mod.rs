@@ -7,5 +7,5 @@ mod ensure;
 mod metrics;
 
 pub use book::{Variant, Variants};
-pub use ensure::{Made, Path, Recipe, Wanted, ensure, find, foresee, gone, lease_whole, use_for};
+pub use ensure::{Made, Path, Recipe, Wanted, ensure, find, foresee, gone, lease_whole, use_for, whole};
 pub use metrics::{Check, VariantMetrics};
