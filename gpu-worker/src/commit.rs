@@ -130,11 +130,12 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
         agent.devices.values().for_each(|device| device.variants.merged(held, now));
         aliases::fold(agent, held, now).await;
     }
+    let is_anybodys = !met.unwanted && met.refused.is_empty();
     for component in met.refused {
         aliases::give_back(agent, component).await;
     }
     if let Effects::Pipeline(change, _) = effects
-        && met.unwanted
+        && !is_anybodys
     {
         change.let_go(agent);
     }

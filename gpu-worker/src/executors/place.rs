@@ -40,6 +40,12 @@ impl Placed {
         self.components.iter().map(|placed| (placed.id, placed.digest.clone())).collect()
     }
 
+    /// Bytes that this attempt copied to the device.
+    pub(super) fn copied_bytes(&self) -> u64 {
+        let copied = self.components.iter().filter(|placed| !placed.device.already);
+        copied.map(|placed| placed.device.bytes).sum()
+    }
+
     /// The id that the device holds a component under.
     pub(super) fn held(&self, agent: &Agent, component: ComponentId) -> Option<ComponentId> {
         self.leases.keys().copied().find(|held| agent.aliases.now(*held) == component)

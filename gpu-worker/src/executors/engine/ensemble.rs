@@ -66,6 +66,8 @@ pub(in crate::executors) struct Ensemble {
     idle: Vec<Idle>,
     /// What loads of LoRAs computed.
     lora_digests: Vec<(ComponentId, String)>,
+    /// Bytes of LoRAs that were copied to the device.
+    lora_bytes: u64,
 }
 
 /// What takes part, before anything is loaded.
@@ -168,7 +170,7 @@ impl Draft {
     fn converted(&self, site: Site<'_>) -> BTreeMap<String, Made> {
         let whole = |(kind, row, plan): (&str, &ComponentRow, &PartPlan)| {
             let key = plan.key(row.digest.as_deref()?);
-            Some((kind.to_owned(), variants::lease_whole(site.device, site.attempt, &key)?))
+            Some((kind.to_owned(), variants::lease_whole(site.agent, (site.device, site.attempt), &key)?))
         };
         self.changes().into_iter().filter_map(whole).collect()
     }
@@ -194,9 +196,17 @@ impl Draft {
             vae.place(site, keep, |_| true).await?;
         }
         let (loras, idle) = (stack.told(), stack.plan.idle.clone());
-        let mut ensemble =
-            Ensemble { base, vae, encoders, made: BTreeMap::new(), loras, idle, lora_digests: Vec::new() };
-        ensemble.lora_digests = ensemble.apply(site, &stack, &mut made).await?;
+        let mut ensemble = Ensemble {
+            base,
+            vae,
+            encoders,
+            made: BTreeMap::new(),
+            loras,
+            idle,
+            lora_digests: Vec::new(),
+            lora_bytes: 0,
+        };
+        (ensemble.lora_digests, ensemble.lora_bytes) = ensemble.apply(site, &stack, &mut made).await?;
         ensemble.made = made;
         Ok(ensemble)
     }
@@ -233,9 +243,9 @@ impl Ensemble {
         site: Site<'_>,
         stack: &Stack,
         made: &mut BTreeMap<String, Made>,
-    ) -> Result<Vec<(ComponentId, String)>, WorkError> {
+    ) -> Result<(Vec<(ComponentId, String)>, u64), WorkError> {
         let told: Vec<String> = self.loras.iter().map(ToString::to_string).collect();
-        let mut digests = Vec::new();
+        let (mut digests, mut bytes) = (Vec::new(), 0);
         for (kind, plan) in &stack.plan.parts {
             // a part that the role does not run, or that is there already
             if made.contains_key(kind) || self.part_of(kind).is_none() {
@@ -250,12 +260,13 @@ impl Ensemble {
                     let (places, changes) = plan.compact();
                     let recipe = variants::Recipe { loras: there.sources(&places), changes };
                     digests.extend(there.digests());
+                    bytes += there.copied_bytes();
                     variants::ensure(site.agent, (site.device, site.attempt), &wanted, &recipe).await?
                 }
             };
             made.insert(kind.clone(), found);
         }
-        Ok(digests)
+        Ok((digests, bytes))
     }
 
     /// The copy on the device of the part that is used as this.
@@ -341,6 +352,12 @@ impl Ensemble {
     /// Variants by the kind that they lie over.
     pub(in crate::executors) fn made(&self) -> &BTreeMap<String, Made> {
         &self.made
+    }
+
+    /// Bytes that were copied to the device and changed there for this.
+    pub(in crate::executors) fn moved_bytes(&self) -> u64 {
+        let copied: u64 = self.subjects().map(Subject::copied_bytes).sum();
+        copied + self.lora_bytes + self.made.values().map(|made| made.changed_bytes).sum::<u64>()
     }
 
     /// The LoRAs with their weights.

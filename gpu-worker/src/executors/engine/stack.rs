@@ -146,6 +146,11 @@ impl OnDevice {
         places.iter().filter_map(|place| self.sources.get(place).cloned()).collect()
     }
 
+    /// Bytes that were copied to the device for this.
+    pub(super) fn copied_bytes(&self) -> u64 {
+        self.placed.iter().map(Placed::copied_bytes).sum()
+    }
+
     /// What loads computed, for the catalogue.
     pub(super) fn digests(&self) -> Vec<(ComponentId, String)> {
         self.placed.iter().flat_map(Placed::digests).collect()

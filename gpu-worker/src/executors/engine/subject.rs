@@ -92,6 +92,11 @@ impl Subject {
         &self.wanted.components
     }
 
+    /// Bytes of it that were copied to the device for this.
+    pub(super) fn copied_bytes(&self) -> u64 {
+        self.placed.copied_bytes()
+    }
+
     /// The id that the device holds one of its components under.
     pub(in crate::executors) fn held(&self, agent: &Agent, component: ComponentId) -> Option<ComponentId> {
         self.placed.held(agent, component)

@@ -26,7 +26,7 @@ pub(in crate::executors) async fn run(
     args: ApplyPipelineArgs,
     attempt: &Attempt,
 ) -> Result<Done, WorkError> {
-    let (started, before) = (Instant::now(), agent.metrics.copied_bytes.get());
+    let started = Instant::now();
     let site = Site { agent, attempt, device: device_of(agent, attempt)? };
     // before anything is looked at: what a process that dies meanwhile had is not there at the end
     let deaths = site.device.deaths();
@@ -35,12 +35,13 @@ pub(in crate::executors) async fn run(
         return dry_run::plan(site, &args, &draft).await;
     }
     let mut ensemble = draft(site, &args).await?.realise(site).await?;
-    let mut checks = Vec::new();
+    let (mut checks, mut moved) = (Vec::new(), 0);
     if args.verify {
         checks = check::all(agent, site.device, &base_copies(site, &ensemble)).await;
         check::must_be_known(site.device, &checks)?;
         if checks.iter().any(check::Checked::differs) {
             // what was wrong is loaded and changed anew; what is in use could not be taken off
+            moved = ensemble.moved_bytes();
             drop(ensemble);
             check::take_off_different(agent, site.device, &checks).await?;
             ensemble = draft(site, &args).await?.realise(site).await?;
@@ -51,8 +52,7 @@ pub(in crate::executors) async fn run(
     let used: BTreeSet<ComponentId> = ensemble.made().values().map(|made| made.variant.id).collect();
     variants::use_for(site.device, (args.pipeline, &args.name), &used);
     let seconds = started.elapsed().as_secs_f64();
-    let computed: u64 = ensemble.made().values().filter(|made| made.computed > 0).map(|made| made.variant.bytes).sum();
-    let bytes = agent.metrics.copied_bytes.get().saturating_sub(before).saturating_add(computed);
+    let bytes = moved + ensemble.moved_bytes();
     let mut result = ensemble.view();
     result.extend(facts(&args, &site.device.id, seconds));
     result.insert("checks".to_owned(), checks.iter().map(check::Checked::view).collect());

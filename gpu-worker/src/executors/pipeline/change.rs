@@ -89,7 +89,7 @@ impl PipelineChange {
         }
     }
 
-    /// Nobody wants it there any more: its variants are nobody's, and go by the policy.
+    /// Nobody wants it there any more, or wrong weights made it: its variants are nobody's, and go by the policy.
     pub fn let_go(&self, agent: &Agent) {
         let (pipeline, name) = self.pipeline();
         if let Some(device) = agent.devices.get(&self.device) {

@@ -82,6 +82,8 @@ pub struct Made {
     pub computed: usize,
     /// Tensors that were copied from an earlier variant.
     pub taken_over: usize,
+    /// Bytes of both now.
+    pub changed_bytes: u64,
     _lease: DeviceLease,
 }
 
@@ -119,12 +121,15 @@ pub async fn ensure(
     trim(agent, device, 0, &BTreeSet::new()).await;
     agent.metrics.variants.applied(path, applied.seconds, applied.bytes);
     let Applied { seconds, computed, taken_over, .. } = applied;
-    Ok(Made { variant: made.0, path, seconds, computed, taken_over, _lease: lease })
+    let changed_bytes = wanted.plan.bytes();
+    Ok(Made { variant: made.0, path, seconds, computed, taken_over, changed_bytes, _lease: lease })
 }
 
 /// The whole variant of this key, in use while the answer lives.
-pub fn lease_whole(device: &Device, attempt: &Attempt, key: &str) -> Option<Made> {
-    looked_up(device, attempt, |variant| variant.is_whole && variant.key == key)
+pub fn lease_whole(agent: &Agent, (device, attempt): (&Device, &Attempt), key: &str) -> Option<Made> {
+    let found = looked_up(device, attempt, |variant| variant.is_whole && variant.key == key)?;
+    agent.metrics.variants.applied(Path::Cached, 0.0, 0);
+    Some(found)
 }
 
 /// The id of the whole variant of this key, if it is there.
@@ -170,7 +175,15 @@ fn looked_up(device: &Device, attempt: &Attempt, is_it: impl Fn(&Variant) -> boo
     let all = device.variants.among(&device.resident());
     let (variant, copy) = all.into_iter().find(|(variant, _)| is_it(variant))?;
     let lease = device.tier.lease(&copy, &holder(attempt))?;
-    Some(Made { variant, path: Path::Cached, seconds: 0.0, computed: 0, taken_over: 0, _lease: lease })
+    Some(Made {
+        variant,
+        path: Path::Cached,
+        seconds: 0.0,
+        computed: 0,
+        taken_over: 0,
+        changed_bytes: 0,
+        _lease: lease,
+    })
 }
 
 fn closest_id(agent: &Agent, device: &Device, wanted: &Wanted<'_>) -> Option<ComponentId> {
