@@ -1,5 +1,7 @@
 //! The one transaction that ends an attempt: the fenced settle together with what the work changed in the catalogue.
 
+use std::collections::BTreeSet;
+
 use shared::db::Session;
 use shared::{
     bytes::ByteSize,
@@ -77,6 +79,8 @@ pub struct Hashed {
     pub models: Vec<HashedModel>,
     /// What a following job has to do.
     pub again: Option<HashArgs>,
+    /// All models of the host that had no hashes when the job began; none for a job about one model or root.
+    pub looked_at: Option<BTreeSet<ModelId>>,
 }
 
 /// A model all of whose files were read.
@@ -88,6 +92,8 @@ pub struct HashedModel {
     pub parts: Vec<HashedPart>,
 }
 
+/// Most models without hashes that are looked through for new ones.
+const MANY: i64 = 20_000;
 /// Priority of hashing that nobody asked for: everything else goes first.
 const BACKGROUND: i32 = -100;
 
@@ -299,6 +305,14 @@ async fn follow_up(agent: &Agent, tx: &mut Session, effects: &Effects) -> Result
         Effects::Hashed(Hashed { again: Some(args), .. }) => args.clone(),
         Effects::Scanned(_) | Effects::Made { .. } if agent.hashes_after_scan => {
             if hashes::unhashed(&mut *tx, &agent.host, None, None, 1).await?.is_empty() {
+                return Ok(());
+            }
+            HashArgs::default()
+        }
+        // models that were recorded meanwhile joined this job, which had its list by then
+        Effects::Hashed(Hashed { looked_at: Some(looked_at), .. }) if agent.hashes_after_scan => {
+            let without = hashes::unhashed(&mut *tx, &agent.host, None, None, MANY).await?;
+            if without.iter().all(|model| looked_at.contains(&model.id)) {
                 return Ok(());
             }
             HashArgs::default()

@@ -97,7 +97,7 @@ async fn a_single_file_becomes_a_folder_and_a_single_file_again_with_the_same_co
             detail.components.into_iter().map(|part| part.id).collect()
         };
         assert_eq!(parts(&back).await, parts(model).await);
-        let job = farm.api.submit(&format!("/v1/models/{back}/validate"), json!({ "level": "deep" })).await;
+        let job = farm.api.submit(&format!("/v1/models/{back}/validate"), json!({ "level": "weights" })).await;
         let ended = farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
         assert_eq!(ended.job.result.expect("a result")["verdict"], "ok");
         assert_eq!(fs::read(farm.library().join(format!("{model}.safetensors"))).unwrap(), before);

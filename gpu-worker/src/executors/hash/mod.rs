@@ -67,6 +67,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: HashArgs, attempt: &Attempt) -
         attempt.progress.set(passed);
     }
     let goes_on = left > 0 && !slice.hashed.models.is_empty();
+    slice.hashed.looked_at = (args == HashArgs::default()).then(|| models.iter().map(|model| model.id).collect());
     slice.hashed.again = goes_on.then_some(args);
     slice.failed.truncate(FAILURES);
     let result = serde_json::json!({
