@@ -302,11 +302,11 @@ impl Watch {
         tracing::warn!(root = self.root.name, reason, "a model root is gone; waiting for it");
         let text = format!("`{}` cannot be read: {reason}", self.root.path.display());
         self.agent.watches.set(&self.root.name, Way::Missing, Some(reason));
-        let mut said = false;
         while let Err(error) = std::fs::read_dir(&self.root.path) {
-            if !said {
-                let stored = models::root_missing(&self.agent.pool, &self.agent.host, &self.root.name, &text).await;
-                said = stored.is_ok();
+            // said each time: a scan that had read the root before may end now and call it ready
+            let said = models::root_missing(&self.agent.pool, &self.agent.host, &self.root.name, &text).await;
+            if let Err(error) = said {
+                tracing::warn!(root = self.root.name, error = %chain(&error), "cannot say that it is gone; trying again");
             }
             tracing::debug!(root = self.root.name, %error, "still gone");
             tokio::time::sleep(CHECK).await;

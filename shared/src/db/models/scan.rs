@@ -195,16 +195,19 @@ async fn lock_root(tx: &mut PgConnection, root: &str) -> Result<(), DbError> {
     Ok(())
 }
 
-/// Records that a root cannot be read; its locations stay as they were last seen.
+/// Records that a root cannot be read, unless that is known; its locations stay as they were last seen.
 ///
 /// # Errors
 /// Database errors.
 pub async fn root_missing(db: impl PgExecutor<'_>, host: &str, root: &str, reason: &str) -> Result<(), DbError> {
-    sqlx::query("update roots set state = 'missing', reason = $3 where host = $1 and name = $2")
-        .bind(host)
-        .bind(root)
-        .bind(reason)
-        .execute(db)
-        .await?;
+    sqlx::query(
+        "update roots set state = 'missing', reason = $3
+         where host = $1 and name = $2 and (state <> 'missing' or reason is distinct from $3)",
+    )
+    .bind(host)
+    .bind(root)
+    .bind(reason)
+    .execute(db)
+    .await?;
     Ok(())
 }
