@@ -113,6 +113,12 @@ class Attachment(Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]):
     """
 
     def __init__(self, connection: sockets.socket, answer: dict[str, Any], memory: mmap.mmap | CudaMemory) -> None:
+        if not isinstance(answer["tensors"], dict):
+            raise AttachError(
+                "unavailable",
+                "the agent lists tensors otherwise than this client reads them",
+                "install the client that comes with the agent",
+            )
         self._connection: sockets.socket | None = connection
         self._memory: mmap.mmap | CudaMemory | None = memory
         self.model: str = answer["model"]
