@@ -134,7 +134,7 @@ async fn a_part_that_overflows_keeps_its_type_and_pickles_become_safetensors() {
     let made = converted(&farm, "learned", json!({ "output": { "path": "safe.safetensors" } })).await;
     assert!(made.dropped.is_empty(), "{:?}", made.dropped);
     assert_eq!(digests(&farm, "safe").await, digests(&farm, "learned").await);
-    assert!(agent.metric("modelyard_attempts_total", "kind=\"convert\"").await >= 3.0);
+    assert!(agent.metric("modelyard_job_attempts_total", "kind=\"convert\"").await >= 3.0);
 }
 
 #[tokio::test]
