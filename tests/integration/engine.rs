@@ -277,6 +277,9 @@ async fn a_run_holds_its_model_can_be_cancelled_and_survives_its_runner() {
     farm.api.job_ended(unload.id, JobState::Succeeded, SHORT).await;
     device_is(&farm, "a/cpu:0", "empty", |view| view.resident.is_empty() && view.memory_used_bytes == 0).await;
 
+    // what a run taught is told with its answer
+    let job = farm.api.submit("/v1/generate", long_generation(2)).await;
+    farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
     let job = farm.api.submit("/v1/generate", long_generation(120)).await;
     denoising(&farm, &job).await;
     agent.kill_runner().await;
