@@ -119,6 +119,8 @@ fn options(url: &str, name: &str) -> Result<PgConnectOptions, DbError> {
         return Err(DbError::BadUrl(sqlx::Error::Configuration("the URL's scheme is not `postgres`".into())));
     }
     let options = PgConnectOptions::from_str(url).map_err(DbError::BadUrl)?;
+    // a process that is stopped in the middle of a transaction must not keep its locks from its successor
+    let options = options.options([("idle_in_transaction_session_timeout", "30s")]);
     Ok(options.application_name(name).log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1)))
 }
 
