@@ -299,6 +299,9 @@ async fn pipelines_through_the_command() {
         ("pipelines apply anime --dry-run".to_owned(), 0, "would compute"),
         ("pipelines apply anime".to_owned(), 0, ""),
         ("pipelines show anime".to_owned(), 0, "applied"),
+        (format!("devices show {DEVICE}"), 0, "variants"),
+        ("vram ls".to_owned(), 0, "lora-sd15-tiny:0.8"),
+        ("memory".to_owned(), 0, "VARIANTS"),
         (format!("pipelines loras anime --set {LORA}=0.25 --add {OTHER_LORA}:-1"), 0, "0.25"),
         ("pipelines diff anime".to_owned(), 0, "no difference"),
         ("pipelines rm anime".to_owned(), 4, "`force`"),
@@ -316,6 +319,24 @@ async fn pipelines_through_the_command() {
     }
     let listed = run("--json pipelines ls".to_owned()).await.json();
     assert_eq!(listed, json!({ "items": [] }));
+    farm.assert_ledger_is_clean().await;
+}
+
+/// A job that is being cancelled for a newer wish is joined by nobody: whatever came between, the last wish is what holds.
+#[tokio::test]
+async fn what_was_asked_last_holds() {
+    let (farm, _agent) = farm_with_models().await;
+    put(&farm, "anime", &declared(json!([{ "lora": LORA }]))).await;
+    for _ in 0..3 {
+        for what in ["apply", "restore", "apply"] {
+            post(&farm, "anime", what, json!({})).await;
+        }
+        stands(&farm, "anime", Standing::Applied, 1).await;
+        for what in ["restore", "apply", "restore"] {
+            post(&farm, "anime", what, json!({})).await;
+        }
+        stands(&farm, "anime", Standing::Restored, 0).await;
+    }
     farm.assert_ledger_is_clean().await;
 }
 

@@ -1,10 +1,10 @@
 //! `modelyard devices`.
 
 use clap::{Args, Subcommand};
-use shared::wire::DeviceView;
+use shared::wire::{DeviceVariant, DeviceView};
 
 use super::{
-    text::{RESIDENT, bytes, bytes_of, joined, resident_row, warn_stale},
+    text::{RESIDENT, age, bytes, bytes_of, joined, resident_row, warn_stale},
     vitals,
 };
 use crate::{
@@ -12,6 +12,9 @@ use crate::{
     error::CliError,
     output::Output,
 };
+
+/// Characters of a variant's key that tell it from others.
+const KEY: usize = 12;
 
 /// Lists devices when no subcommand is given.
 #[derive(Debug, Args)]
@@ -86,5 +89,31 @@ pub(crate) fn show(device: &DeviceView, output: Output) -> Result<(), CliError> 
         let mut row = resident_row(resident);
         row.push(joined(&resident.needed_by));
         row
+    })?;
+    variants([device], output)
+}
+
+/// The variants on these devices: what LoRAs made of components, beside them. Nothing is said where there are none.
+pub(super) fn variants<'a>(devices: impl IntoIterator<Item = &'a DeviceView>, output: Output) -> Result<(), CliError> {
+    let of = |device: &'a DeviceView| device.variants.iter().map(move |variant| (&device.id, variant));
+    let variants: Vec<(&String, &DeviceVariant)> = devices.into_iter().flat_map(of).collect();
+    if variants.is_empty() {
+        return Ok(());
+    }
+    let header = ["BASE", "COMPONENT", "PLACE", "BYTES", "LORAS", "PIPELINES", "MADE IN", "USED", "KEY"];
+    output.section("variants", &variants, &header, "none", |(device, DeviceVariant { model_name, variant })| {
+        let keep = if variant.protected { " (kept)" } else { "" };
+        let instead = if variant.whole { " (in place of the base)" } else { "" };
+        vec![
+            model_name.clone().unwrap_or_else(|| variant.base.to_string()),
+            format!("{}{instead}", variant.kind),
+            (*device).clone(),
+            format!("{}{keep}", bytes(variant.bytes)),
+            joined(&variant.loras),
+            joined(&variant.pipelines),
+            format!("{:.2} s", variant.seconds),
+            age(variant.last_used),
+            variant.key.chars().take(KEY).collect(),
+        ]
     })
 }

@@ -90,8 +90,19 @@ fn account(memory: &HostMemory, output: Output) -> Result<(), CliError> {
         ("headroom", bytes(system.headroom_bytes)),
         ("ours", bytes(memory.ours_bytes)),
     ])?;
-    let header =
-        ["TIER", "USED", "LOADING", "SYSTEM", "OFF BY", "LEASED", "PROTECTED", "EVICTABLE", "TWICE", "ELSEWHERE TOO"];
+    let header = [
+        "TIER",
+        "USED",
+        "VARIANTS",
+        "LOADING",
+        "SYSTEM",
+        "OFF BY",
+        "LEASED",
+        "PROTECTED",
+        "EVICTABLE",
+        "TWICE",
+        "ELSEWHERE TOO",
+    ];
     output.section("weights", &memory.tiers, &header, "none", tier_row)?;
     output.section("processes", &memory.processes, &["PROCESS", "PID", "OWN", "RESIDENT"], "none", |process| {
         vec![process.name.clone(), process.pid.to_string(), bytes(process.own_bytes), bytes(process.resident_bytes)]
@@ -103,6 +114,7 @@ fn tier_row(tier: &TierMemory) -> Vec<String> {
     vec![
         tier.place.clone(),
         bytes_of(tier.used_bytes, tier.capacity_bytes),
+        bytes(tier.variant_bytes),
         bytes(tier.reserved_bytes),
         bytes(tier.system_bytes),
         format!("{sign}{}", bytes(tier.unaccounted_bytes.unsigned_abs())),

@@ -58,12 +58,13 @@ async fn list(args: ListArgs, client: &Client, output: Output) -> Result<(), Cli
     if output.json {
         return Ok(());
     }
-    let components: Vec<ResidentComponent> = devices.into_iter().flat_map(|device| device.resident).collect();
+    let components: Vec<&ResidentComponent> = devices.iter().flat_map(|device| &device.resident).collect();
     let header = [&RESIDENT[..], &["USED", "ID"]].concat();
     output.section("components", &components, &header, "none", |component| {
         let mut row = resident_row(component);
         row.push(component.last_used.map(age).unwrap_or_default());
         row.push(component.component.to_string());
         row
-    })
+    })?;
+    devices::variants(&devices, output)
 }

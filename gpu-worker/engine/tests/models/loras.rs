@@ -8,7 +8,7 @@ use engine::{
     arch::{clip, unet2d},
     lora::{
         AdapterSettings, BaseTensor, BlockWeights, Entry, Lora, LoraIndex, LoraTensor, Module, Report, Stack,
-        blend::{BlendControl, Blended, Form, Size, Source, Spelling, blend},
+        blend::{BlendControl, Blended, Form, OutTensor, Size, Source, Spelling, blend},
         match_base, merge,
     },
     models::{Added, Conditions, EncodeOptions, TextEncoder, Unet},
@@ -297,16 +297,7 @@ fn a_blend_answers_as_its_stack_does() {
             for begin in begins {
                 assert!(blended.tensors.iter().any(|tensor| tensor.name.starts_with(begin)), "{base} {begin}");
             }
-            let tensors: Vec<LoraTensor<'_>> = blended
-                .tensors
-                .iter()
-                .map(|tensor| LoraTensor {
-                    name: &tensor.name,
-                    element: tensor.element,
-                    shape: &tensor.shape,
-                    bytes: &tensor.bytes,
-                })
-                .collect();
+            let tensors: Vec<LoraTensor<'_>> = blended.tensors.iter().map(OutTensor::as_read).collect();
             golden.files.insert("blend".to_owned(), Lora::read(&tensors, &BTreeMap::new()).unwrap());
             let whole =
                 [Use { file: "blend".to_owned(), weight: 1.0, text_encoder_weight: None, blocks: BTreeMap::new() }];

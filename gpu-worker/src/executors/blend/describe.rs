@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 
 use engine::lora::blend::Blended;
+use model_formats::write::MADE_FROM_KEY;
 use serde_json::json;
 use shared::job::engine::BlendLorasArgs;
 
 use super::Part;
-
-/// The key that says what a file was made from.
-const MADE_FROM_KEY: &str = "modelyard.made_from";
 
 /// The fields that do not depend on the result. `family` is that of the base that was named.
 pub(super) fn metadata(args: &BlendLorasArgs, parts: &[Part], family: Option<&str>) -> BTreeMap<String, String> {

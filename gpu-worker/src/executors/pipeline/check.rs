@@ -114,7 +114,7 @@ pub(super) async fn in_the_background(agent: &Agent, device: &Device, copies: &[
     let checks = all(agent, device, copies).await;
     let (mut notes, mut status) = (device.tier.changes(), device.runner.status());
     while let Err(stays) = take_off_different(agent, device, &checks).await {
-        tracing::error!(device = device.id, stays = %chain(&stays), "a base whose bytes have changed stays on the device for now");
+        tracing::error!(device = device.id, stays = %chain(&stays), "a base whose bytes have changed is in use; it goes once it is not");
         // a refusal changes the notes itself, and a use may have ended under it: neither spins nor waits for ever
         notes.mark_unchanged();
         status.mark_unchanged();

@@ -32,7 +32,7 @@ use self::{
     plan::{Plan, Target, plan},
     svd::Wanted,
 };
-use super::spelling::BaseTensor;
+use super::{file::LoraTensor, spelling::BaseTensor};
 use crate::{Cancel, ElementType};
 
 /// Most bytes of a result, which is held until it is written.
@@ -90,6 +90,14 @@ pub struct OutTensor {
     pub shape: Vec<usize>,
     /// Its bytes, row by row.
     pub bytes: Vec<u8>,
+}
+
+impl OutTensor {
+    /// The same as a LoRA's file is read.
+    #[must_use]
+    pub fn as_read(&self) -> LoraTensor<'_> {
+        LoraTensor { name: &self.name, element: self.element, shape: &self.shape, bytes: &self.bytes }
+    }
 }
 
 /// How a module came out.

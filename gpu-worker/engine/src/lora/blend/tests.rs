@@ -76,16 +76,7 @@ fn form(size: Size, element: ElementType) -> Form {
 }
 
 fn read(blended: &Blended) -> Lora {
-    let tensors: Vec<LoraTensor<'_>> = blended
-        .tensors
-        .iter()
-        .map(|tensor| LoraTensor {
-            name: &tensor.name,
-            element: tensor.element,
-            shape: &tensor.shape,
-            bytes: &tensor.bytes,
-        })
-        .collect();
+    let tensors: Vec<LoraTensor<'_>> = blended.tensors.iter().map(OutTensor::as_read).collect();
     Lora::read(&tensors, &BTreeMap::new()).unwrap()
 }
 
