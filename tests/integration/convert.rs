@@ -12,7 +12,7 @@ use shared::{
     wire::{ConvertResult, ModelDetail},
 };
 
-use crate::support::bytes_move;
+use crate::{engine, support::bytes_move};
 
 fn make_models(farm: &Farm, arch: &str) {
     let made = Command::new(harness::binary("modelyard"))
@@ -161,6 +161,30 @@ async fn loras_are_baked_into_the_tensors_that_they_change_and_refused_on_anothe
     let wrong = json!({ "loras": [{ "lora": "lora-sd15-tiny" }], "output": { "path": "wrong.safetensors" } });
     assert_eq!(refused(&farm, "sdxl-tiny", wrong).await, ErrorCode::InvalidArgument);
     assert!(!names(&farm.library()).iter().any(|name| name.contains("wrong")), "{:?}", names(&farm.library()));
+}
+
+/// A stack that is baked in and the same one applied give the same floats: both are summed and rounded once, in one order.
+#[tokio::test]
+async fn a_baked_stack_answers_as_an_applied_one() {
+    let farm = Farm::start().await;
+    let Some(settings) = engine::with_library(&farm) else { return };
+    engine::make_models(&farm, "sd15,lora-sd15", "diffusers");
+    let _agent = farm.agent_with_library(settings).await;
+    let (base, stack) = ("sd15-tiny-diffusers", json!([{ "lora": "lora-sd15-tiny-diffusers", "weight": -0.7 }]));
+    let request = json!({ "layout": "diffusers", "loras": stack, "output": { "path": "baked" } });
+    assert!(converted(&farm, base, request).await.baked > 50);
+    let image = async |model: &str, loras: &Value| {
+        let request = json!({ "model": model, "loras": loras, "prompt": "a cat", "steps": 2, "seed": 7, "width": 64,
+            "height": 64, "format": "safetensors" });
+        let job = engine::done(&farm, "/v1/generate", request).await;
+        let file = engine::artifact(&farm, &job, "image-0.safetensors").await;
+        let data = 8 + usize::try_from(u64::from_le_bytes(file[..8].try_into().unwrap())).unwrap();
+        file[data..].to_vec()
+    };
+    let applied = image(base, &stack).await;
+    assert_eq!(applied.len(), 3 * 64 * 64 * 4);
+    assert!(applied == image("baked", &json!([])).await, "baked in, it is another model");
+    assert!(applied != image(base, &json!([])).await, "the stack changes nothing");
 }
 
 #[tokio::test]
