@@ -1,5 +1,6 @@
 //! Work of the engine: models loaded where they are not yet, a run on the device's runner, what it left as artifacts.
 
+mod draft;
 mod ensemble;
 mod generate;
 mod run;
@@ -11,7 +12,8 @@ mod tokenize;
 mod unet_step;
 mod vae;
 
-pub(super) use ensemble::{Draft, Ensemble, Extras};
+pub(super) use draft::{Draft, Extras};
+pub(super) use ensemble::Ensemble;
 pub(super) use generate::run as generate;
 pub(super) use generate::{Generation, vae_of};
 pub(super) use run::Runs;

@@ -6,7 +6,8 @@ use shared::job::engine::{Role, UnetStepArgs};
 
 use super::{
     super::{Done, load::device_of},
-    ensemble::{Ensemble, Extras},
+    draft::Extras,
+    ensemble::Ensemble,
     run::{self, Runs},
     site::Site,
 };

@@ -51,7 +51,7 @@ pub(super) async fn plan(site: Site<'_>, args: &ApplyPipelineArgs, draft: &Draft
         })
         .collect();
     let (evictions, short_bytes) = evictions(site, loading.bytes.saturating_add(computing.bytes), &spared);
-    let short_bytes = converted(&mut changes, short_bytes);
+    let short_bytes = converted(&mut changes, short_bytes, |base| may_be_converted(site, base));
     let mut result = apply::facts(args, &site.device.id, loading.seconds + computing.seconds);
     let idle = draft.idle().iter().map(|idle| json!({ "lora": idle.lora, "why": idle.why }));
     let more = json!({
@@ -125,10 +125,20 @@ fn load(
     Some(json!({ "id": row.id, "kind": kind, "model": model, "bytes": bytes, "from": from, "seconds": seconds }))
 }
 
-/// Where room is short, bases would be converted, the largest variants first; the bytes that would be missing all the same.
-fn converted(changes: &mut [Value], mut short: u64) -> u64 {
+/// Whether nobody uses or keeps the copy of a base, if there is one.
+fn may_be_converted(site: Site<'_>, base: &str) -> bool {
+    let is_it = |copy: &crate::runner::DeviceResident| site.agent.aliases.now(copy.component).to_string() == base;
+    let copies = site.device.resident();
+    let noted = copies.iter().find(|copy| is_it(copy)).map(|copy| site.device.tier.noted(copy));
+    noted.is_none_or(|noted| noted.leases == 0 && !noted.protected)
+}
+
+/// Where room is short, bases that may be would be converted, the largest variants first; the bytes that would be missing all
+/// the same.
+fn converted(changes: &mut [Value], mut short: u64, may_be: impl Fn(&str) -> bool) -> u64 {
     let bytes = |change: &Value| change["bytes"].as_u64().unwrap_or(0);
-    let mut computed: Vec<&mut Value> = changes.iter_mut().filter(|change| change["path"] != "cached").collect();
+    let is_open = |change: &&mut Value| change["path"] != "cached" && change["base"].as_str().is_some_and(&may_be);
+    let mut computed: Vec<&mut Value> = changes.iter_mut().filter(is_open).collect();
     computed.sort_by_key(|change| std::cmp::Reverse(bytes(change)));
     for change in computed {
         if short == 0 {
@@ -156,4 +166,20 @@ fn evictions(site: Site<'_>, bytes: u64, spared: &BTreeSet<ComponentId>) -> (Vec
     let freed: u64 = going.iter().map(|one| one.bytes).sum();
     let view = |one: &&residency::policy::Candidate| json!({ "component": &*one.key, "bytes": one.bytes, "reload_seconds": one.reload_seconds });
     (going.iter().map(view).collect(), need.saturating_sub(freed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_uses_is_not_converted_and_its_bytes_stay_missing() {
+        let change = |base: &str, path: &str, bytes: u64| json!({ "base": base, "path": path, "bytes": bytes });
+        let mut changes = [change("a", "full", 10), change("b", "delta", 30), change("c", "cached", 90), change("d", "full", 20)];
+        assert_eq!(converted(&mut changes, 25, |base| base != "b"), 0);
+        let paths = changes.each_ref().map(|change| change["path"].as_str().unwrap());
+        assert_eq!(paths, ["in_place", "delta", "cached", "in_place"]);
+        assert_eq!(converted(&mut changes, 50, |base| base != "b"), 20);
+        assert_eq!(converted(&mut [change("a", "full", 10)], 0, |_| true), 0);
+    }
 }
