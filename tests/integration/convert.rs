@@ -177,7 +177,7 @@ async fn a_baked_stack_answers_as_an_applied_one() {
         let request = json!({ "model": model, "loras": loras, "prompt": "a cat", "steps": 2, "seed": 7, "width": 64,
             "height": 64, "format": "safetensors" });
         let job = engine::done(&farm, "/v1/generate", request).await;
-        let file = engine::artifact(&farm, &job, "image-0.safetensors").await;
+        let file = engine::artifact(&farm, &job, "image.safetensors").await;
         let data = 8 + usize::try_from(u64::from_le_bytes(file[..8].try_into().unwrap())).unwrap();
         file[data..].to_vec()
     };

@@ -75,8 +75,10 @@ pub(crate) async fn done(farm: &Farm, path: &str, body: Value) -> JobDetail {
 pub(crate) async fn artifact(farm: &Farm, job: &JobDetail, name: &str) -> Vec<u8> {
     let path = format!("/v1/jobs/{}/artifacts/{name}", job.job.id);
     let answer = farm.api.request(reqwest::Method::GET, &path).send().await.unwrap();
-    assert_eq!(answer.status(), 200, "{path}");
-    answer.bytes().await.unwrap().to_vec()
+    let status = answer.status();
+    let bytes = answer.bytes().await.unwrap().to_vec();
+    assert_eq!(status, 200, "{path}: {}", String::from_utf8_lossy(&bytes));
+    bytes
 }
 
 pub(crate) fn result(job: &JobDetail) -> &Value {

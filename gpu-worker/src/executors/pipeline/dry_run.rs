@@ -175,7 +175,8 @@ mod tests {
     #[test]
     fn what_somebody_uses_is_not_converted_and_its_bytes_stay_missing() {
         let change = |base: &str, path: &str, bytes: u64| json!({ "base": base, "path": path, "bytes": bytes });
-        let mut changes = [change("a", "full", 10), change("b", "delta", 30), change("c", "cached", 90), change("d", "full", 20)];
+        let mut changes =
+            [change("a", "full", 10), change("b", "delta", 30), change("c", "cached", 90), change("d", "full", 20)];
         assert_eq!(converted(&mut changes, 25, |base| base != "b"), 0);
         let paths = changes.each_ref().map(|change| change["path"].as_str().unwrap());
         assert_eq!(paths, ["in_place", "delta", "cached", "in_place"]);
