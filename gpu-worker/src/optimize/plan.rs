@@ -4,7 +4,10 @@
 //! choice, because losing a copy in RAM makes the loss of the copy on a device dearer. At the end whatever the goal can do
 //! without is spared, the dearest first. What is used or protected is never touched.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use residency::policy::{self, Candidate, PlanRow, Rules, Verdict};
 use serde::Serialize;
@@ -86,34 +89,86 @@ pub struct Plan {
 /// Plans to give `need_bytes` back.
 pub fn plan(rules: Rules, pieces: &[Piece], need_bytes: u64, now: Duration) -> Plan {
     let mut chosen: Vec<(usize, PlanRow)> = Vec::new();
-    let mut freed: u64 = 0;
+    let (mut freed, mut left) = (0_u64, Copies::of(pieces));
+    let mut queue = queue(rules, pieces, &left, now);
     while freed < need_bytes {
-        let Some((index, row)) = next(rules, pieces, &chosen, now) else { break };
+        let Some((index, candidate)) = next(pieces, &mut queue, &left) else { break };
+        let row = policy::row(rules, &candidate, now, Verdict::Evict);
         freed = freed.saturating_add(row.bytes);
         chosen.push((index, row));
+        if left.take(pieces, index) {
+            queue = sorted(rules, queue.into_iter().filter_map(|(at, _)| as_seen(pieces, at, &left)).collect(), now);
+        }
     }
     spare(pieces, &mut chosen, &mut freed, need_bytes);
-    let indices: Vec<usize> = chosen.iter().map(|(index, _)| *index).collect();
-    let step = |(piece, row): (usize, PlanRow)| Step { action: action(pieces, piece, &indices), piece, row };
+    let mut left = Copies::of(pieces);
+    for (index, _) in &chosen {
+        left.take(pieces, *index);
+    }
+    let step = |(piece, row): (usize, PlanRow)| Step { action: action(pieces, piece, &left), piece, row };
     let steps = chosen.into_iter().map(step).collect();
     Plan { steps, frees_bytes: freed, short_bytes: need_bytes.saturating_sub(freed) }
 }
 
-/// The piece that is the least loss now: a second copy, else what the policy takes first.
-fn next(rules: Rules, pieces: &[Piece], chosen: &[(usize, PlanRow)], now: Duration) -> Option<(usize, PlanRow)> {
-    let gone = |index: usize| chosen.iter().any(|(other, _)| *other == index);
-    let stays = |index: usize| !gone(index);
-    let free: Vec<usize> = (0..pieces.len()).filter(|index| stays(*index) && may_go(pieces, *index)).collect();
-    let seen: Vec<Candidate> = free.iter().filter_map(|index| as_seen(pieces, *index, &stays)).collect();
+/// How many copies of each component each place has.
+#[derive(Debug)]
+struct Copies<'a> {
+    left: BTreeMap<(ComponentId, &'a Place), usize>,
+}
+
+impl<'a> Copies<'a> {
+    fn of(pieces: &'a [Piece]) -> Self {
+        let mut left = BTreeMap::new();
+        for piece in pieces {
+            *left.entry((piece.component, &piece.place)).or_default() += 1;
+        }
+        Self { left }
+    }
+
+    fn count(&self, component: ComponentId, place: &Place) -> usize {
+        self.left.get(&(component, place)).copied().unwrap_or(0)
+    }
+
+    /// One is gone; true when it was the last in RAM, which makes those on devices dearer.
+    fn take(&mut self, pieces: &'a [Piece], index: usize) -> bool {
+        let Some(piece) = pieces.get(index) else { return false };
+        let count = self.left.entry((piece.component, &piece.place)).or_default();
+        *count = count.saturating_sub(1);
+        *count == 0 && piece.place == Place::Ram
+    }
+
+    /// Another copy of the component stays in the same place, when `taken` of them are not gone yet.
+    fn is_duplicate(&self, piece: &Piece, taken: usize) -> bool {
+        self.count(piece.component, &piece.place) > taken
+    }
+
+    /// Some device has one.
+    fn on_a_device(&self, component: ComponentId) -> bool {
+        let mut of_it = self.left.range((component, &Place::Ram)..).take_while(|((other, _), _)| *other == component);
+        of_it.any(|((_, place), count)| *count > 0 && **place != Place::Ram)
+    }
+}
+
+type Queue = Vec<(usize, Candidate)>;
+
+/// What may go, the least loss first.
+fn queue(rules: Rules, pieces: &[Piece], left: &Copies<'_>, now: Duration) -> Queue {
+    let free = (0..pieces.len()).filter(|index| may_go(pieces, *index));
+    sorted(rules, free.filter_map(|index| as_seen(pieces, index, left)).collect(), now)
+}
+
+fn sorted(rules: Rules, queue: Queue, now: Duration) -> Queue {
+    let (indices, seen): (Vec<usize>, Vec<Candidate>) = queue.into_iter().unzip();
+    let at: HashMap<&str, usize> = seen.iter().zip(&indices).map(|(one, index)| (&*one.key, *index)).collect();
     let order = policy::order(rules, &seen, now);
-    let at = |one: &Candidate| free.iter().copied().find(|index| key(pieces, *index).as_deref() == Some(&*one.key));
-    let first = order
-        .iter()
-        .copied()
-        .find(|one| at(one).is_some_and(|index| is_duplicate(pieces, index, &stays)))
-        .or_else(|| order.first().copied())?;
-    let row = policy::row(rules, first, now, Verdict::Evict);
-    Some((at(first)?, row))
+    order.into_iter().filter_map(|one| Some((*at.get(&*one.key)?, one.clone()))).collect()
+}
+
+/// Takes out the piece that is the least loss now: a second copy, else what the policy takes first.
+fn next(pieces: &[Piece], queue: &mut Queue, left: &Copies<'_>) -> Option<(usize, Candidate)> {
+    let is_second = |(index, _): &(usize, Candidate)| pieces.get(*index).is_some_and(|one| left.is_duplicate(one, 1));
+    let at = queue.iter().position(is_second).unwrap_or(0);
+    (at < queue.len()).then(|| queue.remove(at))
 }
 
 fn may_go(pieces: &[Piece], index: usize) -> bool {
@@ -123,34 +178,21 @@ fn may_go(pieces: &[Piece], index: usize) -> bool {
 }
 
 /// A key that tells copies of one component in several places apart.
-fn key(pieces: &[Piece], index: usize) -> Option<String> {
-    let piece = pieces.get(index)?;
-    Some(match &piece.place {
+fn key(piece: &Piece) -> String {
+    match &piece.place {
         Place::Ram => format!("ram/{}", piece.candidate.key),
         Place::Device(id) => format!("{id}/{}", piece.candidate.key),
-    })
+    }
 }
 
 /// The candidate as things are with what is chosen gone: on a device without its copy in RAM the disk counts as well.
-fn as_seen(pieces: &[Piece], index: usize, stays: &impl Fn(usize) -> bool) -> Option<Candidate> {
+fn as_seen(pieces: &[Piece], index: usize, left: &Copies<'_>) -> Option<(usize, Candidate)> {
     let piece = pieces.get(index)?;
-    let lost_in_ram = piece.place != Place::Ram
-        && has(pieces, piece, &Place::Ram, &|_| true)
-        && !has(pieces, piece, &Place::Ram, stays);
+    // a place that never had a copy is not in the map
+    let lost_in_ram = piece.place != Place::Ram && left.left.get(&(piece.component, &Place::Ram)) == Some(&0);
     let disk = if lost_in_ram { piece.disk_seconds } else { 0.0 };
     let reload_seconds = piece.candidate.reload_seconds + disk;
-    Some(Candidate { key: key(pieces, index)?.into(), reload_seconds, ..piece.candidate.clone() })
-}
-
-/// Whether some copy of the component is in a place.
-fn has(pieces: &[Piece], of: &Piece, place: &Place, counts: &impl Fn(usize) -> bool) -> bool {
-    let copies = pieces.iter().enumerate().filter(|(_, one)| one.component == of.component && one.place == *place);
-    copies.into_iter().any(|(index, _)| counts(index))
-}
-
-/// Another copy of the component stays in the same place.
-fn is_duplicate(pieces: &[Piece], index: usize, stays: &impl Fn(usize) -> bool) -> bool {
-    pieces.get(index).is_some_and(|one| has(pieces, one, &one.place, &|other| other != index && stays(other)))
+    Some((index, Candidate { key: key(piece).into(), reload_seconds, ..piece.candidate.clone() }))
 }
 
 /// Spares what the goal can do without, the last chosen first: it is the dearest.
@@ -165,15 +207,12 @@ fn spare(pieces: &[Piece], chosen: &mut Vec<(usize, PlanRow)>, freed: &mut u64, 
 }
 
 /// What taking this piece amounts to when all the chosen are gone.
-fn action(pieces: &[Piece], index: usize, chosen: &[usize]) -> Action {
-    let stays = |other: usize| !chosen.contains(&other);
+fn action(pieces: &[Piece], index: usize, left: &Copies<'_>) -> Action {
     let Some(piece) = pieces.get(index) else { return Action::Evict };
-    let elsewhere = |one: &Piece| one.component == piece.component && one.place != piece.place;
-    let on_device = pieces.iter().enumerate().any(|(at, one)| elsewhere(one) && one.place != Place::Ram && stays(at));
     match piece.place {
-        _ if is_duplicate(pieces, index, &stays) => Action::DropDuplicate,
-        Place::Device(_) if has(pieces, piece, &Place::Ram, &stays) => Action::Demote,
-        Place::Ram if on_device => Action::DropRamCopy,
+        _ if left.is_duplicate(piece, 0) => Action::DropDuplicate,
+        Place::Device(_) if left.count(piece.component, &Place::Ram) > 0 => Action::Demote,
+        Place::Ram if left.on_a_device(piece.component) => Action::DropRamCopy,
         _ => Action::Evict,
     }
 }
