@@ -20,7 +20,7 @@ use super::{
 /// What a runner may see of the agent's environment; database credentials are not among it.
 const KEPT: [&str; 6] = ["PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NO_COLOR", "TZ"];
 
-/// Longest argument: the system takes 128 KiB. What was learned of some hundred graphs fits.
+/// Longest argument: the system takes 128 KiB. What was learned of several hundred graphs fits.
 const LEARNED_MAX: usize = 96 << 10;
 
 /// Starts the process with what earlier ones have learned; its socket is its standard input.
@@ -41,7 +41,7 @@ pub(super) fn spawn(
         .args(config.onnxruntime.iter().flat_map(|path| [OsStr::new("--onnxruntime"), path.as_os_str()]))
         .args(config.python.iter().flat_map(|path| [OsStr::new("--python"), path.as_os_str()]))
         .args(config.threads.iter().flat_map(|threads| ["--threads".to_owned(), threads.to_string()]))
-        .args(learned_argument(learned)?.iter().flat_map(|text| ["--learned", text.as_str()]))
+        .args(learned_argument(&config.device, learned)?.iter().flat_map(|text| ["--learned", text.as_str()]))
         .env_clear()
         .envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
         .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -52,10 +52,36 @@ pub(super) fn spawn(
     Ok((child, commands, events))
 }
 
-/// None when nothing was learned, or more than an argument holds: then it is learned again.
-fn learned_argument(learned: &BTreeMap<String, Learned>) -> io::Result<Option<String>> {
-    let text = serde_json::to_string(learned)?;
-    Ok((!learned.is_empty() && text.len() <= LEARNED_MAX).then_some(text))
+/// What the process is told was learned; none when that is nothing. Of more than an argument holds some is left out, and
+/// learned again.
+fn learned_argument(device: &str, learned: &BTreeMap<String, Learned>) -> io::Result<Option<String>> {
+    let told = fitting(learned, LEARNED_MAX)?;
+    let left_out = learned.len() - told.len();
+    if left_out > 0 {
+        tracing::warn!(
+            device,
+            graphs = learned.len(),
+            left_out,
+            "the runner starts without all that was learned of the memory of runs"
+        );
+    }
+    Ok(if told.is_empty() { None } else { Some(serde_json::to_string(&told)?) })
+}
+
+/// As many as fit into so many bytes of text; those whose runs are the largest first: a wrong estimate of them costs most.
+fn fitting(learned: &BTreeMap<String, Learned>, longest: usize) -> io::Result<BTreeMap<String, Learned>> {
+    let mut by_size: Vec<_> = learned.iter().collect();
+    by_size.sort_by_key(|(_, one)| std::cmp::Reverse(one.largest_bytes));
+    let (mut told, mut room) = (BTreeMap::new(), longest.saturating_sub("{}".len()));
+    for (graph, one) in by_size {
+        let text = serde_json::to_string(graph)?.len() + serde_json::to_string(one)?.len() + ":,".len();
+        if text > room {
+            break;
+        }
+        room -= text;
+        told.insert(graph.clone(), *one);
+    }
+    Ok(told)
 }
 
 /// `signal 9`, `exit code 86: sticky device error`, …
@@ -75,6 +101,24 @@ pub(super) fn how_it_ended(status: io::Result<ExitStatus>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_too_much_that_was_learned_the_largest_runs_are_told() {
+        let learned = |count: u64| -> BTreeMap<String, Learned> {
+            let one = |number| Learned { factor: 1.0 / 3.0, largest_bytes: number, floor: 0.5 };
+            (0..count).map(|number| (format!("graph \"{number}\""), one(number))).collect()
+        };
+        let all = learned(1000);
+        let whole = serde_json::to_string(&all).unwrap().len();
+        assert_eq!(fitting(&all, whole + 1).unwrap(), all);
+        let told = fitting(&all, whole / 2).unwrap();
+        let text = serde_json::to_string(&told).unwrap().len();
+        assert!(text <= whole / 2 && text > whole / 2 - 200, "{text} of {whole}");
+        assert!(told.values().all(|one| one.largest_bytes >= 1000 - told.len() as u64));
+        assert_eq!(learned_argument("cpu:0", &BTreeMap::new()).unwrap(), None);
+        let argument = learned_argument("cpu:0", &learned(3000)).unwrap().unwrap();
+        assert!(argument.len() <= LEARNED_MAX && argument.len() > LEARNED_MAX - 200);
+    }
 
     #[test]
     fn ends_are_named() {
