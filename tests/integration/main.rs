@@ -37,6 +37,7 @@ mod periodic;
 mod pipelines;
 mod poison;
 mod pressure;
+mod pressure_group;
 mod redis_loss;
 mod rescan;
 mod retries;
