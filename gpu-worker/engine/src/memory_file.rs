@@ -64,7 +64,9 @@ impl MemoryFile {
         for unit in (begin..end).step_by(HUGE as usize) {
             // one page of each must be there; that there is no memory at all is found out by who allocates the rest
             let there = fallocate(&self.0, FallocateFlags::empty(), unit, PAGE);
-            if there.is_ok() && window.collapse(unit).is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput) {
+            if there.is_ok()
+                && window.collapse(unit, HUGE).is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput)
+            {
                 return false;
             }
             // looked at after each: where the system has to move others away first, a step of them would take seconds, in which

@@ -26,7 +26,7 @@ mod tests {
         file.write_at(b"weights", HUGE + 4000).unwrap();
         let window = Window::open(&file, 3 * HUGE).unwrap();
         // a kernel before 6.1, or one whose memory is in pieces, says no; then nothing has changed
-        let asked = window.collapse(HUGE);
+        let asked = window.collapse(HUGE, HUGE);
         drop(window);
         let mut bytes = vec![1; 2 << 20];
         file.read_exact_at(&mut bytes, HUGE).unwrap();
@@ -41,8 +41,8 @@ mod tests {
         let file = File::from(memfd_create("test", MemfdFlags::CLOEXEC).unwrap());
         ftruncate(&file, HUGE).unwrap();
         let window = Window::open(&file, HUGE).unwrap();
-        for offset in [1, HUGE, u64::MAX] {
-            assert_eq!(window.collapse(offset).unwrap_err().kind(), ErrorKind::InvalidInput, "{offset}");
+        for (offset, len) in [(1, HUGE), (HUGE, HUGE), (0, 2 * HUGE), (0, 1), (u64::MAX, HUGE), (HUGE, u64::MAX)] {
+            assert_eq!(window.collapse(offset, len).unwrap_err().kind(), ErrorKind::InvalidInput, "{offset} {len}");
         }
     }
 }

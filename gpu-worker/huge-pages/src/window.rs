@@ -46,24 +46,27 @@ impl Window {
         Ok(window)
     }
 
-    /// Puts the huge page's worth of the file at `offset`, a multiple of its size, into one. At least one of its pages must
-    /// be there; the others become zeros.
+    /// Puts `len` bytes of the file from `offset` on, both multiples of a huge page, into huge ones. At least one ordinary page
+    /// of each must be there; the others become zeros. Many at a time cost less than one by one.
     ///
     /// # Errors
     /// `InvalidInput` when the kernel does not do that here at all or the range lies beyond the window; other errors are
-    /// of this range only: no huge page is free and none can be made.
-    pub fn collapse(&self, offset: u64) -> io::Result<()> {
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let inside = offset.checked_add(HUGE as usize).is_some_and(|end| end <= self.len);
-        if !inside || !offset.is_multiple_of(HUGE as usize) {
+    /// of this range only: no huge page is free and none can be made. Some of them may have been made.
+    pub fn collapse(&self, offset: u64, len: u64) -> io::Result<()> {
+        let (offset, len) = (usize::try_from(offset).unwrap_or(usize::MAX), usize::try_from(len).unwrap_or(usize::MAX));
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
+        if !inside || !offset.is_multiple_of(HUGE as usize) || !len.is_multiple_of(HUGE as usize) {
             return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if len == 0 {
+            return Ok(());
         }
         let at = with_exposed_provenance_mut::<c_void>(self.base + offset);
         // SAFETY: the range lies within this mapping; the advice moves bytes of the file to other pages and changes none.
-        let answer = unsafe { libc::madvise(at, HUGE as usize, MADV_COLLAPSE) };
+        let answer = unsafe { libc::madvise(at, len, MADV_COLLAPSE) };
         let result = if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
         // SAFETY: as above; the file keeps its pages, only this process' view of them goes, which would count as its memory.
-        unsafe { libc::madvise(at, HUGE as usize, libc::MADV_DONTNEED) };
+        unsafe { libc::madvise(at, len, libc::MADV_DONTNEED) };
         result
     }
 }

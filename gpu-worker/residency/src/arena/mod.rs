@@ -20,7 +20,6 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak},
-    time::Instant,
 };
 
 use backing::Backing;
@@ -146,23 +145,34 @@ impl Draft {
         Ok(())
     }
 
-    /// Gives `begin..end` its pages, huge ones where they are cheap, then lets `write` put bytes there. Written, not mapped:
-    /// a page that is written as a whole needs neither a fault nor zeroing. One thread writes at a time: the kernel's lock
-    /// on the memory file admits one, and the others would spin on it instead of reading.
+    /// Makes all pages, huge ones where they are cheap, while others [`Draft::fill`] what is there already; ends early once they
+    /// are not `wanted` any more. For one thread.
+    ///
+    /// # Errors
+    /// What the system answers, e.g. no memory.
+    pub fn back(&self, wanted: impl Fn() -> bool) -> io::Result<()> {
+        let group = |make: &mut dyn FnMut() -> io::Result<()>| {
+            let _kept = self.kept()?;
+            if wanted() { make() } else { Err(io::ErrorKind::Interrupted.into()) }
+        };
+        match self.backing.make(&self.memory.fd, self.memory.len, group) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            made => made,
+        }
+    }
+
+    /// Lets `write` put bytes at `begin..end` once the pages are there. Written, not mapped: a page that is written as a whole
+    /// needs neither a fault nor zeroing. One thread writes at a time: the kernel's lock on the memory file admits one, and
+    /// the others would spin on it instead of hashing.
     ///
     /// # Errors
     /// What the system answers, e.g. no memory, or `write`.
     pub fn fill(&self, begin: u64, end: u64, write: impl FnOnce(&Self) -> io::Result<()>) -> io::Result<()> {
-        let asked = {
-            let _kept = self.kept()?;
-            self.backing.ask(&self.memory.fd, self.memory.len, begin, end.min(self.memory.len))?
-        };
+        if !self.backing.wait(begin, end) {
+            self.allocate(begin, end)?;
+        }
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let began = Instant::now();
-        self.allocate(begin, end)?;
-        write(self)?;
-        self.backing.filled(asked, end.saturating_sub(begin), began.elapsed());
-        Ok(())
+        write(self)
     }
 
     /// Writes at an offset. Callers on several threads write disjoint ranges.
@@ -208,7 +218,6 @@ impl Draft {
     /// # Errors
     /// What the system answers; the draft is dropped then.
     pub fn seal(self) -> io::Result<Extent> {
-        self.backing.close();
         fcntl_add_seals(&self.memory.fd, SealFlags::WRITE | SealFlags::SEAL)?;
         Ok(Extent(self.memory))
     }

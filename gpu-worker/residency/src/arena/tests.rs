@@ -62,6 +62,7 @@ fn what_is_filled_in_odd_pieces_is_there_whatever_its_pages() {
     let bytes: Vec<u8> = (0..40_u32 << 20).map(|at| (at / 3 % 251) as u8).collect();
     let piece = 1_777_777;
     std::thread::scope(|scope| {
+        scope.spawn(|| draft.back(|| true).unwrap());
         for half in 0..2 {
             let (draft, bytes) = (&draft, &bytes);
             scope.spawn(move || {
@@ -84,5 +85,20 @@ fn what_is_given_up_gets_no_huge_page_back() {
     draft.fill(0, 4096, |draft| draft.write_at(&[7; 4096], 0)).unwrap();
     draft.discard().unwrap();
     assert!(draft.fill(HUGE, 2 * HUGE, |_| Ok(())).is_err());
+    assert!(draft.back(|| true).is_err());
     assert_eq!(arenas.allocated().unwrap(), (1, 0));
+}
+
+#[test]
+fn pages_are_made_ahead_until_they_are_not_wanted() {
+    let arenas = Arenas::default();
+    let (draft, left) = (arenas.create(100 << 20).unwrap(), arenas.create(100 << 20).unwrap());
+    draft.back(|| true).unwrap();
+    assert_eq!(arenas.allocated().unwrap().1, draft.len());
+    let looks = std::cell::Cell::new(0);
+    left.back(|| looks.replace(looks.get() + 1) == 0).unwrap();
+    let made = arenas.allocated().unwrap().1 - draft.len();
+    assert!(made > 0 && made < left.len(), "{made}");
+    left.fill(made, left.len(), |draft| draft.write_at(&[1], made)).unwrap();
+    assert_eq!(arenas.allocated().unwrap().1, draft.len() + left.len(), "who fills makes what is not there");
 }

@@ -1,5 +1,5 @@
-//! One thread's aligned buffer between file and extent: tensors lie in a file at any offset, direct reads want aligned
-//! memory, so a copy is needed; it is done piecewise while hashing, in cache.
+//! An aligned buffer between file and extent: tensors lie in a file at any offset, direct reads want aligned memory, so a
+//! copy is needed; it is done right after hashing, in cache.
 
 use std::io;
 
@@ -39,9 +39,10 @@ impl Bounce {
         &mut self.memory[self.start..self.start + len]
     }
 
-    /// What was read.
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.memory[self.start..]
+    /// So many bytes of what was read, from `begin` on.
+    pub(super) fn bytes(&self, begin: usize, len: usize) -> &[u8] {
+        let begin = self.start + begin;
+        &self.memory[begin..begin + len]
     }
 }
 

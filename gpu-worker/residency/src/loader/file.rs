@@ -20,6 +20,7 @@ use serde::Serialize;
 use super::{
     bounce::Bounce,
     disk::{Disk, Disks, Kind},
+    hung::{Call, Reading},
 };
 use crate::{
     error::ResidencyError,
@@ -42,7 +43,7 @@ pub enum ReadMode {
 
 /// An open source.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct Source<'a> {
     expected: SourceFile,
     buffered: File,
     direct: Option<File>,
@@ -51,10 +52,17 @@ pub(super) struct Source {
     required: bool,
     follow: bool,
     disk: Arc<Disk>,
+    reading: &'a Reading,
 }
 
-impl Source {
-    pub(super) fn open(source: &SourceFile, io: &IoOptions, disks: &Disks) -> Result<Self, ResidencyError> {
+impl<'a> Source<'a> {
+    pub(super) fn open(
+        source: &SourceFile,
+        io: &IoOptions,
+        disks: &Disks,
+        reading: &'a Reading,
+    ) -> Result<Self, ResidencyError> {
+        let _call = reading.call(source.expected.dev);
         let buffered =
             open(&source.path, io.follow_symlinks, OFlags::empty()).map_err(|error| open_error(&source.path, error))?;
         let meta = buffered.metadata().map_err(|error| open_error(&source.path, error))?;
@@ -79,9 +87,15 @@ impl Source {
             required: io.direct == Direct::On,
             follow: io.follow_symlinks,
             disk,
+            reading,
         };
         opened.compare_descriptors()?;
         Ok(opened)
+    }
+
+    /// Its disk is called.
+    fn call(&self) -> Call<'_> {
+        self.reading.call(self.expected.expected.dev)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -107,6 +121,7 @@ impl Source {
 
     /// The open file is as described, and the path still leads to it.
     pub(super) fn verify_unchanged(&self) -> Result<(), ResidencyError> {
+        let _call = self.call();
         self.compare_descriptors()?;
         let meta = if self.follow { fs::metadata(self.path()) } else { fs::symlink_metadata(self.path()) };
         match meta {
@@ -137,25 +152,26 @@ impl Source {
         &self.disk
     }
 
-    /// The bytes `begin..end` of the file, in the bounce buffer; none when they are not wanted any more before their turn
-    /// to read came. Cancel is the caller's: `wanted` is asked only while waiting.
-    pub(super) fn read<'b>(
+    /// The bytes `begin..end` of the file, in the bounce buffer from the place that is answered on; none when they are not
+    /// wanted any more before their turn to read came. Cancel is the caller's: `wanted` is asked only while waiting.
+    pub(super) fn read(
         &self,
-        bounce: &'b mut Bounce,
+        bounce: &mut Bounce,
         begin: u64,
         end: u64,
         wanted: impl Fn() -> bool,
-    ) -> Result<Option<&'b [u8]>, ResidencyError> {
+    ) -> Result<Option<usize>, ResidencyError> {
         let length = (end - begin) as usize;
         let Some(_turn) = self.disk.turn(wanted) else { return Ok(None) };
+        let _call = self.call();
         if let Some(file) = self.direct() {
             let low = begin / ALIGN as u64 * ALIGN as u64;
             let skip = (begin - low) as usize;
             let room = bounce.room((skip + length).next_multiple_of(ALIGN));
             match fill(file, room, skip + length, low) {
                 Ok(got) => {
-                    let got = got.saturating_sub(skip);
-                    return self.whole(&bounce.bytes()[skip..], length, got, begin).map(Some);
+                    self.check_whole(length, got.saturating_sub(skip), begin)?;
+                    return Ok(Some(skip));
                 }
                 Err(Errno::INVAL) if !self.required => {
                     self.direct_refused.store(true, Ordering::Release);
@@ -168,10 +184,11 @@ impl Source {
         let _ = fadvise(&self.buffered, begin, std::num::NonZeroU64::new(end - begin), Advice::WillNeed);
         let got =
             fill(&self.buffered, bounce.room(length), length, begin).map_err(|errno| self.io_error(begin, errno))?;
-        self.whole(bounce.bytes(), length, got, begin).map(Some)
+        self.check_whole(length, got, begin)?;
+        Ok(Some(0))
     }
 
-    fn whole<'b>(&self, bytes: &'b [u8], wanted: usize, got: usize, offset: u64) -> Result<&'b [u8], ResidencyError> {
+    fn check_whole(&self, wanted: usize, got: usize, offset: u64) -> Result<(), ResidencyError> {
         if got < wanted {
             return Err(ResidencyError::ShortRead {
                 path: self.expected.path.clone(),
@@ -180,7 +197,7 @@ impl Source {
                 got_bytes: got as u64,
             });
         }
-        Ok(&bytes[..wanted])
+        Ok(())
     }
 
     fn io_error(&self, offset: u64, errno: Errno) -> ResidencyError {

@@ -18,7 +18,7 @@ use crate::{
 /// What the gathering of one load needs.
 pub(super) struct Gathering<'a> {
     pub(super) request: &'a LoadRequest,
-    pub(super) sources: &'a [Source],
+    pub(super) sources: &'a [Source<'a>],
     pub(super) draft: &'a Draft,
     pub(super) cancel: &'a CancellationToken,
     pub(super) progress: &'a Progress,
@@ -65,9 +65,10 @@ impl Gathering<'_> {
         while at < part.end {
             let end = part.end.min(at + self.request.io.chunk() as u64);
             let wanted = || !self.cancel.is_cancelled();
-            let bytes = if wanted() { self.sources[part.file_index].read(bounce, at, end, wanted)? } else { None };
+            let read = if wanted() { self.sources[part.file_index].read(bounce, at, end, wanted)? } else { None };
             let cancelled = || ResidencyError::Cancelled { key: self.request.key.clone() };
-            stored.extend_from_slice(bytes.ok_or_else(cancelled)?);
+            let begin = read.ok_or_else(cancelled)?;
+            stored.extend_from_slice(bounce.bytes(begin, (end - at) as usize));
             self.progress.read();
             at = end;
         }

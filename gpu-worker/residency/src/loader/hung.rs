@@ -29,7 +29,9 @@ impl Hung {
             doubted.retain(|(_, reads)| reads.is_awaited());
             doubted.extract_if(.., |(until, _)| *until <= now).map(|(_, reads)| reads).collect()
         };
-        due.iter().for_each(Afoot::give_up);
+        for reads in due {
+            reads.give_up();
+        }
     }
 
     /// How long the first of these disks that hangs has done so; none when all answer.
@@ -45,7 +47,8 @@ impl Hung {
 
     /// A read from these disks begins.
     pub fn begin(&self, devices: Vec<u64>) -> Afoot {
-        Afoot(Arc::new(Reads { hung: self.clone(), devices, fate: Mutex::new(Fate::Awaited) }))
+        let (fate, calls) = (Mutex::new(Fate::Awaited), Mutex::default());
+        Afoot(Arc::new(Reads { hung: self.clone(), devices, fate, calls }))
     }
 
     fn add(&self, devices: &[u64]) {
@@ -67,10 +70,11 @@ impl Hung {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Fate {
     Awaited,
-    GivenUp,
+    /// These disks did not answer.
+    GivenUp(Vec<u64>),
     Back,
 }
 
@@ -79,6 +83,37 @@ struct Reads {
     hung: Hung,
     devices: Vec<u64>,
     fate: Mutex<Fate>,
+    /// Calls that a disk has not answered yet, where who reads says so.
+    calls: Mutex<BTreeMap<u64, usize>>,
+}
+
+impl Reads {
+    fn calls(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The disks that have not answered; all of them when nothing is known of single calls.
+    fn silent(&self) -> Vec<u64> {
+        let calls = self.calls();
+        if calls.is_empty() { self.devices.clone() } else { calls.keys().copied().collect() }
+    }
+}
+
+/// One call to a disk, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Call<'a> {
+    reads: &'a Reads,
+    device: u64,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        let mut calls = self.reads.calls();
+        if let Some(count) = calls.get_mut(&self.device) {
+            *count = count.saturating_sub(1);
+        }
+        calls.retain(|_, count| *count > 0);
+    }
 }
 
 /// The reads of one load, held by who reads and by who waits.
@@ -92,6 +127,15 @@ pub struct Reading(Afoot);
 impl Drop for Reading {
     fn drop(&mut self) {
         self.0.are_back();
+    }
+}
+
+impl Reading {
+    /// Says, while the guard lives, that this disk was called and has not answered.
+    pub(super) fn call(&self, device: u64) -> Call<'_> {
+        let reads = &*self.0.0;
+        *reads.calls().entry(device).or_default() += 1;
+        Call { reads, device }
     }
 }
 
@@ -117,19 +161,22 @@ impl Afoot {
         }
     }
 
-    /// Nobody waits for them any more, because their disk does not answer.
-    pub fn give_up(&self) {
+    /// Nobody waits for them any more, because their disk does not answer. The disks that are meant: those with a call that
+    /// is not answered, or all where that is not known; none when the reads are back.
+    pub fn give_up(&self) -> Vec<u64> {
         let mut fate = self.fate();
         if *fate == Fate::Awaited {
-            *fate = Fate::GivenUp;
-            self.0.hung.add(&self.0.devices);
+            let silent = self.0.silent();
+            self.0.hung.add(&silent);
+            *fate = Fate::GivenUp(silent);
         }
+        if let Fate::GivenUp(silent) = &*fate { silent.clone() } else { Vec::new() }
     }
 
     /// All of them came back, with or without an error.
     fn are_back(&self) {
-        if std::mem::replace(&mut *self.fate(), Fate::Back) == Fate::GivenUp {
-            self.0.hung.remove(&self.0.devices);
+        if let Fate::GivenUp(silent) = std::mem::replace(&mut *self.fate(), Fate::Back) {
+            self.0.hung.remove(&silent);
         }
     }
 }
@@ -154,6 +201,22 @@ mod tests {
     }
 
     #[test]
+    fn of_two_disks_only_the_one_that_does_not_answer_hangs() {
+        let hung = Hung::default();
+        let reads = hung.begin(vec![1, 2]);
+        let reading = reads.reading();
+        let answered = reading.call(1);
+        let silent = [reading.call(2), reading.call(2)];
+        drop(answered);
+        assert_eq!(reads.give_up(), [2]);
+        assert!(hung.since(&[1]).is_none() && hung.since(&[2]).is_some());
+        drop(silent);
+        assert!(hung.since(&[2]).is_some(), "others of its reads may be stuck");
+        drop(reading);
+        assert_eq!((hung.count(), reads.give_up()), (0, vec![]));
+    }
+
+    #[test]
     fn a_disk_hangs_until_the_last_load_that_was_given_up_is_back() {
         let hung = Hung::default();
         let (one, two, fine) = (hung.begin(vec![1]), hung.begin(vec![1, 2]), hung.begin(vec![3]));
@@ -161,7 +224,7 @@ mod tests {
         two.give_up();
         two.give_up();
         fine.are_back();
-        fine.give_up();
+        assert_eq!(fine.give_up(), []);
         assert!(hung.since(&[1]).is_some() && hung.since(&[9, 2]).is_some() && hung.since(&[3]).is_none());
         two.are_back();
         assert!(hung.since(&[1]).is_some() && hung.since(&[2]).is_none());

@@ -2,18 +2,20 @@
 //!
 //! Files are read, never mapped: a file that shrinks is an error here, and would be a SIGBUS there.
 //! The unit of work is a batch of adjacent slices, at most one chunk long; any thread may take any
-//! batch in any order, because slices are hashed as subtrees (see [`crate::digest`]).
+//! batch in any order, because slices are hashed as subtrees (see [`crate::digest`]). Threads that read do nothing else.
 
 mod batch;
 mod bounce;
+mod crew;
 mod disk;
 mod file;
+mod finish;
 mod gate;
 mod gather;
+mod handoff;
 mod hung;
 mod tuning;
 mod watchdog;
-mod worker;
 
 use std::{
     sync::Arc,
@@ -30,6 +32,7 @@ use crate::{
     progress::{Phase, Progress},
     request::LoadRequest,
 };
+use crew::Crew;
 pub use disk::Disks;
 use disk::Session;
 pub use file::ReadMode;
@@ -37,7 +40,6 @@ use file::Source;
 use gather::Gathering;
 pub use hung::{Afoot, Hung, Reading};
 pub(crate) use watchdog::{Verdict, Watchdog};
-use worker::Shared;
 
 /// What a load read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,8 +54,8 @@ pub struct Loaded {
     pub modes: Vec<ReadMode>,
 }
 
-/// Reads a checked request into `draft`, which has the layout's extent length, and verifies it.
-/// Blocks; meant for a thread of its own.
+/// Reads a checked request into `draft`, which has the layout's extent length, and verifies it. Says through `reading` which
+/// disks have not answered. Blocks; meant for a thread of its own.
 ///
 /// # Errors
 /// See [`ResidencyError`]; `draft` holds rubbish then and must be dropped.
@@ -64,19 +66,20 @@ pub fn load(
     cancel: &CancellationToken,
     progress: &Progress,
     disks: &Disks,
+    reading: &Reading,
 ) -> Result<Loaded, ResidencyError> {
     let started = Instant::now();
     progress.enter(Phase::Reading);
-    let sources: Vec<Source> =
-        request.sources.iter().map(|s| Source::open(s, &request.io, disks)).collect::<Result<_, _>>()?;
+    let open = |source| Source::open(source, &request.io, disks, reading);
+    let sources: Vec<Source<'_>> = request.sources.iter().map(open).collect::<Result<_, _>>()?;
     let session = sources.first().map(|source| source.disk().begin(request.io.threads()));
     let readers = session.as_ref().map_or(1, Session::readers);
     let chunk = request.io.chunk();
     let batches = batch::plan(request, layout, chunk);
     let (plain, gathered) = layout.tensors.split_at(layout.order.len());
     let counts: Vec<usize> = plain.iter().map(|t| batch::slices(t.len, chunk)).collect();
-    let shared = Shared::new(request, &sources, draft, batches, readers, cancel, progress);
-    let pieces = shared.run().map_err(|error| explain(error, &sources))?;
+    let crew = Crew::new(request, &sources, draft, batches, readers, cancel, progress)?;
+    let pieces = crew.run().map_err(|error| explain(error, &sources))?;
     learn(session.as_ref(), &sources, plain, started.elapsed());
     let gathering = Gathering { request, sources: &sources, draft, cancel, progress };
     let whole = gathering.run(gathered).map_err(|error| explain(error, &sources))?;
@@ -98,16 +101,16 @@ pub fn load(
 
 /// What the parallel reads reached is remembered for their disk, when they went around the page cache and one disk gave all
 /// of it.
-fn learn(session: Option<&Session>, sources: &[Source], read: &[PlacedTensor], took: Duration) {
+fn learn(session: Option<&Session>, sources: &[Source<'_>], read: &[PlacedTensor], took: Duration) {
     let (Some(session), Some(first)) = (session, sources.first()) else { return };
-    let of_disk = |source: &Source| source.mode() == ReadMode::Direct && Arc::ptr_eq(source.disk(), first.disk());
+    let of_disk = |source: &Source<'_>| source.mode() == ReadMode::Direct && Arc::ptr_eq(source.disk(), first.disk());
     if sources.iter().all(of_disk) {
         session.learn(read.iter().map(|tensor| tensor.len).sum(), took);
     }
 }
 
 /// A read that fails because the file changed says so, not the symptom.
-fn explain(error: ResidencyError, sources: &[Source]) -> ResidencyError {
+fn explain(error: ResidencyError, sources: &[Source<'_>]) -> ResidencyError {
     let (ResidencyError::ShortRead { path, .. } | ResidencyError::Io { path, .. }) = &error else {
         return error;
     };
@@ -117,7 +120,7 @@ fn explain(error: ResidencyError, sources: &[Source]) -> ResidencyError {
 }
 
 /// Merges the slices; `None` if one is missing, which would be a bug in the batches.
-fn digest_of(layout: &Layout, counts: &[usize], pieces: Vec<worker::Piece>, whole: Vec<Digest>) -> Option<Digest> {
+fn digest_of(layout: &Layout, counts: &[usize], pieces: Vec<finish::Piece>, whole: Vec<Digest>) -> Option<Digest> {
     let mut values: Vec<Vec<Option<_>>> = counts.iter().map(|count| vec![None; *count]).collect();
     for piece in pieces {
         *values.get_mut(piece.tensor)?.get_mut(piece.slice)? = Some(piece.value);

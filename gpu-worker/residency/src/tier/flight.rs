@@ -133,8 +133,9 @@ impl Inner {
         progress: &Arc<Progress>,
     ) -> Result<Loaded, ResidencyError> {
         let devices: Vec<u64> = request.read_from().iter().map(|from| from.device).collect();
-        if let Some(since) = self.hung.since(&devices) {
-            return Err(stalled(request, since));
+        let silent = devices.iter().find_map(|device| Some((*device, self.hung.since(&[*device])?)));
+        if let Some((device, since)) = silent {
+            return Err(stalled(request, &[device], since));
         }
         let (stop, reads, began) = (cancel.child_token(), self.hung.begin(devices), Instant::now());
         let landed = self.reader(request, layout, draft, &stop, progress, &reads)?;
@@ -159,10 +160,7 @@ impl Inner {
                     reads.doubt(self.config.io_timeout);
                     ResidencyError::Cancelled { key: request.key.clone() }
                 }
-                Verdict::Stalled => {
-                    reads.give_up();
-                    stalled(request, self.config.io_timeout)
-                }
+                Verdict::Stalled => stalled(request, &reads.give_up(), self.config.io_timeout),
             };
             stop.cancel();
             if let Err(refused) = draft.discard() {
@@ -186,7 +184,7 @@ impl Inner {
         let (request, layout, draft) = (request.clone(), layout.clone(), draft.clone());
         let (stop, progress, disks, reading) = (stop.clone(), progress.clone(), self.disks.clone(), reads.reading());
         let run = move || {
-            let result = loader::load(&request, &layout, &draft, &stop, &progress, &disks);
+            let result = loader::load(&request, &layout, &draft, &stop, &progress, &disks, &reading);
             drop((layout, draft, reading));
             // nobody listens to what was given up
             let _ = sender.send(result);
@@ -196,7 +194,9 @@ impl Inner {
     }
 }
 
-fn stalled(request: &LoadRequest, since: Duration) -> ResidencyError {
-    let path = request.sources.first().map(|source| source.path.clone()).unwrap_or_default();
+/// The first file on one of these disks is named.
+fn stalled(request: &LoadRequest, disks: &[u64], since: Duration) -> ResidencyError {
+    let there = request.sources.iter().find(|source| disks.contains(&source.expected.dev));
+    let path = there.or(request.sources.first()).map(|source| source.path.clone()).unwrap_or_default();
     ResidencyError::Stalled { path, seconds: since.as_secs() }
 }
