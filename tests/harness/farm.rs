@@ -331,7 +331,7 @@ impl Launcher<'_> {
     fn api(&self, name: &str) -> Starting {
         let mut arguments = vec!["--listen".to_owned(), "127.0.0.1:0".to_owned()];
         arguments.extend(self.settings.api_arguments.clone());
-        self.launch(name, "modelyard-api", arguments, self.database_url, &self.settings.clock, &[])
+        self.launch(name, "modelyard-api", arguments, self.database_url, &self.settings.clock, (&[], None))
     }
 
     fn scheduler(&self, name: &str) -> Starting {
@@ -344,14 +344,15 @@ impl Launcher<'_> {
         seconds("--leader-ttl", self.settings.lease_ttl);
         seconds("--lease-ttl", self.settings.lease_ttl);
         arguments.extend(self.settings.scheduler_arguments.clone());
-        self.launch(name, "modelyard-scheduler", arguments, self.database_url, &self.settings.clock, &[])
+        self.launch(name, "modelyard-scheduler", arguments, self.database_url, &self.settings.clock, (&[], None))
     }
 
     fn agent(&self, name: &str, settings: &AgentSettings) -> Starting {
         let mut arguments = settings.arguments();
         arguments.extend(["--lease-ttl".to_owned(), format!("{}ms", self.settings.lease_ttl.as_millis())]);
         let database_url = settings.database_url.as_deref().unwrap_or(self.database_url);
-        self.launch(name, "gpu-worker", arguments, database_url, &settings.clock, &settings.environment)
+        let around = (settings.environment.as_slice(), settings.limits.as_deref());
+        self.launch(name, "gpu-worker", arguments, database_url, &settings.clock, around)
     }
 
     fn launch(
@@ -361,7 +362,7 @@ impl Launcher<'_> {
         mut arguments: Vec<String>,
         database_url: &str,
         clock: &Clock,
-        more: &[(String, String)],
+        (more, limits): (&[(String, String)], Option<&str>),
     ) -> Starting {
         let ready_file = self.folder.join(format!("{name}.ready.json"));
         arguments.extend(["--ready-file".to_owned(), ready_file.display().to_string()]);
@@ -374,7 +375,38 @@ impl Launcher<'_> {
         ];
         environment.extend(more.iter().map(|(name, value)| (name.as_str(), value.clone())));
         let log = self.folder.join(format!("{name}.log"));
-        let process = Process::start(name, &binary(program), &arguments, &environment, clock, &log);
+        let process = match limits {
+            None => Process::start(name, &binary(program), &arguments, &environment, clock, &log),
+            Some(limits) => {
+                let all = limited(limits, &binary(program), &arguments);
+                let process = Process::start(name, Path::new("unshare"), &all, &environment, clock, &log);
+                map_users(process.pid());
+                process
+            }
+        };
         Starting { name: name.to_owned(), process, ready_file }
+    }
+}
+
+/// A program in a user namespace of its own, after this line of a shell: it waits until [`map_users`] has made it root there.
+fn limited(limits: &str, program: &Path, arguments: &[String]) -> Vec<String> {
+    let inner = format!("{limits} && exec setpriv --pdeathsig KILL \"$0\" \"$@\"");
+    let outer = format!("until [ \"$(id -u)\" = 0 ]; do sleep 0.02; done; exec sh -c '{inner}' \"$0\" \"$@\"");
+    let mut all = ["-U", "sh", "-c", &outer].map(str::to_owned).to_vec();
+    all.push(program.display().to_string());
+    all.extend(arguments.iter().cloned());
+    all
+}
+
+/// Every user and group of this namespace is the same one in that of the process, which has to be another.
+fn map_users(pid: u32) {
+    let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/user")).ok();
+    let until = std::time::Instant::now() + SHORT;
+    while namespace(&pid.to_string()) == namespace("self") {
+        assert!(std::time::Instant::now() < until, "{pid} made no user namespace");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for map in ["uid_map", "gid_map"] {
+        std::fs::write(format!("/proc/{pid}/{map}"), "0 0 65536").expect("root maps users");
     }
 }

@@ -77,6 +77,9 @@ pub struct AgentSettings {
     pub clock: Clock,
     /// More variables of its environment.
     pub environment: Vec<(String, String)>,
+    /// A line of a shell that the agent is started after, both in a user namespace of their own: limits that the kernel keeps for
+    /// each of these hold for this agent alone.
+    pub limits: Option<String>,
 }
 
 impl AgentSettings {
@@ -97,6 +100,7 @@ impl AgentSettings {
             database_url: None,
             attach_socket: None,
             environment: Vec::new(),
+            limits: None,
             clock: Clock::True,
         }
     }

@@ -252,7 +252,30 @@ async fn a_cancelled_conversion_leaves_nothing_and_outputs_stay_below_the_root()
 }
 
 /// Unmounts when it is dropped.
-struct Mounted(std::path::PathBuf);
+pub(crate) struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    /// A file system of so many MiB at a new folder; none where this process may not mount, which is said.
+    pub(crate) fn small(folder: &Path, mib: u64) -> Option<Self> {
+        fs::create_dir_all(folder).unwrap();
+        let size = format!("size={mib}m");
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder).status();
+        if !mount.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: this process may not mount");
+            return None;
+        }
+        Some(Self(folder.to_owned()))
+    }
+
+    /// Takes all the room that is left.
+    pub(crate) fn fill(&self) -> std::path::PathBuf {
+        let filler = self.0.join("filler");
+        let mut file = fs::File::create(&filler).unwrap();
+        let chunk = vec![1_u8; 1 << 16];
+        while std::io::Write::write_all(&mut file, &chunk).is_ok() {}
+        filler
+    }
+}
 
 impl Drop for Mounted {
     fn drop(&mut self) {
@@ -265,13 +288,7 @@ impl Drop for Mounted {
 async fn a_disk_that_is_full_is_said_and_left_as_it_was() {
     let farm = Farm::start().await;
     let folder = farm.path("small-disk");
-    fs::create_dir_all(&folder).unwrap();
-    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=96m", "tmpfs"]).arg(&folder).status();
-    if !mount.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: this process may not mount");
-        return;
-    }
-    let _mounted = Mounted(folder.clone());
+    let Some(mounted) = Mounted::small(&folder, 96) else { return };
     ModelFile::vae(mebibytes(30)).write(&farm.library(), "small.safetensors");
     let settings = farm.agent("a").root("scarce", &folder).read_limit("4MiB");
     let _agent = farm.agent_with_library(settings).await;
@@ -279,10 +296,7 @@ async fn a_disk_that_is_full_is_said_and_left_as_it_was() {
     let job = farm.api.submit(&convert_path("small"), request).await;
     bytes_move(&farm, &job).await;
     // somebody else takes the room meanwhile
-    let filler = folder.join("filler");
-    let mut file = fs::File::create(&filler).unwrap();
-    let chunk = vec![1_u8; 1 << 20];
-    while std::io::Write::write_all(&mut file, &chunk).is_ok() {}
+    mounted.fill();
     let seen = farm
         .api
         .job_is(job.id, "the disk to be full", LONG, |seen| {

@@ -181,3 +181,38 @@ async fn lists_show_and_filter_by_the_last_verdict() {
     assert_eq!((models[0].verdict.as_deref(), models[0].verdict_stale), (Some("ok"), true));
     farm.api.ask("/v1/models?verdict=fine").await.problem(400);
 }
+
+/// A disk without room is said where one looks at the job, which goes on by itself once there is some; nothing is left meanwhile.
+#[tokio::test]
+async fn a_disk_that_is_full_is_waited_for_and_says_so() {
+    let farm = Farm::start().await;
+    let folder = farm.path("small-disk");
+    let Some(mounted) = crate::convert::Mounted::small(&folder, 48) else { return };
+    ModelFile::vae(mebibytes(2)).write(&folder, "small.safetensors");
+    let _agent = farm.agent_with_library(farm.agent("a").library(&folder)).await;
+    let filler = mounted.fill();
+    let names = || {
+        let mut names: Vec<String> = fs::read_dir(&folder)
+            .expect("the folder")
+            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    for (request, made) in
+        [(json!({ "as": "copy", "to": "copy.safetensors" }), "copy.safetensors"), (json!({}), "small.json")]
+    {
+        let job = farm.api.submit(WRITE, request).await;
+        let waits = |seen: &JobDetail| seen.job.state == JobState::Pending && !seen.attempts.is_empty();
+        let seen = farm.api.job_is(job.id, "it waits for room", SHORT, waits).await;
+        let error = seen.job.error.expect("why it waits");
+        assert_eq!(error.code, ErrorCode::InsufficientCapacity, "{error:?}");
+        assert!(error.message.contains("written") || error.message.contains("room"), "{error:?}");
+        assert!(!names().iter().any(|name| name == made || name.starts_with('.')), "{:?}", names());
+        fs::remove_file(&filler).expect("a removal");
+        farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
+        assert!(names().iter().any(|name| name == made), "{:?}", names());
+        fs::remove_file(folder.join(made)).expect("a removal");
+        mounted.fill();
+    }
+}

@@ -141,3 +141,55 @@ async fn a_file_is_listed_once_it_is_whole() {
     assert_eq!(models[1].model_type, "vae");
     assert!(agent.metric("modelyard_watch_scans_total", "").await > scans);
 }
+
+/// More happens than the kernel keeps for an agent that does not listen: the root is scanned as a whole, and nothing is missed.
+#[tokio::test]
+async fn events_that_the_kernel_dropped_are_made_up_for_by_a_scan() {
+    let farm = Farm::start().await;
+    let agent = watched(&farm, "inotify").await;
+    scans_are_over(&farm).await;
+    let kept = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("the kernel's limit");
+    let kept: usize = kept.trim().parse().expect("a number");
+    let restless = farm.library().join("restless.tmp");
+    // neither a signal's way nor a lease's end is waited for: the folder is filled with events faster than both
+    agent.process.signal(rustix::process::Signal::STOP);
+    for _ in 0..=kept / 2 {
+        fs::write(&restless, b"").expect("a file");
+        fs::remove_file(&restless).expect("a removal");
+    }
+    ModelFile::vae(mebibytes(1)).seed(2).write(&farm.library(), "two.safetensors");
+    agent.process.signal(rustix::process::Signal::CONT);
+    catalogue_is(&farm, &[("one", "available"), ("two", "available")]).await;
+    assert!(agent.metric("modelyard_watch_overflows_total", "").await >= 1.0);
+    // and what comes afterwards is followed as before
+    ModelFile::vae(mebibytes(1)).seed(3).write(&farm.library(), "three.safetensors");
+    catalogue_is(&farm, &[("one", "available"), ("three", "available"), ("two", "available")]).await;
+    root_is(&farm, "inotify", "ready").await;
+}
+
+/// Where the kernel watches no more folders, the root is walked instead, which is said with the limit's name.
+#[tokio::test]
+async fn a_root_with_more_folders_than_the_kernel_watches_is_walked() {
+    const LIMIT: &str = "echo 2 > /proc/sys/user/max_inotify_watches";
+    let may = std::process::Command::new("unshare").args(["-Ur", "sh", "-c", LIMIT]).status();
+    if !rustix::process::geteuid().is_root() || !may.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: this process may not make user namespaces, or is not root");
+        return;
+    }
+    let farm = Farm::start().await;
+    for (seed, folder) in ["a", "b", "c"].into_iter().enumerate() {
+        let file = ModelFile::vae(mebibytes(1)).seed(seed as u64 + 1);
+        file.write(&farm.library().join(folder), &format!("in-{folder}.safetensors"));
+    }
+    let mut settings = farm.agent("a").watch("auto");
+    settings.limits = Some(LIMIT.to_owned());
+    let agent = farm.start_agent(settings).await;
+    let there = [("in-a", "available"), ("in-b", "available"), ("in-c", "available")];
+    catalogue_is(&farm, &there).await;
+    let host = root_is(&farm, "poll", "ready").await;
+    let reason = host.roots[0].watch.as_ref().and_then(|watch| watch.reason.clone()).unwrap_or_default();
+    assert!(reason.contains("fs.inotify.max_user_watches"), "{reason}");
+    assert_eq!(agent.metric("modelyard_watched_roots", "way=\"poll\"").await, 1.0);
+    fs::remove_file(farm.library().join("b/in-b.safetensors")).expect("a removal");
+    catalogue_is(&farm, &[there[0], ("in-b", "missing"), there[2]]).await;
+}

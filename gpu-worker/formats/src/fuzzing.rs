@@ -15,6 +15,7 @@ use crate::{
     sidecar::{Sidecar, SidecarKind},
     tokenizer,
     vocab::Format,
+    write::NOTE_FILE,
 };
 
 /// A parser: the bytes are written below the folder and read from there.
@@ -68,10 +69,11 @@ pub fn sharded_index(folder: &Path, bytes: &[u8]) {
     }
 }
 
-/// The index of a diffusers folder and the config of a component.
+/// The index of a diffusers folder, the config of a component, and the note of what the folder was made from.
 pub fn diffusers_config(folder: &Path, bytes: &[u8]) {
     let folder = folder.join("pipeline");
-    if put(&folder.join("model_index.json"), bytes) && put(&folder.join("unet/config.json"), bytes) {
+    let names = ["model_index.json", "unet/config.json", NOTE_FILE, "unet/modelyard.json"];
+    if names.iter().all(|name| put(&folder.join(name), bytes)) {
         let _ = inspect(&folder);
         let _ = inspect(&folder.join("unet"));
     }
@@ -209,6 +211,10 @@ mod tests {
         let mut gguf = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0w\x01\0\0\0".to_vec();
         gguf.extend([8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].repeat(4));
         seeds.push(gguf);
+        seeds.push(
+            br#"{"schema":"modelyard/made/1","job":"j","made_from":{"models":[{"as":"base","name":"\u0000m"}]}}"#
+                .to_vec(),
+        );
         seeds.push(br#"{"modelId":1,"baseModel":"SD 1.5","trainedWords":["a, b"],"files":[{"hashes":{}}]}"#.to_vec());
         seeds.push(br#"{"ss_tag_frequency":"{\"d\":{\"t\":2}}","ss_network_args":"{\"algo\":\"loha\"}"}"#.to_vec());
         seeds.push(

@@ -9,6 +9,8 @@
 
 pub mod blend;
 mod change;
+#[cfg(test)]
+mod damaged;
 mod dense;
 mod estimate;
 mod file;

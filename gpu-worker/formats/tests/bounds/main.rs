@@ -1,8 +1,9 @@
 //! Files that would exhaust a careless reader: each is refused or read with memory below a stated bound, and what its
-//! program would have done never happens. One test in a process of its own, because memory is counted for the process.
+//! program would have done never happens; and conversions, whose memory does not grow with the model. One test in a process of its own, because memory is counted for the process.
 #![expect(clippy::unwrap_used, reason = "a test: what fails here fails the test")]
 
 mod allocator;
+mod convert;
 
 use std::{
     fs::{self, File},
@@ -144,9 +145,10 @@ fn headers(folder: &Path) {
 }
 
 #[test]
-fn every_bomb_stays_below_its_bound_and_runs_nothing() {
+fn bombs_and_conversions_stay_below_their_bounds_and_run_nothing() {
     let folder = tempfile::tempdir().unwrap();
     pickle_bombs(&folder.path().join("x.pt"));
     zip_bombs(&folder.path().join("y.pt"));
     headers(folder.path());
+    convert::conversions(folder.path());
 }
