@@ -12,8 +12,9 @@ use crate::error::CliError;
 /// A stack of LoRAs, or the pipeline that says the models.
 #[derive(Debug, Args)]
 pub(super) struct StackArgs {
-    /// A LoRA, with its weight and that in the text encoders: `NAME`, `NAME:0.8` or `NAME:0.8:0.5`; may be given several times.
-    #[arg(long = "lora", value_name = "LORA[:WEIGHT[:TEXT]]", conflicts_with = "pipeline")]
+    /// A LoRA, with its weight and that in the text encoders: `NAME`, `NAME:0.8` or `NAME:0.8:0.5`; then factors of
+    /// blocks: `NAME:0.8:mid_block=0.5,down_blocks.1=0`; may be given several times.
+    #[arg(long = "lora", value_name = "LORA[:WEIGHT[:TEXT]][:BLOCKS]", conflicts_with = "pipeline")]
     loras: Vec<LoraArg>,
 
     /// The pipeline that says which models, in place of MODEL.
@@ -76,7 +77,8 @@ impl EncodersArgs {
     }
 }
 
-/// A LoRA as people write it: `NAME`, `NAME:0.8` or `NAME:0.8:0.5`.
+/// A LoRA as people write it: `NAME`, `NAME:0.8` or `NAME:0.8:0.5`, each also with factors of blocks behind it:
+/// `NAME:0.8:mid_block=0.5,down_blocks.1=0`.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct LoraArg(pub(super) LoraUse<String>);
 
@@ -85,7 +87,8 @@ impl FromStr for LoraArg {
 
     fn from_str(text: &str) -> Result<Self, String> {
         // from the end: a name may hold colons
-        let (rest, last) = number_at_end(text);
+        let (rest, blocks) = blocks_at_end(text)?;
+        let (rest, last) = number_at_end(rest);
         let (name, first) = match last {
             Some(_) => number_at_end(rest),
             None => (rest, None),
@@ -97,8 +100,24 @@ impl FromStr for LoraArg {
             (Some(weight), text) => (weight, text),
             (None, weight) => (weight.unwrap_or(1.0), None),
         };
-        Ok(Self(LoraUse { text_encoder_weight, ..LoraUse::at(name.to_owned(), weight) }))
+        Ok(Self(LoraUse { text_encoder_weight, blocks, ..LoraUse::at(name.to_owned(), weight) }))
     }
+}
+
+/// The text before its last colon and the factors of blocks after it, where there are some.
+fn blocks_at_end(text: &str) -> Result<(&str, BTreeMap<String, f64>), String> {
+    let pairs = |list: &str| -> Option<Vec<(String, f64)>> {
+        list.split(',')
+            .map(|pair| pair.split_once('=').and_then(|(block, factor)| Some((block.to_owned(), factor.parse().ok()?))))
+            .collect()
+    };
+    let found = text.rsplit_once(':').and_then(|(rest, list)| Some((rest, pairs(list)?)));
+    let Some((rest, pairs)) = found else { return Ok((text, BTreeMap::new())) };
+    let (count, blocks) = (pairs.len(), pairs.into_iter().collect::<BTreeMap<_, _>>());
+    if blocks.len() < count {
+        return Err(format!("`{text}` names a block twice"));
+    }
+    Ok((rest, blocks))
 }
 
 /// The text before its last colon and the number after it, where there is one.
@@ -147,6 +166,15 @@ mod tests {
         assert_eq!(of("a b:0.8:0"), Ok(("a b".into(), 0.8, Some(0.0))));
         assert_eq!(of("v:2:x"), Ok(("v:2:x".into(), 1.0, None)), "what is no number belongs to the name");
         assert!(of("").is_err() && of(":1").is_err());
+        let with_blocks = |text: &str| {
+            let LoraArg(used) = text.parse().unwrap();
+            (used.lora, used.weight, used.text_encoder_weight, used.blocks.into_iter().collect::<Vec<_>>())
+        };
+        let two = vec![("down_blocks.1".to_owned(), 0.0), ("mid_block".to_owned(), -0.5)];
+        assert_eq!(with_blocks("a:0.8:0:mid_block=-0.5,down_blocks.1=0"), ("a".into(), 0.8, Some(0.0), two.clone()));
+        assert_eq!(with_blocks("a:mid_block=-0.5,down_blocks.1=0"), ("a".into(), 1.0, None, two));
+        assert_eq!(with_blocks("a:b=c").0, "a:b=c", "what is no factor belongs to the name");
+        assert!(of("a:mid_block=1,mid_block=2").is_err() && of(":mid_block=1").is_err());
         assert!("text_encoder".parse::<EncoderArg>().is_err());
     }
 

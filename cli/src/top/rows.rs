@@ -2,9 +2,10 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
+use chrono::{DateTime, Utc};
 use shared::{
     bytes::ByteSize,
-    wire::{CacheHost, DeviceView, HostView, JobView, ResidentComponent},
+    wire::{CacheHost, DeviceVariant, DeviceView, HostView, JobView, ResidentComponent},
 };
 
 use super::{keys::Order, sample::Sample};
@@ -123,41 +124,93 @@ pub(super) fn waiting(job: &JobView, sample: &Sample) -> Row {
     Row { share: None, cells: vec![job.kind.clone(), sample.model_name(job), age(job.created_at), waits(job)] }
 }
 
-/// One component in one tier, with how many models share it beside the one it is named after.
-pub(super) fn resident((component, others): (&ResidentComponent, usize)) -> Row {
-    let place = component.device.clone().unwrap_or_else(|| format!("{} {}", component.host, component.tier));
-    let kept = if component.protected { " kept" } else { "" };
-    let shared = if others > 0 { format!(" +{others}") } else { String::new() };
+/// Something in memory: a component in one tier, or a variant of one on a device.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Held<'s> {
+    model: String,
+    kind: String,
+    host: &'s str,
+    device: Option<&'s str>,
+    tier: &'s str,
+    state: &'s str,
+    bytes: u64,
+    leases: u32,
+    protected: bool,
+    last_used: Option<DateTime<Utc>>,
+}
+
+/// One of them.
+pub(super) fn resident(held: &Held<'_>) -> Row {
+    let place = held.device.map_or_else(|| format!("{} {}", held.host, held.tier), str::to_owned);
+    let kept = if held.protected { " kept" } else { "" };
     Row {
         share: None,
         cells: vec![
-            format!("{}{shared}", component.model_name),
-            component.kind.clone(),
+            held.model.clone(),
+            held.kind.clone(),
             place,
-            component.state.clone(),
-            bytes(component.bytes),
-            format!("{}{kept}", component.leases),
-            component.last_used.map_or_else(|| "-".to_owned(), age),
+            held.state.to_owned(),
+            bytes(held.bytes),
+            format!("{}{kept}", held.leases),
+            held.last_used.map_or_else(|| "-".to_owned(), age),
         ],
     }
 }
 
 /// Everything that is resident, ordered. What several models share is in memory once, so it is here once.
-pub(super) fn residents(sample: &Sample, order: Order) -> Vec<(&ResidentComponent, usize)> {
+pub(super) fn residents(sample: &Sample, order: Order) -> Vec<Held<'_>> {
     let mut copies: BTreeMap<_, (&ResidentComponent, usize)> = BTreeMap::new();
     for c in sample.status.models.iter().flat_map(|model| &model.resident) {
         let copy = copies.entry((c.component, &c.tier, &c.host, &c.device));
         copy.and_modify(|(_, others)| *others += 1).or_insert((c, 0));
     }
-    let mut all: Vec<_> = copies.into_values().collect();
-    all.sort_by_key(|(c, _)| (&c.model_name, &c.kind, &c.host, &c.device));
+    let components = copies.into_values().map(component);
+    let variants = sample.devices.iter().flat_map(|device| device.variants.iter().map(move |one| variant(device, one)));
+    let mut all: Vec<Held<'_>> = components.chain(variants).collect();
+    all.sort_by(|a, b| (&a.model, &a.kind, a.host, a.device).cmp(&(&b.model, &b.kind, b.host, b.device)));
     match order {
-        Order::Bytes => all.sort_by_key(|(c, _)| Reverse(c.bytes)),
-        Order::Used => all.sort_by_key(|(c, _)| Reverse(c.last_used)),
+        Order::Bytes => all.sort_by_key(|held| Reverse(held.bytes)),
+        Order::Used => all.sort_by_key(|held| Reverse(held.last_used)),
         Order::Model => {}
-        Order::Place => all.sort_by_key(|(c, _)| (&c.host, &c.device)),
+        Order::Place => all.sort_by_key(|held| (held.host, held.device)),
     }
     all
+}
+
+/// A component, with how many models share it beside the one it is named after.
+fn component((c, others): (&ResidentComponent, usize)) -> Held<'_> {
+    let shared = if others > 0 { format!(" +{others}") } else { String::new() };
+    Held {
+        model: format!("{}{shared}", c.model_name),
+        kind: c.kind.clone(),
+        host: &c.host,
+        device: c.device.as_deref(),
+        tier: &c.tier,
+        state: &c.state,
+        bytes: c.bytes,
+        leases: c.leases,
+        protected: c.protected,
+        last_used: c.last_used,
+    }
+}
+
+/// What LoRAs made of a component, named after the first of them.
+fn variant<'s>(device: &'s DeviceView, DeviceVariant { model_name, variant }: &'s DeviceVariant) -> Held<'s> {
+    let more = variant.loras.len().saturating_sub(1);
+    let more = if more > 0 { format!(" +{more}") } else { String::new() };
+    let first = variant.loras.first().map_or("LoRAs", String::as_str);
+    Held {
+        model: dash(model_name.as_deref()),
+        kind: format!("{} with {first}{more}", variant.kind),
+        host: &device.host,
+        device: Some(&device.id),
+        tier: "vram",
+        state: "ready",
+        bytes: variant.bytes,
+        leases: variant.leases,
+        protected: variant.protected,
+        last_used: Some(variant.last_used),
+    }
 }
 
 fn of(used: u64, total: u64) -> String {

@@ -39,8 +39,8 @@ impl Section {
 
 fn sections(sample: &Sample, view: &View) -> [Section; 5] {
     let cache = |host: &str| sample.cache.hosts.iter().find(|cache| cache.host == host);
-    let residents = rows::residents(sample, view.order).into_iter().map(rows::resident);
-    let mut resident = Section::of(&rows::RESIDENT, residents);
+    let residents = rows::residents(sample, view.order);
+    let mut resident = Section::of(&rows::RESIDENT, residents.iter().map(rows::resident));
     resident.header[view.order.column()].push('▾');
     [
         Section::of(&rows::HOST, sample.hosts.iter().map(|host| rows::host(host, cache(&host.name)))),

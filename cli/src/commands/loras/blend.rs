@@ -13,8 +13,9 @@ use crate::{args::WaitArgs, client::Client, error::CliError, follow, output::Out
 /// Options of `loras blend`.
 #[derive(Debug, Args)]
 pub struct BlendArgs {
-    /// The stack: each with its weight and that in the text encoders.
-    #[arg(required = true, value_name = "LORA[:WEIGHT[:TEXT]]")]
+    /// The stack: each with its weight and that in the text encoders, then factors of blocks, which need a base:
+    /// `NAME:0.8:mid_block=0.5,down_blocks.1=0`.
+    #[arg(required = true, value_name = "LORA[:WEIGHT[:TEXT]][:BLOCKS]")]
     loras: Vec<LoraArg>,
 
     /// Where it goes: a path below the first LoRA's root, or `ROOT:PATH`; ends with `.safetensors`.

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 
-/// Two hosts, one of them lost; a load that runs, one that waits, and six residents.
+/// Two hosts, one of them lost; a load that runs, one that waits, six residents and a variant.
 fn sample() -> Sample {
     let at = "2026-01-02T03:04:05Z";
     let gib = 1u64 << 30;
@@ -31,7 +31,12 @@ fn sample() -> Sample {
     let device = json!({
         "id": "gpu-01/cuda:0", "host": "gpu-01", "name": "cuda:0", "kind": "cuda", "product": "H100", "state": "ready",
         "memory_total_bytes": 80 * gib, "memory_used_bytes": 78 * gib, "labels": [],
-        "resident": [resident("sdxl-base", "unet", Some("gpu-01/cuda:0"), 5 * gib, false)], "stale": false
+        "resident": [resident("sdxl-base", "unet", Some("gpu-01/cuda:0"), 5 * gib, false)], "stale": false,
+        "variants": [{
+            "id": "01JGJJGRVDCZYB61JNCVRKV6TV", "base": "01JGJJGRVDCZYB61JNCVRKV6T5", "kind": "unet", "key": "k", "bytes": gib,
+            "whole": false, "loras": ["ink:0.8", "lines:-0.5"], "pipelines": ["anime"], "seconds": 0.5, "leases": 0,
+            "protected": false, "since": at, "last_used": "2100-01-01T00:00:00Z", "hits": 1, "model_name": "sdxl-base",
+        }]
     });
     let job = |kind: &str, state: &str, more: serde_json::Value| {
         let mut job = json!({
@@ -84,7 +89,7 @@ fn a_small_screen_cuts_the_lists_and_scrolls_the_last() {
     let mut view = View { interval: Duration::from_secs(1), offset: usize::MAX, ..View::default() };
     view.trouble = Some("cannot reach the API".into());
     insta::assert_snapshot!(drawn(80, 20, &mut view));
-    assert_eq!(view.offset, 6 - view.page, "the last page is a whole one");
+    assert_eq!(view.offset, 7 - view.page, "the last page is a whole one");
 }
 
 #[test]
