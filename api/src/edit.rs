@@ -56,7 +56,11 @@ fn is_accepted(method: &Method, headers: &HeaderMap) -> bool {
     kind == "application/json" || (kind == "application/merge-patch+json" && method == Method::PATCH)
 }
 
-fn actor(headers: &HeaderMap) -> Result<String, ApiError> {
+/// Who makes a change.
+///
+/// # Errors
+/// 400 for a name that is none.
+pub(crate) fn actor(headers: &HeaderMap) -> Result<String, ApiError> {
     let Some(value) = headers.get(ACTOR) else { return Ok(UNNAMED.to_owned()) };
     let name = value.to_str().unwrap_or_default().trim();
     if name.is_empty() || name.len() > MAX_ACTOR {

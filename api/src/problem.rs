@@ -14,6 +14,9 @@ use shared::{
 /// The content type of every error.
 pub(crate) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
+/// What a request says beside its arguments.
+const BESIDE_ARGUMENTS: [&str; 5] = ["/kind", "/target", "/labels", "/priority", "/max_attempts"];
+
 /// An error on its way to the client.
 #[derive(Debug, Clone)]
 pub(crate) struct ApiError {
@@ -86,6 +89,21 @@ impl ApiError {
     /// As [`ApiError::hint`], if there is one.
     pub(crate) fn maybe_hint(mut self, hint: Option<String>) -> Self {
         self.inner.hint = hint.or(self.inner.hint);
+        self
+    }
+
+    /// The same problem of arguments that stand at `at` of the body, where a request has them in a place of their own; what stands
+    /// beside them, and headers, are named as they are.
+    pub(crate) fn within(mut self, at: &str) -> Self {
+        let stands_there =
+            |pointer: &str| pointer == at || pointer.strip_prefix(at).is_some_and(|rest| rest.starts_with('/'));
+        for fault in &mut self.inner.errors {
+            let pointer = fault.pointer.as_str();
+            let of_arguments = pointer.is_empty() || (pointer.starts_with('/') && !BESIDE_ARGUMENTS.contains(&pointer));
+            if of_arguments && !stands_there(pointer) {
+                fault.pointer = format!("{at}{pointer}");
+            }
+        }
         self
     }
 
@@ -194,6 +212,22 @@ mod tests {
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+    }
+
+    #[test]
+    fn faults_of_arguments_are_pointed_at_where_these_stand() {
+        let pointed =
+            |pointer: &str, at: &str| ApiError::field(pointer, "x").within(at).body().errors[0].pointer.clone();
+        for (pointer, moved) in [
+            ("/components/1", "/args/components/1"),
+            ("", "/args"),
+            ("/args/model", "/args/model"),
+            ("/argsy", "/args/argsy"),
+            ("/target", "/target"),
+            ("idempotency-key", "idempotency-key"),
+        ] {
+            assert_eq!((pointed(pointer, "/args").as_str(), pointed(pointer, "").as_str()), (moved, pointer));
+        }
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(validations::validate_model))
         .routes(routes!(validations::list_validations))
         .routes(routes!(validations::get_one_validation))
+        .routes(routes!(validations::list_statistics))
         .routes(routes!(benchmarks::benchmark_model))
         .routes(routes!(benchmarks::benchmark_pipeline))
         .routes(routes!(benchmarks::list_benchmarks))

@@ -8,6 +8,7 @@ use shared::{
         farm::{DeviceRow, RootRow},
         jobs::{AttemptRow, EventRow, JobRow, ProgressRow},
         models::{ComponentRow, ListedModel, LocationRow, ModelRow},
+        statistics::TensorStatistics,
         validations::ValidationRow,
     },
     error::ErrorBody,
@@ -16,7 +17,8 @@ use shared::{
     status::VariantEntry,
     wire::{
         ArtifactView, AttemptView, ComponentView, DeviceVariant, DeviceView, EventView, Hashes, HostView, JobView,
-        LocationView, ModelSummary, Progress, Residency, RootView, UploadView, ValidationSummary, WatchView,
+        LocationView, MADE_FROM_KEY, ModelSummary, Progress, Residency, RootView, TensorStatisticsView, UploadView,
+        ValidationSummary, WatchView,
     },
 };
 
@@ -25,9 +27,6 @@ use crate::{
     owners::Owners,
     problem::ApiError,
 };
-
-/// Where the metadata of a converted model says what it was made from.
-const MADE_FROM_KEY: &str = "modelyard.made_from";
 
 /// A job.
 ///
@@ -160,9 +159,34 @@ pub(crate) fn validation(row: &ValidationRow) -> ValidationSummary {
         warnings: unsigned(row.warnings),
         infos: unsigned(row.infos),
         tensors: unsigned(row.tensors),
+        statistics: unsigned(row.statistics),
         bytes: unsigned(row.bytes),
         seconds: row.seconds,
         created_at: row.created_at,
+    }
+}
+
+/// Largest finite number of 16-bit floats.
+const FP16_MAX: f64 = 65_504.0;
+
+/// What the numbers of a tensor are like.
+pub(crate) fn statistics(of: TensorStatistics) -> TensorStatisticsView {
+    let absmax = of.min.zip(of.max).map(|(min, max)| min.abs().max(max.abs()));
+    TensorStatisticsView {
+        component: of.component,
+        tensor: of.tensor,
+        dtype: of.dtype,
+        elements: of.elements,
+        nan: of.nan,
+        infinite: of.infinite,
+        zero: of.zero,
+        subnormal: of.subnormal,
+        mean: of.mean,
+        std: of.std,
+        min: of.min,
+        max: of.max,
+        absmax,
+        of_fp16_range: absmax.map(|absmax| absmax / FP16_MAX),
     }
 }
 

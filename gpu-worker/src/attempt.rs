@@ -69,7 +69,7 @@ async fn supervised(agent: &Arc<Agent>, standing: &Standing, claimed: Claimed, a
     } else {
         attempt.begin_report();
         let (report, effects) = report_of(result, attempt);
-        if matches!(effects, Effects::Resident(_) | Effects::Artifacts(..) | Effects::Pipeline(..)) {
+        if matches!(effects, Effects::Resident(_) | Effects::Artifacts(..)) {
             publisher::publish_now(agent).await;
         }
         tracing::info!(outcome = outcome_label(&report), seconds = timer.elapsed().as_secs_f64(), "attempt ended");
@@ -141,6 +141,7 @@ async fn commit_report(
             // is plain words, so that this ends with the second report
             Err(error) if error.code() == ErrorCode::Internal && !is_refusal(report) => {
                 tracing::error!(error = %chain(&error), "the report could not be committed");
+                take_back(agent, lease, effects).await;
                 let failed = Report::Failed { error: ErrorBody::of(&error) };
                 return Box::pin(commit_report(agent, standing, lease, &failed, &Effects::None)).await;
             }
@@ -148,9 +149,17 @@ async fn commit_report(
         }
         tokio::time::sleep(COMMIT_PAUSE).await;
     }
+    take_back(agent, lease, effects).await;
     agent.metrics.stale_results.inc();
     tracing::warn!("a report came too late and changed nothing");
     "stale"
+}
+
+/// What was noted for a commit that nobody answered, or that was refused.
+async fn take_back(agent: &Agent, lease: JobLease, effects: &Effects) {
+    if let Effects::Pipeline(change, _) = effects {
+        change.keep_if_recorded(agent, lease.id).await;
+    }
 }
 
 /// The report that stands for one that the database refused.

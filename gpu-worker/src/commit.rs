@@ -33,7 +33,7 @@ use crate::{
     catalogue::ScannedRoot,
     context::Agent,
     error::WorkError,
-    executors::{HashedPart, PipelineChange},
+    executors::{HashedPart, PipelineChange, Recorded},
     publisher,
 };
 
@@ -130,20 +130,21 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
         return Ok(settlement);
     }
     follow_up(agent, &mut tx, effects).await?;
+    if let Effects::Pipeline(change, _) = effects {
+        // the job is this attempt's, and nobody who sees it succeed may see the device as it was before
+        let recorded = if met.refused.is_empty() { met.pipeline } else { Recorded::Nothing };
+        change.note(agent, recorded);
+        residency::replace(&mut tx, &agent.host, agent.me, &publisher::residency_rows(agent)).await?;
+        publisher::publish_now(agent).await;
+    }
     tx.commit().await?;
     for (held, now) in met.merged {
         agent.aliases.learn(held, now);
         agent.devices.values().for_each(|device| device.variants.merged(held, now));
         aliases::fold(agent, held, now).await;
     }
-    let is_anybodys = !met.unwanted && met.refused.is_empty();
     for component in met.refused {
         aliases::give_back(agent, component).await;
-    }
-    if let Effects::Pipeline(change, _) = effects
-        && !is_anybodys
-    {
-        change.let_go(agent);
     }
     Ok(settlement)
 }
@@ -155,8 +156,8 @@ struct Met {
     merged: Vec<(ComponentId, ComponentId)>,
     /// Those whose bytes are not the registered ones and must not stay resident (G7).
     refused: Vec<ComponentId>,
-    /// The pipeline that was applied is wanted no more.
-    unwanted: bool,
+    /// What was recorded of a pipeline.
+    pipeline: Recorded,
 }
 
 async fn apply(
@@ -188,7 +189,7 @@ async fn apply(
         Effects::Pipeline(change, digests) => {
             let report = resident(agent, tx, digests, report, met).await?;
             if met.refused.is_empty() {
-                met.unwanted = !change.record(agent, tx, lease).await?;
+                met.pipeline = change.record(agent, tx, lease).await?;
             }
             Ok(report)
         }

@@ -98,6 +98,14 @@ pub enum WorkError {
         /// Why.
         reason: String,
     },
+    /// Text encoders of other models do not belong before the model's UNet.
+    #[error("model `{model}` cannot take these text encoders: {reason}")]
+    EncodersMisfit {
+        /// The model's name.
+        model: String,
+        /// Which widths differ.
+        reason: String,
+    },
     /// A weight is for a block that the UNet does not have.
     #[error("LoRA `{lora}` has a weight for `{block}`, and the UNet has no module there")]
     UnknownBlock {
@@ -244,6 +252,7 @@ impl Classify for WorkError {
             | Self::BadInput { .. }
             | Self::BadArtifacts(_)
             | Self::LoraRefused { .. }
+            | Self::EncodersMisfit { .. }
             | Self::UnknownBlock { .. } => ErrorCode::InvalidArgument,
             Self::Db(error) => error.code(),
             Self::NoModel(_)
@@ -305,6 +314,7 @@ impl Classify for WorkError {
             Self::LoraRefused { .. } => {
                 Some("`loras check` shows which of its modules a model has; choose a LoRA of the model's family".into())
             }
+            Self::EncodersMisfit { .. } => Some("take text encoders of the model's own family".into()),
             Self::Convert(ConvertError::NotNumbers { .. }) => {
                 Some("`models validate` shows where they are; `allow_nan` takes them all the same".into())
             }

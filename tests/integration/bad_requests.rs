@@ -106,11 +106,32 @@ async fn malformed_requests_are_problems_that_point_at_the_fault() {
     assert!(!problem.errors.is_empty() && problem.request_id.is_some(), "{problem:?}");
     let problem = farm.api.post("/v1/models/small/load", &json!({ "components": ["hair"] })).await.problem(400);
     assert!(format!("{problem:?}").contains("vae"), "names what there is: {problem:?}");
+    // the same fault is pointed at where the arguments stand
+    let jobs = [
+        (json!({ "kind": "load", "args": { "model": "small", "components": ["hair"] } }), "/args/components/0"),
+        (json!({ "kind": "cache_keep", "args": { "model": "small" } }), "/args"),
+        (json!({ "kind": "hash", "args": { "model": "small", "root": "main" } }), "/args/root"),
+        (
+            json!({ "kind": "convert", "args": { "model": "small", "output": { "root": "none", "path": "a.safetensors" } } }),
+            "/args/output/root",
+        ),
+        (
+            json!({ "kind": "vae_decode", "args": { "model": "small", "latents": { "root": "none", "path": "a" } } }),
+            "/args/latents/root",
+        ),
+        (json!({ "kind": "optimize", "args": {} }), "/target"),
+        (json!({ "kind": "load", "args": { "model": "small" }, "max_attempts": 11 }), "/max_attempts"),
+    ];
+    for (body, pointer) in jobs {
+        let problem = farm.api.post("/v1/jobs", &body).await.problem(400);
+        assert_eq!(problem.errors.first().map(|fault| fault.pointer.as_str()), Some(pointer), "{body}: {problem:?}");
+    }
     let problem = farm.api.post("/v1/jobs", &json!({ "kind": "levitate" })).await.problem(400);
     assert!(format!("{problem:?}").contains("levitate"), "{problem:?}");
     farm.api.ask("/v1/models?colour=red").await.problem(400);
     farm.api.ask("/v1/cache/evictions?device=%00").await.problem(400);
     farm.api.ask("/v1/cache/evictions?host=a%00").await.problem(400);
+    farm.api.ask("/v1/models/small/tensors?name=a%00").await.problem(400);
     farm.api.ask("/v1/models?limit=0").await.problem(400);
     farm.api.ask("/v1/models?cursor=invented").await.problem(400);
 

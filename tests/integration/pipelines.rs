@@ -14,6 +14,7 @@ use shared::{
 use crate::{
     command_line::modelyard,
     engine::{artifact, done, make_models, with_library},
+    variants::pixels,
 };
 
 const BASE: &str = "sd15-tiny-diffusers";
@@ -223,21 +224,6 @@ async fn a_pipeline_is_tried_applied_changed_compared_and_restored() {
     farm.assert_ledger_is_clean().await;
 }
 
-/// The data of a picture, without the parameters that are written in it.
-fn pixels(png: &[u8]) -> Vec<u8> {
-    let (mut rest, mut kept) = (&png[8..], Vec::new());
-    while rest.len() >= 12 {
-        let length = u32::from_be_bytes(rest[..4].try_into().unwrap()) as usize;
-        let (chunk, after) = rest.split_at(12 + length);
-        if &chunk[4..8] == b"IDAT" {
-            kept.extend_from_slice(&chunk[8..8 + length]);
-        }
-        rest = after;
-    }
-    assert!(!kept.is_empty(), "a picture has data");
-    kept
-}
-
 #[tokio::test]
 async fn what_a_runner_or_a_host_loses_is_applied_again() {
     let (farm, mut agent) = farm_with_models().await;
@@ -310,9 +296,18 @@ async fn pipelines_through_the_command() {
         ("pipelines show anme".to_owned(), 3, "anime"),
         ("pipelines loras anime".to_owned(), 2, "--set"),
         (format!("pipelines set other --model {BASE} --lora {LORA}:much:1"), 3, ""),
+        (format!("pipelines set blocks --model {BASE} --lora {LORA}:0.8:mid_block=0.5"), 0, "mid_block=0.5"),
+        (
+            format!("loras blend {LORA}:1:mid_block=0.5,down_blocks.0=0 --base {BASE} -o blended.safetensors"),
+            0,
+            "modules",
+        ),
+        (format!("loras blend {LORA}:mid_block=0.5 -o other.safetensors"), 2, "name a base"),
+        ("pipelines rm blocks".to_owned(), 0, "removed"),
         (format!("generate {BASE} p --pipeline anime"), 2, "--pipeline"),
         ("generate p".to_owned(), 2, "MODEL"),
         ("pipelines rm anime".to_owned(), 0, "removed"),
+        ("pipelines history anime".to_owned(), 0, "removed"),
     ] {
         let said = run(words.clone()).await.with(code);
         assert!(said.contains(says), "{words}: {said}");

@@ -6,7 +6,7 @@ use harness::{Farm, LONG, SHORT, binary};
 use serde_json::{Value, json};
 use shared::{
     job::JobState,
-    wire::{ValidationReport, ValidationSummary},
+    wire::{Page, TensorStatisticsView, ValidationReport, ValidationSummary},
 };
 
 use crate::support::small_model;
@@ -120,4 +120,42 @@ async fn the_command_prints_findings_and_ends_with_the_verdict() {
     assert!(code == Some(8) && report.summary.verdict == "invalid", "{output}{notes}");
     let (code, output, notes) = run("models validate small --history").await;
     assert!(code == Some(0) && output.contains("structure"), "{output}{notes}");
+    let (code, output, notes) = run("models validate small --history --tensors").await;
+    assert!(code == Some(0) && output.contains("quant_conv.weight") && output.contains("OF FP16"), "{output}{notes}");
+    let (code, output, notes) = run("models validate small --tensors --level structure").await;
+    assert!(code == Some(2) && notes.contains("--tensors"), "{output}{notes}");
+}
+
+/// What the numbers of each tensor are like is kept of the newest look at them, page by page.
+#[tokio::test]
+async fn statistics_of_tensors_are_kept_of_the_newest_report() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let path = farm.library().join("small.safetensors");
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let begin = begin_of(&path, "quant_conv.weight");
+    plant(&path, begin, &[f32::NAN, 131_008.0].map(f32::to_le_bytes).concat());
+    let first = validated(&farm, "small", "weights").await;
+    let of = |id: &dyn std::fmt::Display, query: &str| format!("/v1/models/small/validations/{id}/tensors{query}");
+    let all: Vec<TensorStatisticsView> = farm.api.list(&of(&first.summary.id, "")).await;
+    assert_eq!((all.len() as u64, first.summary.statistics), (first.summary.tensors, first.summary.tensors));
+    let one = all.iter().find(|tensor| tensor.tensor == "quant_conv.weight").expect("the tensor");
+    assert_eq!((one.dtype.as_str(), one.nan, one.component.as_deref()), ("F32", 1, Some("vae")));
+    assert_eq!((one.max, one.absmax, one.of_fp16_range), (Some(131_008.0), Some(131_008.0), Some(2.0)), "{one:?}");
+    assert!(one.mean.zip(one.std).is_some_and(|(mean, std)| mean > 0.0 && std > 0.0) && one.infinite == 0, "{one:?}");
+    let named: Vec<TensorStatisticsView> =
+        farm.api.list(&of(&first.summary.id, "?name=QUANT_conv&component=vae")).await;
+    assert!(!named.is_empty() && named.iter().all(|tensor| tensor.tensor.contains("quant_conv")), "{named:?}");
+    let page: Page<TensorStatisticsView> = farm.api.get(&of(&first.summary.id, "?limit=2")).await;
+    let cursor = page.next_cursor.expect("more than two tensors");
+    let rest: Page<TensorStatisticsView> =
+        farm.api.get(&of(&first.summary.id, &format!("?limit=2&cursor={cursor}"))).await;
+    assert_eq!((&page.items[..], &rest.items[..]), (&all[..2], &all[2..4]));
+
+    let second = validated(&farm, "small", "weights").await;
+    let structure = validated(&farm, "small", "structure").await;
+    farm.api.ask(&of(&first.summary.id, "")).await.problem(404);
+    farm.api.ask(&of(&structure.summary.id, "")).await.problem(404);
+    let kept: Vec<TensorStatisticsView> = farm.api.list(&of(&second.summary.id, "")).await;
+    assert_eq!(kept, all);
 }

@@ -8,7 +8,7 @@ use harness::{Daemon, Farm, LONG, SHORT};
 use reqwest::Method;
 use serde_json::{Value, json};
 use shared::{
-    error::ErrorCode,
+    error::{ErrorBody, ErrorCode},
     job::JobState,
     wire::{DeviceView, JobDetail},
 };
@@ -18,7 +18,7 @@ use crate::{
     support::{device, device_is, uploaded},
 };
 
-const MODEL: &str = "sd15-tiny-diffusers";
+pub(crate) const MODEL: &str = "sd15-tiny-diffusers";
 const LORA: &str = "lora-sd15-tiny-diffusers";
 
 /// A farm whose agent has small models of two families and LoRAs for them; none without a library.
@@ -32,12 +32,12 @@ async fn farm_with(settings: impl FnOnce(&mut harness::AgentSettings)) -> Option
     Some((farm, agent))
 }
 
-fn request(loras: Value) -> Value {
+pub(crate) fn request(loras: Value) -> Value {
     json!({ "model": MODEL, "prompt": "a cat", "steps": 2, "seed": 7, "width": 64, "height": 64, "loras": loras })
 }
 
 /// A picture with this stack, and its job.
-async fn picture(farm: &Farm, loras: Value) -> (Vec<u8>, JobDetail) {
+pub(crate) async fn picture(farm: &Farm, loras: Value) -> (Vec<u8>, JobDetail) {
     made(farm, request(loras)).await
 }
 
@@ -47,18 +47,18 @@ async fn made(farm: &Farm, body: Value) -> (Vec<u8>, JobDetail) {
 }
 
 /// How the variant of each part came to be there.
-fn paths(job: &JobDetail) -> BTreeMap<String, String> {
+pub(crate) fn paths(job: &JobDetail) -> BTreeMap<String, String> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let variants = result(job)["variants"].as_array().expect("variants");
     variants.iter().map(|one| (text(&one["component"]), text(&one["path"]))).collect()
 }
 
-fn at(weight: f64) -> Value {
+pub(crate) fn at(weight: f64) -> Value {
     json!([{ "lora": LORA, "weight": weight }])
 }
 
 /// The bytes of a picture without the parameters that are written in it.
-fn pixels(png: &[u8]) -> Vec<u8> {
+pub(crate) fn pixels(png: &[u8]) -> Vec<u8> {
     let (mut rest, mut kept) = (&png[8..], Vec::new());
     while rest.len() >= 12 {
         let length = u32::from_be_bytes(rest[..4].try_into().unwrap()) as usize;
@@ -73,7 +73,7 @@ fn pixels(png: &[u8]) -> Vec<u8> {
 }
 
 /// What lies on a device, by the id of each component, beside variants.
-fn bases(view: &DeviceView) -> Vec<String> {
+pub(crate) fn bases(view: &DeviceView) -> Vec<String> {
     let mut ids: Vec<String> =
         view.resident.iter().filter(|one| one.kind != "lora").map(|one| one.component.to_string()).collect();
     ids.sort();
@@ -173,9 +173,25 @@ async fn parts_of_other_models_stand_in_and_leave_no_trace() {
         "model": other, "prompt": "a cat", "steps": 1, "width": 64, "height": 64, "text_encoders": { "text_encoder_2": MODEL },
     });
     let job = farm.api.submit("/v1/generate", body).await;
-    let error = farm.api.job_ended(job.id, JobState::Failed, LONG).await.job.error.expect("an error");
-    assert_eq!(error.code, ErrorCode::InvalidArgument, "{error:?}");
-    assert!(error.message.contains("wide"), "{error:?}");
+    let misfit = |error: ErrorBody| {
+        assert_eq!(error.code, ErrorCode::InvalidArgument, "{error:?}");
+        assert!(error.message.contains("wide") && error.hint.is_some(), "{error:?}");
+    };
+    misfit(farm.api.job_ended(job.id, JobState::Failed, LONG).await.job.error.expect("an error"));
+    // nor is it applied, tried dry or encoded with: nothing of that model is loaded for it
+    let there = bases(&device(&farm, "a/cpu:0").await);
+    let body = json!({ "model": other, "text_encoders": { "text_encoder_2": MODEL }, "target": "device:a/cpu:0" });
+    assert_eq!(farm.api.send(farm.api.request(Method::PUT, "/v1/pipelines/misfit").json(&body)).await.status, 201);
+    let encode = json!({ "model": other, "prompts": ["a cat"], "text_encoders": { "text_encoder_2": MODEL } });
+    for (path, body) in [
+        ("/v1/pipelines/misfit/apply", json!({ "dry_run": true })),
+        ("/v1/pipelines/misfit/apply", json!({})),
+        ("/v1/encode", encode),
+    ] {
+        let job = farm.api.submit(path, body).await;
+        misfit(farm.api.job_ended(job.id, JobState::Failed, LONG).await.job.error.expect("an error"));
+    }
+    assert_eq!(bases(&device(&farm, "a/cpu:0").await), there);
 
     // a block that the UNet does not have is told with the one that was meant
     let blocks = request(json!([{ "lora": LORA, "blocks": { "mid_blok": 0.5 } }]));
@@ -224,6 +240,9 @@ async fn a_device_without_room_converts_the_base_and_predicts_the_same() {
     let apply = json!({ "target": "device:b/cpu:0" });
     let foreseen = done(&farm, "/v1/pipelines/ink/apply", json!({ "target": "device:b/cpu:0", "dry_run": true })).await;
     assert_eq!((&paths(&foreseen)["unet"], &result(&foreseen)["short_bytes"]), (&"in_place".to_owned(), &json!(0)));
+    let conditions =
+        result(&foreseen)["variants"].as_array().unwrap().iter().filter(|one| one["condition"].is_string());
+    assert_eq!(conditions.count(), 1, "a condition of what is made in place: {foreseen:?}");
     let applied = done(&farm, "/v1/pipelines/ink/apply", apply.clone()).await;
     assert_eq!(paths(&applied)["unet"], "in_place", "{applied:?}");
     let view = device(&farm, "b/cpu:0").await;
@@ -244,10 +263,21 @@ async fn a_device_without_room_converts_the_base_and_predicts_the_same() {
 
     let keep = json!({ "components": ["unet"], "protect": true, "target": "device:b/cpu:0" });
     done(&farm, &format!("/v1/models/{MODEL}/load"), keep).await;
+    let before = device(&farm, "b/cpu:0").await;
+    let variants = |view: &DeviceView| view.variants.iter().map(|one| one.variant.id).collect::<Vec<_>>();
+    // what a dry run says of a base that has to stay
+    let dry = json!({ "target": "device:b/cpu:0", "dry_run": true });
+    let foreseen = done(&farm, "/v1/pipelines/ink/apply", dry).await;
+    let unet = result(&foreseen)["variants"].as_array().unwrap().iter().find(|one| one["component"] == "unet").unwrap();
+    assert_eq!(unet["base_stays"], "its copy is protected", "{foreseen:?}");
+    assert!(result(&foreseen)["short_bytes"].as_u64().unwrap() > 0, "{foreseen:?}");
     let waits = farm.api.submit("/v1/pipelines/ink/apply", apply).await;
     let is_waiting = |seen: &JobDetail| seen.job.state == JobState::Pending && !seen.attempts.is_empty();
     farm.api.job_is(waits.id, "it waits for room", LONG, is_waiting).await;
     assert!(predicted("b", json!([])).await.0 == plain, "what was there works on");
+    // what nobody keeps may have gone for the room that was not enough; what is there is what was there
+    let after = device(&farm, "b/cpu:0").await;
+    assert!(bases(&after).iter().all(|id| bases(&before).contains(id)) && variants(&after) == variants(&before));
     farm.api.cancel(waits.id).await;
     farm.api.job_ended(waits.id, JobState::Cancelled, LONG).await;
     farm.assert_ledger_is_clean().await;
@@ -263,6 +293,22 @@ async fn a_runner_that_dies_costs_an_attempt_and_variants_keep_to_their_bound() 
     let view = device(&farm, "a/cpu:0").await;
     let told: Vec<&str> = view.variants.iter().map(|one| one.variant.loras[0].as_str()).collect();
     assert_eq!(told, ["lora-sd15-tiny-diffusers:0.5"; 2], "those that nobody uses go first: {view:?}");
+    // a dry run says so beforehand
+    let body = json!({ "model": MODEL, "loras": at(0.25), "target": "device:a/cpu:0" });
+    assert_eq!(farm.api.send(farm.api.request(Method::PUT, "/v1/pipelines/ink").json(&body)).await.status, 201);
+    let foreseen = done(&farm, "/v1/pipelines/ink/apply", json!({ "dry_run": true })).await;
+    let mut going: Vec<(&str, &str)> = result(&foreseen)["evictions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (one["component"].as_str().unwrap(), one["why"].as_str().unwrap()))
+        .collect();
+    let ids: Vec<String> = view.variants.iter().map(|one| one.variant.id.to_string()).collect();
+    let mut there: Vec<(&str, &str)> = ids.iter().map(|id| (id.as_str(), "variant_budget")).collect();
+    going.sort_unstable();
+    there.sort_unstable();
+    assert_eq!(going, there, "{foreseen:?}");
+    assert_eq!(device(&farm, "a/cpu:0").await.variants.len(), 2, "and nothing is gone");
     for (weight, expected) in [(1.0, &strong), (0.5, &weak)] {
         let job = farm.api.submit("/v1/generate", request(at(weight))).await;
         let begun = |seen: &JobDetail| seen.job.state == JobState::Running && seen.job.progress.is_some();

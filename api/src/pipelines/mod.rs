@@ -8,7 +8,7 @@ mod view;
 pub(crate) use changes::changes;
 pub(crate) use record::{declared_anew, prepare, record};
 pub(crate) use stack::patched;
-pub(crate) use view::{Names, declaration, event, view};
+pub(crate) use view::{Names, declaration, event, view, views};
 
 use shared::{
     db::{
@@ -52,6 +52,21 @@ pub(crate) async fn lock(tx: &mut Session, wanted: &str) -> Result<PipelineRow, 
         Some(row) => Ok(row),
         None => Err(absent(tx, wanted).await?),
     }
+}
+
+/// The pipelines whose history is meant: one by its id, or all that have or had this name.
+///
+/// # Errors
+/// 404 with near names, of removed pipelines, too.
+pub(crate) async fn with_history(conn: &mut Session, wanted: &str) -> Result<Vec<PipelineId>, ApiError> {
+    let ids = if wanted.contains('\0') { Vec::new() } else { pipelines::named(&mut *conn, wanted).await? };
+    if !ids.is_empty() {
+        return Ok(ids);
+    }
+    let mut names = pipelines::names(&mut *conn).await?;
+    names.extend(pipelines::removed_names(conn).await?);
+    let detail = format!("there is no pipeline `{wanted}`, and nothing is known of one that was removed");
+    Err(ApiError::not_found(detail).maybe_hint(near::hint(wanted, names)))
 }
 
 async fn absent(conn: &mut Session, wanted: &str) -> Result<ApiError, ApiError> {

@@ -5,11 +5,13 @@ use std::collections::{HashMap, HashSet};
 use serde_json::Value;
 use shared::{
     db::{
-        Session, jobs, models,
-        pipelines::{EventRow, PipelineDeviceRow, PipelineRow},
+        Session,
+        jobs::{self, JobRow},
+        models,
+        pipelines::{self, EventRow, PipelineDeviceRow, PipelineRow},
     },
-    error::ErrorBody,
-    ids::ModelId,
+    error::{ErrorBody, ErrorCode},
+    ids::{JobId, ModelId, PipelineId},
     job::JobState,
     pipeline::{Declared, standing},
     wire::{PipelineDeclaration, PipelineDeviceView, PipelineEvent, PipelineJob, PipelineView},
@@ -87,35 +89,47 @@ pub(crate) fn declaration(
     })
 }
 
-/// A pipeline with the devices that it is, was or is to be on.
+/// Pipelines, each with the devices that it is, was or is to be on.
 ///
 /// # Errors
 /// Database errors.
-pub(crate) async fn view(
-    conn: &mut Session,
-    row: &PipelineRow,
-    devices: &[PipelineDeviceRow],
-) -> Result<PipelineView, ApiError> {
-    let declared = row.declared()?;
-    let names = Names::read(&mut *conn, [&declared]).await?;
-    let mut job = None;
-    if let Some(id) = row.job_id
-        && let Some(found) = jobs::find(conn, id).await?
-    {
-        let state: JobState = found.state.parse().map_err(ApiError::defect)?;
-        let error = found.error.as_ref().and_then(error_body);
-        job = (state != JobState::Succeeded).then_some(PipelineJob { id, state, error });
-    }
-    Ok(PipelineView {
-        id: row.id,
-        name: row.name.clone(),
-        generation: row.generation,
-        declared: declaration(row, &declared, &names)?,
-        devices: devices.iter().map(on_device).collect::<Result<_, _>>()?,
-        job,
-        created_at: row.created_at,
-        updated_at: row.updated_at,
-    })
+pub(crate) async fn views(conn: &mut Session, rows: &[PipelineRow]) -> Result<Vec<PipelineView>, ApiError> {
+    let declared = rows.iter().map(PipelineRow::declared).collect::<Result<Vec<_>, _>>()?;
+    let names = Names::read(&mut *conn, &declared).await?;
+    let ids: Vec<PipelineId> = rows.iter().map(|row| row.id).collect();
+    let devices = pipelines::of_each(&mut *conn, &ids).await?;
+    let newest: Vec<JobId> = rows.iter().filter_map(|row| row.job_id).collect();
+    let jobs = if newest.is_empty() { Vec::new() } else { jobs::find_each(conn, &newest).await? };
+    let one = |(row, declared): (&PipelineRow, &Declared)| {
+        let on = devices.iter().filter(|on| on.pipeline_id == row.id);
+        let job = jobs.iter().find(|job| row.job_id == Some(job.id));
+        Ok::<_, ApiError>(PipelineView {
+            id: row.id,
+            name: row.name.clone(),
+            generation: row.generation,
+            declared: declaration(row, declared, &names)?,
+            devices: on.map(on_device).collect::<Result<_, _>>()?,
+            job: job.map(unless_succeeded).transpose()?.flatten(),
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        })
+    };
+    rows.iter().zip(&declared).map(one).collect()
+}
+
+/// One of them.
+///
+/// # Errors
+/// As [`views`].
+pub(crate) async fn view(conn: &mut Session, row: &PipelineRow) -> Result<PipelineView, ApiError> {
+    let mut one = views(conn, std::slice::from_ref(row)).await?;
+    one.pop().ok_or_else(|| ApiError::new(ErrorCode::Internal, "a pipeline that was read is not shown"))
+}
+
+fn unless_succeeded(job: &JobRow) -> Result<Option<PipelineJob>, ApiError> {
+    let state: JobState = job.state.parse().map_err(ApiError::defect)?;
+    let error = job.error.as_ref().and_then(error_body);
+    Ok((state != JobState::Succeeded).then_some(PipelineJob { id: job.id, state, error }))
 }
 
 fn on_device(row: &PipelineDeviceRow) -> Result<PipelineDeviceView, ApiError> {

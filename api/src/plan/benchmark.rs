@@ -29,7 +29,7 @@ pub(super) async fn decide(
     if let Some(Baseline::Of(id)) = args.baseline {
         get_benchmark(conn, id).await?;
     }
-    let others = parts::look_up(conn, args.other_models(), &[], "").await?;
+    let others = parts::look_up(conn, args.other_models(), &[]).await?;
     let mut ids = parts::ids(&others);
     let mut first = Some(subject.model.id);
     let named = args.clone().try_with_models(|model| first.take().map_or_else(|| ids(model), Ok))?;

@@ -123,10 +123,10 @@ pub(super) async fn decide_keep(
     keep_alive: Option<KeepAlive>,
 ) -> Result<Decision, ApiError> {
     if protect.is_none() && keep_alive.is_none() {
-        return Err(ApiError::field("/args", "say `protect`, `keep_alive` or both"));
+        return Err(ApiError::field("", "say `protect`, `keep_alive` or both"));
     }
     let Some((args, meant, label)) = meant(conn, what).await? else {
-        return Err(ApiError::field("/args", "name a model or a component"));
+        return Err(ApiError::field("", "name a model or a component"));
     };
     let keep = CacheKeepArgs { model: args.model, component: args.component, protect, keep_alive, device: None };
     if let Target::Device(id) = target {

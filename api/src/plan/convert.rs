@@ -37,7 +37,7 @@ pub(super) async fn decide(
         return Err(ApiError::new(ErrorCode::Unsupported, detail));
     }
     let mut subjects = vec![subject];
-    subjects.extend(parts::look_up(conn, args.others(), &[], "").await?);
+    subjects.extend(parts::look_up(conn, args.others(), &[]).await?);
     let named = args.clone().try_with_models(parts::ids(&subjects))?;
     let together = parts::together(subjects)?.map(|subject| subject.hosts).unwrap_or_default();
     let meant = hosts_of(view, target, "convert")?;

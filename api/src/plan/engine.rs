@@ -47,7 +47,7 @@ pub(super) async fn decide(
         root_must_be_there(conn, "/output/root", root, target).await?;
     }
     let replaced: Vec<String> = args.replaced_encoders().map(str::to_owned).collect();
-    let subjects = parts::look_up(conn, args.models(), &replaced, "").await?;
+    let subjects = parts::look_up(conn, args.models(), &replaced).await?;
     let named = args.clone().try_with_models(parts::ids(&subjects))?;
     let spec: JobSpec = named.with_seed(draw_seed()).into();
     let subject = parts::together(subjects)?;

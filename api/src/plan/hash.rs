@@ -20,7 +20,7 @@ pub(super) async fn decide(
     target: &Target,
 ) -> Result<Decision, ApiError> {
     if model.is_some() && root.is_some() {
-        return Err(ApiError::field("/args/root", "name a model or a root, not both"));
+        return Err(ApiError::field("/root", "name a model or a root, not both"));
     }
     let meant = hosts_of(view, target, "hash")?;
     let alive = meant.iter().filter(|host| host.row.alive).map(|host| host.row.name.as_str());

@@ -83,7 +83,7 @@ pub(crate) enum Wanted {
     /// Make a pipeline ready on a device, as it is declared; of this generation only, where one is given.
     Apply { pipeline: String, generation: Option<i64>, manner: pipeline::Manner },
     /// Run a pipeline's base as it is again.
-    Restore { pipeline: String, target: Target, verify: bool },
+    Restore { pipeline: String, place: pipeline::Where, verify: bool },
     /// Do again what an ended job was asked to do.
     Again(JobId),
 }
@@ -112,12 +112,14 @@ pub(crate) struct Order {
     pub(crate) max_attempts: Option<i32>,
     /// The job that this repeats.
     pub(crate) retry_of: Option<JobId>,
+    /// Where the arguments stand in the request's body.
+    pub(crate) at: &'static str,
 }
 
 impl Order {
     /// An order with default priority, labels and attempts.
     pub(crate) fn new(wanted: Wanted) -> Self {
-        Self { wanted, priority: 0, labels: Vec::new(), max_attempts: None, retry_of: None }
+        Self { wanted, priority: 0, labels: Vec::new(), max_attempts: None, retry_of: None, at: "" }
     }
 }
 
@@ -164,6 +166,11 @@ pub(crate) struct Decision {
 /// # Errors
 /// 400, 404, 409, 415 and 507 problems for what cannot work; database errors.
 pub(crate) async fn make(state: &AppState, order: Order, asked: &Asked) -> Result<Plan, ApiError> {
+    let at = order.at;
+    planned(state, order, asked).await.map_err(|problem| problem.within(at))
+}
+
+async fn planned(state: &AppState, order: Order, asked: &Asked) -> Result<Plan, ApiError> {
     let mut conn = state.connection().await?;
     let order = match order.wanted {
         Wanted::Again(id) => retry::order(&mut conn, id).await?,
@@ -257,8 +264,8 @@ async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decisi
         Wanted::Apply { pipeline, generation, manner } => {
             pipeline::decide_apply(conn, view, (pipeline, *generation), manner, &order.labels).await
         }
-        Wanted::Restore { pipeline, target, verify } => {
-            pipeline::decide_restore(conn, view, pipeline, target, *verify).await
+        Wanted::Restore { pipeline, place, verify } => {
+            pipeline::decide_restore(conn, view, pipeline, place, *verify).await
         }
         Wanted::Assembled { kind, .. } => {
             Err(ApiError::new(ErrorCode::Internal, format!("the pipeline of a `{kind}` job was not looked up")))

@@ -13,7 +13,6 @@ use super::Subject;
 use crate::problem::ApiError;
 
 /// Looks the models up, reduced to what their roles take; without the first one's text encoders of the `replaced` kinds.
-/// `at` is where the arguments stand in the request.
 ///
 /// # Errors
 /// 404 for a model that is not there; 409 and 415 for one that cannot do it; 400 for a LoRA that is named twice.
@@ -21,7 +20,6 @@ pub(super) async fn look_up(
     conn: &mut Session,
     parts: Vec<TakingPart<'_, String>>,
     replaced: &[String],
-    at: &str,
 ) -> Result<Vec<Subject>, ApiError> {
     let mut subjects: Vec<Subject> = Vec::new();
     let mut loras: HashMap<ModelId, String> = HashMap::new();
@@ -29,18 +27,17 @@ pub(super) async fn look_up(
         let subject = Subject::read(conn, model, None).await?;
         let first = subjects.is_empty();
         if first {
-            must_have_places(&subject, replaced, at)?;
+            must_have_places(&subject, replaced)?;
         }
         let brings_none = first && !subject.components.iter().any(|row| ENCODER_KINDS.contains(&row.kind.as_str()));
         let mut subject = taking_part(subject, role, brings_none && !replaced.is_empty())?;
         if let Some(kind) = pointer.strip_prefix("/text_encoders/") {
-            subject = standing_in(subject, kind, &format!("{at}{pointer}"))?;
+            subject = standing_in(subject, kind, &pointer)?;
         }
         if role == Role::Lora && pointer.starts_with("/loras/") {
-            let named = format!("{at}{pointer}");
-            if let Some(before) = loras.insert(subject.model.id, named.clone()) {
+            if let Some(before) = loras.insert(subject.model.id, pointer.to_string()) {
                 let detail = format!("`{}` is in the stack already, at `{before}`", subject.model.name);
-                return Err(ApiError::field(named, detail).hint("name each LoRA once, with all of its weight"));
+                return Err(ApiError::field(pointer, detail).hint("name each LoRA once, with all of its weight"));
             }
         }
         subjects.push(subject);
@@ -74,14 +71,14 @@ fn taking_part(mut subject: Subject, role: Role, encoders_named: bool) -> Result
 }
 
 /// Where the model has text encoders, those that are named take the places of some of them.
-fn must_have_places(subject: &Subject, replaced: &[String], at: &str) -> Result<(), ApiError> {
+fn must_have_places(subject: &Subject, replaced: &[String]) -> Result<(), ApiError> {
     let kinds = subject.components.iter().map(|row| row.kind.as_str());
     let own: Vec<&str> = kinds.filter(|kind| ENCODER_KINDS.contains(kind)).collect();
     match replaced.iter().find(|kind| !own.is_empty() && !own.contains(&kind.as_str())) {
         Some(kind) => {
             let (model, own) = (&subject.model.name, own.join(", "));
             let detail = format!("model `{model}` has no `{kind}` to be replaced; it has {own}");
-            Err(ApiError::field(format!("{at}/text_encoders/{kind}"), detail))
+            Err(ApiError::field(format!("/text_encoders/{kind}"), detail))
         }
         None => Ok(()),
     }
@@ -171,9 +168,9 @@ mod tests {
         assert_eq!((second.components.len(), second.components[0].kind.as_str()), (1, "text_encoder_2"));
         let error = standing_in(both(), "text_encoder_3", "/text_encoders/text_encoder_3").unwrap_err();
         assert_eq!(error.body().errors[0].pointer, "/text_encoders/text_encoder_3");
-        assert!(must_have_places(&both(), &["text_encoder".to_owned()], "").is_ok());
-        let error = must_have_places(&both(), &["text_encoder_3".to_owned()], "/args").unwrap_err();
-        assert_eq!(error.body().errors[0].pointer, "/args/text_encoders/text_encoder_3");
+        assert!(must_have_places(&both(), &["text_encoder".to_owned()]).is_ok());
+        let error = must_have_places(&both(), &["text_encoder_3".to_owned()]).unwrap_err();
+        assert_eq!(error.body().errors[0].pointer, "/text_encoders/text_encoder_3");
         let mut base = both().components;
         without_replaced(&mut base, &["text_encoder".to_owned()]);
         assert_eq!(base.iter().map(|row| row.kind.as_str()).collect::<Vec<_>>(), ["text_encoder_2"]);

@@ -14,11 +14,36 @@ use shared::{
 use super::{Decision, LeftOut, Spread, Subject, load, parts, places::get_device};
 use crate::{merge::View, pipelines as stored, problem::ApiError};
 
+/// Where a pipeline is applied or restored.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Where {
+    /// As a request says it. `any`: where it is applied already; an application else at the pipeline's own target.
+    At(Target),
+    /// On these devices: those that an earlier job of several devices was for.
+    On(Vec<String>),
+}
+
+impl Default for Where {
+    fn default() -> Self {
+        Self::At(Target::Any)
+    }
+}
+
+impl std::fmt::Display for Where {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::At(Target::Any) => f.write_str("anywhere"),
+            Self::At(target) => write!(f, "at `{target}`"),
+            Self::On(devices) => write!(f, "on {}", devices.join(", ")),
+        }
+    }
+}
+
 /// How a pipeline is applied.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Manner {
-    /// `any`: where it is applied already, else at its own target.
-    pub(crate) target: Target,
+    /// Where.
+    pub(crate) place: Where,
     /// Only say what would be done.
     pub(crate) dry_run: bool,
     /// Check digests before it is done.
@@ -31,7 +56,7 @@ pub(crate) struct Manner {
 /// 404, 409 and 415 for models that are not there or cannot take part; 400 for a LoRA that is named twice.
 pub(crate) async fn look_up(conn: &mut Session, assembly: &Assembly<String>) -> Result<(Assembly, Subject), ApiError> {
     let replaced: Vec<String> = assembly.text_encoders.keys().cloned().collect();
-    let subjects = parts::look_up(conn, assembly.models(), &replaced, "").await?;
+    let subjects = parts::look_up(conn, assembly.models(), &replaced).await?;
     let named = assembly.clone().try_with_models(parts::ids(&subjects))?;
     let subject = parts::together(subjects)?;
     subject.map(|subject| (named, subject)).ok_or_else(|| ApiError::field("/model", "name a model"))
@@ -82,7 +107,7 @@ pub(crate) fn apply(
     });
     let needs = if manner.dry_run { Needs::default() } else { subject.needs() };
     let decision = |target, spread, left_out| Decision { spec, target, spread, needs, left_out };
-    let targets = targets(row, there, &manner.target)?;
+    let targets = targets(row, there, &manner.place)?;
     if let [target] = targets.as_slice() {
         let (spread, left_out) = load::placed(view, subject, target, labels)?;
         return Ok(decision(target.clone(), spread, left_out));
@@ -94,9 +119,11 @@ pub(crate) fn apply(
 }
 
 /// Where an application goes.
-fn targets(row: &PipelineRow, there: &[PipelineDeviceRow], asked: &Target) -> Result<Vec<Target>, ApiError> {
-    if *asked != Target::Any {
-        return Ok(vec![asked.clone()]);
+fn targets(row: &PipelineRow, there: &[PipelineDeviceRow], asked: &Where) -> Result<Vec<Target>, ApiError> {
+    match asked {
+        Where::At(Target::Any) => {}
+        Where::At(target) => return Ok(vec![target.clone()]),
+        Where::On(devices) => return Ok(devices.iter().cloned().map(Target::Device).collect()),
     }
     let wanted = there.iter().filter(|row| row.desired == "applied");
     let devices: Vec<Target> = wanted.map(|row| Target::Device(row.device.clone())).collect();
@@ -111,19 +138,21 @@ pub(super) async fn decide_restore(
     conn: &mut Session,
     view: &View,
     pipeline: &str,
-    target: &Target,
+    place: &Where,
     verify: bool,
 ) -> Result<Decision, ApiError> {
     let row = stored::get(conn, pipeline).await?;
-    if let Target::Device(device) = target {
+    if let Where::At(Target::Device(device)) = place {
         get_device(view, device)?;
     }
     let there = pipelines::of_pipeline(conn, row.id).await?;
-    let each = restorations(&row, &there, target, verify)?;
+    let each = restorations(&row, &there, place, verify)?;
     let first = each.first().cloned();
-    let (device, spec) = first.ok_or_else(|| not_applied(&row, &there, target))?;
-    // a parent keeps the host that was asked for, so that a retry means the same devices
-    let several = if matches!(target, Target::Host(_)) { target.clone() } else { Target::All };
+    let (device, spec) = first.ok_or_else(|| not_applied(&row, &there, place))?;
+    let several = match place {
+        Where::At(host @ Target::Host(_)) => host.clone(),
+        _ => Target::All,
+    };
     let (target, spread) = if each.len() == 1 { (device, Spread::One) } else { (several, Spread::Each(each)) };
     Ok(Decision { spec, target, spread, needs: Needs::default(), left_out: Vec::<LeftOut>::new() })
 }
@@ -135,13 +164,14 @@ pub(super) async fn decide_restore(
 pub(crate) fn restorations(
     row: &PipelineRow,
     there: &[PipelineDeviceRow],
-    target: &Target,
+    place: &Where,
     verify: bool,
 ) -> Result<Vec<(Target, JobSpec)>, ApiError> {
-    let meant = |on: &&PipelineDeviceRow| match target {
-        Target::Any | Target::All => true,
-        Target::Device(device) => *device == on.device,
-        Target::Host(host) => on.device.split_once('/').is_some_and(|(of, _)| of == host),
+    let meant = |on: &&PipelineDeviceRow| match place {
+        Where::At(Target::Any | Target::All) => true,
+        Where::At(Target::Device(device)) => *device == on.device,
+        Where::At(Target::Host(host)) => on.device.split_once('/').is_some_and(|(of, _)| of == host),
+        Where::On(devices) => devices.contains(&on.device),
     };
     let is_there = |on: &&PipelineDeviceRow| on.desired == "applied" || on.applied_generation.is_some();
     let mut each = Vec::new();
@@ -154,10 +184,9 @@ pub(crate) fn restorations(
     Ok(each)
 }
 
-fn not_applied(row: &PipelineRow, there: &[PipelineDeviceRow], target: &Target) -> ApiError {
+fn not_applied(row: &PipelineRow, there: &[PipelineDeviceRow], place: &Where) -> ApiError {
     let devices: HashSet<&str> =
         there.iter().filter(|row| row.desired == "applied").map(|row| row.device.as_str()).collect();
-    let place = if *target == Target::Any { "anywhere".to_owned() } else { format!("at `{target}`") };
     let detail = format!("pipeline `{}` is not applied {place}", row.name);
     let mut devices: Vec<&str> = devices.into_iter().collect();
     devices.sort_unstable();

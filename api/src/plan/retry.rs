@@ -5,14 +5,17 @@ use std::convert::Infallible;
 use shared::{
     db::{
         Session,
-        jobs::{self, JobRow},
+        jobs::{self, JobFilter, JobRow},
     },
     ids::{JobId, ModelId},
-    job::{JobSpec, JobState, Keep, Target, engine::EngineArgs},
+    job::{JobKind, JobSpec, JobState, Keep, Target, engine::EngineArgs},
     wire::MetadataWriteRequest,
 };
 
-use super::{Cached, Order, Wanted, pipeline::Manner};
+use super::{
+    Cached, Order, Wanted,
+    pipeline::{Manner, Where},
+};
 use crate::problem::ApiError;
 
 /// The order of an ended job.
@@ -33,12 +36,14 @@ pub(super) async fn order(conn: &mut Session, id: JobId) -> Result<Order, ApiErr
         }
     }
     let spec = JobSpec::decode(&row.kind, row.args_version, &row.args).map_err(ApiError::defect)?;
+    let place = place(conn, &row).await?;
     Ok(Order {
-        wanted: wanted(spec, target(&row)),
+        wanted: wanted(spec, target(&row), place),
         priority: row.priority,
         labels: row.need_labels,
         max_attempts: Some(row.max_attempts),
         retry_of: Some(id),
+        at: "",
     })
 }
 
@@ -59,8 +64,32 @@ fn target(row: &JobRow) -> Target {
     }
 }
 
-fn wanted(spec: JobSpec, target: Target) -> Wanted {
+/// Where a pipeline's job goes once more: one for several devices to those where it has not succeeded, wherever the pipeline is by now.
+async fn place(conn: &mut Session, row: &JobRow) -> Result<Where, ApiError> {
+    let of_pipelines = [JobKind::ApplyPipeline, JobKind::RestorePipeline].map(JobKind::as_str);
+    if row.lane != "fanout" || !of_pipelines.contains(&row.kind.as_str()) {
+        return Ok(Where::At(target(row)));
+    }
+    let filter = JobFilter { parent: Some(row.id), ..JobFilter::default() };
+    let children = jobs::list(conn, &filter, i64::from(i32::MAX)).await?;
+    let missed = children.into_iter().rev().filter(|child| child.state != JobState::Succeeded.as_str());
+    let devices: Vec<String> = missed.filter_map(|child| child.pin_device).collect();
+    if devices.is_empty() {
+        let detail = format!("of the devices of job {} nothing is known any more", row.id);
+        return Err(ApiError::conflict(detail).hint("apply or restore the pipeline anew"));
+    }
+    Ok(Where::On(devices))
+}
+
+fn wanted(spec: JobSpec, target: Target, place: Where) -> Wanted {
     match spec {
+        JobSpec::ApplyPipeline(args) => {
+            let manner = Manner { place, dry_run: args.dry_run, verify: args.verify };
+            Wanted::Apply { pipeline: args.pipeline.to_string(), generation: Some(args.generation), manner }
+        }
+        JobSpec::RestorePipeline(args) => {
+            Wanted::Restore { pipeline: args.pipeline.to_string(), place, verify: args.verify }
+        }
         JobSpec::Scan(args) => match args.model {
             Some(model) => Wanted::Reidentify { model: model.to_string(), target },
             None => Wanted::Scan { root: args.root, target },
@@ -121,19 +150,6 @@ fn wanted(spec: JobSpec, target: Target) -> Wanted {
         }
         JobSpec::LoraCheck(args) => again(EngineArgs::LoraCheck(args), target),
         JobSpec::BlendLoras(args) => again(EngineArgs::BlendLoras(args), target),
-        JobSpec::ApplyPipeline(args) => Wanted::Apply {
-            pipeline: args.pipeline.to_string(),
-            generation: Some(args.generation),
-            // a parent's children went where it was applied, or are wanted there since
-            manner: Manner {
-                target: if target == Target::All { Target::Any } else { target },
-                dry_run: args.dry_run,
-                verify: args.verify,
-            },
-        },
-        JobSpec::RestorePipeline(args) => {
-            Wanted::Restore { pipeline: args.pipeline.to_string(), target, verify: args.verify }
-        }
         JobSpec::Optimize(args) => {
             let target = args.device.clone().map_or(target, Target::Device);
             Wanted::Optimize { args, target }

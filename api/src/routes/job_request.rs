@@ -15,7 +15,10 @@ use shared::{
 use super::convert;
 use crate::{
     extract::parse_value,
-    plan::{Cached, Order, Wanted, pipeline::Manner},
+    plan::{
+        Cached, Order, Wanted,
+        pipeline::{Manner, Where},
+    },
     problem::ApiError,
 };
 
@@ -199,14 +202,14 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
         JobKind::BlendLoras => run(EngineArgs::BlendLoras(parse_value("args", args)?), "/args", target)?,
         JobKind::ApplyPipeline => {
             let PipelineArgs { pipeline, dry_run, verify } = parse_value("args", args)?;
-            Wanted::Apply { pipeline, generation: None, manner: Manner { target, dry_run, verify } }
+            Wanted::Apply { pipeline, generation: None, manner: Manner { place: Where::At(target), dry_run, verify } }
         }
         JobKind::RestorePipeline => {
             let PipelineArgs { pipeline, dry_run, verify } = parse_value("args", args)?;
             if dry_run {
                 return Err(ApiError::field("/args/dry_run", "only an application can be tried dry"));
             }
-            Wanted::Restore { pipeline, target, verify }
+            Wanted::Restore { pipeline, place: Where::At(target), verify }
         }
         JobKind::CacheRemove => Wanted::CacheRemove { what: what(parse_value("args", args)?)?, target },
     };
@@ -214,6 +217,7 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
         priority: request.priority,
         labels: request.labels,
         max_attempts: request.max_attempts,
+        at: "/args",
         ..Order::new(wanted)
     })
 }

@@ -54,6 +54,20 @@ pub(crate) fn page_size(limit: Option<u32>) -> Result<usize, ApiError> {
     }
 }
 
+/// Texts of parameters that are looked for in Postgres, which takes no NUL.
+///
+/// # Errors
+/// A 400 problem naming the parameter.
+pub(crate) fn without_nul<'q>(
+    parameters: impl IntoIterator<Item = (&'q str, &'q Option<String>)>,
+) -> Result<(), ApiError> {
+    let holds = |text: &Option<String>| text.as_deref().is_some_and(|text| text.contains('\0'));
+    match parameters.into_iter().find(|(_, text)| holds(text)) {
+        Some((name, _)) => Err(ApiError::field(name, "holds a NUL character")),
+        None => Ok(()),
+    }
+}
+
 /// A comma-separated list of values, each one of `allowed` where that is given.
 ///
 /// # Errors

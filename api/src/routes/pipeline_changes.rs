@@ -13,17 +13,17 @@ use shared::{
     },
     error::ErrorCode,
     ids::JobId,
-    job::{JobKind, NewJob, Target, enqueue::enqueue},
+    job::{JobKind, NewJob, enqueue::enqueue},
     pipeline::Declared,
     wire::{LorasPatch, PipelineDeclaration, PipelineRemoved, PipelineView},
 };
 
 use crate::{
-    edit::Edit,
+    edit::{Edit, actor},
     extract::{NoParameters, Path, Query},
     merge::View,
     pipelines::{Names, check, check_name, declaration, lock, patched, version_of, view},
-    plan::pipeline::{self, Manner},
+    plan::pipeline::{self, Manner, Where},
     problem::ApiError,
     state::AppState,
     submit::enqueue_plan,
@@ -120,8 +120,7 @@ async fn declare(
         enqueued = enqueue_plan(&mut tx, plan).await?.created;
     }
     let row = pipelines::find(&mut *tx, &row.id.to_string()).await?.unwrap_or(row);
-    let devices = pipelines::of_pipeline(&mut *tx, row.id).await?;
-    let shown = view(&mut tx, &row, &devices).await?;
+    let shown = view(&mut tx, &row).await?;
     tx.commit().await.map_err(DbError::from)?;
     if enqueued {
         state.metrics.enqueued(JobKind::ApplyPipeline);
@@ -178,9 +177,11 @@ pub(crate) struct RemoveQuery {
 
 /// Removes a pipeline
 ///
-/// Refused while it is applied or about to be, unless `force` is given; then it is restored where it is applied.
+/// Refused while it is applied or about to be, unless `force` is given; then it is restored where it is applied. Its history stays.
 #[utoipa::path(delete, path = "/v1/pipelines/{name}", operation_id = "deletePipeline", tag = "pipelines",
-    params(("name" = String, Path, description = "Id or name"), RemoveQuery),
+    params(("name" = String, Path, description = "Id or name"), RemoveQuery,
+        ("If-Match" = Option<String>, Header, description = "ETag of the pipeline as it was read"),
+        ("Modelyard-Actor" = Option<String>, Header, description = "Who removes it, for the history")),
     responses((status = 200, description = "It is removed", body = PipelineRemoved)))]
 pub(crate) async fn delete_pipeline(
     State(state): State<AppState>,
@@ -188,11 +189,12 @@ pub(crate) async fn delete_pipeline(
     Query(query): Query<RemoveQuery>,
     headers: HeaderMap,
 ) -> Result<axum::Json<PipelineRemoved>, ApiError> {
+    let who = actor(&headers)?;
     let mut tx = state.begin().await?;
     let row = lock(&mut tx, &name).await?;
     must_be_seen(&headers, Some(&row))?;
     let there = pipelines::of_pipeline(&mut *tx, row.id).await?;
-    let each = pipeline::restorations(&row, &there, &Target::Any, false)?;
+    let each = pipeline::restorations(&row, &there, &Where::default(), false)?;
     let coming = match row.job_id {
         Some(id) => jobs::find(&mut *tx, id).await?.filter(|job| job.finished_at.is_none()).map(|job| job.id),
         None => None,
@@ -219,10 +221,11 @@ pub(crate) async fn delete_pipeline(
     for (target, spec) in each {
         restoring.push(enqueue(&mut tx, NewJob::new(spec, target)).await?.id);
     }
-    let event = Event { event: "removed", generation: row.generation, ..Event::default() };
+    let (who, name) = (Some(who.as_str()), Some(row.name.as_str()));
+    let event = Event { event: "removed", generation: row.generation, who, name, ..Event::default() };
     pipelines::add_event(&mut *tx, row.id, event).await?;
     pipelines::remove(&mut tx, row.id).await?;
     tx.commit().await.map_err(DbError::from)?;
     restoring.iter().for_each(|_| state.metrics.enqueued(JobKind::RestorePipeline));
-    Ok(axum::Json(PipelineRemoved { name: row.name, restoring }))
+    Ok(axum::Json(PipelineRemoved { id: row.id, name: row.name, restoring }))
 }

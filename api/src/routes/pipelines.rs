@@ -1,8 +1,6 @@
 //! Pipelines as they are: what is declared, where it is applied, what differs, what was done; and the jobs that apply and
 //! restore them.
 
-use std::collections::HashMap;
-
 use axum::{
     extract::{OriginalUri, State},
     http::HeaderMap,
@@ -14,7 +12,6 @@ use shared::{
         DbError,
         pipelines::{self, EventRow, PipelineDeviceRow},
     },
-    ids::PipelineId,
     pipeline::{Declared, standing},
     wire::{
         JobView, Page, PipelineApplyRequest, PipelineDeviceDiff, PipelineDiff, PipelineEvent, PipelineRestoreRequest,
@@ -26,8 +23,11 @@ use super::{page_size, paged};
 use crate::{
     cursor::Position,
     extract::{Command, NoParameters, Path, Query},
-    pipelines::{Names, changes, event, get, version_of, view},
-    plan::{Order, Wanted, pipeline::Manner},
+    pipelines::{Names, changes, event, get, version_of, view, views, with_history},
+    plan::{
+        Order, Wanted,
+        pipeline::{Manner, Where},
+    },
     problem::ApiError,
     state::AppState,
     submit::submit,
@@ -66,14 +66,7 @@ pub(crate) async fn list_pipelines(
     let mut rows = pipelines::list(&mut *conn, after.as_deref(), more).await?;
     let next = rows.len() > limit;
     rows.truncate(limit);
-    let mut devices: HashMap<PipelineId, Vec<PipelineDeviceRow>> = HashMap::new();
-    for row in pipelines::of_all(&mut *conn).await? {
-        devices.entry(row.pipeline_id).or_default().push(row);
-    }
-    let mut items = Vec::with_capacity(rows.len());
-    for row in &rows {
-        items.push(view(&mut conn, row, devices.get(&row.id).map_or(&[], Vec::as_slice)).await?);
-    }
+    let items = views(&mut conn, &rows).await?;
     let next = match rows.last().filter(|_| next) {
         Some(last) => {
             let position = Position { value: last.name.clone(), id: last.id.to_string() };
@@ -98,8 +91,7 @@ pub(crate) async fn get_one_pipeline(
 ) -> Result<Response, ApiError> {
     let mut conn = state.connection().await?;
     let row = get(&mut conn, &name).await?;
-    let devices = pipelines::of_pipeline(&mut *conn, row.id).await?;
-    let shown = view(&mut conn, &row, &devices).await?;
+    let shown = view(&mut conn, &row).await?;
     Ok(tag::answer(&headers, version_of(&row), &shown))
 }
 
@@ -119,7 +111,8 @@ pub(crate) async fn apply_pipeline(
     Command { body, asked }: Command<PipelineApplyRequest>,
 ) -> Result<Response, ApiError> {
     let PipelineApplyRequest { target, dry_run, verify, priority } = body;
-    let wanted = Wanted::Apply { pipeline, generation: None, manner: Manner { target, dry_run, verify } };
+    let wanted =
+        Wanted::Apply { pipeline, generation: None, manner: Manner { place: Where::At(target), dry_run, verify } };
     submit(&state, asked, Order { priority, ..Order::new(wanted) }).await
 }
 
@@ -137,7 +130,12 @@ pub(crate) async fn restore_pipeline(
     Command { body, asked }: Command<PipelineRestoreRequest>,
 ) -> Result<Response, ApiError> {
     let PipelineRestoreRequest { target, verify, priority } = body;
-    submit(&state, asked, Order { priority, ..Order::new(Wanted::Restore { pipeline, target, verify }) }).await
+    submit(
+        &state,
+        asked,
+        Order { priority, ..Order::new(Wanted::Restore { pipeline, place: Where::At(target), verify }) },
+    )
+    .await
 }
 
 /// Compares what is declared with what is applied
@@ -175,9 +173,10 @@ pub(crate) async fn diff_pipeline(
 
 /// Lists what was done with a pipeline
 ///
-/// The newest first: declarations, applications, restorations, failures, and losses with a runner or host.
+/// The newest first: declarations, applications, restorations, failures, losses with a runner or host, and the removal. A name
+/// stands for the pipeline that has it and for those that had it and were removed, an id for one of them.
 #[utoipa::path(get, path = "/v1/pipelines/{name}/history", operation_id = "listPipelineHistory", tag = "pipelines",
-    params(("name" = String, Path, description = "Id or name"), PipelinesQuery),
+    params(("name" = String, Path, description = "Id or name, of a removed pipeline, too"), PipelinesQuery),
     responses((status = 200, description = "One page", body = Page<PipelineEvent>)))]
 pub(crate) async fn pipeline_history(
     State(state): State<AppState>,
@@ -187,14 +186,14 @@ pub(crate) async fn pipeline_history(
 ) -> Result<Response, ApiError> {
     let limit = page_size(query.limit)?;
     let mut conn = state.connection().await?;
-    let row = get(&mut conn, &name).await?;
-    let binding = format!("pipeline history {}", row.id);
+    let ids = with_history(&mut conn, &name).await?;
+    let binding = format!("pipeline history {name}");
     let before = match &query.cursor {
         Some(cursor) => Some(state.cursors.read(&binding, cursor)?.id.parse().map_err(ApiError::defect)?),
         None => None,
     };
     let more = i64::try_from(limit + 1).unwrap_or(i64::MAX);
-    let mut rows = pipelines::list_events(&mut *conn, row.id, before, more).await?;
+    let mut rows = pipelines::list_events(&mut *conn, &ids, before, more).await?;
     let next = rows.len() > limit;
     rows.truncate(limit);
     let next = match rows.last().filter(|_| next) {

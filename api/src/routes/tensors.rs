@@ -13,7 +13,7 @@ use shared::{
     wire::{Page, TensorView},
 };
 
-use super::{page_size, paged};
+use super::{page_size, paged, without_nul};
 use crate::{
     cursor::Position,
     extract::{Path, Query},
@@ -52,6 +52,7 @@ pub(crate) async fn list_tensors(
     Query(query): Query<TensorsQuery>,
 ) -> Result<Response, ApiError> {
     let limit = page_size(query.limit)?;
+    without_nul([("component", &query.component), ("name", &query.name)])?;
     let mut conn = state.connection().await?;
     let row = get_model(&mut conn, &model).await?;
     can_list(&mut conn, &row, query.component.as_deref()).await?;

@@ -8,12 +8,17 @@ use axum::{
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
 use shared::{
-    db::validations::{self, ValidationRow},
+    db::{
+        Session,
+        statistics::{self, StatisticsFilter},
+        validations::{self, ValidationRow},
+    },
     ids::ValidationId,
-    wire::{JobView, Page, ValidateRequest, ValidationReport, ValidationSummary},
+    job::ValidateLevel,
+    wire::{JobView, Page, TensorStatisticsView, ValidateRequest, ValidationReport, ValidationSummary},
 };
 
-use super::{id_of, page_size, paged};
+use super::{id_of, page_size, paged, without_nul};
 use crate::{
     cursor::Position,
     extract::{Command, NoParameters, Path, Query},
@@ -105,13 +110,80 @@ pub(crate) async fn get_one_validation(
 ) -> Result<Json<ValidationReport>, ApiError> {
     let id: ValidationId = id_of(&validation)?;
     let mut conn = state.connection().await?;
-    let model = get_model(&mut conn, &model).await?;
-    let row = validations::find(&mut *conn, model.id, id).await?;
-    let row = row.ok_or_else(|| {
+    report(found(&mut conn, &model, id).await?).map(Json)
+}
+
+async fn found(conn: &mut Session, model: &str, id: ValidationId) -> Result<ValidationRow, ApiError> {
+    let model = get_model(&mut *conn, model).await?;
+    let row = validations::find(conn, model.id, id).await?;
+    row.ok_or_else(|| {
         ApiError::not_found(format!("model `{}` has no validation `{id}`", model.name))
             .hint("the last fifty are kept; the list shows them")
-    })?;
-    report(row).map(Json)
+    })
+}
+
+/// Which statistics.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct StatisticsQuery {
+    /// Of this component: `unet`, `vae`, `text_encoder`, …
+    component: Option<String>,
+    /// With this text in the name in the file.
+    name: Option<String>,
+    /// Rows on a page, 1 to 1000; 100 when absent.
+    limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// Lists what the numbers of a model's tensors are like
+///
+/// As a validation of level `weights` counted them, in the order of the files: mean, standard deviation, range, NaN and infinite
+/// elements, and the largest magnitude beside the range of 16-bit floats. Kept of the newest such report of a host.
+#[utoipa::path(get, path = "/v1/models/{model}/validations/{validation}/tensors", operation_id = "listTensorStatistics",
+    tag = "models",
+    params(("model" = String, Path, description = "Id or name"), ("validation" = String, Path, description = "Id"),
+        StatisticsQuery),
+    responses((status = 200, description = "One page", body = Page<TensorStatisticsView>)))]
+pub(crate) async fn list_statistics(
+    State(state): State<AppState>,
+    OriginalUri(uri): OriginalUri,
+    Path((model, validation)): Path<(String, String)>,
+    Query(query): Query<StatisticsQuery>,
+) -> Result<Response, ApiError> {
+    let limit = page_size(query.limit)?;
+    without_nul([("component", &query.component), ("name", &query.name)])?;
+    let id: ValidationId = id_of(&validation)?;
+    let mut conn = state.connection().await?;
+    let row = found(&mut conn, &model, id).await?;
+    must_have_statistics(&row)?;
+    let mut filter = StatisticsFilter { component: query.component, text: query.name, after: 0 };
+    let binding = format!("statistics {id} {filter:?}");
+    if let Some(cursor) = &query.cursor {
+        filter.after = state.cursors.read(&binding, cursor)?.id.parse().map_err(ApiError::defect)?;
+    }
+    let more = i64::try_from(limit + 1).unwrap_or(i64::MAX);
+    let mut rows = statistics::list(&mut *conn, id, &filter, more).await?;
+    let next = rows.len() > limit;
+    rows.truncate(limit);
+    let next = match rows.last().filter(|_| next) {
+        Some((number, _)) => {
+            let position = Position { value: String::new(), id: number.to_string() };
+            Some(state.cursors.issue(&binding, position)?)
+        }
+        None => None,
+    };
+    Ok(paged(&uri, rows.into_iter().map(|(_, tensor)| views::statistics(tensor)).collect(), next))
+}
+
+fn must_have_statistics(row: &ValidationRow) -> Result<(), ApiError> {
+    if row.statistics > 0 || row.level == ValidateLevel::Weights.as_str() && row.tensors == 0 {
+        return Ok(());
+    }
+    let detail = format!("validation `{}` has no statistics of tensors (any more)", row.id);
+    Err(ApiError::not_found(detail)
+        .hint("a validation of level `weights` makes them; those of the newest one of a host are kept"))
 }
 
 fn report(row: ValidationRow) -> Result<ValidationReport, ApiError> {

@@ -26,6 +26,7 @@ mod pipeline_edit;
 mod pipeline_views;
 pub(crate) mod pipelines;
 pub(crate) mod scan;
+mod statistics;
 pub(crate) mod status;
 mod tensors;
 pub(crate) mod text;

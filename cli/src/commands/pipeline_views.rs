@@ -114,12 +114,26 @@ pub(super) fn foreseen(result: &Value, output: Output) -> Result<(), CliError> {
         },
     )?;
     let header = ["COMPONENT", "HOW", "TENSORS", "BYTES", "TIME"];
-    output.section("would compute", &list("variants"), &header, "nothing", |one| {
+    let variants = list("variants");
+    output.section("would compute", &variants, &header, "nothing", |one| {
         let tensors = one["tensors"].as_u64().unwrap_or_default().to_string();
         vec![text(&one["component"]), text(&one["path"]), tensors, size(&one["bytes"]), seconds(&one["seconds"])]
     })?;
-    output.section("would evict", &list("evictions"), &["COMPONENT", "BYTES", "TO COME BACK"], "nothing", |one| {
-        vec![text(&one["component"]), size(&one["bytes"]), seconds(&one["reload_seconds"])]
+    for one in &variants {
+        if let Some(condition) = one["condition"].as_str() {
+            output.note(format!("`{}` in place of its base only if {condition}", text(&one["component"])));
+        }
+        if let Some(why) = one["base_stays"].as_str() {
+            output.note(format!(
+                "`{}` has no room beside its base, and not in its place: {why}",
+                text(&one["component"])
+            ));
+        }
+    }
+    let header = ["COMPONENT", "BYTES", "TO COME BACK", "FOR"];
+    output.section("would evict", &list("evictions"), &header, "nothing", |one| {
+        let why = text(&one["why"]).replace('_', " ");
+        vec![text(&one["component"]), size(&one["bytes"]), seconds(&one["reload_seconds"]), why]
     })
 }
 

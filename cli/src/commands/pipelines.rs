@@ -46,9 +46,9 @@ pub enum PipelinesCommand {
         /// Id or name.
         name: String,
     },
-    /// Show what was done with a pipeline, the newest first.
+    /// Show what was done with a pipeline, the newest first; also with one that was removed.
     History {
-        /// Id or name.
+        /// Id or name. A name stands for all pipelines that have or had it.
         name: String,
 
         /// At most so many.

@@ -7,7 +7,10 @@ use shared::{
     wire::{JobView, ValidateRequest, ValidationReport, ValidationSummary},
 };
 
-use super::text::{age, bytes};
+use super::{
+    statistics,
+    text::{age, bytes},
+};
 use crate::{
     args::WaitArgs,
     client::{Client, segment},
@@ -44,6 +47,11 @@ pub struct ValidateArgs {
     #[arg(long, conflicts_with_all = ["level", "host", "device", "priority", "no_wait", "timeout"])]
     history: bool,
 
+    /// Show what the numbers of each tensor are like: of this validation, or with `--history` of the newest one that has
+    /// them. Needs level `weights`.
+    #[arg(long)]
+    tensors: bool,
+
     #[command(flatten)]
     wait: WaitArgs,
 }
@@ -51,8 +59,14 @@ pub struct ValidateArgs {
 /// Validates and gives the exit code: that of an invalid model for `invalid` and `unsafe`.
 pub(crate) async fn run(args: ValidateArgs, client: &Client, output: Output) -> Result<u8, CliError> {
     let model = segment(&args.model).to_string();
+    if args.history && args.tensors {
+        return statistics::newest(&model, client, output).await.map(|()| 0);
+    }
     if args.history {
         return history(&model, client, output).await.map(|()| 0);
+    }
+    if args.tensors && (args.level != ValidateLevel::Weights || args.wait.no_wait) {
+        return Err(CliError::Usage("`--tensors` needs level `weights`, and somebody who waits".to_owned()));
     }
     let request = ValidateRequest {
         level: args.level,
@@ -68,7 +82,13 @@ pub(crate) async fn run(args: ValidateArgs, client: &Client, output: Output) -> 
     let id = job.result.as_ref().and_then(|result| result.get("validation")?.as_str());
     let id = id.ok_or_else(|| CliError::failed(ErrorCode::Internal, format!("job {} names no report", job.id)))?;
     let report: ValidationReport = client.get(&format!("/v1/models/{model}/validations/{}", segment(id)), &[]).await?;
-    print(&report, output)?;
+    if args.tensors {
+        let ValidationSummary { verdict, errors, warnings, .. } = &report.summary;
+        output.note(format!("verdict {verdict}: {errors} errors, {warnings} warnings"));
+        statistics::show(&model, &report.summary.id, client, output).await?;
+    } else {
+        print(&report, output)?;
+    }
     Ok(exit_code(&report.summary.verdict))
 }
 

@@ -21,7 +21,7 @@ mod unload;
 mod validate;
 
 pub use hash::HashedPart;
-pub use pipeline::PipelineChange;
+pub use pipeline::{PipelineChange, Recorded};
 
 use std::sync::Arc;
 

@@ -20,6 +20,7 @@ use shared::{
         DbError,
         hashes::{self, FileHashRow},
         models::{self, FileIdentity, LocationRow, ModelRow},
+        statistics::TensorStatistics,
         validations::NewValidation,
     },
     ids::{ComponentId, ModelId, ValidationId},
@@ -36,6 +37,10 @@ use crate::{catalogue, commit::Effects, context::Agent, error::WorkError, runnin
 
 /// Findings that a report keeps.
 const FINDINGS: usize = 1000;
+/// Tensors whose statistics a report keeps: more than any model that is known has.
+const STATISTICS: usize = 20_000;
+/// Bytes of their names.
+const NAMES_BYTES: usize = 4 << 20;
 
 pub(super) async fn run(agent: &Arc<Agent>, args: ValidateArgs, attempt: &Attempt) -> Result<Done, WorkError> {
     let started = Instant::now();
@@ -59,6 +64,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: ValidateArgs, attempt: &Attemp
         tensors: 0,
         read: Arc::default(),
         hashed: Vec::new(),
+        statistics: None,
         digests: Vec::new(),
     };
     let mut files = here.identities()?;
@@ -66,8 +72,10 @@ pub(super) async fn run(agent: &Arc<Agent>, args: ValidateArgs, attempt: &Attemp
         files = inspection.files.iter().map(catalogue::identity).collect();
         check.deeper(args.level, inspection, &files).await?;
     }
-    let Check { findings, tensors, read, hashed, digests, .. } = check;
-    let report = report(agent, &args, findings, (tensors, read.load(Ordering::Relaxed)), &files, started)?;
+    let Check { findings, tensors, read, hashed, statistics, digests, .. } = check;
+    let read = (tensors, read.load(Ordering::Relaxed));
+    let mut report = report(agent, &args, findings, read, &files, started)?;
+    report.statistics = statistics.map(|all| encoded(&all)).transpose()?;
     let [errors, warnings, infos] = report.counts;
     let result = json!({
         "model": model.name, "host": agent.host, "level": report.level, "verdict": report.verdict,
@@ -99,6 +107,8 @@ struct Check<'a> {
     read: Arc<AtomicU64>,
     /// Files that had no recorded hashes.
     hashed: Vec<(FileIdentity, FileHashRow)>,
+    /// What the numbers of each tensor are like, where they were looked at.
+    statistics: Option<Vec<TensorStatistics>>,
     /// What loads computed.
     digests: Vec<(ComponentId, String)>,
 }
@@ -153,6 +163,7 @@ impl Check<'_> {
         let checked = checked.ok_or(WorkError::Cancelled)?;
         self.tensors = checked.tensors;
         self.findings.extend(checked.findings);
+        self.statistics = Some(kept(checked.statistics));
         Ok(())
     }
 
@@ -218,7 +229,6 @@ fn report(
     let counts = [Severity::Error, Severity::Warning, Severity::Info].map(count).map(signed);
     let omitted = signed(findings.len().saturating_sub(FINDINGS));
     findings.truncate(FINDINGS);
-    let encoded = |error: serde_json::Error| WorkError::Db(DbError::BadRow(error.to_string()));
     Ok(NewValidation {
         id: ValidationId::generate(),
         model: args.model,
@@ -226,13 +236,46 @@ fn report(
         level: args.level.as_str(),
         verdict,
         counts,
-        findings: serde_json::to_value(findings).map_err(encoded)?,
+        findings: encoded(&findings)?,
         omitted,
         tensors: i64::try_from(tensors).unwrap_or(i64::MAX),
         bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
         seconds: started.elapsed().as_secs_f64(),
-        files: serde_json::to_value(files).map_err(encoded)?,
+        files: encoded(&files)?,
+        statistics: None,
     })
+}
+
+fn encoded(value: &impl serde::Serialize) -> Result<serde_json::Value, WorkError> {
+    serde_json::to_value(value).map_err(|error| WorkError::Db(DbError::BadRow(error.to_string())))
+}
+
+/// What a report keeps of them.
+fn kept(all: Vec<validate::TensorStatistics>) -> Vec<TensorStatistics> {
+    let mut names = 0_usize;
+    let fits = |of: &validate::TensorStatistics| {
+        names = names.saturating_add(of.tensor.len());
+        names <= NAMES_BYTES
+    };
+    all.into_iter().take(STATISTICS).take_while(fits).map(stored).collect()
+}
+
+fn stored(of: validate::TensorStatistics) -> TensorStatistics {
+    let moment = |which: fn(&validate::Moments) -> f64| of.moments.as_ref().map(which);
+    TensorStatistics {
+        component: of.component.map(|kind| kind.as_str().to_owned()),
+        dtype: of.dtype.as_str().to_owned(),
+        elements: of.elements,
+        nan: of.nan,
+        infinite: of.infinite,
+        zero: of.zero,
+        subnormal: of.subnormal,
+        mean: moment(|moments| moments.mean),
+        std: moment(|moments| moments.std),
+        min: moment(|moments| moments.min),
+        max: moment(|moments| moments.max),
+        tensor: of.tensor,
+    }
 }
 
 fn signed(count: usize) -> i64 {

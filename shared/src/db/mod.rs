@@ -14,6 +14,7 @@ pub mod models;
 pub mod pipelines;
 pub mod residency;
 pub mod schedules;
+pub mod statistics;
 pub mod tell;
 pub mod validations;
 

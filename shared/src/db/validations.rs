@@ -37,6 +37,8 @@ pub struct NewValidation {
     pub seconds: f64,
     /// `[FileIdentity]` of what was looked at, as stored with the location.
     pub files: Value,
+    /// `[TensorStatistics]`, bounded; none where no numbers were looked at.
+    pub statistics: Option<Value>,
 }
 
 /// A stored report.
@@ -66,6 +68,8 @@ pub struct ValidationRow {
     pub omitted: i64,
     /// Tensors whose numbers were looked at.
     pub tensors: i64,
+    /// Tensors whose statistics are kept.
+    pub statistics: i64,
     /// Bytes read.
     pub bytes: i64,
     /// How long it took.
@@ -85,8 +89,8 @@ pub async fn record(tx: &mut PgConnection, job: JobId, new: &NewValidation) -> R
     let [errors, warnings, infos] = new.counts;
     let stored = sqlx::query(
         "insert into validations (id, model_id, job_id, host, level, verdict, errors, warnings, infos, findings, omitted,
-                                  tensors, bytes, seconds, files)
-         select $1, m.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15 from models m where m.id = $2",
+                                  tensors, bytes, seconds, files, statistics)
+         select $1, m.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16 from models m where m.id = $2",
     )
     .bind(new.id)
     .bind(new.model)
@@ -103,8 +107,12 @@ pub async fn record(tx: &mut PgConnection, job: JobId, new: &NewValidation) -> R
     .bind(new.bytes)
     .bind(new.seconds)
     .bind(&new.files)
+    .bind(&new.statistics)
     .execute(&mut *tx)
     .await?;
+    if new.statistics.is_some() {
+        drop_earlier_statistics(tx, new).await?;
+    }
     sqlx::query(
         "delete from validations where model_id = $1
            and id not in (select id from validations where model_id = $1 order by created_at desc, id desc limit $2)",
@@ -114,6 +122,20 @@ pub async fn record(tx: &mut PgConnection, job: JobId, new: &NewValidation) -> R
     .execute(tx)
     .await?;
     Ok(stored.rows_affected() == 1)
+}
+
+/// Statistics are as large as a model has tensors: those of the newest report of the files of a host are kept.
+async fn drop_earlier_statistics(tx: &mut PgConnection, new: &NewValidation) -> Result<(), DbError> {
+    sqlx::query(
+        "update validations set statistics = null
+         where model_id = $1 and host = $2 and id <> $3 and statistics is not null",
+    )
+    .bind(new.model)
+    .bind(&new.host)
+    .bind(new.id)
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// A model's reports, the newest first, without their findings; those before `after` (time and id) if given.
@@ -129,7 +151,7 @@ pub async fn of_model(
     let (at, id) = after.unzip();
     Ok(sqlx::query_as(
         "select v.id, v.model_id, v.job_id, v.host, v.level, v.verdict, v.errors, v.warnings, v.infos, '[]'::jsonb as findings,
-                v.omitted, v.tensors, v.bytes, v.seconds, l.files is distinct from v.files as stale, v.created_at
+                v.omitted, v.tensors, coalesce(jsonb_array_length(v.statistics), 0)::bigint as statistics, v.bytes, v.seconds, l.files is distinct from v.files as stale, v.created_at
          from validations v left join model_locations l on l.model_id = v.model_id and l.host = v.host
          where v.model_id = $1 and ($2::timestamptz is null or (v.created_at, v.id) < ($2, $3))
          order by v.created_at desc, v.id desc limit $4",
@@ -149,7 +171,7 @@ pub async fn of_model(
 pub async fn find(db: impl PgExecutor<'_>, model: ModelId, id: ValidationId) -> Result<Option<ValidationRow>, DbError> {
     Ok(sqlx::query_as(
         "select v.id, v.model_id, v.job_id, v.host, v.level, v.verdict, v.errors, v.warnings, v.infos, v.findings,
-                v.omitted, v.tensors, v.bytes, v.seconds, l.files is distinct from v.files as stale, v.created_at
+                v.omitted, v.tensors, coalesce(jsonb_array_length(v.statistics), 0)::bigint as statistics, v.bytes, v.seconds, l.files is distinct from v.files as stale, v.created_at
          from validations v left join model_locations l on l.model_id = v.model_id and l.host = v.host
          where v.model_id = $1 and v.id = $2",
     )

@@ -44,14 +44,16 @@ pub use memory::{HostMemoryView, OptimizeAction, OptimizeRequest, OptimizeResult
 pub use metadata::{
     Detected, MetadataChange, MetadataView, MetadataWriteRequest, Overrides, SearchRequest, UserMetadata,
 };
-pub use models::{ComponentView, Hashes, LocationView, ModelDetail, ModelSummary, Residency, TensorView};
+pub use models::{
+    ComponentView, Hashes, LocationView, MADE_FROM_KEY, ModelDetail, ModelSummary, Residency, TensorView,
+};
 pub use pipelines::{
     LoraChange, LoraFields, LorasPatch, PipelineApplyRequest, PipelineChange, PipelineDeclaration, PipelineDeviceDiff,
     PipelineDeviceView, PipelineDiff, PipelineEvent, PipelineJob, PipelineRemoved, PipelineRestoreRequest,
     PipelineView,
 };
 pub use problem::{FieldError, Problem};
-pub use validations::{FindingView, ValidateRequest, ValidationReport, ValidationSummary};
+pub use validations::{FindingView, TensorStatisticsView, ValidateRequest, ValidationReport, ValidationSummary};
 
 use serde::{Deserialize, Serialize};
 

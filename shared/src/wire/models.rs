@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 use super::{Detected, Overrides, UserMetadata};
 use crate::ids::{ComponentId, ModelId};
 
+/// The metadata of a model that a job made says under this key what it was made from, as JSON.
+pub const MADE_FROM_KEY: &str = "modelyard.made_from";
+
 /// A model in a list.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ModelSummary {

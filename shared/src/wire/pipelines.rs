@@ -269,7 +269,7 @@ pub struct PipelineEvent {
     pub event: String,
     /// The declaration that it is about.
     pub generation: i64,
-    /// Who declared it.
+    /// Who declared or removed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub who: Option<String>,
     /// Where.
@@ -294,6 +294,8 @@ pub struct PipelineEvent {
 /// Answer to `DELETE /v1/pipelines/{name}`.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PipelineRemoved {
+    /// Its id, by which its history alone is found.
+    pub id: PipelineId,
     /// Its name.
     pub name: String,
     /// Jobs that restore it where it was applied.

@@ -46,6 +46,9 @@ pub struct ValidationSummary {
     pub infos: u64,
     /// Tensors whose numbers were looked at.
     pub tensors: u64,
+    /// Tensors whose statistics are kept: of the newest report of level `weights` of a host.
+    #[serde(default)]
+    pub statistics: u64,
     /// Bytes that were read, headers not counted.
     pub bytes: u64,
     /// How long it took.
@@ -87,4 +90,44 @@ pub struct FindingView {
     pub found: Option<String>,
     /// One sentence.
     pub message: String,
+}
+
+/// What the numbers of one tensor are like. Moments and range are those of its finite elements, absent where there is none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct TensorStatisticsView {
+    /// The component; absent for tensors that belong to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<String>,
+    /// Name in the file.
+    pub tensor: String,
+    /// Element type in the file.
+    pub dtype: String,
+    /// Number of elements.
+    pub elements: u64,
+    /// Elements that are no numbers.
+    pub nan: u64,
+    /// Elements that are infinite.
+    pub infinite: u64,
+    /// Elements that are zero.
+    pub zero: u64,
+    /// Elements below the smallest normal number of the type.
+    pub subnormal: u64,
+    /// Mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<f64>,
+    /// Standard deviation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub std: Option<f64>,
+    /// Smallest element.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+    /// Greatest element.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+    /// Largest magnitude.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absmax: Option<f64>,
+    /// Largest magnitude as a share of the largest finite number of 16-bit floats, 65504: above 1 the tensor overflows there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of_fp16_range: Option<f64>,
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     correction::Correction,
+    dtype::Dtype,
     inspection::Inspection,
     testing::{document, model_in, raw},
 };
@@ -97,7 +98,8 @@ fn spreads_that_no_training_gives_are_found_and_numbers_are_kept() {
     assert_eq!(checked.statistics.len(), 8);
     let wide = checked.statistics.iter().find(|tensor| tensor.tensor == "decoder.conv_in.weight").unwrap();
     assert_eq!((wide.elements, wide.component.unwrap().as_str()), (576, "vae"));
-    assert_eq!(wide.moments, Moments { mean: 0.0, std: 5000.0, min: -5000.0, max: 5000.0 });
+    assert_eq!(wide.moments, Some(Moments { mean: 0.0, std: 5000.0, min: -5000.0, max: 5000.0 }));
+    assert_eq!((wide.dtype, wide.nan, wide.infinite, wide.zero), (Dtype::F32, 0, 0, 0));
     let summary = checked.findings.iter().find(|finding| finding.code == "statistics").unwrap();
     assert_eq!((summary.severity, summary.component.as_deref()), (Severity::Info, Some("vae")));
     assert!(summary.message.contains("`decoder.conv_in.weight`"), "{summary:?}");

@@ -9,6 +9,7 @@ use super::{
     stats::{Moments, Stats, is_known},
 };
 use crate::{
+    dtype::Dtype,
     error::FormatError,
     inspection::{Component, FileFacts, Inspection, TensorFacts},
     probe::Probe,
@@ -28,7 +29,7 @@ pub struct Checked {
     pub tensors: u64,
     /// Bytes that were read.
     pub bytes: u64,
-    /// Moments and range of every tensor with a finite element, in the order of the files.
+    /// What the numbers of each tensor are like, in the order of the files.
     pub statistics: Vec<TensorStatistics>,
 }
 
@@ -39,10 +40,20 @@ pub struct TensorStatistics {
     pub component: Option<ComponentKind>,
     /// Name in the file.
     pub tensor: String,
+    /// Element type in the file.
+    pub dtype: Dtype,
     /// Number of elements.
     pub elements: u64,
-    /// Mean, standard deviation and range of the finite ones.
-    pub moments: Moments,
+    /// Elements that are no numbers.
+    pub nan: u64,
+    /// Elements that are infinite.
+    pub infinite: u64,
+    /// Elements that are zero.
+    pub zero: u64,
+    /// Elements below the smallest normal number of the type.
+    pub subnormal: u64,
+    /// Mean, standard deviation and range of the finite ones; none where there are none.
+    pub moments: Option<Moments>,
 }
 
 /// Bytes that [`weights`] is going to read; reads headers.
@@ -98,45 +109,52 @@ impl Checked {
     fn note(&mut self, component: Option<&Component>, tensor: &TensorFacts, stats: &Stats) {
         self.tensors = self.tensors.saturating_add(1);
         self.bytes = self.bytes.saturating_add(tensor.bytes());
-        self.statistics.extend(stats.moments().map(|moments| TensorStatistics {
+        self.statistics.push(TensorStatistics {
             component: component.map(|part| part.kind),
-            tensor: tensor.name.clone(),
+            tensor: crate::text::storable(&tensor.name),
+            dtype: tensor.dtype,
             elements: stats.elements,
-            moments,
-        }));
+            nan: stats.nan,
+            infinite: stats.infinite,
+            zero: stats.zero,
+            subnormal: stats.subnormal,
+            moments: stats.moments(),
+        });
     }
 }
 
 /// One line for each component: what its numbers are like as a whole.
 fn summaries(inspection: &Inspection, statistics: &[TensorStatistics]) -> Vec<Finding> {
     let of = |component: &Component| {
-        let these: Vec<&TensorStatistics> =
-            statistics.iter().filter(|tensor| tensor.component == Some(component.kind)).collect();
+        let of_it = statistics.iter().filter(|tensor| tensor.component == Some(component.kind));
+        let these: Vec<Finite<'_>> = of_it.filter_map(|tensor| Some((tensor, tensor.moments?))).collect();
         let whole = whole(&these)?;
-        let widest = these.iter().max_by(|a, b| a.moments.std.total_cmp(&b.moments.std))?;
+        let (widest, spread) = these.iter().max_by(|a, b| a.1.std.total_cmp(&b.1.std))?;
         let message = format!(
-            "{} tensors: {whole}; the widest spread has `{}` ({})",
+            "{} tensors: {whole}; the widest spread has `{}` ({spread})",
             these.len(),
             crate::text::shown(&widest.tensor),
-            widest.moments
         );
         Some(Finding::new(Severity::Info, "statistics", message).of(component.kind.as_str()))
     };
     inspection.components.iter().filter_map(of).collect()
 }
 
+/// A tensor with finite elements, and their moments.
+type Finite<'s> = (&'s TensorStatistics, Moments);
+
 /// The moments of all elements together.
-fn whole(tensors: &[&TensorStatistics]) -> Option<Moments> {
-    let first = tensors.first()?.moments;
-    let count: f64 = tensors.iter().map(|tensor| tensor.elements as f64).sum();
+fn whole(tensors: &[Finite<'_>]) -> Option<Moments> {
+    let (_, first) = tensors.first()?;
+    let count: f64 = tensors.iter().map(|(tensor, _)| tensor.elements as f64).sum();
     let weighted = |of: fn(&Moments) -> f64| -> f64 {
-        tensors.iter().map(|tensor| of(&tensor.moments) * tensor.elements as f64 / count).sum()
+        tensors.iter().map(|(tensor, moments)| of(moments) * tensor.elements as f64 / count).sum()
     };
     let mean = weighted(|moments| moments.mean);
     let squares = weighted(|moments| moments.std * moments.std + moments.mean * moments.mean);
     let range = tensors
         .iter()
-        .fold((first.min, first.max), |(min, max), tensor| (min.min(tensor.moments.min), max.max(tensor.moments.max)));
+        .fold((first.min, first.max), |(min, max), (_, moments)| (min.min(moments.min), max.max(moments.max)));
     Some(Moments { mean, std: (squares - mean * mean).max(0.0).sqrt(), min: range.0, max: range.1 })
 }
 

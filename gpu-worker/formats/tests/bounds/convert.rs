@@ -114,7 +114,7 @@ pub(crate) fn conversions(folder: &Path) {
     let peak = allocator::peak(|| converted(&path, "changed.safetensors", Some(&Whole)));
     assert!(peak > LARGE_BYTES, "a tensor was held: {peak}");
     assert!(
-        peak <= CHUNKS_BYTES + 2 * LARGE_BYTES,
-        "one tensor, as it is stored and as it comes out: {peak} bytes at most"
+        peak <= CHUNKS_BYTES + 4 * LARGE_BYTES,
+        "one tensor, as it is read, changed and cast: {peak} bytes at most"
     );
 }

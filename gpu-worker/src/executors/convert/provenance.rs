@@ -8,6 +8,17 @@ use shared::{ids::JobId, job::ConvertArgs};
 
 use super::{bake::Bake, source::Source};
 
+// what is written here and found by readers of files is what the API looks for in the catalogue
+const _: () = assert!(same(MADE_FROM_KEY.as_bytes(), shared::wire::MADE_FROM_KEY.as_bytes()));
+
+const fn same(one: &[u8], other: &[u8]) -> bool {
+    let mut at = 0;
+    while at < one.len() && at < other.len() && one[at] == other[at] {
+        at += 1;
+    }
+    at == one.len() && at == other.len()
+}
+
 /// Names of models that were put together, as ModelSpec has it.
 const MERGED_FROM: &str = "modelspec.merged_from";
 

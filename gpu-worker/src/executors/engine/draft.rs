@@ -19,8 +19,10 @@ use super::{
     site::Site,
     stack::{Base, Stack},
     subject::Subject,
+    widths,
 };
 use crate::{
+    device_tier::DeviceLease,
     error::WorkError,
     managers::{
         lora::{Idle, PartPlan},
@@ -63,7 +65,7 @@ impl Draft {
     /// Everything that a model does in this role, with what stands in and what is applied.
     ///
     /// # Errors
-    /// A part that is nowhere, a LoRA that is not for the model: nothing was changed.
+    /// A part that is nowhere, encoders of other widths, a LoRA that is not for the model: nothing was changed.
     pub(in crate::executors) async fn of(
         site: Site<'_>,
         model: ModelId,
@@ -102,6 +104,9 @@ impl Draft {
             None => None,
         };
         let inspection = model::inspect(site.agent, site.attempt, whole).await?;
+        if !encoders.is_empty() {
+            widths::must_fit(whole, &inspection, &encoders)?;
+        }
         let stands = whole.components.iter().filter(|row| !encoders.contains_key(&row.kind));
         let own_parts = stands.map(|row| (row.kind.as_str(), row, &inspection));
         let others = encoders
@@ -155,6 +160,14 @@ impl Draft {
         self.changes().into_iter().filter_map(whole).collect()
     }
 
+    /// Variants that are there already, in use while the answer lives.
+    fn cached(&self, site: Site<'_>) -> Vec<DeviceLease> {
+        let lease = |(_, row, plan): (&str, &ComponentRow, &PartPlan)| {
+            variants::lease_cached(site.device, site.attempt, &plan.key(row.digest.as_deref()?))
+        };
+        self.changes().into_iter().filter_map(lease).collect()
+    }
+
     /// Loads what is not there, then changes what is to be changed.
     ///
     /// # Errors
@@ -166,6 +179,8 @@ impl Draft {
 
     async fn realised(self, site: Site<'_>) -> Result<Ensemble, WorkError> {
         let made = self.converted(site);
+        // what is there is not evicted for what is loaded beside it
+        let _kept = self.cached(site);
         let there: BTreeSet<&str> = made.keys().map(String::as_str).collect();
         let Self { mut base, mut vae, mut encoders, stack, keep } = self;
         base.place(site, keep, |kind| !there.contains(kind)).await?;

@@ -11,6 +11,7 @@ mod text;
 mod tokenize;
 mod unet_step;
 mod vae;
+mod widths;
 
 pub(super) use draft::{Draft, Extras};
 pub(super) use ensemble::Ensemble;

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use serde_json::{Value, json};
 use shared::{
+    error::chain,
     ids::ComponentId,
     job::{ApplyPipelineArgs, Keep, engine::Role},
 };
@@ -19,7 +20,13 @@ use super::{
     change::PipelineChange,
     check, dry_run,
 };
-use crate::{commit::Effects, context::Agent, error::WorkError, managers::variants, running::Attempt};
+use crate::{
+    commit::Effects,
+    context::{Agent, Device},
+    error::WorkError,
+    managers::variants,
+    running::Attempt,
+};
 
 pub(in crate::executors) async fn run(
     agent: &Arc<Agent>,
@@ -48,17 +55,15 @@ pub(in crate::executors) async fn run(
         }
     }
     site.must_live_since(deaths)?;
-    keep_all(site, &args, &ensemble)?;
-    let used: BTreeSet<ComponentId> = ensemble.made().values().map(|made| made.variant.id).collect();
-    variants::use_for(site.device, (args.pipeline, &args.name), &used);
     let seconds = started.elapsed().as_secs_f64();
     let bytes = moved + ensemble.moved_bytes();
     let mut result = ensemble.view();
     result.extend(facts(&args, &site.device.id, seconds));
     result.insert("checks".to_owned(), checks.iter().map(check::Checked::view).collect());
     let result = Value::Object(result);
-    let change = PipelineChange::applied(args, (site, deaths), (seconds, bytes), result.clone());
-    Ok(Done { result, effects: Effects::Pipeline(Box::new(change), ensemble.digests()) })
+    let digests = ensemble.digests();
+    let change = PipelineChange::applied(args, (site, deaths), (seconds, bytes), (result.clone(), ensemble));
+    Ok(Done { result, effects: Effects::Pipeline(Box::new(change), digests) })
 }
 
 pub(super) async fn draft(site: Site<'_>, args: &ApplyPipelineArgs) -> Result<Draft, WorkError> {
@@ -90,18 +95,23 @@ fn base_copies(site: Site<'_>, ensemble: &Ensemble) -> Vec<crate::runner::Device
     copies
 }
 
-/// What the pipeline says about keeping, said of everything that it runs.
-fn keep_all(site: Site<'_>, args: &ApplyPipelineArgs, ensemble: &Ensemble) -> Result<(), WorkError> {
-    let taking = ensemble.run_parts(site.agent);
-    for copy in site.device.resident() {
+/// It is applied: the pipeline uses its variants and no others, and what it says about keeping is said of everything that it runs.
+/// Only when that is about to be recorded, so that an
+/// attempt whose end nobody takes changes nothing of what was applied before.
+pub(super) fn enact(agent: &Agent, device: &Device, args: &ApplyPipelineArgs, ensemble: &Ensemble) {
+    let taking = ensemble.run_parts(agent);
+    for copy in device.resident() {
         let is = |id: ComponentId| id == copy.component;
         if taking.iter().any(|part| is(part.component) || part.overlay.is_some_and(is)) {
-            site.device.tier.say(&copy, args.protect.then_some(true), args.keep_alive.and_then(keep::on_a_device));
+            device.tier.say(&copy, args.protect.then_some(true), args.keep_alive.and_then(keep::on_a_device));
         }
     }
     let keep = Keep { keep_alive: args.keep_alive, protect: args.protect };
     for row in ensemble.subjects().flat_map(|subject| subject.rows()) {
-        keep::remember(site.agent, row.id, keep)?;
+        if let Err(error) = keep::remember(agent, row.id, keep) {
+            tracing::warn!(component = %row.id, error = %chain(&error), "what a pipeline says about keeping was not noted");
+        }
     }
-    Ok(())
+    let used: BTreeSet<ComponentId> = ensemble.made().values().map(|made| made.variant.id).collect();
+    variants::use_for(device, (args.pipeline, &args.name), &used);
 }

@@ -1,4 +1,10 @@
-//! What a pipeline's job changes about where it is applied: recorded in the transaction that ends the job.
+//! What a pipeline's job changes about where it is applied: recorded in the transaction that ends the job, and after it noted on
+//! the device, so that both say the same.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use serde_json::Value;
 use shared::{
@@ -7,24 +13,58 @@ use shared::{
         jobs::JobLease,
         pipelines::{self, AppliedMark, RestoredMark},
     },
-    ids::PipelineId,
+    error::chain,
+    ids::{ComponentId, JobId, PipelineId},
     job::{ApplyPipelineArgs, RestorePipelineArgs},
 };
 
-use super::super::engine::Site;
+use super::{
+    super::engine::{Ensemble, Site},
+    apply,
+};
 use crate::{context::Agent, managers::variants};
 
 /// A pipeline was applied to a device, or restored there.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct PipelineChange {
     what: What,
+    held: Mutex<Held>,
     device: String,
     seconds: f64,
     /// What the job's result says of it.
     facts: Value,
 }
 
-#[derive(Debug, Clone)]
+/// What is kept for the notes on the device.
+#[derive(Debug)]
+enum Held {
+    /// All that was applied, in use until it is noted; nothing of a restoration.
+    Applied(Option<Box<Ensemble>>),
+    /// It is noted: the variants that the pipeline used before, and those that it uses since.
+    Noted { before: BTreeSet<ComponentId>, now: BTreeSet<ComponentId> },
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self::Noted { before: BTreeSet::new(), now: BTreeSet::new() }
+    }
+}
+
+/// What the database says after a job of a pipeline.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Recorded {
+    /// Nothing: what was done is nobody's.
+    #[default]
+    Nothing,
+    /// What the job did.
+    Written,
+    /// That it was done; a newer declaration is applied there.
+    Older,
+    /// Nobody wants the pipeline there any more.
+    Unwanted,
+}
+
+#[derive(Debug)]
 enum What {
     Applied {
         args: ApplyPipelineArgs,
@@ -42,10 +82,11 @@ impl PipelineChange {
         args: ApplyPipelineArgs,
         (site, deaths): (Site<'_>, u64),
         (seconds, bytes): (f64, u64),
-        facts: Value,
+        (facts, ensemble): (Value, Ensemble),
     ) -> Self {
         let runner_generation = i64::try_from(deaths).unwrap_or(i64::MAX);
-        Self::of(What::Applied { args, bytes, runner_generation }, site, seconds, facts)
+        let held = Mutex::new(Held::Applied(Some(Box::new(ensemble))));
+        Self { held, ..Self::of(What::Applied { args, bytes, runner_generation }, site, seconds, facts) }
     }
 
     pub(super) fn restored(args: RestorePipelineArgs, site: Site<'_>, seconds: f64, facts: Value) -> Self {
@@ -53,7 +94,7 @@ impl PipelineChange {
     }
 
     fn of(what: What, site: Site<'_>, seconds: f64, facts: Value) -> Self {
-        Self { what, device: site.device.id.clone(), seconds, facts }
+        Self { what, held: Mutex::new(Held::Applied(None)), device: site.device.id.clone(), seconds, facts }
     }
 
     fn pipeline(&self) -> (PipelineId, &str) {
@@ -63,11 +104,11 @@ impl PipelineChange {
         }
     }
 
-    /// Records it; false when it was applied and nobody wants it there any more.
+    /// Records it.
     ///
     /// # Errors
     /// Database errors.
-    pub async fn record(&self, agent: &Agent, tx: &mut Session, lease: JobLease) -> Result<bool, DbError> {
+    pub async fn record(&self, agent: &Agent, tx: &mut Session, lease: JobLease) -> Result<Recorded, DbError> {
         let (job, device, seconds) = (lease.id, self.device.as_str(), self.seconds);
         match &self.what {
             What::Applied { args, bytes, runner_generation } => {
@@ -81,19 +122,76 @@ impl PipelineChange {
                     seconds,
                     bytes: *bytes,
                 };
-                pipelines::mark_applied(tx, mark).await
+                if !pipelines::mark_applied(&mut *tx, mark).await? {
+                    return Ok(Recorded::Unwanted);
+                }
+                let row = pipelines::lock_device(tx, args.pipeline, device).await?;
+                let there = row.and_then(|row| row.applied_generation);
+                Ok(if there == Some(args.generation) { Recorded::Written } else { Recorded::Older })
             }
             What::Restored(args) => {
-                pipelines::mark_restored(tx, RestoredMark { job, args, device, seconds }).await.map(|()| true)
+                pipelines::mark_restored(tx, RestoredMark { job, args, device, seconds }).await?;
+                Ok(Recorded::Written)
             }
         }
     }
 
-    /// Nobody wants it there any more, or wrong weights made it: its variants are nobody's, and go by the policy.
-    pub fn let_go(&self, agent: &Agent) {
+    /// The attempt's end is about to be committed: the device's notes say the same from here on.
+    pub fn note(&self, agent: &Agent, recorded: Recorded) {
+        let Some(device) = agent.devices.get(&self.device) else { return };
         let (pipeline, name) = self.pipeline();
-        if let Some(device) = agent.devices.get(&self.device) {
-            variants::use_for(device, (pipeline, name), &Default::default());
+        let mut held = self.held();
+        if matches!(*held, Held::Noted { .. }) {
+            return;
         }
+        let before = device.variants.uses_of(pipeline);
+        let Held::Applied(ensemble) = std::mem::take(&mut *held) else { return };
+        match (recorded, &self.what, ensemble) {
+            (Recorded::Written, What::Applied { args, .. }, Some(ensemble)) => {
+                apply::enact(agent, device, args, &ensemble)
+            }
+            (Recorded::Written | Recorded::Unwanted, ..) => {
+                variants::use_for(device, (pipeline, name), &BTreeSet::new());
+            }
+            (Recorded::Older | Recorded::Nothing, ..) => {}
+        }
+        *held = Held::Noted { before, now: device.variants.uses_of(pipeline) };
+    }
+
+    /// The attempt's end was not taken: somebody else has the job, or an earlier try of the same end was recorded without an answer.
+    /// What the database says decides whether the pipeline uses what it used before; while it says nothing, what is noted stays.
+    pub async fn keep_if_recorded(&self, agent: &Agent, job: JobId) {
+        let Held::Noted { before, now } = std::mem::take(&mut *self.held()) else { return };
+        let (pipeline, name) = self.pipeline();
+        let device = agent.devices.get(&self.device);
+        // what a later job noted is not touched
+        let Some(device) = device.filter(|device| before != now && device.variants.uses_of(pipeline) == now) else {
+            return;
+        };
+        match self.is_recorded(agent, job).await {
+            Ok(Some(true)) => {}
+            Ok(Some(false)) => variants::use_for(device, (pipeline, name), &before),
+            Ok(None) => variants::use_for(device, (pipeline, name), &BTreeSet::new()),
+            Err(error) => {
+                tracing::warn!(pipeline = name, device = device.id, error = %chain(&error), "whether a pipeline's job was recorded is not known");
+            }
+        }
+    }
+
+    /// Whether the database says what this job did; none when the pipeline was removed.
+    async fn is_recorded(&self, agent: &Agent, job: JobId) -> Result<Option<bool>, DbError> {
+        let (pipeline, _) = self.pipeline();
+        if pipelines::find(&agent.pool, &pipeline.to_string()).await?.is_none() {
+            return Ok(None);
+        }
+        let applied = match &self.what {
+            What::Applied { args, runner_generation, .. } => Some((args.generation, agent.me, *runner_generation)),
+            What::Restored(_) => None,
+        };
+        pipelines::is_recorded(&agent.pool, (pipeline, &self.device), job, applied).await.map(Some)
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
 //! What applying a pipeline would load, evict and compute, in bytes and seconds. Nothing on the device changes; LoRAs that nobody
 //! compared with this model before are read into RAM for it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use residency::policy::{Goal, select_victims};
 use serde_json::{Value, json};
@@ -14,13 +14,17 @@ use super::{
         model::unsigned,
     },
     apply,
+    room::{self, Change},
 };
 use crate::{
     commit::Effects,
     device_tier,
     error::WorkError,
     load_request::load_request,
-    managers::{lora::PartPlan, variants},
+    managers::{
+        lora::PartPlan,
+        variants::{self, Trimmed, Way, Wish},
+    },
 };
 
 /// What is added up.
@@ -31,33 +35,42 @@ struct Sum {
 }
 
 pub(super) async fn plan(site: Site<'_>, args: &ApplyPipelineArgs, draft: &Draft) -> Result<Done, WorkError> {
-    let (mut loading, mut computing) = (Sum::default(), Sum::default());
-    let mut spared = BTreeSet::new();
-    let mut changes: Vec<Value> =
-        draft.changes().into_iter().map(|part| change(site, draft, part, &mut computing)).collect();
+    // in the order in which they are made
+    let mut parts = draft.changes();
+    parts.sort_by_key(|(kind, _, _)| *kind);
+    let wishes: Vec<Wish<'_>> =
+        parts.iter().map(|(_, row, plan)| Wish { base: row.id, base_digest: row.digest.as_deref(), plan }).collect();
+    let (ways, trimmed) = variants::foresee(site.agent, site.device, &wishes);
+    let mut spared: BTreeSet<ComponentId> = ways.iter().filter_map(|way| way.cached).collect();
+    let mut changes: Vec<Change> =
+        parts.iter().zip(&ways).map(|(part, way)| change(site, draft, *part, *way)).collect();
     // what was converted into just that needs no base
-    let whole: BTreeMap<&str, ComponentId> =
-        draft.changes().into_iter().filter_map(|part| converted_to(site, part)).collect();
-    spared.extend(whole.values().copied());
+    let whole: BTreeSet<&str> =
+        parts.iter().filter(|part| is_converted(site, **part)).map(|(kind, _, _)| *kind).collect();
+    let mut loading = Sum::default();
     let loads: Vec<Value> = draft
         .rows()
-        .filter(|(kind, _, _)| !whole.contains_key(kind))
+        .filter(|(kind, _, _)| !whole.contains(kind))
         .map(|(kind, row, subject)| (kind, row, subject.inspection(), subject.name()))
-        .chain(loras(draft, &changes))
+        .chain(loras(draft, &parts, &ways))
         .filter_map(|(kind, row, inspection, model)| {
             // what takes part twice is loaded once
             let is_new = spared.insert(row.id);
             is_new.then(|| load(site, (kind, model), (row, inspection), &mut loading)).flatten()
         })
         .collect();
-    let (evictions, short_bytes) = evictions(site, loading.bytes.saturating_add(computing.bytes), &spared);
-    let short_bytes = converted(&mut changes, short_bytes, |base| may_be_converted(site, base));
-    let mut result = apply::facts(args, &site.device.id, loading.seconds + computing.seconds);
+    let computed: u64 = changes.iter().filter(|change| !change.is_there()).map(|change| change.bytes).sum();
+    let (evictions, room) = evictions(site, loading.bytes.saturating_add(computed), &spared, &trimmed);
+    let short = loading.bytes.saturating_sub(room);
+    let short = short + room::made(&mut changes, room.saturating_sub(loading.bytes), |base| kept_by(site, base));
+    let computing: f64 = changes.iter().map(|change| change.seconds).sum();
+    let mut result = apply::facts(args, &site.device.id, loading.seconds + computing);
     let idle = draft.idle().iter().map(|idle| json!({ "lora": idle.lora, "why": idle.why }));
     let more = json!({
         "loads": loads, "load_bytes": loading.bytes, "load_seconds": loading.seconds,
-        "variants": changes, "compute_bytes": computing.bytes, "compute_seconds": computing.seconds,
-        "evictions": evictions, "short_bytes": short_bytes,
+        "variants": changes.iter().map(Change::view).collect::<Vec<_>>(),
+        "compute_bytes": computed, "compute_seconds": computing,
+        "evictions": evictions, "short_bytes": short,
         "loras_without_effect": idle.collect::<Vec<_>>(),
     });
     if let Value::Object(more) = more {
@@ -66,41 +79,40 @@ pub(super) async fn plan(site: Site<'_>, args: &ApplyPipelineArgs, draft: &Draft
     Ok(Done { result: Value::Object(result), effects: Effects::None })
 }
 
-/// The part, with the copy that holds all of it as it is wanted.
-fn converted_to<'d>(
-    site: Site<'_>,
-    (kind, row, plan): (&'d str, &ComponentRow, &PartPlan),
-) -> Option<(&'d str, ComponentId)> {
-    Some((kind, variants::whole(site.device, &plan.key(row.digest.as_deref()?))?))
+/// Whether a copy holds all of the part as it is wanted.
+fn is_converted(site: Site<'_>, (_, row, plan): (&str, &ComponentRow, &PartPlan)) -> bool {
+    let whole = row.digest.as_deref().and_then(|digest| variants::whole(site.device, &plan.key(digest)));
+    whole.is_some()
 }
 
 /// LoRAs come onto the device when something is computed.
 fn loras<'d>(
     draft: &'d Draft,
-    changes: &[Value],
+    parts: &[(&str, &ComponentRow, &PartPlan)],
+    ways: &[Way],
 ) -> impl Iterator<Item = (&'d str, &'d ComponentRow, &'d model_formats::Inspection, &'d str)> {
-    let is_computed = |kind: &str| changes.iter().any(|one| one["component"] == kind && one["path"] != "cached");
-    let parts = draft.changes().into_iter().filter(|(kind, _, _)| is_computed(kind));
-    let places: BTreeSet<usize> = parts.flat_map(|(_, _, plan)| plan.loras()).collect();
+    let computed = parts.iter().zip(ways).filter(|(_, way)| way.path != variants::Path::Cached);
+    let places: BTreeSet<usize> = computed.flat_map(|((_, _, plan), _)| plan.loras()).collect();
     draft.loras(&places).into_iter().map(|(name, row, inspection)| ("lora", row, inspection, name))
 }
 
-/// How a variant would come to be there.
-fn change(site: Site<'_>, draft: &Draft, (kind, row, plan): (&str, &ComponentRow, &PartPlan), sum: &mut Sum) -> Value {
-    let found = row.digest.as_ref().map(|digest| variants::foresee(site.device, (row.id, digest), plan));
-    let (path, taken_over) = found.unwrap_or((variants::Path::Full, 0));
-    let (bytes, left) = (plan.bytes(), plan.bytes().saturating_sub(taken_over));
-    let is_there = path == variants::Path::Cached;
-    let estimate = || site.device.variants.estimate_seconds(left).unwrap_or_else(|| draft.estimated_seconds(plan));
-    let seconds = if is_there { 0.0 } else { estimate() };
-    if !is_there {
-        sum.bytes = sum.bytes.saturating_add(bytes);
-        sum.seconds += seconds;
+/// How a variant would come to be there, with room for it.
+fn change(site: Site<'_>, draft: &Draft, (kind, row, plan): (&str, &ComponentRow, &PartPlan), way: Way) -> Change {
+    let estimate =
+        |bytes: u64| site.device.variants.estimate_seconds(bytes).unwrap_or_else(|| draft.estimated_seconds(plan));
+    let bytes = plan.bytes();
+    let is_there = way.path == variants::Path::Cached;
+    Change {
+        kind: kind.to_owned(),
+        base: row.id,
+        path: way.path,
+        bytes,
+        taken_over: way.taken_over,
+        tensors: plan.changes.len(),
+        seconds: if is_there { 0.0 } else { estimate(bytes.saturating_sub(way.taken_over)) },
+        seconds_in_place: estimate(bytes),
+        base_stays: None,
     }
-    json!({
-        "component": kind, "base": row.id, "path": path.as_str(), "bytes": bytes, "seconds": seconds,
-        "tensors": plan.changes.len(), "taken_over_bytes": taken_over,
-    })
 }
 
 /// What a component that is not on the device would take to come there.
@@ -125,62 +137,41 @@ fn load(
     Some(json!({ "id": row.id, "kind": kind, "model": model, "bytes": bytes, "from": from, "seconds": seconds }))
 }
 
-/// Whether nobody uses or keeps the copy of a base, if there is one.
-fn may_be_converted(site: Site<'_>, base: &str) -> bool {
-    let is_it = |copy: &crate::runner::DeviceResident| site.agent.aliases.now(copy.component).to_string() == base;
+/// Why the copy of a base could not be converted now; nothing keeps one that is not there yet.
+fn kept_by(site: Site<'_>, base: ComponentId) -> Option<&'static str> {
     let copies = site.device.resident();
-    let noted = copies.iter().find(|copy| is_it(copy)).map(|copy| site.device.tier.noted(copy));
-    noted.is_none_or(|noted| noted.leases == 0 && !noted.protected)
-}
-
-/// Where room is short, bases that may be would be converted, the largest variants first; the bytes that would be missing all
-/// the same.
-fn converted(changes: &mut [Value], mut short: u64, may_be: impl Fn(&str) -> bool) -> u64 {
-    let bytes = |change: &Value| change["bytes"].as_u64().unwrap_or(0);
-    let is_open = |change: &&mut Value| change["path"] != "cached" && change["base"].as_str().is_some_and(&may_be);
-    let mut computed: Vec<&mut Value> = changes.iter_mut().filter(is_open).collect();
-    computed.sort_by_key(|change| std::cmp::Reverse(bytes(change)));
-    for change in computed {
-        if short == 0 {
-            break;
-        }
-        short = short.saturating_sub(bytes(change));
-        change["path"] = variants::Path::InPlace.as_str().into();
+    let copy = copies.iter().find(|copy| copy.variant.is_none() && site.agent.aliases.now(copy.component) == base)?;
+    let noted = site.device.tier.noted(copy);
+    match (noted.leases, noted.protected) {
+        (0, false) => None,
+        (0, true) => Some("its copy is protected"),
+        _ => Some("its copy is in use"),
     }
-    short
 }
 
-/// What would go for so many bytes, and how many would still be missing. What takes part stays.
-fn evictions(site: Site<'_>, bytes: u64, spared: &BTreeSet<ComponentId>) -> (Vec<Value>, u64) {
+/// What would go for so many bytes: variants above their bound, then by the device's policy; and the bytes that are free then.
+/// What takes part stays.
+fn evictions(site: Site<'_>, bytes: u64, spared: &BTreeSet<ComponentId>, trimmed: &[Trimmed]) -> (Vec<Value>, u64) {
+    let view = |component: &str, bytes: u64, seconds: f64, why: &str| json!({ "component": component, "bytes": bytes, "reload_seconds": seconds, "why": why });
+    let mut going: Vec<Value> =
+        trimmed.iter().map(|one| view(&one.id.to_string(), one.bytes, one.seconds, "variant_budget")).collect();
     let memory = site.device.runner.status().borrow().memory;
     let free = memory.capacity_bytes.saturating_sub(memory.used_bytes);
+    let before = trimmed.iter().filter(|one| !one.afterwards);
+    let free = before.fold(free, |free, one| free.saturating_add(one.bytes));
     let need = bytes.saturating_sub(free);
     if need == 0 {
-        return (Vec::new(), 0);
+        return (going, free);
     }
     let mut candidates = device_tier::candidates(site.agent, site.device);
-    candidates
-        .retain(|one| one.key.parse().is_ok_and(|held: ComponentId| !spared.contains(&site.agent.aliases.now(held))));
+    let stays = |held: ComponentId| {
+        spared.contains(&held)
+            || spared.contains(&site.agent.aliases.now(held))
+            || trimmed.iter().any(|one| one.id == held)
+    };
+    candidates.retain(|one| one.key.parse().is_ok_and(|held: ComponentId| !stays(held)));
     let plan = select_victims(site.device.tier.rules(), &candidates, Goal::UpTo(need), site.device.tier.uptime());
-    let going: Vec<_> = candidates.iter().filter(|one| plan.victims.contains(&one.key)).collect();
-    let freed: u64 = going.iter().map(|one| one.bytes).sum();
-    let view = |one: &&residency::policy::Candidate| json!({ "component": &*one.key, "bytes": one.bytes, "reload_seconds": one.reload_seconds });
-    (going.iter().map(view).collect(), need.saturating_sub(freed))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_somebody_uses_is_not_converted_and_its_bytes_stay_missing() {
-        let change = |base: &str, path: &str, bytes: u64| json!({ "base": base, "path": path, "bytes": bytes });
-        let mut changes =
-            [change("a", "full", 10), change("b", "delta", 30), change("c", "cached", 90), change("d", "full", 20)];
-        assert_eq!(converted(&mut changes, 25, |base| base != "b"), 0);
-        let paths = changes.each_ref().map(|change| change["path"].as_str().unwrap());
-        assert_eq!(paths, ["in_place", "delta", "cached", "in_place"]);
-        assert_eq!(converted(&mut changes, 50, |base| base != "b"), 20);
-        assert_eq!(converted(&mut [change("a", "full", 10)], 0, |_| true), 0);
-    }
+    let victims: Vec<_> = candidates.iter().filter(|one| plan.victims.contains(&one.key)).collect();
+    going.extend(victims.iter().map(|one| view(&one.key, one.bytes, one.reload_seconds, "room")));
+    (going, victims.iter().fold(free, |free, one| free.saturating_add(one.bytes)))
 }

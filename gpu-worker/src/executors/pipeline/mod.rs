@@ -6,7 +6,8 @@ mod change;
 mod check;
 mod dry_run;
 mod restore;
+mod room;
 
 pub(super) use apply::run as apply;
-pub use change::PipelineChange;
+pub use change::{PipelineChange, Recorded};
 pub(super) use restore::run as restore;

@@ -21,13 +21,8 @@ use super::{
     check,
 };
 use crate::{
-    commit::Effects,
-    context::Agent,
-    device_tier::evict,
-    error::WorkError,
-    managers::variants::{self, Variant},
-    runner::DeviceResident,
-    running::Attempt,
+    commit::Effects, context::Agent, device_tier::evict, error::WorkError, managers::variants::Variant,
+    runner::DeviceResident, running::Attempt,
 };
 
 pub(in crate::executors) async fn run(
@@ -55,8 +50,6 @@ pub(in crate::executors) async fn run(
         checks = verify(site, &args, &copies, &mut digests).await?;
         site.must_live_since(deaths)?;
     }
-    // only now: what fails before leaves the pipeline as it was
-    variants::use_for(site.device, (args.pipeline, &args.name), &BTreeSet::new());
     let seconds = started.elapsed().as_secs_f64();
     let result = json!({
         "pipeline": args.name, "generation": args.generation, "device": site.device.id, "seconds": seconds,

@@ -111,6 +111,16 @@ impl Variants {
         left
     }
 
+    /// The variants that a pipeline uses.
+    pub fn uses_of(&self, pipeline: PipelineId) -> BTreeSet<ComponentId> {
+        let book = self.book();
+        book.variants
+            .values()
+            .filter(|variant| variant.pipelines.contains_key(&pipeline))
+            .map(|variant| variant.id)
+            .collect()
+    }
+
     /// Forgets variants whose copies are gone.
     pub fn prune(&self, on_device: impl Fn() -> Vec<DeviceResident>) {
         // looked at under the lock: what is noted was there before, and is there unless it has gone since
@@ -168,13 +178,13 @@ fn as_float(bytes: u64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::runner::{TensorChange, Term};
 
-    fn variant(base: ComponentId, marks: &[(&str, u8)]) -> (Variant, DeviceResident) {
+    pub(in super::super) fn variant(base: ComponentId, marks: &[(&str, u8)]) -> (Variant, DeviceResident) {
         let (id, since) = (ComponentId::generate(), Utc::now());
         let marks = marks.iter().map(|(tensor, mark)| ((*tensor).to_owned(), [*mark; 32])).collect();
         let variant = Variant {
@@ -207,7 +217,7 @@ mod tests {
         }
     }
 
-    fn plan(marks: &[(&str, u8)]) -> PartPlan {
+    pub(in super::super) fn plan(marks: &[(&str, u8)]) -> PartPlan {
         let mut plan = PartPlan::default();
         for (tensor, mark) in marks {
             plan.marks.insert((*tensor).to_owned(), [*mark; 32]);
@@ -243,6 +253,7 @@ mod tests {
         assert_eq!(variants.estimate_seconds(20), Some(2.0));
         assert!(variants.used_by(pipeline, "p", &[a.id].into()).is_empty(), "no pipeline used the other");
         assert_eq!(variants.used_by(pipeline, "p", &[b.id].into()), [a.id].into(), "its last pipeline left it");
+        assert_eq!(variants.uses_of(pipeline), [b.id].into());
         let copies = [copy_a.clone(), copy_b];
         let bases = || variants.among(&copies).iter().map(|(variant, _)| variant.base).collect::<Vec<_>>();
         let users: Vec<usize> = variants.among(&copies).iter().map(|(variant, _)| variant.pipelines.len()).collect();

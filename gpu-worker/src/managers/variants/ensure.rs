@@ -147,16 +147,11 @@ pub fn find(agent: &Agent, (device, attempt): (&Device, &Attempt), wanted: &Want
     Some(found)
 }
 
-/// How a variant of this base would come to be there, and how many of its bytes would be taken over from an earlier one.
-pub fn foresee(device: &Device, (base, base_digest): (ComponentId, &str), plan: &PartPlan) -> (Path, u64) {
-    let (all, key) = (device.variants.among(&device.resident()), plan.key(base_digest));
-    if all.iter().any(|(variant, _)| variant.key == key) {
-        return (Path::Cached, plan.bytes());
-    }
-    match closest(&all, (base, base_digest), plan) {
-        Some((variant, _)) => (Path::Delta, plan.shared_bytes(&variant.marks)),
-        None => (Path::Full, 0),
-    }
+/// Keeps the variant of this key where it is, if it is there, while the answer lives.
+pub fn lease_cached(device: &Device, attempt: &Attempt, key: &str) -> Option<DeviceLease> {
+    let all = device.variants.among(&device.resident());
+    let (_, copy) = all.into_iter().find(|(variant, _)| variant.key == key)?;
+    device.tier.lease(&copy, &holder(attempt))
 }
 
 /// A pipeline uses these variants on a device and no others any more. What its last pipeline left nobody keeps.
@@ -305,17 +300,7 @@ fn note(
 
 /// Takes off variants above the bound on their bytes; `spared` ones and those in use stay.
 async fn trim(agent: &Agent, device: &Device, incoming: u64, spared: &BTreeSet<ComponentId>) {
-    let all = device.variants.among(&device.resident());
-    let weighed: Vec<Weighed> = all
-        .iter()
-        // what was converted takes no bytes beside its base
-        .filter(|(variant, _)| !variant.is_whole)
-        .map(|(variant, copy)| {
-            let noted = device.tier.noted(copy);
-            let may_go = noted.leases == 0 && !noted.protected && !spared.contains(&variant.id);
-            Weighed { id: variant.id, bytes: variant.bytes, seconds: variant.seconds, may_go }
-        })
-        .collect();
+    let weighed = weighed(device, &device.variants.among(&device.resident()), spared);
     for id in surplus(&weighed, incoming, agent.variant_budget(device)) {
         match evict::take(agent, device, id, residency::Reason::Room, false).await {
             Ok(bytes) => {
@@ -324,6 +309,22 @@ async fn trim(agent: &Agent, device: &Device, incoming: u64, spared: &BTreeSet<C
             Err(stays) => tracing::debug!(variant = %id, %stays, device = device.id, "a variant stays"),
         }
     }
+}
+
+/// Variants as the bound on their bytes sees them; `spared` ones, and those that are used or kept, stay.
+pub(super) fn weighed(
+    device: &Device,
+    all: &[(Variant, DeviceResident)],
+    spared: &BTreeSet<ComponentId>,
+) -> Vec<Weighed> {
+    // what was converted takes no bytes beside its base
+    let counted = all.iter().filter(|(variant, _)| !variant.is_whole);
+    let one = |(variant, copy): &(Variant, DeviceResident)| {
+        let noted = device.tier.noted(copy);
+        let may_go = noted.leases == 0 && !noted.protected && !spared.contains(&variant.id);
+        Weighed { id: variant.id, bytes: variant.bytes, seconds: variant.seconds, may_go }
+    };
+    counted.map(one).collect()
 }
 
 /// What was on the device went with its process: the next attempt brings it back.

@@ -4,8 +4,10 @@
 
 mod book;
 mod ensure;
+mod foresee;
 mod metrics;
 
 pub use book::{Variant, Variants};
-pub use ensure::{Made, Path, Recipe, Wanted, ensure, find, foresee, gone, lease_whole, use_for, whole};
+pub use ensure::{Made, Path, Recipe, Wanted, ensure, find, gone, lease_cached, lease_whole, use_for, whole};
+pub use foresee::{Trimmed, Way, Wish, foresee};
 pub use metrics::{Check, VariantMetrics};

@@ -127,6 +127,14 @@ pub async fn find(db: impl PgExecutor<'_>, id: JobId) -> Result<Option<JobRow>, 
     Ok(sqlx::query_as("select * from all_jobs where id = $1").bind(id).fetch_optional(db).await?)
 }
 
+/// Those of these jobs that are there, hot or archived.
+///
+/// # Errors
+/// Database errors.
+pub async fn find_each(db: impl PgExecutor<'_>, ids: &[JobId]) -> Result<Vec<JobRow>, DbError> {
+    Ok(sqlx::query_as("select * from all_jobs where id = any($1)").bind(ids).fetch_all(db).await?)
+}
+
 /// Jobs, newest first.
 ///
 /// # Errors

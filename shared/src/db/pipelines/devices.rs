@@ -140,6 +140,15 @@ pub async fn of_pipeline(db: impl PgExecutor<'_>, id: PipelineId) -> Result<Vec<
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement)).bind(id).fetch_all(db).await?)
 }
 
+/// These pipelines on their devices, by pipeline and device.
+///
+/// # Errors
+/// Database errors.
+pub async fn of_each(db: impl PgExecutor<'_>, ids: &[PipelineId]) -> Result<Vec<PipelineDeviceRow>, DbError> {
+    let statement = format!("{SELECT} where d.pipeline_id = any($1) order by d.pipeline_id, d.device");
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(statement)).bind(ids).fetch_all(db).await?)
+}
+
 /// All pipelines on all devices, by pipeline and device.
 ///
 /// # Errors

@@ -20,8 +20,10 @@ pub struct Event<'a> {
     pub event: &'a str,
     /// The declaration that it is about.
     pub generation: i64,
-    /// Who declared it.
+    /// Who declared or removed it.
     pub who: Option<&'a str>,
+    /// The name of a pipeline that is removed.
+    pub name: Option<&'a str>,
     /// Where.
     pub device: Option<&'a str>,
     /// By which job.
@@ -49,7 +51,7 @@ pub struct EventRow {
     pub event: String,
     /// The declaration that it is about.
     pub generation: i64,
-    /// Who declared it.
+    /// Who declared or removed it.
     pub who: Option<String>,
     /// Where.
     pub device: Option<String>,
@@ -81,8 +83,8 @@ impl EventRow {
 /// Database errors.
 pub async fn add(db: impl PgExecutor<'_>, pipeline: PipelineId, event: Event<'_>) -> Result<(), DbError> {
     sqlx::query(
-        "insert into pipeline_history (pipeline_id, event, generation, who, device, job_id, before, after, seconds, bytes, error)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        "insert into pipeline_history (pipeline_id, event, generation, who, device, job_id, before, after, seconds, bytes, error, name)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
     )
     .bind(pipeline)
     .bind(event.event)
@@ -95,6 +97,7 @@ pub async fn add(db: impl PgExecutor<'_>, pipeline: PipelineId, event: Event<'_>
     .bind(event.seconds)
     .bind(event.bytes)
     .bind(event.error)
+    .bind(event.name)
     .execute(db)
     .await?;
     Ok(())
@@ -120,21 +123,46 @@ pub async fn add_failed_choices(db: impl PgExecutor<'_>) -> Result<Vec<(String, 
     .await?)
 }
 
-/// Entries of a pipeline, the newest first, before this one.
+/// The pipelines that these words name in the history: that with this id, else the present one and all removed ones of this name.
+///
+/// # Errors
+/// Database errors.
+pub async fn named(db: impl PgExecutor<'_>, wanted: &str) -> Result<Vec<PipelineId>, DbError> {
+    Ok(sqlx::query_scalar(
+        "select id from pipelines where name = $1 or id = $1
+         union select pipeline_id from pipeline_history where name = $1
+         union (select pipeline_id from pipeline_history where pipeline_id = $1 limit 1)",
+    )
+    .bind(wanted)
+    .fetch_all(db)
+    .await?)
+}
+
+/// Names of removed pipelines.
+///
+/// # Errors
+/// Database errors.
+pub async fn removed_names(db: impl PgExecutor<'_>) -> Result<Vec<String>, DbError> {
+    Ok(sqlx::query_scalar("select distinct name from pipeline_history where name is not null order by name")
+        .fetch_all(db)
+        .await?)
+}
+
+/// Entries of pipelines, the newest first, before this one.
 ///
 /// # Errors
 /// Database errors.
 pub async fn list(
     db: impl PgExecutor<'_>,
-    pipeline: PipelineId,
+    pipelines: &[PipelineId],
     before: Option<i64>,
     limit: i64,
 ) -> Result<Vec<EventRow>, DbError> {
     Ok(sqlx::query_as(
         "select seq, at, event, generation, who, device, job_id, before, after, seconds, bytes, error from pipeline_history
-         where pipeline_id = $1 and ($2::bigint is null or seq < $2) order by seq desc limit $3",
+         where pipeline_id = any($1) and ($2::bigint is null or seq < $2) order by seq desc limit $3",
     )
-    .bind(pipeline)
+    .bind(pipelines)
     .bind(before)
     .bind(limit)
     .fetch_all(db)

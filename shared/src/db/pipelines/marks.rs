@@ -1,7 +1,7 @@
 //! What agents say of pipelines, in the (fenced) transaction that ends their job.
 
 use serde_json::Value;
-use sqlx::{FromRow, PgConnection};
+use sqlx::{FromRow, PgConnection, PgExecutor};
 
 use super::{decoded, encoded, history};
 use crate::{
@@ -43,6 +43,37 @@ pub struct RestoredMark<'a> {
     pub device: &'a str,
     /// Seconds that it took.
     pub seconds: f64,
+}
+
+/// Whether what a job says of a pipeline on a device is what is recorded there: applied by it as this generation, by this agent and
+/// process of its runner, or restored by it (none).
+///
+/// # Errors
+/// Database errors.
+pub async fn is_recorded(
+    db: impl PgExecutor<'_>,
+    (pipeline, device): (PipelineId, &str),
+    job: JobId,
+    applied: Option<(i64, Incarnation, i64)>,
+) -> Result<bool, DbError> {
+    let (generation, incarnation, runner_generation) = match applied {
+        Some((generation, incarnation, runner)) => (Some(generation), Some(incarnation), Some(runner)),
+        None => (None, None, None),
+    };
+    Ok(sqlx::query_scalar(
+        "select exists (
+             select 1 from pipeline_devices where pipeline_id = $1 and device = $2 and last_job_id = $3
+                 and applied_generation is not distinct from $4 and incarnation is not distinct from $5
+                 and runner_generation is not distinct from $6)",
+    )
+    .bind(pipeline)
+    .bind(device)
+    .bind(job)
+    .bind(generation)
+    .bind(incarnation)
+    .bind(runner_generation)
+    .fetch_one(db)
+    .await?)
 }
 
 #[derive(FromRow)]

@@ -7,9 +7,12 @@ mod marks;
 mod wants;
 
 pub use declare::{PipelineRow, find, insert, list, lock, names, remove, set_job, update};
-pub use devices::{PipelineDeviceRow, lock_device, of_all, of_pipeline};
-pub use history::{Event, EventRow, add as add_event, add_failed_choices, list as list_events, prune as prune_events};
-pub use marks::{AppliedMark, RestoredMark, mark_applied, mark_restored};
+pub use devices::{PipelineDeviceRow, lock_device, of_all, of_each, of_pipeline};
+pub use history::{
+    Event, EventRow, add as add_event, add_failed_choices, list as list_events, named, prune as prune_events,
+    removed_names,
+};
+pub use marks::{AppliedMark, RestoredMark, is_recorded, mark_applied, mark_restored};
 pub use wants::{Want, clear, note, settle, take, unwant, want};
 
 use serde_json::Value;

@@ -1,0 +1,157 @@
+//! How variants would come to be there, and what the bound on their bytes would take off for them. Nothing on the device changes.
+
+use std::collections::BTreeSet;
+
+use shared::ids::ComponentId;
+
+use super::{
+    book::{Variant, Weighed, closest, surplus},
+    ensure::{Path, weighed},
+};
+use crate::{
+    context::{Agent, Device},
+    managers::lora::PartPlan,
+    runner::DeviceResident,
+};
+
+/// A variant that somebody would want.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'p> {
+    /// Its base, under its present id in the catalogue.
+    pub base: ComponentId,
+    /// Digest of the base; none while it is not known.
+    pub base_digest: Option<&'p str>,
+    /// What changes.
+    pub plan: &'p PartPlan,
+}
+
+impl Wish<'_> {
+    fn is(&self, variant: &Variant) -> bool {
+        self.base_digest.is_some_and(|digest| variant.key == self.plan.key(digest))
+    }
+}
+
+/// How it would come to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    /// Cached, delta or full.
+    pub path: Path,
+    /// Bytes of it that would be taken over from an earlier one.
+    pub taken_over: u64,
+    /// The variant that is it already.
+    pub cached: Option<ComponentId>,
+}
+
+/// A variant that would go.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Trimmed {
+    /// Its id.
+    pub id: ComponentId,
+    /// Bytes that are free then.
+    pub bytes: u64,
+    /// Seconds that making it again takes.
+    pub seconds: f64,
+    /// Only once what is made is there: its bytes are no room for that.
+    pub afterwards: bool,
+}
+
+/// How these variants would come to be there, made one after the other, and what the bound would take off meanwhile.
+pub fn foresee(agent: &Agent, device: &Device, wishes: &[Wish<'_>]) -> (Vec<Way>, Vec<Trimmed>) {
+    let all = device.variants.among(&device.resident());
+    let used: BTreeSet<ComponentId> = all
+        .iter()
+        .filter(|(variant, _)| wishes.iter().any(|wish| wish.is(variant)))
+        .map(|(variant, _)| variant.id)
+        .collect();
+    let there = weighed(device, &all, &used);
+    foreseen(&all, there, wishes, agent.variant_budget(device))
+}
+
+fn foreseen(
+    all: &[(Variant, DeviceResident)],
+    mut there: Vec<Weighed>,
+    wishes: &[Wish<'_>],
+    budget: u64,
+) -> (Vec<Way>, Vec<Trimmed>) {
+    let (mut ways, mut trimmed): (Vec<Way>, Vec<Trimmed>) = (Vec::new(), Vec::new());
+    for wish in wishes {
+        if let Some((variant, _)) = all.iter().find(|(variant, _)| wish.is(variant)) {
+            ways.push(Way { path: Path::Cached, taken_over: wish.plan.bytes(), cached: Some(variant.id) });
+            continue;
+        }
+        let left: Vec<(Variant, DeviceResident)> =
+            all.iter().filter(|(variant, _)| trimmed.iter().all(|gone| gone.id != variant.id)).cloned().collect();
+        let from = wish.base_digest.and_then(|digest| closest(&left, (wish.base, digest), wish.plan));
+        let spared = from.map(|(variant, _)| variant.id);
+        let taken_over = from.map_or(0, |(variant, _)| wish.plan.shared_bytes(&variant.marks));
+        ways.push(Way { path: if from.is_some() { Path::Delta } else { Path::Full }, taken_over, cached: None });
+        let bytes = wish.plan.bytes();
+        trimmed.extend(trim(&mut there, bytes, spared, budget, false));
+        there.push(Weighed { id: ComponentId::generate(), bytes, seconds: 0.0, may_go: false });
+        trimmed.extend(trim(&mut there, 0, None, budget, true));
+    }
+    (ways, trimmed)
+}
+
+/// Takes what the bound would take off out of what is there.
+fn trim(
+    there: &mut Vec<Weighed>,
+    incoming: u64,
+    spared: Option<ComponentId>,
+    budget: u64,
+    afterwards: bool,
+) -> Vec<Trimmed> {
+    let seen: Vec<Weighed> =
+        there.iter().map(|one| Weighed { may_go: one.may_go && spared != Some(one.id), ..*one }).collect();
+    let going = surplus(&seen, incoming, budget);
+    let gone = seen.iter().filter(|one| going.contains(&one.id));
+    let gone = gone.map(|one| Trimmed { id: one.id, bytes: one.bytes, seconds: one.seconds, afterwards }).collect();
+    there.retain(|one| !going.contains(&one.id));
+    gone
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::book::tests::{plan, variant},
+        *,
+    };
+
+    #[test]
+    fn what_the_bound_takes_off_is_foreseen_and_what_is_taken_over_from_stays_until_it_was() {
+        let [unet, encoder] = std::array::from_fn(|_| ComponentId::generate());
+        let all = [variant(unet, &[("a", 1), ("b", 1)]), variant(encoder, &[("t", 1)]), variant(unet, &[("z", 9)])];
+        let weigh = |kept: usize| {
+            let one = |(at, (variant, _)): (usize, &(Variant, DeviceResident))| Weighed {
+                id: variant.id,
+                bytes: variant.bytes,
+                seconds: 1.0,
+                may_go: at != kept,
+            };
+            all.iter().enumerate().map(one).collect::<Vec<_>>()
+        };
+        let (next, other) = (plan(&[("a", 1), ("b", 2)]), plan(&[("t", 2)]));
+        let wishes = [(encoder, &other), (unet, &next)].map(|(base, plan)| Wish { base, base_digest: Some("d"), plan });
+        let ids = |trimmed: &[Trimmed]| trimmed.iter().map(|one| one.id).collect::<Vec<_>>();
+        let ways = |ways: &[Way]| ways.iter().map(|way| (way.path, way.taken_over)).collect::<Vec<_>>();
+
+        let (way, trimmed) = foreseen(&all, weigh(9), &wishes, 0);
+        assert_eq!((ways(&way), trimmed), (vec![(Path::Full, 0), (Path::Delta, 100)], Vec::new()), "no bound");
+        let (way, trimmed) = foreseen(&all, weigh(9), &wishes[1..], 200);
+        assert_eq!(ways(&way), [(Path::Delta, 100)]);
+        let mut gone = ids(&trimmed);
+        gone.sort_unstable();
+        let mut three: Vec<ComponentId> = all.iter().map(|(variant, _)| variant.id).collect();
+        let last = trimmed.last().unwrap().id;
+        three.sort_unstable();
+        assert_eq!((gone, last), (three, all[0].0.id), "the one that is taken over from goes last");
+        // one that went for the part before has nothing to be taken over from
+        let (way, trimmed) = foreseen(&all, weigh(1), &wishes, 1);
+        assert_eq!((ways(&way), trimmed.len()), (vec![(Path::Full, 0), (Path::Full, 0)], 2), "a kept one stays");
+        // and one that is wanted is there
+        let mut made = all.clone();
+        made[0].0.key = next.key("d");
+        let (way, trimmed) = foreseen(&made, weigh(0), &wishes[1..], 10_000);
+        assert_eq!((way[0].cached, trimmed), (Some(all[0].0.id), Vec::new()));
+    }
+}
