@@ -50,7 +50,7 @@ impl Ledger {
     /// # Panics
     /// When the URL is none.
     pub fn new(url: &str) -> Self {
-        let pool = PgPoolOptions::new().max_connections(2).connect_lazy(url).expect("a database URL");
+        let pool = PgPoolOptions::new().max_connections(3).connect_lazy(url).expect("a database URL");
         Self { pool }
     }
 

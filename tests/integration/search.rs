@@ -11,8 +11,9 @@ use shared::{
     },
     ids::{Incarnation, JobId},
     job::JobState,
-    wire::{ModelDetail, ModelSummary, Page},
+    wire::{ModelDetail, ModelPage, ModelSummary, Page},
 };
+use sqlx::{Postgres, Transaction};
 
 use crate::support::loaded;
 
@@ -83,17 +84,45 @@ async fn words_find_models_the_best_first_and_mistakes_are_forgiven() {
 async fn models_without_texts_are_listed_and_the_scheduler_makes_what_a_scan_left() {
     let (farm, mut agent) = library().await;
     agent.process.kill().await;
-    sqlx::query("update model_search set text_due = true, words = '', document = '' where name = 'kitchen-sink'")
-        .execute(farm.ledger.pool())
-        .await
-        .expect("a row as a scan writes it first");
+    let as_scans_write =
+        "update model_search set text_due = true, words = '', document = '' where name = 'kitchen-sink'";
+    let kept = committed_and_kept(&farm, as_scans_write).await;
     assert!(listed(&farm, "type=vae").await.contains(&"kitchen-sink".to_owned()));
+    let api = &farm.api;
+    let page = |request: Value| async move { api.post("/v1/models/search", &request).await.json::<ModelPage>() };
+    let by_words = page(json!({ "text": "kitchen" })).await;
+    assert_eq!((by_words.items.len(), by_words.indexing), (0, Some(1)), "a search says that texts are due");
+    assert_eq!(page(json!({ "type": ["vae"] })).await.indexing, None, "a list has no need of them");
+    kept.rollback().await.expect("an end");
     wait_for("a text that was due", SHORT, || async {
         let found = names(&farm, json!({ "text": "kitchen" })).await;
         if found == ["kitchen-sink"] { Ok(()) } else { Err(format!("{found:?}")) }
     })
     .await;
     assert_eq!(farm.ledger.number("select count(*) from model_search where text_due").await, 0);
+    assert_eq!(page(json!({ "text": "kitchen" })).await.indexing, None);
+}
+
+/// Commits a change of `model_search` and keeps everybody from the next one until the transaction ends.
+async fn committed_and_kept(farm: &Farm, change: &'static str) -> Transaction<'static, Postgres> {
+    let pool = farm.ledger.pool();
+    let mut changed = pool.begin().await.expect("a transaction");
+    sqlx::query(change).execute(&mut *changed).await.expect("a change");
+    let keep = async {
+        let mut kept = pool.begin().await.expect("a transaction");
+        sqlx::query("lock table model_search in share mode").execute(&mut *kept).await.expect("a lock");
+        kept
+    };
+    let commit = async {
+        let asked = "select count(*) from pg_locks where relation = 'model_search'::regclass and mode = 'ShareLock' and not granted";
+        wait_for("the lock to be asked for", SHORT, || async {
+            let asked = farm.ledger.number(asked).await;
+            if asked == 1 { Ok(()) } else { Err(format!("{asked} wait")) }
+        })
+        .await;
+        changed.commit().await.expect("a commit");
+    };
+    tokio::join!(keep, commit).0
 }
 
 /// A scan records models while it reads others; one whose job is somebody else's by then records nothing.

@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng, seq::IndexedRandom};
 use shared::{
     db::{
         Session,
-        models::{self, ListedModel, ModelFilter, ModelSort},
+        models::{self, ListedModel, ModelFilter, ModelSort, Way},
     },
     ids::ModelId,
 };
@@ -114,11 +114,15 @@ fn question(rows: &[Row], rng: &mut SmallRng) -> ModelFilter {
     filter
 }
 
-/// All of a list, page after page.
-async fn all_pages(conn: &mut Session, mut filter: ModelFilter, limit: i64) -> Vec<ListedModel> {
+/// All of a list, page after page, each looked for this way or as the product chooses.
+async fn all_pages(conn: &mut Session, mut filter: ModelFilter, limit: i64, way: Option<Way>) -> Vec<ListedModel> {
     let mut all = Vec::new();
     loop {
-        let page = models::list(conn, &filter, limit).await.expect("a page");
+        let page = match way {
+            Some(way) => models::list_along(conn, &filter, limit, way).await,
+            None => models::list(conn, &filter, limit).await,
+        };
+        let page = page.expect("a page");
         let full = page.len() as i64 == limit;
         filter.after = page.last().map(|last| (filter.key_of(last), last.id));
         // as the API does: a later page knows the words, not what was found of them
@@ -130,11 +134,27 @@ async fn all_pages(conn: &mut Session, mut filter: ModelFilter, limit: i64) -> V
     }
 }
 
-async fn compare(conn: &mut Session, rows: &mut [Row], filter: ModelFilter, words: &[String], limit: i64) {
+/// Ways to all that passes; so few models choose others seldom than to collect.
+const WAYS: [Option<Way>; 6] = [
+    None,
+    Some(Way::WalkAll),
+    Some(Way::Collect),
+    Some(Way::CollectFacts),
+    Some(Way::Walk(MODELS as i64)),
+    Some(Way::WalkRows(MODELS as i64)),
+];
+
+async fn compare(
+    conn: &mut Session,
+    rows: &mut [Row],
+    filter: ModelFilter,
+    words: &[String],
+    (limit, way): (i64, Option<Way>),
+) {
     rows.sort_by(|a, b| in_order(a, b, &filter));
     let expected: Vec<ModelId> = rows.iter().filter(|row| passes(row, &filter, words)).map(|row| row.id).collect();
-    let found: Vec<ModelId> = all_pages(conn, filter.clone(), limit).await.into_iter().map(|row| row.id).collect();
-    assert_eq!(found, expected, "{filter:?}");
+    let found: Vec<ModelId> = all_pages(conn, filter.clone(), limit, way).await.into_iter().map(|row| row.id).collect();
+    assert_eq!(found, expected, "{filter:?} {way:?}");
 }
 
 async fn library(farm: &Farm, count: usize) -> Session {
@@ -168,7 +188,8 @@ async fn lists_hold_what_a_reading_of_the_whole_catalogue_finds() {
             rows = catalogue(&mut conn).await;
         }
         let filter = question(&rows, &mut rng);
-        compare(&mut conn, &mut rows, filter, &[], [7, 101, 1_000][number % 3]).await;
+        let (limit, way) = ([41, 101, 1_000][number % 3], WAYS[number / 3 % WAYS.len()]);
+        compare(&mut conn, &mut rows, filter, &[], (limit, way)).await;
     }
 }
 
@@ -200,7 +221,7 @@ async fn texts_find_what_a_reading_of_the_whole_catalogue_finds() {
         let reading = models::understand(&mut conn, &words.join(" ")).await.expect("a reading");
         let mut filter = question(&rows, &mut rng);
         filter.text = reading;
-        compare(&mut conn, &mut rows, filter.clone(), &words, 101).await;
+        compare(&mut conn, &mut rows, filter.clone(), &words, (101, WAYS[number / 3 % WAYS.len()])).await;
         ranked(&mut conn, &rows, filter, &words).await;
     }
 }
@@ -213,7 +234,7 @@ async fn ranked(conn: &mut Session, rows: &[Row], filter: ModelFilter, words: &[
     assert_eq!(is_ranked, holding <= models::RANKED_MOST, "{words:?} are in {holding}");
     let expected: HashSet<ModelId> = rows.iter().filter(|row| passes(row, &filter, words)).map(|row| row.id).collect();
     let filter = ModelFilter { sort: ModelSort::Rank, descending: true, ..filter };
-    let found = all_pages(conn, filter, 13).await;
+    let found = all_pages(conn, filter, 13, None).await;
     assert_eq!(found.iter().map(|row| row.id).collect::<HashSet<_>>(), expected);
     assert_eq!(found.len(), expected.len(), "none twice");
     let ordered = found.is_sorted_by(|a, b| if is_ranked { a.rank >= b.rank } else { a.name <= b.name });
@@ -240,7 +261,7 @@ async fn a_word_with_one_mistake_finds_the_models_of_the_word() {
             continue;
         }
         let text = models::understand(&mut conn, &typed).await.expect("a reading");
-        let found = all_pages(&mut conn, ModelFilter { text, ..ModelFilter::default() }, 101).await;
+        let found = all_pages(&mut conn, ModelFilter { text, ..ModelFilter::default() }, 101, None).await;
         assert!(found.iter().any(|listed| listed.id == row.id), "{typed} for {word}");
     }
 }

@@ -1,4 +1,4 @@
-//! A catalogue that was filled before searches had their vocabulary and their index of facts has both after the migration.
+//! A catalogue that was filled before searches had their vocabulary and lists their profiles has both after the migrations.
 
 use std::{fs, path::Path};
 
@@ -36,6 +36,10 @@ async fn a_catalogue_of_before_is_listed_and_searched_as_one_that_is_new() {
     assert_eq!(upgraded.len(), 500);
     assert!(upgraded.iter().any(|row| row.contains("text_encoder") && row.contains("host-1")), "{:?}", upgraded[0]);
     assert!(upgraded.iter().any(|row| row.contains("invalid")), "verdicts are kept");
+    let unknown =
+        "select count(*) from model_search s where not exists (select from model_profiles where profile = s.profile)";
+    let unknown: i64 = sqlx::query_scalar(unknown).fetch_one(&mut conn).await.expect("a count");
+    assert_eq!(unknown, 0, "every profile is known");
     conn.execute(
         "delete from model_search; delete from search_words; select model_search_renew(array(select id from models))",
     )

@@ -95,8 +95,14 @@ pub(crate) fn id_of<T: FromStr<Err = BadId>>(text: &str) -> Result<T, ApiError> 
 
 /// A page with a `Link` to the next one.
 pub(crate) fn paged<T: Serialize>(uri: &Uri, items: Vec<T>, next_cursor: Option<String>) -> Response {
-    let link = next_cursor.as_deref().and_then(|cursor| next_link(uri, cursor));
-    let mut response = Json(Page { items, next_cursor }).into_response();
+    let cursor = next_cursor.clone();
+    linked(uri, cursor.as_deref(), Page { items, next_cursor })
+}
+
+/// A page of any form with a `Link` to the next one.
+pub(crate) fn linked<P: Serialize>(uri: &Uri, next_cursor: Option<&str>, page: P) -> Response {
+    let link = next_cursor.and_then(|cursor| next_link(uri, cursor));
+    let mut response = Json(page).into_response();
     if let Some(link) = link {
         response.headers_mut().insert(header::LINK, link);
     }

@@ -12,10 +12,10 @@ use shared::{
         models::{self, ComponentRow, ListedModel, MOST_WORDS, ModelFilter, ModelSort, Reading},
     },
     ids::{ComponentId, ModelId},
-    wire::{ModelSummary, Page, SearchRequest},
+    wire::{ModelPage, ModelSummary, SearchRequest},
 };
 
-use super::{list_of, page_size, paged};
+use super::{linked, list_of, page_size};
 use crate::{
     cursor::Position,
     extract::{Command, NoParameters, Query},
@@ -272,8 +272,9 @@ pub(super) async fn summaries(
     question: Question,
     limit: usize,
     cursor: Option<&str>,
-) -> Result<Page<ModelSummary>, ApiError> {
+) -> Result<ModelPage, ApiError> {
     let mut conn = state.connection().await?;
+    let is_text = question.text.is_some();
     let (rows, next_cursor) = page_of_models(state, &mut conn, question, limit, cursor).await?;
     let ids: Vec<ModelId> = rows.iter().map(|row| row.id).collect();
     let components = models::components_of(&mut *conn, &ids).await?;
@@ -282,7 +283,9 @@ pub(super) async fn summaries(
         let residency = views::residency(&view, &ids_of(&components, row.id));
         views::model(row, residency)
     };
-    Ok(Page { items: rows.into_iter().map(summary).collect(), next_cursor })
+    let items = rows.into_iter().map(summary).collect();
+    let due = if is_text { models::due_texts(&mut *conn).await? } else { 0 };
+    Ok(ModelPage { items, next_cursor, indexing: Some(due).filter(|due| *due > 0) })
 }
 
 /// The components of one model among these.
@@ -294,7 +297,7 @@ pub(super) fn ids_of(components: &[ComponentRow], model: ModelId) -> Vec<Compone
 ///
 /// What the last scans found on disk, with where parts of each model are resident.
 #[utoipa::path(get, path = "/v1/models", operation_id = "listModels", tag = "models", params(ModelsQuery),
-    responses((status = 200, description = "One page", body = Page<ModelSummary>)))]
+    responses((status = 200, description = "One page", body = ModelPage)))]
 pub(crate) async fn list_models(
     State(state): State<AppState>,
     OriginalUri(uri): OriginalUri,
@@ -303,7 +306,8 @@ pub(crate) async fn list_models(
     let request = query.request()?;
     let (limit, cursor) = (page_size(request.limit)?, request.cursor.clone());
     let page = summaries(&state, Question::of(request, "")?, limit, cursor.as_deref()).await?;
-    Ok(paged(&uri, page.items, page.next_cursor))
+    let cursor = page.next_cursor.clone();
+    Ok(linked(&uri, cursor.as_deref(), page))
 }
 
 /// Searches models
@@ -311,15 +315,16 @@ pub(crate) async fn list_models(
 /// The filters of the list as a body. Every word of `text` must begin a word of the model's name, title, tags, trigger words,
 /// description or path; a word of three letters or more that begins none in the whole catalogue counts for the words that are near to it. The rank says
 /// how well a model fits: words of the name and title weigh most, those of a description least. A text that more than 500 models
-/// hold is too common to rank: those come by name.
+/// hold is too common to rank: those come by name. Models that were listed a moment ago are found when their texts are made;
+/// `indexing` says how many still wait for that.
 #[utoipa::path(post, path = "/v1/models/search", operation_id = "searchModels", tag = "models", request_body = SearchRequest,
     responses((status = 200, description = "One page; the next one is asked for by the same search with its cursor",
-        body = Page<ModelSummary>)))]
+        body = ModelPage)))]
 pub(crate) async fn search_models(
     State(state): State<AppState>,
     _: NoParameters,
     Command { body, .. }: Command<SearchRequest>,
-) -> Result<Json<Page<ModelSummary>>, ApiError> {
+) -> Result<Json<ModelPage>, ApiError> {
     let limit = page_size(body.limit)?;
     let cursor = body.cursor.clone();
     Ok(Json(summaries(&state, Question::of(body, "/")?, limit, cursor.as_deref()).await?))

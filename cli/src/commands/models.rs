@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 use shared::{
     bytes::ByteSize,
-    wire::{Hashes, JobView, ModelDetail, ModelSummary, Page, SearchRequest},
+    wire::{Hashes, JobView, ModelDetail, ModelPage, ModelSummary, SearchRequest},
 };
 
 use super::{
@@ -224,30 +224,36 @@ pub(crate) async fn run(command: ModelsCommand, client: &Client, output: Output)
 async fn list(args: ListArgs, client: &Client, output: Output) -> Result<(), CliError> {
     let limit = args.filter.limit;
     let request = SearchRequest { name: args.contains, ..args.filter.request(args.sort) };
-    print(&found(request, limit, client).await?, output)
+    let (models, _) = found(request, limit, client).await?;
+    print(&models, output)
 }
 
 async fn search(args: SearchArgs, client: &Client, output: Output) -> Result<(), CliError> {
     let limit = args.filter.limit;
     let request = SearchRequest { text: Some(args.words.join(" ")), ..args.filter.request(args.sort) };
-    print_or(&found(request, limit, client).await?, "no model has these words", output)
+    let (models, indexing) = found(request, limit, client).await?;
+    print_or(&models, "no model has these words", output)?;
+    if let Some(models) = indexing {
+        output.note(format!("{models} models were just listed and are not searched by words yet"));
+    }
+    Ok(())
 }
 
-/// All pages of a search, at most `limit` rows.
+/// All pages of a search, at most `limit` rows, and how many models no text finds yet.
 pub(super) async fn found(
     mut request: SearchRequest,
     limit: Option<usize>,
     client: &Client,
-) -> Result<Vec<ModelSummary>, CliError> {
+) -> Result<(Vec<ModelSummary>, Option<u64>), CliError> {
     let mut rows = Vec::new();
     loop {
         let wanted = limit.map_or(PAGE, |limit| (limit - rows.len()).min(PAGE));
         request.limit = Some(u32::try_from(wanted).unwrap_or(u32::MAX));
-        let page: Page<ModelSummary> = client.post("/v1/models/search", &request).await?;
+        let page: ModelPage = client.post("/v1/models/search", &request).await?;
         rows.extend(page.items);
         request.cursor = page.next_cursor;
         if request.cursor.is_none() || limit.is_some_and(|limit| rows.len() >= limit) {
-            return Ok(rows);
+            return Ok((rows, page.indexing));
         }
     }
 }

@@ -9,6 +9,20 @@ use crate::ids::{ComponentId, ModelId};
 /// The metadata of a model that a job made says under this key what it was made from, as JSON.
 pub const MADE_FROM_KEY: &str = "modelyard.made_from";
 
+/// One page of a list of models.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ModelPage {
+    /// The rows.
+    pub items: Vec<ModelSummary>,
+    /// Opaque; absent on the last page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+    /// Where a text was searched: models that no text finds yet, or only by what they were before, because they were just listed. Absent when
+    /// there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub indexing: Option<u64>,
+}
+
 /// A model in a list.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ModelSummary {

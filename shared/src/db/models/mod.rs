@@ -3,14 +3,17 @@
 mod component_list;
 mod components;
 mod free_names;
+mod holders;
 mod known;
 mod listed;
 mod loras;
 mod metadata;
 mod near;
+mod page;
 mod read;
 mod scan;
 mod search;
+mod shelves;
 mod statement;
 mod tensors;
 mod text;
@@ -25,12 +28,13 @@ pub use known::{KnownModel, known, misread};
 pub use listed::{due_texts, make_due_texts};
 pub use loras::{LoraRow, lora_facts};
 pub use metadata::{MetadataChangeRow, MetadataRow, lock, metadata, metadata_history, set_metadata, set_overrides};
+pub use page::{explain, list, list_along, listed};
 pub use read::{
     OwnedComponent, component, components_of, count, find, hosts_with, locations_of, names, names_of, of_types_on,
     owners_of,
 };
 pub use scan::{FoundComponent, FoundModel, Scan, ScanCounts, record_models, record_one, record_scan, root_missing};
-pub use search::{ListedModel, ModelFilter, ModelSort, explain, list, listed};
+pub use search::{ListedModel, ModelFilter, ModelSort};
 pub use tensors::{ListedTensor, TensorFilter, TensorRow, list_tensors, set_tensors, without_tensors};
 pub use text::{MOST_WORDS, RANKED_MOST, Reading, understand, words_of};
 pub use way::Way;

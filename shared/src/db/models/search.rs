@@ -1,15 +1,10 @@
-//! Lists of models: filters, text, order, keyset pages, all over the read model `model_search`.
+//! Lists of models: filters, order, and what a list shows of a model.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection, PgExecutor, Postgres, QueryBuilder, postgres::PgRow};
+use sqlx::FromRow;
 
-use super::{
-    ModelRow,
-    statement::{Wanted, push_index_of_facts, statement},
-    text::Reading,
-    way::{self, Way, through_indexes},
-};
-use crate::{db::DbError, ids::ModelId};
+use super::text::Reading;
+use crate::ids::ModelId;
 
 /// What to list; absent or empty means any.
 #[derive(Debug, Clone, Default)]
@@ -148,105 +143,4 @@ pub struct ListedModel {
     pub verdict_stale: bool,
     /// How well the text fits; none without a text, or where the text is too common to rank.
     pub rank: Option<f64>,
-}
-
-/// Models in order, one keyset page.
-///
-/// # Errors
-/// Database errors.
-pub async fn list(conn: &mut PgConnection, filter: &ModelFilter, limit: i64) -> Result<Vec<ListedModel>, DbError> {
-    let mut way = way::first(filter);
-    loop {
-        let asked = asked(conn, filter, way).await?;
-        let wanted = Wanted { filter, asked: asked.as_deref(), limit };
-        let page: Vec<ListedModel> = found(conn, statement("", wanted, way), way).await?;
-        match next(conn, filter, way, page.len(), limit).await? {
-            Some(another) => way = another,
-            None => return Ok(page),
-        }
-    }
-}
-
-/// Where to go on after a page of so many rows.
-async fn next(
-    conn: &mut PgConnection,
-    filter: &ModelFilter,
-    way: Way,
-    rows: usize,
-    limit: i64,
-) -> Result<Option<Way>, DbError> {
-    let rows = i64::try_from(rows).unwrap_or(i64::MAX);
-    let models = if rows < limit && way::counts(filter, way) { Some(with_facts(conn, filter).await?) } else { None };
-    Ok(way::next(filter, way, rows, limit, models))
-}
-
-/// How many models have the facts that are asked for; the index alone can tell.
-async fn with_facts(conn: &mut PgConnection, filter: &ModelFilter) -> Result<i64, DbError> {
-    let mut query = QueryBuilder::new("select count(*) from model_search s where true");
-    push_index_of_facts(&mut query, filter);
-    let mut tx = through_indexes(conn).await?;
-    let models = query.build_query_scalar().persistent(false).fetch_one(&mut *tx).await?;
-    tx.commit().await?;
-    Ok(models)
-}
-
-/// Rows of a statement, planned for these very values: a plan that suits every filter suits none.
-async fn found<T>(conn: &mut PgConnection, mut statement: QueryBuilder<Postgres>, way: Way) -> Result<Vec<T>, DbError>
-where
-    T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
-{
-    let query = statement.build_query_as().persistent(false);
-    if way != Way::Collect {
-        return Ok(query.fetch_all(conn).await?);
-    }
-    let mut tx = through_indexes(conn).await?;
-    let rows = query.fetch_all(&mut *tx).await?;
-    tx.commit().await?;
-    Ok(rows)
-}
-
-/// The filter's text as a query of documents, for an index or for rows.
-async fn asked(conn: &mut PgConnection, filter: &ModelFilter, way: Way) -> Result<Option<String>, DbError> {
-    match &filter.text {
-        Some(text) if way == Way::Collect && text.found.is_none() => Ok(Some(text.query(conn).await?)),
-        text => Ok(text.as_ref().map(Reading::query_of_rows)),
-    }
-}
-
-/// How Postgres would find a page: the plan of each way that it is looked for, with times, line by line.
-///
-/// # Errors
-/// Database errors.
-pub async fn explain(
-    conn: &mut PgConnection,
-    filter: &ModelFilter,
-    limit: i64,
-) -> Result<Vec<(Way, Vec<String>)>, DbError> {
-    let mut plans = Vec::new();
-    let mut way = Some(way::first(filter));
-    while let Some(tried) = way {
-        let asked = asked(conn, filter, tried).await?;
-        let wanted = Wanted { filter, asked: asked.as_deref(), limit };
-        let plan = found(conn, statement("explain (analyze, buffers, costs off) ", wanted, tried), tried).await?;
-        plans.push((tried, plan.into_iter().map(|(line,)| line).collect()));
-        let page: Vec<ListedModel> = found(conn, statement("", wanted, tried), tried).await?;
-        way = next(conn, filter, tried, page.len(), limit).await?;
-    }
-    Ok(plans)
-}
-
-/// One model as lists show it.
-///
-/// # Errors
-/// Database errors; [`DbError::BadRow`] when it left the catalogue.
-pub async fn listed(db: impl PgExecutor<'_>, model: &ModelRow) -> Result<ListedModel, DbError> {
-    let found = sqlx::query_as(
-        "select model_id, name, title, type, base, format, variant, prediction, size_bytes, state, reason, tags,
-                created_at, updated_at, verdict, verdict_stale, null::float8 as rank
-         from model_search where model_id = $1",
-    )
-    .bind(model.id)
-    .fetch_optional(db)
-    .await?;
-    found.ok_or_else(|| DbError::BadRow(format!("model {} is not in `model_search`", model.id)))
 }

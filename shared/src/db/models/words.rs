@@ -2,7 +2,11 @@
 
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
-use super::{near, text::term, way::through_indexes};
+use super::{
+    holders::term,
+    near,
+    way::{Way, through_indexes},
+};
 use crate::db::DbError;
 
 /// A beginning of more words than these is looked for as such, of fewer as those words.
@@ -62,18 +66,24 @@ pub(super) async fn like(conn: &mut PgConnection, word: &str) -> Result<Vec<Stri
 
 /// Which of these words begin a word of some text: frequent words are met in a few models, the index has the rare ones.
 pub(super) async fn alive(conn: &mut PgConnection, words: &[String]) -> Result<Vec<bool>, DbError> {
-    let mut query = QueryBuilder::<Postgres>::new("select array[");
+    // put together with nothing, so that each document is read once and not for each word
+    let mut query =
+        QueryBuilder::<Postgres>::new("with met as materialized (select document || ''::tsvector as document from ");
+    query
+        .push("(select document from model_search order by model_id limit ")
+        .push_bind(MET_AMONG)
+        .push(") as some_models)");
+    query.push(" select array[");
     let mut separator = "";
     for word in words {
         query.push(separator);
-        query.push("exists (select 1 from (select document from model_search order by model_id limit ");
-        query.push_bind(MET_AMONG).push(") as some_models where document @@ ");
+        query.push("exists (select 1 from met where document @@ ");
         query.push_bind(term(word)).push("::text::tsquery) or exists (select 1 from model_search where document @@ ");
         query.push_bind(term(word)).push("::text::tsquery)");
         separator = ", ";
     }
     query.push("]::boolean[]");
-    let mut tx = through_indexes(conn).await?;
+    let mut tx = through_indexes(conn, Way::Collect).await?;
     let alive = query.build_query_scalar().persistent(false).fetch_one(&mut *tx).await?;
     tx.commit().await?;
     Ok(alive)
