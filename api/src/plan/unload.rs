@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use shared::{
-    db::{Session, jobs, residency},
-    ids::JobId,
+    db::{Session, jobs, models, residency},
+    ids::{ComponentId, JobId},
     job::{JobKind, JobSpec, Target, UnloadArgs},
 };
 
@@ -50,12 +50,22 @@ pub(super) async fn decide(
     let holders = holders(view, subject, also, target)?;
     if !wait_for_jobs {
         must_not_be_leased(view, subject, &holders)?;
-        let active = jobs::active_for_model(conn, subject.model.id).await?;
+        let own = own_components(conn, subject).await?;
+        let active = jobs::active_that_need(&mut *conn, subject.model.id, &own).await?;
         must_not_be_run(subject, &active, &holders)?;
     }
     let spec = JobSpec::Unload(UnloadArgs { model: subject.model.id, components, from_ram, force, wait_for_jobs });
     let (target, spread) = spread(holders, target);
     Ok(Decision { spec, target, spread, needs: subject.needs(), left_out: Vec::new() })
+}
+
+/// The components that no other model has: what takes part in others' work without being shared with them, as a VAE or a LoRA
+/// does. A shared one stays for the others anyway.
+async fn own_components(conn: &mut Session, subject: &Subject) -> Result<Vec<ComponentId>, ApiError> {
+    let ids: Vec<ComponentId> = subject.components.iter().map(|row| row.id).collect();
+    let owners = models::owners_of(conn, &ids).await?;
+    let is_shared = |id: &ComponentId| owners.iter().any(|owner| owner.id == *id && owner.model_id != subject.model.id);
+    Ok(ids.into_iter().filter(|id| !is_shared(id)).collect())
 }
 
 /// Devices within the target that hold a component: by the live view, by the last report, or by a load just done.

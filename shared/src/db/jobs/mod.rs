@@ -26,8 +26,8 @@ pub use place::{PendingRow, Unplaced, fail_unplaceable, pending, place, set_reas
 pub use place_many::{PendingCursor, Placement, pending_after, place_many, set_reasons};
 pub use progress::{ProgressRow, progress_of, progress_of_each, write_progress};
 pub use read::{
-    AttemptRow, JobFilter, JobRow, active_for_model, active_for_models, active_needs, attempts, counts, find,
-    find_each, list, load_by_place, loads_underway_or_recent,
+    AttemptRow, JobFilter, JobRow, active_for_model, active_for_models, active_needs, active_that_need, attempts,
+    counts, find, find_each, list, load_by_place, loads_underway_or_recent,
 };
 pub use reap::{Reaped, reap};
 pub use report::report;

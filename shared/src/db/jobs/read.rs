@@ -6,7 +6,7 @@ use sqlx::{FromRow, PgExecutor};
 
 use crate::{
     db::DbError,
-    ids::{Incarnation, JobId, ModelId},
+    ids::{ComponentId, Incarnation, JobId, ModelId},
     job::JobKind,
 };
 
@@ -180,6 +180,27 @@ pub async fn active_for_model(
          where model_id = $1 and lane <> 'fanout' and state in ('pending', 'placed', 'running') order by id",
     )
     .bind(model)
+    .fetch_all(db)
+    .await?)
+}
+
+/// Placed and running jobs that are about a model or need one of these components, oldest first: (id, kind, state, device or host).
+///
+/// # Errors
+/// Database errors.
+pub async fn active_that_need(
+    db: impl PgExecutor<'_>,
+    model: ModelId,
+    components: &[ComponentId],
+) -> Result<Vec<(JobId, String, String, Option<String>)>, DbError> {
+    let components: Vec<String> = components.iter().map(ToString::to_string).collect();
+    Ok(sqlx::query_as(
+        "select id, kind, state, coalesce(device, host) from jobs
+         where lane <> 'fanout' and state in ('placed', 'running') and (model_id = $1 or exists (
+             select 1 from jsonb_array_elements(needs->'components') need where need->>0 = any($2))) order by id",
+    )
+    .bind(model)
+    .bind(components)
     .fetch_all(db)
     .await?)
 }
