@@ -7,6 +7,7 @@ use residency::{AGE_BOUNDS_SECONDS, Reason};
 use shared::{job::JobKind, status::MemoryPressure};
 
 use crate::{
+    benchmark::BenchmarkMetrics,
     managers::{metrics::EngineMetrics, variants::VariantMetrics},
     vitals::VitalsMetrics,
 };
@@ -71,6 +72,8 @@ pub struct Metrics {
     pub vitals: VitalsMetrics,
     /// Runs of models.
     pub engine: EngineMetrics,
+    /// Benchmarks.
+    pub benchmarks: BenchmarkMetrics,
     /// Variants.
     pub variants: VariantMetrics,
     /// 1 while Redis takes snapshots.
@@ -170,6 +173,7 @@ impl Metrics {
             pressure: PressureMetrics::new()?,
             vitals: VitalsMetrics::register(registry)?,
             engine: EngineMetrics::register(registry)?,
+            benchmarks: BenchmarkMetrics::register(registry)?,
             variants: VariantMetrics::register(registry, devices)?,
             redis_up: IntGauge::new("modelyard_redis_up", "1 while Redis takes snapshots.")?,
             admitting: IntGauge::new("modelyard_admitting", "1 while this agent claims jobs.")?,

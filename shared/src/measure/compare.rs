@@ -42,6 +42,9 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// All verdicts.
+    pub const ALL: [Self; 4] = [Self::Incomparable, Self::Unchanged, Self::Improved, Self::Regressed];
+
     /// The stable name.
     pub fn as_str(self) -> &'static str {
         match self {

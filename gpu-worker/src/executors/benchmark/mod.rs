@@ -13,6 +13,7 @@ use shared::{
     error::ErrorCode,
     ids::BenchmarkId,
     job::{BenchmarkArgs, engine::Role},
+    measure::Verdict,
     wire::{BenchmarkResult, Fingerprint},
 };
 
@@ -68,7 +69,9 @@ async fn finish(
 ) -> Result<Done, WorkError> {
     let fingerprint = benchmark::fingerprint(agent, device);
     let comparison = baseline::compare(agent, &device.id, args, &fingerprint, &mut result).await?;
-    let verdict = comparison.as_ref().map(|comparison| comparison.verdict.as_str());
+    let verdict = comparison.as_ref().map(|comparison| comparison.verdict);
+    agent.metrics.benchmarks.ended(&result, verdict);
+    let verdict = verdict.map(Verdict::as_str);
     let row = NewBenchmark {
         id: BenchmarkId::generate(),
         model: args.model,
