@@ -365,6 +365,7 @@ fn convert_code(error: &ConvertError) -> ErrorCode {
         | ConvertError::NoOriginalName { .. }
         | ConvertError::Unknown { .. }
         | ConvertError::Dtype { .. }
+        | ConvertError::Graph { .. }
         | ConvertError::NoAverage => ErrorCode::Unsupported,
         ConvertError::BadAverage { .. } | ConvertError::NotNumbers { .. } | ConvertError::NotAsWritten { .. } => {
             ErrorCode::Corrupt

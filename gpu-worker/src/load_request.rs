@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use model_formats::{CanonicalTensor, Component, FileFacts, Inspection, Order, Piece, TensorFacts};
+use model_formats::{CanonicalTensor, Component, FileFacts, Inspection, Order, Piece, TensorFacts, onnx};
 use residency::{FileIdentity, GatheredTensor, LoadRequest, Part, PartOrder, SourceFile, TensorRange};
 use shared::db::models::{ComponentRow, TensorRow};
 
@@ -29,6 +29,9 @@ pub fn load_request(row: &ComponentRow, inspection: &Inspection) -> Option<LoadR
 type Tensors = (Vec<TensorRange>, Vec<GatheredTensor>);
 
 fn tensors(component: &Component, inspection: &Inspection, used: &[usize]) -> Option<Tensors> {
+    if onnx::graph_file(inspection, component.kind.as_str()).is_some() {
+        return as_stored(component, used);
+    }
     let canonical = model_formats::canonicalise(component.kind, inspection.base, &component.tensors);
     let (mut plain, mut gathered) = (Vec::new(), Vec::new());
     for tensor in &canonical.tensors {
@@ -113,10 +116,14 @@ pub fn tensor_rows(kind: &str, inspection: &Inspection) -> Vec<TensorRow> {
     let Some(component) = inspection.components.iter().find(|component| component.kind.as_str() == kind) else {
         return Vec::new();
     };
-    let canonical = model_formats::canonicalise(component.kind, inspection.base, &component.tensors);
     let mut names: Vec<Vec<String>> = vec![Vec::new(); component.tensors.len()];
-    for tensor in &canonical.tensors {
-        for piece in &tensor.pieces {
+    if onnx::graph_file(inspection, kind).is_some() {
+        names = component.tensors.iter().map(|tensor| vec![tensor.name.clone()]).collect();
+    } else {
+        let canonical = model_formats::canonicalise(component.kind, inspection.base, &component.tensors);
+        for (tensor, piece) in
+            canonical.tensors.iter().flat_map(|tensor| tensor.pieces.iter().map(move |piece| (tensor, piece)))
+        {
             if let Some(names) = names.get_mut(piece.tensor) {
                 names.push(tensor.name.clone());
             }

@@ -119,7 +119,7 @@ impl Case {
     }
 
     fn run(&self, runtime: &Arc<Runtime>, weights: Weights) -> Result<ForwardReport> {
-        let component = Component { kind: self.kind, base: None, config: Some(&self.config) };
+        let component = Component { kind: self.kind, base: None, config: Some(&self.config), graph: None };
         match check(runtime, &component, weights, &Control::default())? {
             Forward::Ran(report) => Ok(report),
             Forward::Unsupported { reason } => bail!(reason),

@@ -7,12 +7,12 @@ use shared::wire::{ModelDetail, Page, SharedComponent, TensorView};
 
 use crate::support::loaded;
 
-async fn correct(farm: &Farm, model: &str, said: Value) -> ModelDetail {
+pub(crate) async fn correct(farm: &Farm, model: &str, said: Value) -> ModelDetail {
     let request = farm.api.request(Method::PATCH, &format!("/v1/models/{model}")).json(&said);
     farm.api.send(request).await.json()
 }
 
-async fn settled(farm: &Farm, model: &str) -> ModelDetail {
+pub(crate) async fn settled(farm: &Farm, model: &str) -> ModelDetail {
     wait_for("the correction to be read", SHORT, || async {
         let detail = farm.model(model).await;
         if detail.correction_pending { Err("pending".to_owned()) } else { Ok(detail) }

@@ -47,19 +47,18 @@ pub(crate) fn tensors(all: &[(&str, &[usize], Vec<f32>)]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat()
 }
 
-/// The tensors of such a file.
-fn read(bytes: &[u8]) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+/// The tensors of 32-bit floats of such a file.
+pub(crate) fn read(bytes: &[u8]) -> Vec<(String, Vec<usize>, Vec<f32>)> {
     let (length, rest) = bytes.split_at(8);
     let (header, data) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
     let header: Map<String, Value> = serde_json::from_slice(header).unwrap();
     let one = |(name, facts): (String, Value)| {
-        assert_eq!(facts["dtype"], "F32", "{name}");
         let at = |index: usize| facts["data_offsets"][index].as_u64().unwrap() as usize;
         let shape = facts["shape"].as_array().unwrap().iter().map(|side| side.as_u64().unwrap() as usize).collect();
         let values = data[at(0)..at(1)].chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap()));
         (name, shape, values.collect())
     };
-    header.into_iter().filter(|(name, _)| name != "__metadata__").map(one).collect()
+    header.into_iter().filter(|(_, facts)| facts["dtype"] == "F32").map(one).collect()
 }
 
 pub(crate) fn wave(count: usize) -> Vec<f32> {
@@ -197,7 +196,7 @@ async fn denoising(farm: &Farm, job: &JobView) -> JobDetail {
 async fn a_prompt_becomes_a_picture_that_its_seed_makes_again() {
     let farm = Farm::start().await;
     let Some(settings) = with_library(&farm) else { return };
-    make_models(&farm, "sd15,sdxl", "diffusers");
+    make_models(&farm, "sd15,sdxl,taesd", "diffusers");
     let _agent = farm.agent_with_library(settings).await;
     for model in ["sd15-tiny-diffusers", "sdxl-tiny-diffusers"] {
         let body = |seed: u64, more: Value| {
@@ -222,12 +221,15 @@ async fn a_prompt_becomes_a_picture_that_its_seed_makes_again() {
     }
     let mut shown = long_generation(400);
     shown["preview_every"] = json!(1);
+    shown["preview_vae"] = json!("taesd-tiny-diffusers");
     let job = farm.api.submit("/v1/generate", shown).await;
     wait_for("a preview", LONG, || async {
         let all: Vec<ArtifactView> = farm.api.list(&format!("/v1/jobs/{}/artifacts", job.id)).await;
         if all.iter().any(|artifact| artifact.preview) { Ok(()) } else { Err(format!("{all:?}")) }
     })
     .await;
+    let preview = artifact(&farm, &farm.api.job(job.id).await, "preview-0.png").await;
+    assert_eq!(preview[16..24], [0, 0, 0, 64, 0, 0, 0, 64], "the tiny autoencoder's size, not the latents'");
     farm.api.cancel(job.id).await;
     farm.api.job_ended(job.id, JobState::Cancelled, SHORT).await;
 }

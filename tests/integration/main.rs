@@ -33,6 +33,7 @@ mod main_job;
 mod memory;
 mod metadata;
 mod metadata_write;
+mod onnx;
 mod optimize;
 mod periodic;
 mod pipeline_places;

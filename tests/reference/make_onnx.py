@@ -1,4 +1,4 @@
-"""Writes golden/engine/user.onnx with its weights beside it: a graph as a user may bring one, from ONNX's own library."""
+"""Writes golden/engine/user.onnx: a graph whose matrix is an input, from ONNX's own library."""
 import pathlib
 
 import numpy as np
@@ -9,7 +9,6 @@ OUT = pathlib.Path(__file__).parent / "golden" / "engine"
 
 
 def main():
-    weight = np.array([[1, -1], [2, 0.5], [-3, 4]], dtype=np.float32)
     nodes = [
         helper.make_node("Gemm", ["x", "weight", "bias"], ["z"]),
         helper.make_node("Relu", ["z"], ["y"]),
@@ -18,17 +17,19 @@ def main():
     graph = helper.make_graph(
         nodes,
         "user",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 3])],
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 3]),
+            helper.make_tensor_value_info("weight", TensorProto.FLOAT, [3, 2]),
+        ],
         [
             helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 2]),
             helper.make_tensor_value_info("best", TensorProto.INT64, ["rows"]),
         ],
-        [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(np.array([0.5, -0.5], np.float32), "bias")],
+        [numpy_helper.from_array(np.array([0.5, -0.5], np.float32), "bias")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
-    (OUT / "user.onnx_data").unlink(missing_ok=True)
-    onnx.save(model, OUT / "user.onnx", save_as_external_data=True, location="user.onnx_data", size_threshold=0)
+    onnx.save(model, OUT / "user.onnx")
 
 
 main()

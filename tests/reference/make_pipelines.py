@@ -95,7 +95,30 @@ def run(pipe, case, scheduler):
     return torch.stack(steps), (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def write(name, pipe, scheduler, cases):
+def run_refiner(pipe, case, scheduler):
+    """The refiner from pure noise: diffusers' only pipeline with its conditions begins with an image, so its steps are taken here."""
+    pipe.scheduler = SAMPLERS[case["sampler"]].from_config(scheduler)
+    pipe.scheduler.set_timesteps(case["steps"])
+    # the pipeline's encoding needs its scale
+    pipe._guidance_scale = case["guidance_scale"]
+    skip = {"clip_skip": case["clip_skip"]} if "clip_skip" in case else {}
+    positive, negative, pooled, negative_pooled = pipe.encode_prompt(
+        prompt=case["prompt"], negative_prompt=case["negative_prompt"], do_classifier_free_guidance=True, **skip)
+    size = (case["height"], case["width"])
+    ids, negative_ids = pipe._get_add_time_ids(size, (0, 0), size, 6.0, 2.5, size, (0, 0), size, dtype=torch.float32, text_encoder_projection_dim=24)
+    latents = torch.randn((1, 4, size[0] // 8, size[1] // 8), generator=torch.Generator().manual_seed(case["seed"])) * pipe.scheduler.init_noise_sigma
+    steps = []
+    for timestep in pipe.scheduler.timesteps:
+        sample = pipe.scheduler.scale_model_input(latents, timestep)
+        side = lambda states, text, ids: pipe.unet(sample, timestep, states, added_cond_kwargs={"text_embeds": text, "time_ids": ids}).sample
+        without, given = side(negative, negative_pooled, negative_ids), side(positive, pooled, ids)
+        latents = pipe.scheduler.step(without + case["guidance_scale"] * (given - without), timestep, latents).prev_sample
+        steps.append(latents.clone())
+    images = (pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+    return torch.stack(steps), (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def write(name, pipe, scheduler, cases, run=run):
     pipe.set_progress_bar_config(disable=True)
     tensors = {}
     for number, case in enumerate(cases):
@@ -145,6 +168,19 @@ def main():
         case("euler", prompt="a castle! on a hill", images=True), case("dpmpp_2m", negative_prompt="", width=80, height=48),
         case("euler_ancestral", clip_skip=1, batch=2), case("ddim", guidance_scale=5.0),
     ])
+    pipe = diffusers.StableDiffusionXLImg2ImgPipeline(
+        vae=vae(), text_encoder=None, text_encoder_2=encoder(True, 0, 48, "gelu"), tokenizer=None, tokenizer_2=tokenizer("!"),
+        scheduler=diffusers.EulerDiscreteScheduler.from_config(scheduler),
+        unet=unet(
+            cross_attention_dim=48, attention_head_dim=(2, 4), transformer_layers_per_block=2, use_linear_projection=True,
+            addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 5 * 8,
+        ),
+        requires_aesthetics_score=True, force_zeros_for_empty_prompt=False, add_watermarker=False,
+    )
+    write("sdxl-refiner", pipe, scheduler, [
+        case("euler", prompt="a castle! on a hill", images=True), case("dpmpp_2m", negative_prompt="", width=80, height=48),
+        case("ddim", clip_skip=1),
+    ], run_refiner)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,10 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "STEPS")]
     preview_every: Option<u32>,
 
+    /// The tiny autoencoder that decodes previews; one for the model's base that the host has when absent.
+    #[arg(long, value_name = "MODEL", requires = "preview_every")]
+    preview_vae: Option<String>,
+
     /// `png`, `webp` or `safetensors`; by the ending of --output, else `png`.
     #[arg(long)]
     format: Option<ImageFormat>,
@@ -136,6 +140,7 @@ pub(crate) async fn run(args: GenerateArgs, client: &Client, output: Output) -> 
             noise,
             keep_latents: args.keep_latents,
             preview_every: args.preview_every,
+            preview_vae: args.preview_vae,
             format: args.format.unwrap_or_else(|| format_of(args.output.as_deref())),
         },
         placing: args.placing.placing(),

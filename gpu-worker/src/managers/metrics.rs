@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn a_run_is_counted_with_what_it_took() {
         let metrics = EngineMetrics::register(&Registry::new()).unwrap();
-        let vae = PartFacts { slot: "vae".into(), kind: "vae".into(), base: None, config: None };
+        let vae = PartFacts { slot: "vae".into(), kind: "vae".into(), base: None, config: None, graph: None };
         let work = Work::VaeDecode { vae, settings: Default::default(), format: ImageFormat::Png, limit_bytes: 0 };
         metrics.ran(&work, 0.5, &json!({ "estimated_bytes": 10, "peak_bytes": 7, "tiling_is_automatic": true }));
         metrics.failed(&work, true);

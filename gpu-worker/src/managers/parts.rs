@@ -7,7 +7,10 @@ use model_formats::{Base, Inspection};
 use serde_json::Value;
 use shared::db::models::ModelRow;
 
-use crate::{error::WorkError, runner::PartFacts};
+use crate::{
+    error::WorkError,
+    runner::{GraphFile, PartFacts},
+};
 
 /// Largest index of a pipeline that is read.
 const INDEX_BYTES: u64 = 1 << 20;
@@ -19,6 +22,7 @@ pub fn facts(model: &ModelRow, inspection: &Inspection, kind: &str) -> PartFacts
         kind: kind.to_owned(),
         base: base(model, inspection),
         config: config(model, inspection, kind).cloned(),
+        graph: GraphFile::of(inspection, kind),
     }
 }
 

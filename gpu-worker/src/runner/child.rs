@@ -9,7 +9,10 @@ use std::{
     },
     path::PathBuf,
     process::ExitCode,
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
     time::Duration,
 };
 
@@ -237,7 +240,10 @@ impl Child {
 
     fn status(&mut self) -> Result<(), End> {
         let memory = match self.copies.device().memory() {
-            Ok(memory) => memory,
+            Ok(memory) => {
+                self.copies.ledger().look(memory);
+                memory
+            }
             Err(error @ DeviceError::Sticky { .. }) => return Err(End::Sticky(error.to_string())),
             Err(error) => {
                 tracing::warn!(error = %shared::error::chain(&error), "the device does not say how its memory stands");
@@ -287,7 +293,8 @@ impl Child {
             .map_err(|error| device(format!("the run's inputs cannot be read: {error}")))?;
         let parts = self.copies.parts(parts)?;
         let room = self.copies.room_for_run(&parts)?;
-        let order = Order { call, work, parts, payload, room, cancel: self.cancelled.flag(call) };
+        let aside = Arc::new(self.copies.ledger().run());
+        let order = Order { call, work, parts, payload, room, aside, cancel: self.cancelled.flag(call) };
         if self.runs.begin(order) {
             Ok(())
         } else {

@@ -21,6 +21,7 @@ use shared::{
 
 use super::{
     DeviceResident, DeviceTensor,
+    aside::{Claim, Ledger},
     engine_thread::{Layer, Part, Room},
     plan::Origins,
     protocol::{Done, Failure, RunPart, SharedCopy, Step},
@@ -118,12 +119,13 @@ impl Copy {
 pub(super) struct Copies {
     pub(super) device: Box<dyn Device>,
     pub(super) copies: BTreeMap<ComponentId, Copy>,
+    ledger: Ledger,
 }
 
 impl Copies {
     /// An empty device.
     pub(super) fn new(device: Box<dyn Device>) -> Self {
-        Self { device, copies: BTreeMap::new() }
+        Self { device, copies: BTreeMap::new(), ledger: Ledger::default() }
     }
 
     /// The device.
@@ -177,16 +179,50 @@ impl Copies {
         Ok(Done::Loaded { bytes, seconds: began.elapsed().as_secs_f64(), already: false })
     }
 
+    /// Memory of the device that nobody has set aside.
+    fn allocate(&mut self, bytes: u64, wanted: &mut dyn FnMut() -> bool) -> Result<SlabId, DeviceError> {
+        let claim = self.claim(bytes)?;
+        let slab = self.device.allocate_while(bytes, wanted);
+        self.allocated(claim);
+        slab
+    }
+
+    /// The same without its pages.
+    pub(super) fn reserve(&mut self, bytes: u64) -> Result<SlabId, DeviceError> {
+        let claim = self.claim(bytes)?;
+        let slab = self.device.reserve(bytes);
+        self.allocated(claim);
+        slab
+    }
+
+    fn claim(&self, bytes: u64) -> Result<Claim, DeviceError> {
+        self.ledger.look(self.device.memory()?);
+        self.ledger.claim(bytes)
+    }
+
+    /// What was promised is taken, or was not to be had: from here on the device's own figures say which.
+    fn allocated(&self, claim: Claim) {
+        if let Ok(memory) = self.device.memory() {
+            self.ledger.look(memory);
+        }
+        drop(claim);
+    }
+
+    /// What runs and allocations have set aside.
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     /// A slab beside the old content if both fit; otherwise the old content goes first.
     fn room(&mut self, incoming: &Incoming, wanted: &mut dyn FnMut() -> bool) -> Result<SlabId, CopyError> {
         let old_bytes = self.copies.get(&incoming.component).map(|copy| copy.shown.bytes);
-        let allocated = match (self.device.allocate_while(incoming.bytes, wanted), old_bytes) {
+        let allocated = match (self.allocate(incoming.bytes, wanted), old_bytes) {
             // the old content goes only when that makes the new one fit
             (Err(DeviceError::OutOfMemory { needed_bytes, available_bytes, .. }), Some(old_bytes))
                 if needed_bytes <= available_bytes.saturating_add(old_bytes) =>
             {
                 self.unload(incoming.component)?;
-                self.device.allocate_while(incoming.bytes, wanted)
+                self.allocate(incoming.bytes, wanted)
             }
             (allocated, _) => allocated,
         };
@@ -304,13 +340,9 @@ impl Copies {
     /// What a run of these parts may take for itself.
     pub(super) fn room_for_run(&self, parts: &[Part]) -> Result<Room, CopyError> {
         let memory = self.device.memory()?;
-        let taken = memory.used_bytes.max(memory.system_bytes);
+        self.ledger.look(memory);
         let running: u64 = parts.iter().map(Part::bytes).sum();
-        Ok(Room {
-            available_bytes: memory.capacity_bytes.saturating_sub(taken),
-            capacity_bytes: memory.capacity_bytes,
-            would_free_bytes: memory.used_bytes.saturating_sub(running),
-        })
+        Ok(Room { capacity_bytes: memory.capacity_bytes, would_free_bytes: memory.used_bytes.saturating_sub(running) })
     }
 
     /// Reads a component back from the device and hashes it; `alive` hears of each chunk.

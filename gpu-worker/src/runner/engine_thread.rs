@@ -16,6 +16,7 @@ use shared::error::{ErrorBody, ErrorCode};
 
 use super::{
     DeviceTensor, EngineFacts,
+    aside::RunAside,
     cancelled::Cancelled,
     payload::{self, Blob, Payload},
     protocol::{Call, Done, Event, Failure, RanFacts, Shown, Step},
@@ -70,14 +71,14 @@ pub(super) struct Order {
     pub(super) parts: Vec<Part>,
     pub(super) payload: Payload,
     pub(super) room: Room,
+    /// What of the device's memory it has set aside for itself.
+    pub(super) aside: Arc<RunAside>,
     pub(super) cancel: Cancel,
 }
 
 /// The device's memory when a run begins.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Room {
-    /// Bytes that the run may take for itself.
-    pub(super) available_bytes: u64,
     pub(super) capacity_bytes: u64,
     /// Bytes of components that take no part in it.
     pub(super) would_free_bytes: u64,

@@ -48,9 +48,15 @@ impl Worker for Scripted {
                 }
                 std::thread::yield_now();
             },
+            Some("set aside") => {
+                order.aside.set(order.aside.available() - BYTES / 2).unwrap();
+                self.reached.blocking_send(order.call).unwrap();
+                self.go.recv().unwrap();
+                Ok(Outcome::default())
+            }
             Some("too large") => Err(RunFailure::NoRoom {
                 needed_bytes: order.room.capacity_bytes,
-                available_bytes: order.room.available_bytes,
+                available_bytes: order.aside.available(),
             }),
             Some("wrong") => Err(RunFailure::Work(ErrorBody::new(ErrorCode::Corrupt, "it is wrong"))),
             _ => panic!("on purpose"),
@@ -114,6 +120,24 @@ async fn a_run_reads_its_parts_and_inputs_while_other_commands_are_obeyed() {
     script.send(Command::Unload { call: 5, component }).await;
     assert!(matches!(script.bench.answer().await, Some(Ok(Done::Unloaded { .. }))), "the run let go of it");
     script.bench.assert_holds(1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_run_has_set_aside_is_left_alone_until_its_end() {
+    let mut script = Script::new().await;
+    script.run(2, json!("set aside")).await;
+    script.reach(2).await;
+    script.reach(2).await;
+    let other = ComponentId::generate();
+    script.bench.load_as(3, other).await;
+    let refused = script.bench.answer().await;
+    let Some(Err(Failure::OutOfMemory { available_bytes, .. })) = refused else { panic!("{refused:?}") };
+    assert_eq!(available_bytes, BYTES / 2);
+    script.bench.assert_holds(1);
+    script.go.send(()).unwrap();
+    assert!(matches!(script.bench.answer().await, Some(Ok(Done::Ran(_)))));
+    script.bench.load_as(4, other).await;
+    assert!(matches!(script.bench.answer().await, Some(Ok(Done::Loaded { .. }))), "it is free again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@
 //! files beside them. A death costs whoever waited for the process a [`RunnerError::Crashed`]; nothing is resident then.
 
 mod apply;
+mod aside;
 mod cancelled;
 pub(crate) mod channel;
 mod child;
@@ -58,7 +59,9 @@ pub use protocol::{DeviceTensor, RunPart, RunPhase, RunStep};
 pub(crate) use run::HURRIED_GRACE;
 pub use run::{Ran, RunOrder, RunPreview};
 pub use share::{DeviceLease, DeviceShare};
-pub use work::{EncoderFacts, GenerateWork, IMAGE, LoraTold, PartFacts, TENSORS, TextWork, TokenizerSource, Work};
+pub use work::{
+    EncoderFacts, GenerateWork, GraphFile, IMAGE, LoraTold, PartFacts, TENSORS, TextWork, TokenizerSource, Work,
+};
 
 /// What a runner is started with.
 #[derive(Debug, Clone)]

@@ -58,7 +58,7 @@ impl Copies {
             (self.copy(order.base)?.slab, None)
         } else {
             let base = self.view(order.base)?;
-            let slab = self.device.reserve(plan.bytes).map_err(|error| self.with_would_free(error))?;
+            let slab = self.reserve(plan.bytes).map_err(|error| self.with_would_free(error))?;
             (slab, Some(base))
         };
         let writer = match self.device.writer(slab) {

@@ -1,10 +1,17 @@
 //! What the engine of a runner is asked to do: the words between an executor and the models.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use engine::{
     measure::{Amount, Operation},
     tokenize::{ClipTokenizer, TokenizeError, TokenizerSettings},
+};
+use model_formats::{
+    FileFacts, FormatError, Inspection,
+    onnx::{self, Detached},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -87,6 +94,8 @@ pub struct GenerateWork {
     pub unet: PartFacts,
     /// The model's own VAE, or that of another.
     pub vae: PartFacts,
+    /// The tiny autoencoder that decodes previews.
+    pub preview: Option<PartFacts>,
     /// The model's `scheduler_config.json`.
     pub scheduler: Option<Value>,
     /// What the UNet predicts, where the operator or the files say it.
@@ -147,6 +156,62 @@ pub struct PartFacts {
     pub base: Option<String>,
     /// The operator's or the folder's `config.json`.
     pub config: Option<Value>,
+    /// The ONNX graph that the part is, where it brings one.
+    pub graph: Option<GraphFile>,
+}
+
+/// A user's ONNX graph with the files of its part, as they were when headers were read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GraphFile {
+    graph: SeenFile,
+    beside: Vec<SeenFile>,
+}
+
+/// A file by what tells it from another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SeenFile {
+    path: PathBuf,
+    rel_path: String,
+    size: u64,
+    mtime_ns: i64,
+    inode: u64,
+    dev: u64,
+}
+
+impl SeenFile {
+    fn of(file: &FileFacts) -> Self {
+        let FileFacts { path, rel_path, size, mtime_ns, inode, dev } = file.clone();
+        Self { path, rel_path, size, mtime_ns, inode, dev }
+    }
+
+    fn facts(&self) -> FileFacts {
+        let Self { path, rel_path, size, mtime_ns, inode, dev } = self.clone();
+        FileFacts { path, rel_path, size, mtime_ns, inode, dev }
+    }
+}
+
+impl GraphFile {
+    /// Of a model's part of this kind, where it is a graph.
+    pub fn of(inspection: &Inspection, kind: &str) -> Option<Self> {
+        let graph = onnx::graph_file(inspection, kind)?;
+        let below = format!("{kind}/");
+        let beside = inspection.files.iter().filter(|file| *file != graph && file.rel_path.starts_with(&below));
+        Some(Self { graph: SeenFile::of(graph), beside: beside.map(SeenFile::of).collect() })
+    }
+
+    /// The graph without its large weights.
+    ///
+    /// # Errors
+    /// When one of its files is another by now, or it is no sound ONNX model.
+    pub fn detach(&self) -> Result<Detached, FormatError> {
+        let beside: Vec<FileFacts> = self.beside.iter().map(SeenFile::facts).collect();
+        onnx::detach(&self.graph.facts(), &beside)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.graph.path
+    }
 }
 
 /// A text encoder with its tokenizer.

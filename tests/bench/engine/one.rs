@@ -70,7 +70,8 @@ fn version(runtime: &Runtime) -> String {
 }
 
 fn once(runtime: &Arc<Runtime>, loaded: &weights::Loaded, case: &Case<'_>) -> anyhow::Result<f64> {
-    let component = Component { kind: case.kind, base: Some(&loaded.base), config: loaded.config.as_ref() };
+    let component =
+        Component { kind: case.kind, base: Some(&loaded.base), config: loaded.config.as_ref(), graph: None };
     let work = (case.operation, case.amount);
     let measured = measure::once(runtime, &component, loaded.weights.clone(), work, None, &Control::default())?;
     Ok(measured.seconds)

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::{
     error::EngineError,
+    graph::UserGraph,
     runtime::{Control, Runtime},
     statistics::Statistics,
     tensor::{Tensor, elements},
@@ -29,6 +30,8 @@ pub struct Component<'c> {
     pub base: Option<&'c str>,
     /// Its `config.json`; without one the config is inferred from the tensors.
     pub config: Option<&'c Value>,
+    /// Its own graph, where it brings one.
+    pub graph: Option<&'c UserGraph>,
 }
 
 /// How a check ended.

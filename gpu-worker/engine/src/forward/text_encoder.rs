@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Component, ForwardReport, report, values::uniform};
 use crate::{
-    arch::clip::{Config, EndOfText, Role},
+    arch::clip::{Config, EndOfText},
     error::EngineError,
     models::{EncodeOptions, TextEncoder},
     runtime::{Control, Runtime},
@@ -21,22 +21,15 @@ pub(super) fn check(
     weights: Weights,
     control: &Control,
 ) -> Result<ForwardReport, EngineError> {
-    let config = config(component, &weights)?;
-    let prompt = prompt(&config);
+    let encoder = TextEncoder::open(runtime, component, weights)?;
+    let prompt = prompt(encoder.config());
     let ids = Tensor::i64(&[1, prompt.len()], prompt.clone())?;
-    let encoder = TextEncoder::new(runtime, config, weights)?;
     let options = EncodeOptions::for_base(component.base, 0);
     // an encoder of one layer has no penultimate states but the embeddings, which is as good
     let options = EncodeOptions { skip: options.skip.min(encoder.config().layers), ..options };
     let outputs = encoder.run(&[prompt], options, control)?;
     let outputs: Vec<(&str, &Tensor)> = outputs.iter().map(|(name, tensor)| (*name, tensor)).collect();
     Ok(report("CLIPTextModel", &[("input_ids", &ids)], &outputs))
-}
-
-/// The encoder's config, as told or inferred.
-pub(crate) fn config(component: &Component<'_>, weights: &Weights) -> Result<Config, EngineError> {
-    let role = if component.kind == "text_encoder_2" { Role::Second } else { Role::First };
-    Config::read(component.config, &weights.facts(), role, component.base)
 }
 
 /// Tokens from all over the vocabulary, then end marks to the last position.

@@ -27,11 +27,11 @@ pub(super) fn check(
     weights: Weights,
     control: &Control,
 ) -> Result<ForwardReport, EngineError> {
-    let config = Config::read(component.config, &weights.facts(), component.base)?;
+    let unet = Unet::open(runtime, component, weights)?;
+    let config = unet.config();
     let side = 1_usize.checked_shl(u32::try_from(config.levels.len().saturating_sub(1)).unwrap_or(u32::MAX));
     let side = side.unwrap_or(SMALLEST).max(SMALLEST);
-    let given = Given::new(&config, component.base, 1, (side, side))?;
-    let unet = Unet::new(runtime, config, weights)?;
+    let given = Given::new(config, component.base, 1, (side, side))?;
     let prediction = unet.run(&given.sample, TIMESTEP, &given.conditions(), control)?;
     let mut inputs = vec![("sample", &given.sample), ("encoder_hidden_states", &given.states)];
     if let Some((text_embeds, time_ids)) = &given.added {

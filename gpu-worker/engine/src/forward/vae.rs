@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Component, ForwardReport, made, report};
 use crate::{
     error::EngineError,
-    models::vae::{Architecture, Vae, VaeSettings},
+    models::vae::{Vae, VaeSettings},
     runtime::{Control, Runtime},
     tensor::Tensor,
     weights::Weights,
@@ -20,12 +20,12 @@ pub(super) fn check(
     weights: Weights,
     control: &Control,
 ) -> Result<ForwardReport, EngineError> {
-    let architecture = Architecture::read(component.config, &weights.facts(), component.base)?;
+    let vae = Vae::open(runtime, component, weights, VaeSettings::default())?;
+    let architecture = vae.architecture();
     let pixels = architecture.scale().saturating_mul(SIDE);
     let latents = made("latents", &[1, architecture.latent_channels(), SIDE, SIDE])?;
     let image = made("image", &[1, architecture.in_channels(), pixels, pixels])?;
     let name = architecture.name();
-    let vae = Vae::new(Arc::clone(runtime), architecture, weights, VaeSettings::default())?;
     let decoded = vae.raw(true, &latents, control)?;
     let encoded = vae.raw(false, &image, control)?;
     if decoded.is_none() && encoded.is_none() {

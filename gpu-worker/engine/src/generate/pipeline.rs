@@ -91,12 +91,14 @@ impl Pipeline<'_> {
         let shape = self.check(request)?;
         let mut sampler = self.sampler(request)?;
         // models report tiles and the like to nobody: progress counts steps
-        let inner = Control { cancel: control.cancel.clone(), progress: None };
+        let inner = Control { progress: None, ..control.clone() };
         let decode_bytes = memory_bytes.filter(|_| self.cuts_decode);
         let plan = self.vae.plan_decode(&shape, decode_bytes)?;
         if let Some(available_bytes) = memory_bytes.filter(|bytes| plan.estimated_bytes > *bytes) {
             return Err(EngineError::OutOfMemory { needed_bytes: plan.estimated_bytes, available_bytes }.into());
         }
+        // set aside before the first step: nobody wants an image that cannot be decoded
+        control.reserve(plan.estimated_bytes)?;
         let predictor = self.predictor(request, shape, memory_bytes, &inner)?;
         let mut seeds = Seeds::new((0..request.batch).map(|number| request.seed_of(number)));
         let noise = match &request.noise {

@@ -80,7 +80,7 @@ impl<'m> Predictor<'m> {
     ) -> Result<usize, EngineError> {
         let needed = |rows: usize| unet.estimate(&[rows, channels, height, width], tokens);
         let bound = memory_bytes.unwrap_or(u64::MAX);
-        let rows = (1..=batch).rev().find(|rows| needed(*rows) <= bound);
+        let rows = (1..=batch.min(unet.most_rows())).rev().find(|rows| needed(*rows) <= bound);
         rows.ok_or_else(|| EngineError::OutOfMemory { needed_bytes: needed(1), available_bytes: bound })
     }
 

@@ -382,7 +382,7 @@ impl<'s> Graph<'s> {
         let digest = blake3::hash(&model).to_hex();
         let key = format!("{} {} {digest}", self.name, self.provider.as_str());
         let (slots, inputs, outputs) = (self.slots, self.inputs, self.outputs);
-        Ok(Emitted { name: self.name, provider: self.provider, model, slots, inputs, outputs, key })
+        Ok(Emitted { name: self.name, provider: self.provider, model, slots, inputs, outputs, key, is_users: false })
     }
 }
 

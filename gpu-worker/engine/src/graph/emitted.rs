@@ -92,4 +92,6 @@ pub struct Emitted {
     pub outputs: Vec<String>,
     /// Equal for equal graphs: architecture, sizes, storage types and provider.
     pub key: String,
+    /// A user's, with types and ranks of its own; not emitted here.
+    pub is_users: bool,
 }

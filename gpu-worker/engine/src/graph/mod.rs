@@ -8,6 +8,11 @@ mod builder;
 mod emitted;
 pub mod layers;
 mod proto;
+mod user;
 
 pub use builder::{Attr, Graph, StorageTypes, V};
 pub use emitted::{Dim, Emitted, Port, Provider, Side, Slot};
+#[cfg(test)]
+pub(crate) use user::tests::graph as test_graph;
+pub use user::{UserGraph, UserWeight};
+pub(crate) use user::{fixed, wrong as wrong_graph};

@@ -4,12 +4,11 @@ use std::{sync::Arc, time::Instant};
 
 use super::{Amount, Measured};
 use crate::{
-    arch::unet2d,
     error::EngineError,
     forward::{Component, made, text_encoder, unet},
     models::{
         EncodeOptions, TextEncoder, Unet,
-        vae::{Architecture, Posterior, Vae, VaeSettings},
+        vae::{Posterior, Vae, VaeSettings},
     },
     runtime::{Control, Runtime},
     tensor::Tensor,
@@ -60,10 +59,8 @@ pub(super) fn vae_encode(
 }
 
 fn open_vae(runtime: &Arc<Runtime>, component: &Component<'_>, weights: Weights) -> Result<Vae, EngineError> {
-    let architecture = Architecture::read(component.config, &weights.facts(), component.base)?;
     // a VAE of unknown family runs as well as another: only what its latents are worth to a UNet is not known
-    let scaling_factor = architecture.scaling_factor().is_none().then_some(1.0);
-    Vae::new(Arc::clone(runtime), architecture, weights, VaeSettings { scaling_factor, ..VaeSettings::default() })
+    Ok(Vae::open(runtime, component, weights, VaeSettings::default())?.or_unscaled())
 }
 
 pub(super) fn encode_text(
@@ -75,11 +72,10 @@ pub(super) fn encode_text(
     control: &Control,
 ) -> Result<Measured, EngineError> {
     let begun = Instant::now();
-    let config = text_encoder::config(component, &weights)?;
-    let prompts = vec![text_encoder::prompt(&config); amount.batch];
+    let encoder = TextEncoder::open(runtime, component, weights)?;
+    let prompts = vec![text_encoder::prompt(encoder.config()); amount.batch];
     let options = EncodeOptions::for_base(component.base, 0);
-    let options = EncodeOptions { skip: options.skip.min(config.layers), ..options };
-    let encoder = TextEncoder::new(runtime, config, weights)?;
+    let options = EncodeOptions { skip: options.skip.min(encoder.config().layers), ..options };
     let needed_bytes = encoder.estimate(amount.batch);
     must_fit(needed_bytes, bound_bytes)?;
     let outcome = encoder.run_measured(&prompts, options, control)?;
@@ -96,16 +92,15 @@ pub(super) fn unet_step(
     control: &Control,
 ) -> Result<Measured, EngineError> {
     let begun = Instant::now();
-    let config = unet2d::Config::read(component.config, &weights.facts(), component.base)?;
-    let reading = begun.elapsed();
+    let model = Unet::open(runtime, component, weights)?;
+    let opening = begun.elapsed();
     let side = (amount.height / SCALE, amount.width / SCALE);
-    let given = unet::Given::new(&config, component.base, amount.batch, side)?;
+    let given = unet::Given::new(model.config(), component.base, amount.batch, side)?;
     let begun = Instant::now();
-    let model = Unet::new(runtime, config, weights)?;
     let needed_bytes = model.estimate(&given.sample.shape, unet::TOKENS);
     must_fit(needed_bytes, bound_bytes)?;
     let outcome = model.run_measured(&given.sample, unet::TIMESTEP, &given.conditions(), control)?;
-    let seconds = (reading + begun.elapsed()).as_secs_f64();
+    let seconds = (opening + begun.elapsed()).as_secs_f64();
     Ok(Measured { seconds, peak_bytes: outcome.peak_bytes, estimated_bytes: Some(needed_bytes) })
 }
 

@@ -6,6 +6,7 @@ mod rows;
 mod run;
 mod text_encoder;
 mod unet;
+mod users;
 pub mod vae;
 
 pub use text_encoder::{EncodeOptions, TextEncoder, TextStates};

@@ -1,5 +1,6 @@
 //! One run of a model's graph: the session is looked up, the estimator learns what the run took.
 
+use super::users;
 use crate::{
     error::EngineError,
     graph::{Emitted, Provider},
@@ -21,7 +22,8 @@ pub(super) fn run_learning(
     control: &Control,
 ) -> Result<Outcome, EngineError> {
     let session = runtime.session(emitted)?;
-    let outcome = session.run_measured(weights, inputs, control)?;
+    control.reserve(runtime.memory_factor(emitted).bytes(largest_bytes))?;
+    let outcome = users::adapted(emitted, inputs, |inputs| session.run_measured(weights, inputs, control))?;
     runtime.learn_memory(emitted, &session, largest_bytes, outcome.peak_bytes);
     Ok(outcome)
 }

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use super::run::{compute_type, is_converted, run_learning};
+use super::{
+    run::{compute_type, is_converted, run_learning},
+    users::text::{self, Outputs},
+};
 use crate::{
-    arch::clip::{Config, EndOfText},
+    arch::clip::{Config, EndOfText, Role},
     error::EngineError,
-    graph::Emitted,
+    forward::Component,
+    graph::{Emitted, UserGraph, fixed},
     runtime::{Control, Outcome, Runtime},
     statistics::check_finite,
     tensor::Tensor,
@@ -55,9 +59,40 @@ pub struct TextEncoder {
     emitted: Emitted,
     weights: Weights,
     is_converted: bool,
+    /// Where a user's graph has its states; none for our own.
+    outputs: Option<Outputs>,
 }
 
 impl TextEncoder {
+    /// The encoder of a component: by its config, or by the graph that it brings.
+    ///
+    /// # Errors
+    /// As [`TextEncoder::new`]; a graph that is no text encoder's.
+    pub fn open(runtime: &Arc<Runtime>, component: &Component<'_>, weights: Weights) -> Result<Self, EngineError> {
+        match component.graph {
+            Some(graph) => Self::of_graph(runtime, graph, component, weights),
+            None => {
+                let role = if component.kind == "text_encoder_2" { Role::Second } else { Role::First };
+                let config = Config::read(component.config, &weights.facts(), role, component.base)?;
+                Self::new(runtime, config, weights)
+            }
+        }
+    }
+
+    fn of_graph(
+        runtime: &Arc<Runtime>,
+        graph: &UserGraph,
+        component: &Component<'_>,
+        weights: Weights,
+    ) -> Result<Self, EngineError> {
+        let outputs = Outputs::of(graph)?;
+        let config = text::config(graph, &outputs, component.config)?;
+        let emitted = graph.emitted().clone();
+        runtime.session(&emitted)?;
+        let is_converted = is_converted(&weights);
+        Ok(Self { config, runtime: Arc::clone(runtime), emitted, weights, is_converted, outputs: Some(outputs) })
+    }
+
     /// Binds a config to weights.
     ///
     /// # Errors
@@ -69,7 +104,7 @@ impl TextEncoder {
         // compiled now, so that what the library refuses is told here
         runtime.session(&emitted)?;
         let is_converted = is_converted(&weights);
-        Ok(Self { config, runtime: Arc::clone(runtime), emitted, weights, is_converted })
+        Ok(Self { config, runtime: Arc::clone(runtime), emitted, weights, is_converted, outputs: None })
     }
 
     /// Its config.
@@ -86,6 +121,13 @@ impl TextEncoder {
     /// Bytes that a run of `batch` prompts takes beside the weights: measured before, or supposed.
     pub fn estimate(&self, batch: usize) -> u64 {
         self.runtime.memory_factor(&self.emitted).bytes(self.config.largest_bytes(batch, self.is_converted))
+    }
+
+    /// Prompts that a run may have: a user's graph may be for one number of them only.
+    #[must_use]
+    pub fn most_rows(&self) -> usize {
+        let ids = self.emitted.inputs.iter().find(|port| port.name == "input_ids");
+        ids.and_then(|port| fixed(port, 0)).unwrap_or(usize::MAX)
     }
 
     /// Encodes prompts, each [`Config::positions`] ids long with its marks and padding.
@@ -132,13 +174,19 @@ impl TextEncoder {
         options: EncodeOptions,
         control: &Control,
     ) -> Result<Outcome, EngineError> {
-        let layer = self.layer(options)?;
         let ids = self.ids(prompts)?;
-        let ends = prompts.iter().enumerate().map(|(row, prompt)| self.end(row, prompt)).collect::<Result<_, _>>()?;
-        let ends = Tensor::i64(&[prompts.len(), 1], ends)?;
-        let layer = Tensor::i64(&[1], vec![layer])?;
-        let inputs = [("input_ids", &ids), ("end", &ends), ("layer", &layer)];
+        let ends: Vec<i64> =
+            prompts.iter().enumerate().map(|(row, prompt)| self.end(row, prompt)).collect::<Result<_, _>>()?;
         let largest = self.config.largest_bytes(prompts.len(), self.is_converted);
+        if let Some(named) = &self.outputs {
+            named.hidden(options)?;
+            let given = [("input_ids", &ids)];
+            let ran = run_learning(&self.runtime, &self.emitted, &self.weights, &given, largest, control)?;
+            return Ok(Outcome { outputs: named.states(&ran.outputs, options, &ends)?, ..ran });
+        }
+        let layer = Tensor::i64(&[1], vec![self.layer(options)?])?;
+        let ends = Tensor::i64(&[prompts.len(), 1], ends)?;
+        let inputs = [("input_ids", &ids), ("end", &ends), ("layer", &layer)];
         run_learning(&self.runtime, &self.emitted, &self.weights, &inputs, largest, control)
     }
 

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use super::{
     rows,
     run::{compute_type, is_converted, run_learning},
+    users,
 };
 use crate::{
     arch::unet2d::Config,
     error::EngineError,
-    graph::Emitted,
+    forward::Component,
+    graph::{Emitted, UserGraph, fixed},
     runtime::{Control, Outcome, Runtime},
     statistics::check_finite,
     tensor::Tensor,
@@ -51,9 +53,39 @@ pub struct Unet {
     emitted: Emitted,
     weights: Weights,
     is_converted: bool,
+    /// The place of the prediction among the outputs.
+    output: usize,
 }
 
 impl Unet {
+    /// The UNet of a component: by its config, or by the graph that it brings.
+    ///
+    /// # Errors
+    /// As [`Unet::new`]; a graph that is no UNet's.
+    pub fn open(runtime: &Arc<Runtime>, component: &Component<'_>, weights: Weights) -> Result<Self, EngineError> {
+        match component.graph {
+            Some(graph) => Self::of_graph(runtime, graph, component, weights),
+            None => {
+                let config = Config::read(component.config, &weights.facts(), component.base)?;
+                Self::new(runtime, config, weights)
+            }
+        }
+    }
+
+    fn of_graph(
+        runtime: &Arc<Runtime>,
+        graph: &UserGraph,
+        component: &Component<'_>,
+        weights: Weights,
+    ) -> Result<Self, EngineError> {
+        let output = users::unet::output(graph)?;
+        let config = users::unet::config(graph, component.config)?;
+        let emitted = graph.emitted().clone();
+        runtime.session(&emitted)?;
+        let is_converted = is_converted(&weights);
+        Ok(Self { config, runtime: Arc::clone(runtime), emitted, weights, is_converted, output })
+    }
+
     /// Binds a config to weights.
     ///
     /// # Errors
@@ -65,7 +97,7 @@ impl Unet {
         // compiled now, so that what the library refuses is told here
         runtime.session(&emitted)?;
         let is_converted = is_converted(&weights);
-        Ok(Self { config, runtime: Arc::clone(runtime), emitted, weights, is_converted })
+        Ok(Self { config, runtime: Arc::clone(runtime), emitted, weights, is_converted, output: 0 })
     }
 
     /// Its config.
@@ -81,7 +113,12 @@ impl Unet {
 
     fn largest_bytes(&self, sample: &[usize], tokens: usize) -> u64 {
         match *sample {
-            [batch, _, height, width] => self.config.largest_bytes(batch, height, width, tokens, self.is_converted),
+            [batch, _, height, width] => {
+                let own = self.config.largest_bytes(batch, height, width, tokens, self.is_converted);
+                // exporters spread attention out
+                let spread = if self.emitted.is_users { self.config.spread_bytes(batch, height, width) } else { 0 };
+                own.max(spread)
+            }
             // not a sample: the run says so
             _ => 0,
         }
@@ -136,7 +173,20 @@ impl Unet {
         if let Some(batch) = shape.first_mut() {
             *batch = batch.saturating_mul(2);
         }
-        memory_bytes.is_none_or(|bound| self.estimate(&shape, tokens(conditions)) <= bound)
+        let takes = self.takes_batch(shape.first().copied().unwrap_or_default());
+        takes && memory_bytes.is_none_or(|bound| self.estimate(&shape, tokens(conditions)) <= bound)
+    }
+
+    /// Samples that a run may have at most: a user's graph may be for one number of them only.
+    pub(crate) fn most_rows(&self) -> usize {
+        let sample = self.emitted.inputs.iter().find(|port| port.name == "sample");
+        sample.and_then(|port| fixed(port, 0)).unwrap_or(usize::MAX).max(1)
+    }
+
+    /// Whether a run may have so many samples: a user's graph may be for one number of them only.
+    fn takes_batch(&self, batch: usize) -> bool {
+        let sample = self.emitted.inputs.iter().find(|port| port.name == "sample");
+        sample.and_then(|port| fixed(port, 0)).is_none_or(|only| only == batch)
     }
 
     /// The prediction as it comes, numbers or not.
@@ -149,7 +199,7 @@ impl Unet {
     ) -> Result<Tensor, EngineError> {
         let outcome = self.run_measured(sample, timestep, conditions, control)?;
         let nothing = || EngineError::Onnx { what: "predicting", answer: "no output".to_owned() };
-        outcome.outputs.into_iter().next().ok_or_else(nothing)
+        outcome.outputs.into_iter().nth(self.output).ok_or_else(nothing)
     }
 
     /// The same with what memory it took.

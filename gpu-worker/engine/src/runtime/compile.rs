@@ -1,7 +1,5 @@
 //! Compiling a graph, and what a compiled one says of its inputs and outputs.
 
-use std::path::PathBuf;
-
 use ort::{
     environment::Environment,
     session::{Session as Built, builder::GraphOptimizationLevel},
@@ -20,8 +18,8 @@ use crate::{
 pub(super) enum Source {
     /// Emitted: weights are inputs.
     Emitted(Vec<u8>),
-    /// A user's file, with its weights in it or beside it.
-    File(PathBuf),
+    /// A user's: weights are inputs as well, operators as an exporter left them.
+    Users(Vec<u8>),
 }
 
 /// What only one thread may use at a time.
@@ -42,7 +40,7 @@ pub(super) fn compile(
     let level = match source {
         // there is nothing to fold or to pack, and fused operators are emitted as such
         Source::Emitted(_) => GraphOptimizationLevel::Level1,
-        Source::File(_) => GraphOptimizationLevel::All,
+        Source::Users(_) => GraphOptimizationLevel::All,
     };
     let builder = prepared(Built::builder(environment))?;
     let builder = prepared(builder.with_optimization_level(level))?;
@@ -54,11 +52,8 @@ pub(super) fn compile(
     if options.provider == Provider::Cuda {
         builder = prepared(builder.with_execution_providers([provider::cuda(options.device)]))?;
     }
-    let session = match source {
-        Source::Emitted(model) => builder.commit_from_memory(model),
-        Source::File(path) => builder.commit_from_file(path),
-    };
-    let session = session.map_err(EngineError::onnx("compiling the graph"))?;
+    let (Source::Emitted(model) | Source::Users(model)) = source;
+    let session = builder.commit_from_memory(model).map_err(EngineError::onnx("compiling the graph"))?;
     Ok(Compiled { session, places: Places::new(options.device)? })
 }
 

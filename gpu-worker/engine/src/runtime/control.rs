@@ -85,16 +85,29 @@ impl Drop for Watch<'_> {
 /// Told how far a piece of work is: done, of how many.
 pub type Progress = Arc<dyn Fn(usize, usize) + Send + Sync>;
 
-/// How a run is watched and stopped.
+/// Asked for so many bytes beside the weights before a graph runs, as estimated; sets them aside or refuses.
+pub type Reserve = Arc<dyn Fn(u64) -> Result<(), EngineError> + Send + Sync>;
+
+/// How a run is watched, stopped, and given memory.
 #[derive(Clone, Default)]
 pub struct Control {
     /// Stops it.
     pub cancel: Cancel,
     /// Called after each part (a tile, a step), where the work has parts.
     pub progress: Option<Progress>,
+    /// Sets aside what it takes; without it nobody is asked.
+    pub reserve: Option<Reserve>,
 }
 
 impl Control {
+    /// Sets aside what a run is about to take.
+    ///
+    /// # Errors
+    /// [`EngineError::OutOfMemory`] when it is not there.
+    pub fn reserve(&self, bytes: u64) -> Result<(), EngineError> {
+        self.reserve.as_ref().map_or(Ok(()), |reserve| reserve(bytes))
+    }
+
     /// Says how far the work is.
     pub fn report(&self, done: usize, of: usize) {
         if let Some(progress) = &self.progress {

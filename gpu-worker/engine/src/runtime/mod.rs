@@ -17,17 +17,16 @@ mod session;
 mod value;
 
 use std::{
-    fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-pub use control::{Cancel, Control, Progress};
+pub use control::{Cancel, Control, Progress, Reserve};
 pub use estimate::{Estimator, Factor, Learned};
 pub use session::{Outcome, Session};
 
-use self::{cache::Cache, compile::Source};
+use self::cache::Cache;
 use crate::{
     error::EngineError,
     graph::{Emitted, Provider},
@@ -107,25 +106,10 @@ impl Runtime {
     /// When ONNX Runtime refuses the graph.
     pub fn session(&self, emitted: &Emitted) -> Result<Arc<Session>, EngineError> {
         let session = self.context.cache.ensure(&emitted.key, || Session::emitted(&self.context, emitted));
+        if emitted.is_users {
+            self.check_halves(&session)?;
+        }
         session.ensure_compiled()?;
-        Ok(session)
-    }
-
-    /// The session for a user's ONNX file, which runs as it is, with the weights that it brings.
-    ///
-    /// # Errors
-    /// When the file is not there, or ONNX Runtime refuses it.
-    pub fn session_from_file(&self, path: &Path) -> Result<Arc<Session>, EngineError> {
-        let failed = |source| EngineError::File { path: path.to_owned(), source };
-        let path = path.canonicalize().map_err(failed)?;
-        let facts = fs::metadata(&path).map_err(failed)?;
-        // a file that was replaced is another graph
-        let key = format!("file {} {} {:?}", path.display(), facts.len(), facts.modified().ok());
-        let name = path.display().to_string();
-        let make = || Session::file(&self.context, name, Source::File(path));
-        let session = self.context.cache.ensure(&key, make);
-        session.ensure_compiled()?;
-        self.check_halves(&session)?;
         Ok(session)
     }
 
@@ -133,8 +117,9 @@ impl Runtime {
     fn check_halves(&self, session: &Session) -> Result<(), EngineError> {
         let options = self.options();
         let version = onnx::version_of(&options.library);
+        let slots = || session.slots().iter().map(|slot| slot.dtype);
         let has_halves =
-            || session.inputs().iter().chain(&*session.outputs()).any(|port| port.dtype == ElementType::F16);
+            || session.inputs().iter().map(|port| port.dtype).chain(slots()).any(|dtype| dtype == ElementType::F16);
         if options.provider != Provider::Cpu || onnx::half_on_cpu(version.as_deref()) || !has_halves() {
             return Ok(());
         }

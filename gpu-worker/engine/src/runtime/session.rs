@@ -39,14 +39,12 @@ pub struct Session {
     context: Arc<Context>,
     source: Source,
     slots: Vec<Slot>,
-    /// Known before compilation where the graph was emitted.
-    emitted_inputs: Option<Vec<Port>>,
+    inputs: Arc<[Port]>,
     state: Mutex<State>,
 }
 
 struct State {
     compiled: Option<Compiled>,
-    inputs: Arc<[Port]>,
     outputs: Arc<[Port]>,
     used: Instant,
     /// The largest value, in bytes, of the largest run since it was compiled.
@@ -61,26 +59,14 @@ impl std::fmt::Debug for Session {
 
 impl Session {
     pub(super) fn emitted(context: &Arc<Context>, emitted: &Emitted) -> Self {
-        let source = Source::Emitted(emitted.model.clone());
-        let inputs = Some(emitted.inputs.clone());
-        Self::new(context, emitted.name.clone(), source, emitted.slots.clone(), inputs)
+        let model = emitted.model.clone();
+        let source = if emitted.is_users { Source::Users(model) } else { Source::Emitted(model) };
+        Self::new(context, emitted.name.clone(), source, emitted.slots.clone(), emitted.inputs.clone().into())
     }
 
-    pub(super) fn file(context: &Arc<Context>, name: String, source: Source) -> Self {
-        Self::new(context, name, source, Vec::new(), None)
-    }
-
-    fn new(
-        context: &Arc<Context>,
-        name: String,
-        source: Source,
-        slots: Vec<Slot>,
-        emitted_inputs: Option<Vec<Port>>,
-    ) -> Self {
-        let none: Arc<[Port]> = Arc::new([]);
-        let state =
-            State { compiled: None, inputs: Arc::clone(&none), outputs: none, used: Instant::now(), largest_bytes: 0 };
-        Self { name, context: Arc::clone(context), source, slots, emitted_inputs, state: Mutex::new(state) }
+    fn new(context: &Arc<Context>, name: String, source: Source, slots: Vec<Slot>, inputs: Arc<[Port]>) -> Self {
+        let state = State { compiled: None, outputs: Arc::new([]), used: Instant::now(), largest_bytes: 0 };
+        Self { name, context: Arc::clone(context), source, slots, inputs, state: Mutex::new(state) }
     }
 
     /// The weights that a run takes.
@@ -90,7 +76,7 @@ impl Session {
 
     /// The inputs that are no weights.
     pub fn inputs(&self) -> Arc<[Port]> {
-        Arc::clone(&self.lock().inputs)
+        Arc::clone(&self.inputs)
     }
 
     /// The outputs.
@@ -114,10 +100,6 @@ impl Session {
         let Context { environment, options, cache } = &*self.context;
         cache.make_room(options.max_sessions);
         let compiled = compile::compile(environment, options, &self.source)?;
-        state.inputs = match &self.emitted_inputs {
-            Some(inputs) => inputs.clone().into(),
-            None => compile::ports(compiled.session.inputs())?.into(),
-        };
         state.outputs = compile::ports(compiled.session.outputs())?.into();
         state.compiled = Some(compiled);
         state.largest_bytes = 0;
@@ -199,11 +181,11 @@ impl Session {
         let mut state = self.lock();
         control.cancel.check()?;
         self.compiled(&mut state)?;
-        let State { compiled: Some(compiled), inputs: ports, outputs, used, .. } = &mut *state else {
+        let State { compiled: Some(compiled), outputs, used, .. } = &mut *state else {
             return Err(EngineError::Onnx { what: "preparing a run", answer: "nothing is compiled".to_owned() });
         };
-        let inputs = check::inputs(ports, inputs)?;
-        let given = Given { slots: &self.slots, weights, ports, inputs, outputs };
+        let inputs = check::inputs(&self.inputs, inputs)?;
+        let given = Given { slots: &self.slots, weights, ports: &self.inputs, inputs, outputs };
         let outcome = run(compiled, &given, control, target);
         *used = Instant::now();
         outcome

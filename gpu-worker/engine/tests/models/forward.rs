@@ -16,7 +16,7 @@ use crate::{
 };
 
 fn ran(runtime: &Arc<Runtime>, kind: &str, base: &str, config: Option<&Value>, weights: Weights) -> ForwardReport {
-    let component = Component { kind, base: Some(base), config };
+    let component = Component { kind, base: Some(base), config, graph: None };
     match check(runtime, &component, weights, &Control::default()).unwrap() {
         Forward::Ran(report) => report,
         Forward::Unsupported { reason } => panic!("{reason}"),
@@ -80,7 +80,7 @@ fn weights_that_are_no_numbers_are_reported_not_refused() {
 fn what_cannot_be_run_says_why() {
     let Some(runtime) = runtime().map(Arc::new) else { return };
     let unsupported = |kind: &str, config: Option<&Value>| {
-        let component = Component { kind, base: None, config };
+        let component = Component { kind, base: None, config, graph: None };
         match check(&runtime, &component, Weights::new(), &Control::default()).unwrap() {
             Forward::Unsupported { reason } => reason,
             Forward::Ran(report) => panic!("{report:?}"),
@@ -98,7 +98,7 @@ fn what_cannot_be_run_says_why() {
 fn a_tensor_that_is_missing_is_an_error() {
     let Some(runtime) = runtime().map(Arc::new) else { return };
     let golden = Golden::open("unet-sd15");
-    let component = Component { kind: "unet", base: None, config: Some(&golden.config) };
+    let component = Component { kind: "unet", base: None, config: Some(&golden.config), graph: None };
     let error = check(&runtime, &component, Weights::new(), &Control::default()).unwrap_err();
     assert!(matches!(error, EngineError::MissingWeights { .. }), "{error}");
 }

@@ -33,7 +33,7 @@ fn a_session_that_was_given_up_is_measured_anew() {
     let text = fs::read_to_string(golden_path("vae.json")).unwrap();
     let case = serde_json::from_str::<Value>(&text).unwrap()["kl4"].take();
     let weights = synthetic(&case["tensors"], ElementType::F32);
-    let component = Component { kind: "vae", base: Some("sd15"), config: Some(&case["config"]) };
+    let component = Component { kind: "vae", base: Some("sd15"), config: Some(&case["config"]), graph: None };
     for operation in Operation::of_kind("vae") {
         let once = || measured(&runtime, &component, &weights, *operation, None).unwrap();
         let first = once();
@@ -49,7 +49,7 @@ fn unets_and_text_encoders_are_measured_within_their_bound() {
     let Some(runtime) = runtime().map(Arc::new) else { return };
     let golden = Golden::open("unet-sdxl");
     let weights = made::plain(&unet2d::Config::from_json(&golden.config).unwrap().tensors());
-    let unet = Component { kind: "unet", base: Some("sdxl"), config: Some(&golden.config) };
+    let unet = Component { kind: "unet", base: Some("sdxl"), config: Some(&golden.config), graph: None };
     let free = measured(&runtime, &unet, &weights, Operation::UnetStep, None).unwrap();
     assert!(free.seconds > 0.0 && free.peak_bytes.is_some() && free.estimated_bytes.is_some(), "{free:?}");
     let refused = measured(&runtime, &unet, &weights, Operation::UnetStep, Some(1));
@@ -57,7 +57,7 @@ fn unets_and_text_encoders_are_measured_within_their_bound() {
 
     let golden = Golden::open("clip-g");
     let weights = made::plain(&clip::Config::from_json(&golden.config, &Weights::new().facts()).unwrap().tensors());
-    let encoder = Component { kind: "text_encoder_2", base: Some("sdxl"), config: Some(&golden.config) };
+    let encoder = Component { kind: "text_encoder_2", base: Some("sdxl"), config: Some(&golden.config), graph: None };
     assert!(measured(&runtime, &encoder, &weights, Operation::EncodeText, None).unwrap().seconds > 0.0);
     assert!(measured(&runtime, &encoder, &weights, Operation::EncodeText, Some(1)).is_err());
 }

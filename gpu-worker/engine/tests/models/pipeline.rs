@@ -11,6 +11,7 @@ use engine::{
     Cancel, Control, ElementType, EngineError, Runtime, Weights,
     arch::{clip, unet2d},
     generate::{EmbeddingCache, GenerateError, Generated, Pipeline, Preview, PreviewKind, PromptEncoder, Request},
+    images::Picture,
     models::{
         TextEncoder, Unet,
         vae::{Architecture, Vae, VaeSettings},
@@ -144,8 +145,11 @@ impl Models {
             let config = clip::Config::from_json(&config, &weights.facts()).unwrap();
             (ClipTokenizer::shipped(&settings).unwrap(), TextEncoder::new(runtime, config, weights).unwrap())
         };
-        let mut encoders = vec![encoder("text_encoder", TokenizerSettings::default())];
-        if base == "sdxl" {
+        let mut encoders = Vec::new();
+        if base != "sdxl-refiner" {
+            encoders.push(encoder("text_encoder", TokenizerSettings::default()));
+        }
+        if base != "sd15" {
             encoders.push(encoder("text_encoder_2", TokenizerSettings::padded_with_zero()));
         }
         let (config, weights) = part("unet");
@@ -231,6 +235,11 @@ fn a_pipeline_of_sd15_is_that_of_diffusers_step_by_step() {
 #[test]
 fn a_pipeline_of_sdxl_is_that_of_diffusers_step_by_step() {
     assert_equals_diffusers("sdxl");
+}
+
+#[test]
+fn a_pipeline_of_the_refiner_with_its_one_encoder_is_that_of_diffusers_step_by_step() {
+    assert_equals_diffusers("sdxl-refiner");
 }
 
 #[test]
@@ -344,6 +353,14 @@ fn previews_come_as_asked_and_a_cancel_ends_the_run() {
     pipeline.generate(&request, None, &Control::default(), &mut keep).unwrap();
     assert_eq!(seen, [(2, PreviewKind::TinyAutoencoder, 64), (4, PreviewKind::TinyAutoencoder, 64)]);
 
+    // after the last step nothing is left to predict: the preview is what the decoder makes of the latents themselves
+    let mut shown = Vec::new();
+    let all = Request { preview_every: 5, ..request.clone() };
+    let mut keep = |preview: Preview| shown = preview.pictures;
+    let made = pipeline.generate(&all, None, &Control::default(), &mut keep).unwrap();
+    let decoded = tiny.decode(&made.latents, None, &Control::default()).unwrap().sample;
+    assert_eq!(shown, Picture::from_sample(&decoded.shape, values(&decoded)).unwrap());
+
     let (cancel, steps) = (Cancel::new(), Arc::new(Mutex::new(Vec::new())));
     let (stop, told) = (cancel.clone(), Arc::clone(&steps));
     let progress = move |done: usize, of: usize| {
@@ -352,7 +369,7 @@ fn previews_come_as_asked_and_a_cancel_ends_the_run() {
             stop.cancel();
         }
     };
-    let control = Control { cancel, progress: Some(Arc::new(progress)) };
+    let control = Control { cancel, progress: Some(Arc::new(progress)), reserve: None };
     let error = pipeline.generate(&request, None, &control, &mut |_| ()).unwrap_err();
     assert!(matches!(error, GenerateError::Engine(EngineError::Cancelled)), "{error}");
     assert_eq!(*steps.lock().unwrap(), [(1, 5), (2, 5), (3, 5)]);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, sync::Arc, thread, time::Duration};
 
 use engine::{
     Control, ElementType, EngineError, Runtime, RuntimeOptions, Tensor, TensorData, Weights,
-    graph::{Dim, Emitted, Graph, Provider, Side, layers},
+    graph::{Dim, Emitted, Graph, Provider, Side, UserGraph, UserWeight, layers},
     weights::{Memory, Weight},
 };
 
@@ -124,27 +124,30 @@ fn bytes_that_kernels_cannot_read_are_refused() {
 #[test]
 fn a_users_graph_runs_as_it_is() {
     let Some(runtime) = runtime() else { return };
-    let session = runtime.session_from_file(&golden_path("user.onnx")).unwrap();
+    let weight = UserWeight { name: "weight".to_owned(), shape: vec![3, 2], dtype: ElementType::F32 };
+    let model = fs::read(golden_path("user.onnx")).unwrap();
+    let graph = UserGraph::read(model.clone(), std::slice::from_ref(&weight), Provider::Cpu).unwrap();
+    let session = runtime.session(graph.emitted()).unwrap();
     let (inputs, outputs) = (session.inputs(), session.outputs());
     assert_eq!((inputs[0].name.as_str(), inputs[0].dtype), ("x", ElementType::F32));
     assert_eq!(inputs[0].dims, [Side::Free("rows".to_owned()), Side::Fixed(3)]);
     assert_eq!(outputs.iter().map(|port| port.name.as_str()).collect::<Vec<_>>(), ["y", "best"]);
     let x = Tensor::f32(&[2, 3], vec![1.0, 0.0, 0.0, 0.0, 1.0, 1.0]).unwrap();
-    let run = |x: &Tensor| session.run(&Weights::new(), &[("x", x)], &Control::default());
+    let values = vec![1.0, -1.0, 2.0, 0.5, -3.0, 4.0];
+    let weights = weights(&[("weight".to_owned(), (vec![3, 2], values))].into());
+    let run = |x: &Tensor| session.run(&weights, &[("x", x)], &Control::default());
     let results = run(&x).unwrap();
     assert_eq!(results[0].as_f32().unwrap(), [1.5, 0.0, 0.0, 4.0]);
     assert_eq!(results[1].data, TensorData::I64(vec![0, 1]));
     assert!(matches!(run(&Tensor::zeros(&[2, 4])), Err(EngineError::Input { .. })));
-    let again = runtime.session_from_file(&golden_path("user.onnx")).unwrap();
-    assert!(Arc::ptr_eq(&session, &again));
+    let again = UserGraph::read(model, &[weight], Provider::Cpu).unwrap();
+    assert!(Arc::ptr_eq(&session, &runtime.session(again.emitted()).unwrap()));
 }
 
 #[test]
-fn files_that_are_no_graphs_are_typed_errors() {
-    let Some(runtime) = runtime() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.onnx");
-    assert!(matches!(runtime.session_from_file(&path), Err(EngineError::File { .. })));
-    fs::write(&path, "no graph").unwrap();
-    assert!(matches!(runtime.session_from_file(&path), Err(EngineError::Onnx { .. })));
+fn bytes_that_are_no_graph_are_a_typed_error() {
+    for bytes in [&b"no graph"[..], &[], &[0x08, 0x09]] {
+        let refused = UserGraph::read(bytes.to_vec(), &[], Provider::Cpu);
+        assert!(matches!(refused, Err(EngineError::Config { .. })), "{bytes:?}");
+    }
 }

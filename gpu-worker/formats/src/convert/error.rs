@@ -51,6 +51,14 @@ pub enum ConvertError {
     /// There are no averaged weights.
     #[error("it keeps no averaged (EMA) weights beside those of its UNet")]
     NoAverage,
+    /// A part that is a user's ONNX graph.
+    #[error(
+        "its {component} is an ONNX graph: its weights have the names and shapes of its exporter, and none of any layout"
+    )]
+    Graph {
+        /// The part.
+        component: ComponentKind,
+    },
     /// Averaged weights of another shape, or missing ones.
     #[error("`{tensor}` has no averaged weight of its shape")]
     BadAverage {

@@ -7,6 +7,7 @@ use super::{ConvertError, Model};
 use crate::{
     canonical::{Canonical, canonicalise},
     inspection::{Component, TensorFacts},
+    onnx,
     vocab::{Base, ComponentKind},
 };
 
@@ -31,6 +32,9 @@ pub(super) fn parts(model: &Model, vae: Option<&Model>, use_ema: bool) -> Result
     let own = model.inspection.components.iter().filter(|part| !replaced(part));
     let mut parts = Vec::new();
     for component in own {
+        if onnx::graph_file(&model.inspection, component.kind.as_str()).is_some() {
+            return Err(ConvertError::Graph { component: component.kind });
+        }
         let stored = match (use_ema, component.kind) {
             (true, ComponentKind::Unet) => averaged(&component.tensors, &model.tensors)?,
             _ => component.tensors.clone(),

@@ -10,14 +10,12 @@ use crate::{
     error::{ErrorKind, FormatError},
     inspect::CONFIG_LIMIT_BYTES,
     inspection::{Component, Evidence, FileFacts},
-    onnx,
+    onnx::{self, GRAPH_FILE as GRAPH},
     probe::{read_json, stat},
     text::shown,
     vocab::ComponentKind,
 };
 
-/// The file of a component that is an ONNX graph.
-const GRAPH: &str = "model.onnx";
 /// Most files of a tokenizer folder that count as the model's.
 const TOKENIZER_FILES: usize = 64;
 

@@ -194,7 +194,7 @@ fn attribute(walker: &mut Walker<'_>, length: u64, found: &mut Graph, depth: u32
     Ok(())
 }
 
-fn port(walker: &mut Walker<'_>, length: u64) -> Result<Port, FormatError> {
+pub(super) fn port(walker: &mut Walker<'_>, length: u64) -> Result<Port, FormatError> {
     let end = walker.end_of(length);
     let mut port = Port::default();
     while let Some(field) = walker.next(end)? {

@@ -1,6 +1,7 @@
 //! ONNX models: what the graph computes and where its weights are. Nothing is run, and files beside
 //! the model are reached by plain names only.
 
+mod detach;
 mod external;
 mod graph;
 mod tensor;
@@ -12,6 +13,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+pub use detach::{Detached, DetachedWeight, detach};
 pub use graph::{Graph, Port};
 
 use crate::{
@@ -25,6 +27,8 @@ use crate::{
     vocab::{ComponentKind, Format, ModelType},
 };
 
+/// The file of a pipeline's part that is an ONNX graph.
+pub(crate) const GRAPH_FILE: &str = "model.onnx";
 /// All text that is kept of one file.
 const TEXT_TOTAL_BYTES: u64 = 64 << 20;
 
@@ -53,6 +57,15 @@ pub fn read(path: &Path, rel_path: &str, below: &str) -> Result<Onnx, FormatErro
     probe.check_unchanged()?;
     let placed = external::place(probe.facts, below, &graph.initializers)?;
     Ok(Onnx { graph, files: placed.files, tensors: placed.tensors, without_range: placed.without_range })
+}
+
+/// The graph's own file, where the part of this kind of a pipeline folder is an ONNX graph. Its tensors have the names, shapes and
+/// order that its exporter gave them, which no table of an architecture says anything of.
+#[must_use]
+pub fn graph_file<'i>(inspection: &'i Inspection, kind: &str) -> Option<&'i FileFacts> {
+    inspection.metadata.get("onnx")?.get(kind)?.as_object()?;
+    let path = format!("{kind}/{GRAPH_FILE}");
+    inspection.files.iter().find(|file| file.rel_path == path)
 }
 
 /// Inspects the ONNX file at `path`: one component with the weights that are ranges of bytes.

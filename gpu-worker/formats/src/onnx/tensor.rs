@@ -116,28 +116,35 @@ pub(super) fn entry(walker: &mut Walker<'_>, length: u64) -> Result<(String, Str
     Ok((key, value))
 }
 
-const fn dtype(kind: u64) -> Option<Dtype> {
-    Some(match kind {
-        1 => Dtype::F32,
-        2 => Dtype::U8,
-        3 => Dtype::I8,
-        4 => Dtype::U16,
-        5 => Dtype::I16,
-        6 => Dtype::I32,
-        7 => Dtype::I64,
-        9 => Dtype::Bool,
-        10 => Dtype::F16,
-        11 => Dtype::F64,
-        12 => Dtype::U32,
-        13 => Dtype::U64,
-        14 => Dtype::C64,
-        16 => Dtype::Bf16,
-        17 => Dtype::F8E4M3,
-        18 => Dtype::F8E4M3Fnuz,
-        19 => Dtype::F8E5M2,
-        20 => Dtype::F8E5M2Fnuz,
-        _ => return None,
-    })
+/// Element types that are loaded, with their numbers in ONNX.
+const ELEMENTS: [(u64, Dtype); 18] = [
+    (1, Dtype::F32),
+    (2, Dtype::U8),
+    (3, Dtype::I8),
+    (4, Dtype::U16),
+    (5, Dtype::I16),
+    (6, Dtype::I32),
+    (7, Dtype::I64),
+    (9, Dtype::Bool),
+    (10, Dtype::F16),
+    (11, Dtype::F64),
+    (12, Dtype::U32),
+    (13, Dtype::U64),
+    (14, Dtype::C64),
+    (16, Dtype::Bf16),
+    (17, Dtype::F8E4M3),
+    (18, Dtype::F8E4M3Fnuz),
+    (19, Dtype::F8E5M2),
+    (20, Dtype::F8E5M2Fnuz),
+];
+
+fn dtype(kind: u64) -> Option<Dtype> {
+    ELEMENTS.iter().find(|(number, _)| *number == kind).map(|(_, dtype)| *dtype)
+}
+
+/// ONNX's number of an element type.
+pub(super) fn element_number(dtype: Dtype) -> Option<u64> {
+    ELEMENTS.iter().find(|(_, known)| *known == dtype).map(|(number, _)| *number)
 }
 
 /// ONNX's own name of an element type.

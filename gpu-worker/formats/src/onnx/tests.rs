@@ -7,7 +7,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{inspect, read};
+use super::{detach, inspect, read};
 use crate::{ErrorKind, ModelType};
 
 fn varint(mut value: u64) -> Vec<u8> {
@@ -152,4 +152,71 @@ fn damage_is_an_error_and_never_a_panic() {
     }
     std::fs::write(&path, [number(1, 8), bytes(7, deep)].concat()).unwrap();
     assert!(read(&path, "", "").unwrap_err().to_string().contains("nested too deeply"));
+}
+
+/// A weight of `count` floats, all of them `value`.
+fn floats(name: &str, count: u64, value: f32) -> Vec<u8> {
+    let data: Vec<u8> = (0..count).flat_map(|_| value.to_le_bytes()).collect();
+    [number(1, count), number(2, 1), bytes(8, name), bytes(9, data)].concat()
+}
+
+/// A weight of floats in `weights.pb`.
+fn beside(name: &str, count: u64, offset: u64) -> Vec<u8> {
+    let note = |key, value: String| bytes(13, entry(key, &value));
+    let place = [note("location", "weights.pb".into()), note("offset", offset.to_string()), number(14, 1)].concat();
+    [number(1, count), number(2, 1), bytes(8, name), place].concat()
+}
+
+#[test]
+fn large_weights_become_inputs_and_all_else_stays_byte_for_byte() {
+    let dir = TempDir::new().unwrap();
+    let node = bytes(1, [bytes(4, "Conv"), bytes(1, "sample")].concat());
+    let small = bytes(5, floats("small", 256, 0.5));
+    let weights = [
+        bytes(5, floats("inside", 257, 1.0)),
+        small.clone(),
+        bytes(5, beside("far", 300, 8)),
+        bytes(5, beside("near", 2, 0)),
+    ];
+    let ports = bytes(11, port("sample"));
+    let graph = [node.clone(), weights.concat(), ports.clone(), bytes(12, port("out"))].concat();
+    let head = [number(1, 8), bytes(2, "exporter")].concat();
+    let path = dir.path().join("model.onnx");
+    std::fs::write(&path, [head.clone(), bytes(7, graph), bytes(8, number(2, 17))].concat()).unwrap();
+    let data: Vec<u8> = [3.0_f32, 4.0].iter().chain(&[0.25; 300]).flat_map(|value| value.to_le_bytes()).collect();
+    std::fs::write(dir.path().join("weights.pb"), data).unwrap();
+
+    let files = read(&path, "unet/model.onnx", "unet/").unwrap().files;
+    let (seen, beside) = files.split_first().unwrap();
+    let detached = detach(seen, beside).unwrap();
+    let names: Vec<(&str, &[u64])> =
+        detached.weights.iter().map(|weight| (weight.name.as_str(), weight.shape.as_slice())).collect();
+    assert_eq!(names, [("inside", &[257][..]), ("far", &[300][..])]);
+    let near = [number(1, 2), number(2, 1), bytes(8, "near"), bytes(9, [3.0_f32, 4.0].map(f32::to_le_bytes).concat())];
+    let input = |name: &str, side: u64| {
+        let tensor = [number(1, 1), bytes(2, bytes(1, number(1, side)))].concat();
+        bytes(11, [bytes(1, name), bytes(2, bytes(1, tensor))].concat())
+    };
+    let kept =
+        [node, small, bytes(5, near.concat()), ports, bytes(12, port("out")), input("inside", 257), input("far", 300)];
+    assert_eq!(detached.model, [head, bytes(7, kept.concat()), bytes(8, number(2, 17))].concat());
+
+    // a file that was written to since is another model
+    std::fs::write(dir.path().join("weights.pb"), [0; 2000]).unwrap();
+    assert!(matches!(detach(seen, beside), Err(crate::FormatError::Changed { .. })));
+    std::fs::write(&path, "other").unwrap();
+    assert!(matches!(detach(seen, beside), Err(crate::FormatError::Changed { .. })));
+}
+
+#[test]
+fn a_weight_that_is_listed_as_an_input_is_listed_once() {
+    let dir = TempDir::new().unwrap();
+    let listed = [number(1, 257), number(2, 1), bytes(8, "w"), bytes(9, [0; 1028])].concat();
+    let path = model(dir.path(), &listed);
+    let seen = read(&path, "", "").unwrap().files.remove(0);
+    let detached = detach(&seen, &[]).unwrap();
+    std::fs::write(&path, &detached.model).unwrap();
+    let again = read(&path, "", "").unwrap();
+    let names: Vec<&str> = again.graph.inputs.iter().map(|port| port.name.as_str()).collect();
+    assert_eq!((names, again.tensors.len()), (vec!["sample", "timestep", "w"], 0));
 }

@@ -1,4 +1,4 @@
-//! The protobuf wire format, just enough to walk a message: tags, varints and lengths, all bounded.
+//! The protobuf wire format, just enough to walk a message (tags, varints and lengths, all bounded) and to write a few fields.
 
 use crate::{cursor::Cursor, error::FormatError};
 
@@ -100,5 +100,29 @@ impl<'p> Walker<'p> {
         }
         self.cursor.skip(bytes)?;
         Ok(Field::Fixed)
+    }
+}
+
+/// Writing fields.
+pub(super) mod put {
+    /// A number.
+    pub(in super::super) fn number(message: &mut Vec<u8>, field: u32, value: u64) {
+        varint(message, u64::from(field) << 3);
+        varint(message, value);
+    }
+
+    /// Bytes: a text, or another message.
+    pub(in super::super) fn bytes(message: &mut Vec<u8>, field: u32, value: &[u8]) {
+        varint(message, u64::from(field) << 3 | 2);
+        varint(message, value.len() as u64);
+        message.extend_from_slice(value);
+    }
+
+    fn varint(message: &mut Vec<u8>, mut value: u64) {
+        while value >= 0x80 {
+            message.push((value as u8 & 0x7f) | 0x80);
+            value >>= 7;
+        }
+        message.push(value as u8);
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     architecture::{Difference, compare, expected},
     canonical::canonicalise,
     inspection::{Component, Inspection},
+    onnx,
 };
 
 /// Compares every component with its architecture's table. `configs` are the operator's `config.json`s by component, which
@@ -24,6 +25,11 @@ pub fn architecture(inspection: &Inspection, configs: Option<&Value>) -> Vec<Fin
 
 fn compared(inspection: &Inspection, component: &Component, config: Option<&Value>) -> Vec<Finding> {
     let kind = component.kind.as_str();
+    if onnx::graph_file(inspection, kind).is_some() {
+        let message =
+            format!("the tensors of `{kind}` were not compared: it is an ONNX graph, which says itself what it takes");
+        return vec![Finding::new(Severity::Info, "no_architecture_table", message).of(kind)];
+    }
     let canonical = canonicalise(component.kind, inspection.base, &component.tensors);
     let Some(table) = expected(component.kind, inspection.base, config, &canonical) else {
         let message = format!("the tensors of `{kind}` were not compared: there is no table of its architecture");

@@ -99,7 +99,7 @@ impl Pipeline<'_> {
         });
         let args: GenerateArgs = serde_json::from_value(asked)
             .map_err(|error| WorkError::System { what: "writing a run's work".into(), source: error.into() })?;
-        let work = self.generation.work(self.ensemble, args)?;
+        let work = self.generation.work(self.ensemble, args, None)?;
         let begun = Instant::now();
         self.runs.run(&work, &self.ensemble.run_parts(self.runs.agent), Vec::new()).await?;
         Ok(begun.elapsed().as_secs_f64())

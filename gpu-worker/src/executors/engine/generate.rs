@@ -17,6 +17,7 @@ use super::{
     },
     draft::Extras,
     ensemble::Ensemble,
+    preview::Previewer,
     run::{self, Runs},
     site::Site,
     vae::DECODERS,
@@ -29,7 +30,7 @@ use crate::{
         parts,
         vae::{self, Candidate},
     },
-    runner::{Blob, GenerateWork, TENSORS, Work},
+    runner::{Blob, GenerateWork, PartFacts, RunPart, TENSORS, Work},
     running::Attempt,
 };
 
@@ -46,16 +47,24 @@ pub(in crate::executors) async fn run(
     let vae = vae_of(agent, args.model, args.vae).await?;
     let role = if vae.is_some() { Role::WithoutVae } else { Role::Pipeline };
     let extras = Extras { vae, text_encoders: &args.text_encoders, ..Extras::loras(&args.loras) };
-    let ensemble = Ensemble::ensure(Site { agent, attempt, device }, args.model, role, extras).await?;
+    let site = Site { agent, attempt, device };
+    let ensemble = Ensemble::ensure(site, args.model, role, extras).await?;
+    let previewer = Previewer::ensure(site, &args, ensemble.base().family().as_deref()).await?;
     // after the components: a load that waits holds no inputs
     let mut given = Vec::new();
     if let Some(noise) = &args.noise {
         let bytes = inputs::read(agent, noise).await?;
         given.push(Blob { name: TENSORS.to_owned(), media_type: String::new(), bytes });
     }
-    let work = Generation::of(agent, &ensemble).await?.work(&ensemble, args)?;
-    let ran = Runs { agent, attempt, device }.run(&work, &ensemble.run_parts(agent), given).await?;
-    Ok(run::done(device, ensemble.took(), ran, started))
+    let shows = args.preview_every.is_some();
+    let work = Generation::of(agent, &ensemble).await?.work(&ensemble, args, previewer.part()?)?;
+    let parts: Vec<RunPart> = ensemble.run_parts(agent).into_iter().chain(previewer.run_part(agent)).collect();
+    let ran = Runs { agent, attempt, device }.run(&work, &parts, given).await?;
+    let mut took = ensemble.took();
+    if shows {
+        took.view.insert("preview".to_owned(), previewer.view());
+    }
+    Ok(run::done(device, took, ran, started))
 }
 
 /// The model whose VAE decodes, when it is not the model's own: the one that the request names, or one of this host for the
@@ -107,13 +116,19 @@ impl Generation {
     }
 
     /// The runner's work for these arguments.
-    pub(in crate::executors) fn work(&self, ensemble: &Ensemble, args: GenerateArgs) -> Result<Work, WorkError> {
+    pub(in crate::executors) fn work(
+        &self,
+        ensemble: &Ensemble,
+        args: GenerateArgs,
+        preview: Option<PartFacts>,
+    ) -> Result<Work, WorkError> {
         let base = ensemble.base();
         let zero = self.index.as_ref().and_then(|index| index.get("force_zeros_for_empty_prompt"));
         Ok(Work::Generate(Box::new(GenerateWork {
             encoders: ensemble.encoders(),
             unet: ensemble.first_part(&["unet"])?,
             vae: ensemble.first_part(&DECODERS)?,
+            preview,
             scheduler: base.config("scheduler").cloned(),
             prediction: base.prediction(),
             zero_empty_negative: zero.and_then(Value::as_bool),

@@ -3,6 +3,7 @@
 mod draft;
 mod ensemble;
 mod generate;
+mod preview;
 mod run;
 mod site;
 mod stack;

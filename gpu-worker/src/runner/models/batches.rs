@@ -28,7 +28,7 @@ pub(super) fn encode(
     let available_bytes = bench.room();
     let (mut rest, mut whole): (&[Vec<i64>], Option<TextStates>) = (&ids, None);
     loop {
-        let rows = rows(rest.len(), available_bytes, |rows| encoder.estimate(rows));
+        let rows = rows(rest.len().min(encoder.most_rows()), available_bytes, |rows| encoder.estimate(rows));
         let rows = rows.ok_or_else(|| RunFailure::NoRoom { needed_bytes: encoder.estimate(1), available_bytes })?;
         let (now, later) = rest.split_at_checked(rows).unwrap_or((rest, &[]));
         let part = encoder.encode(now, options, &bench.control(RunPhase::Encoding))?;

@@ -1,13 +1,12 @@
 //! Runs on made-up inputs: whether a part runs at all, and what a run of it takes.
 
 use engine::{
-    Control,
-    forward::{self, Component},
+    forward,
     measure::{self, Amount, Operation},
 };
 use shared::error::{ErrorBody, ErrorCode};
 
-use super::Bench;
+use super::{Bench, parts::component};
 use crate::runner::{
     PartFacts,
     engine_thread::{Outcome, RunFailure},
@@ -15,8 +14,8 @@ use crate::runner::{
 
 /// Runs a part once, as small as it can be. The facts are the engine's report.
 pub(super) fn forward(bench: &Bench<'_>, part: &PartFacts) -> Result<Outcome, RunFailure> {
-    let weights = bench.weights(part)?;
-    told(forward::check(bench.runtime, &component(part), weights, &silent(bench))?)
+    let (weights, graph) = (bench.weights(part)?, bench.graph(part)?);
+    told(forward::check(bench.runtime, &component(part, graph.as_deref()), weights, &bench.silent())?)
 }
 
 /// Runs a part once at this amount; with `fresh` its graphs are compiled anew, which the time then holds. Says nothing on the
@@ -28,17 +27,11 @@ pub(super) fn measure(
     fresh: bool,
 ) -> Result<Outcome, RunFailure> {
     let regained = if fresh { bench.runtime.regain() } else { 0 };
-    let weights = bench.weights(part)?;
-    let bound = Some(bench.room().saturating_add(regained));
-    told(measure::once(bench.runtime, &component(part), weights, work, bound, &silent(bench))?)
-}
-
-fn component(part: &PartFacts) -> Component<'_> {
-    Component { kind: &part.kind, base: part.base.as_deref(), config: part.config.as_ref() }
-}
-
-fn silent(bench: &Bench<'_>) -> Control {
-    Control { cancel: bench.order.cancel.clone(), progress: None }
+    let (weights, graph) = (bench.weights(part)?, bench.graph(part)?);
+    let component = component(part, graph.as_deref());
+    bench.order.aside.regained(regained);
+    let bound = Some(bench.room());
+    told(measure::once(bench.runtime, &component, weights, work, bound, &bench.silent())?)
 }
 
 fn told<T: serde::Serialize>(facts: T) -> Result<Outcome, RunFailure> {

@@ -3,7 +3,10 @@
 use engine::{
     generate::{CacheFigures, Generated, LoraMention, Pipeline, Preview, PromptEncoder, Request, width_mismatch},
     images, latents_io,
-    models::TextEncoder,
+    models::{
+        TextEncoder,
+        vae::{Architecture, Vae},
+    },
     prompt::PromptSyntax,
     samplers::{Prediction, SamplerKind, SchedulerConfig},
     tokenize::ClipTokenizer,
@@ -12,12 +15,12 @@ use serde_json::{Value, json};
 use shared::{
     error::{Classify, ErrorBody, ErrorCode},
     ids::ModelId,
-    job::engine::{GenerateArgs, ImageFormat, Sampler, Schedule},
+    job::engine::{GenerateArgs, ImageFormat, Sampler, Schedule, VaeSettings},
 };
 
 use super::{Bench, kept::must_be_kept, tensors, text, unet, vae};
 use crate::runner::{
-    Blob, GenerateWork, LoraTold, TENSORS,
+    Blob, GenerateWork, LoraTold, PartFacts, TENSORS,
     engine_thread::{Outcome, RunFailure, Said},
     protocol::RunPhase,
 };
@@ -35,6 +38,7 @@ pub(super) fn run(bench: &Bench<'_>, work: &GenerateWork) -> Result<Outcome, Run
     }
     let (unet, vae) = (unet::open(bench, &work.unet)?, vae::open(bench, &work.vae, &work.args.vae_settings)?);
     must_fit_together(work, &encoders, &unet)?;
+    let preview = work.preview.as_ref().map(|facts| previewer(bench, facts)).transpose()?;
     let scheduler = scheduler(work, base)?;
     let pipeline = Pipeline {
         base,
@@ -43,7 +47,7 @@ pub(super) fn run(bench: &Bench<'_>, work: &GenerateWork) -> Result<Outcome, Run
         vae: &vae,
         scheduler: &scheduler,
         cache: Some(bench.cache),
-        preview: None,
+        preview: preview.as_ref(),
         cuts_decode: !vae::is_whole(&work.args.vae_settings),
         zero_empty_negative: work.zero_empty_negative.unwrap_or_else(|| Pipeline::zeroes_empty_negative(base)),
     };
@@ -58,6 +62,18 @@ pub(super) fn run(bench: &Bench<'_>, work: &GenerateWork) -> Result<Outcome, Run
         facts: told(&request, &made, (before, bench.cache.figures())),
         blobs: blobs(bench, work, &request, &made)?,
     })
+}
+
+/// The decoder of previews: only a tiny one is quick enough to run after each step.
+fn previewer(bench: &Bench<'_>, facts: &PartFacts) -> Result<Vae, RunFailure> {
+    let vae = vae::open(bench, facts, &VaeSettings::default())?;
+    match vae.architecture() {
+        Architecture::Tiny(_) => Ok(vae),
+        Architecture::Kl(_) => {
+            let message = format!("`preview_vae` is an {}, not a tiny autoencoder", vae.architecture().name());
+            Err(RunFailure::Work(ErrorBody::new(ErrorCode::InvalidArgument, message)))
+        }
+    }
 }
 
 /// Text encoders may be those of other models.

@@ -3,6 +3,7 @@
 mod batches;
 mod check;
 mod generate;
+mod graphs;
 mod kept;
 mod parts;
 mod tensors;
@@ -19,6 +20,7 @@ use engine::{
 };
 use shared::error::{ErrorBody, ErrorCode};
 
+use self::graphs::Graphs;
 use super::{
     EngineFacts, Work,
     engine_thread::{Order, Outcome, RunFailure, Said, Tell, Worker},
@@ -36,6 +38,7 @@ pub(super) struct Models {
     runtime: Option<Arc<Runtime>>,
     /// States of prompts that were encoded before.
     cache: EmbeddingCache,
+    graphs: Graphs,
 }
 
 impl Models {
@@ -73,6 +76,7 @@ impl Models {
             facts: EngineFacts { onnxruntime, provider: device.kind.clone(), threads },
             runtime,
             cache: EmbeddingCache::new(CACHE_BYTES),
+            graphs: Graphs::default(),
         }
     }
 }
@@ -94,13 +98,16 @@ impl Worker for Models {
         let work: Work = serde_json::from_value(order.work.clone()).map_err(|error| {
             RunFailure::Work(ErrorBody::new(ErrorCode::Internal, format!("the run's work cannot be read: {error}")))
         })?;
-        let bench = Bench { runtime, cache: &self.cache, order, tell, regained_bytes: 0 };
-        let regained_bytes = runtime.kept();
+        let bench = Bench { runtime, cache: &self.cache, graphs: &self.graphs, order, tell };
         match bench.carry_out(&work) {
             // memory that earlier runs left behind goes before anybody's weights do
-            Err(RunFailure::NoRoom { .. }) if runtime.regain() > 0 && regained_bytes > 0 => {
-                Bench { regained_bytes, ..bench }.carry_out(&work)
-            }
+            Err(RunFailure::NoRoom { needed_bytes, available_bytes }) => match runtime.regain() {
+                0 => Err(RunFailure::NoRoom { needed_bytes, available_bytes }),
+                bytes => {
+                    order.aside.regained(bytes);
+                    bench.carry_out(&work)
+                }
+            },
             ran => ran,
         }
     }
@@ -121,10 +128,9 @@ impl Worker for Models {
 struct Bench<'r> {
     runtime: &'r Arc<Runtime>,
     cache: &'r EmbeddingCache,
+    graphs: &'r Graphs,
     order: &'r Order,
     tell: &'r Tell,
-    /// Bytes of the device that are free since the order's room was measured.
-    regained_bytes: u64,
 }
 
 impl Bench<'_> {
@@ -146,8 +152,7 @@ impl Bench<'_> {
 
     /// Bytes that the run may take for itself.
     fn room(&self) -> u64 {
-        let room = self.order.room;
-        room.available_bytes.saturating_add(self.regained_bytes).min(room.capacity_bytes)
+        self.order.aside.available()
     }
 
     /// Says how far the run is.
@@ -161,7 +166,17 @@ impl Bench<'_> {
         let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let at = move |done, total| Step::At(RunStep { phase, done: small(done), total: small(total) });
         let progress = move |done, total| tell(Said::Step(at(done, total)));
-        Control { cancel: self.order.cancel.clone(), progress: Some(Arc::new(progress)) }
+        Control { progress: Some(Arc::new(progress)), ..self.silent() }
+    }
+
+    /// The same, without a word of how far it is. What each graph takes is set aside before it runs.
+    fn silent(&self) -> Control {
+        let aside = Arc::clone(&self.order.aside);
+        let reserve = move |needed_bytes| {
+            let set = aside.set(needed_bytes);
+            set.map_err(|available_bytes| EngineError::OutOfMemory { needed_bytes, available_bytes })
+        };
+        Control { cancel: self.order.cancel.clone(), progress: None, reserve: Some(Arc::new(reserve)) }
     }
 
     /// Whether the run is to go on: asked between the pictures and tensors that are worked on outside the library.
@@ -169,10 +184,10 @@ impl Bench<'_> {
         self.order.cancel.check()
     }
 
-    /// Refuses before anything is taken when the estimate does not fit.
+    /// Sets aside what the estimate says, or refuses before anything is taken.
     fn must_fit(&self, needed_bytes: u64) -> Result<(), RunFailure> {
-        let available_bytes = self.room();
-        if needed_bytes <= available_bytes { Ok(()) } else { Err(RunFailure::NoRoom { needed_bytes, available_bytes }) }
+        let set = self.order.aside.set(needed_bytes);
+        set.map_err(|available_bytes| RunFailure::NoRoom { needed_bytes, available_bytes })
     }
 
     /// A payload of the run.

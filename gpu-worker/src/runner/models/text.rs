@@ -2,7 +2,6 @@
 
 use engine::{
     EngineError, Tensor,
-    arch::clip::{Config, Role},
     models::{EncodeOptions, TextEncoder, TextStates},
     prompt::{PromptSyntax, apply_weights, chunks, level},
     tokenize::{Chunk, ClipTokenizer},
@@ -13,7 +12,7 @@ use shared::{
     job::engine::EncoderOutput,
 };
 
-use super::{Bench, batches, tensors::file};
+use super::{Bench, batches, parts::component, tensors::file};
 use crate::runner::{
     EncoderFacts, TextWork,
     engine_thread::{Outcome, RunFailure},
@@ -49,10 +48,8 @@ fn shapes(outputs: &[(String, Tensor)]) -> Value {
 
 /// The encoder of these facts over its weights.
 pub(super) fn open(bench: &Bench<'_>, facts: &EncoderFacts) -> Result<TextEncoder, RunFailure> {
-    let weights = bench.weights(&facts.part)?;
-    let role = if facts.part.kind == "text_encoder_2" { Role::Second } else { Role::First };
-    let config = Config::read(facts.part.config.as_ref(), &weights.facts(), role, facts.part.base.as_deref())?;
-    Ok(TextEncoder::new(bench.runtime, config, weights)?)
+    let graph = bench.graph(&facts.part)?;
+    Ok(TextEncoder::open(bench.runtime, &component(&facts.part, graph.as_deref()), bench.weights(&facts.part)?)?)
 }
 
 /// The encoder's tokenizer, from its model's files or from the vocabulary that ships with us.

@@ -2,13 +2,13 @@
 
 use engine::{
     EngineError, Tensor,
-    arch::unet2d::Config,
     models::{Added, Conditions, Unet},
 };
 use serde_json::json;
 
 use super::{
     Bench,
+    parts::component,
     tensors::{Tensors, file},
 };
 use crate::runner::{
@@ -19,9 +19,8 @@ use crate::runner::{
 
 /// The UNet of these facts over its weights.
 pub(super) fn open(bench: &Bench<'_>, facts: &PartFacts) -> Result<Unet, RunFailure> {
-    let weights = bench.weights(facts)?;
-    let config = Config::read(facts.config.as_ref(), &weights.facts(), facts.base.as_deref())?;
-    Ok(Unet::new(bench.runtime, config, weights)?)
+    let graph = bench.graph(facts)?;
+    Ok(Unet::open(bench.runtime, &component(facts, graph.as_deref()), bench.weights(facts)?)?)
 }
 
 pub(super) fn step(bench: &Bench<'_>, facts: &PartFacts, guidance_scale: Option<f64>) -> Result<Outcome, RunFailure> {

@@ -3,7 +3,7 @@
 use engine::{
     EngineError, Tensor,
     images::{self, ImageLimits, Picture},
-    models::vae::{Architecture, Done, Plan, Posterior, Tiling, Vae, VaeSettings},
+    models::vae::{Done, Plan, Posterior, Tiling, Vae, VaeSettings},
     noise::Noise,
 };
 use serde_json::{Value, json};
@@ -15,6 +15,7 @@ use shared::{
 use super::{
     Bench,
     kept::must_be_kept,
+    parts::component,
     tensors::{Tensors, file},
 };
 use crate::runner::{
@@ -28,9 +29,9 @@ const HEADER_BYTE: (usize, u8) = (8, b'{');
 
 /// The VAE of these facts over its weights.
 pub(super) fn open(bench: &Bench<'_>, facts: &PartFacts, settings: &asked::VaeSettings) -> Result<Vae, RunFailure> {
-    let weights = bench.weights(facts)?;
-    let architecture = Architecture::read(facts.config.as_ref(), &weights.facts(), facts.base.as_deref())?;
-    Ok(Vae::new(bench.runtime.clone(), architecture, weights, of_request(settings))?)
+    let graph = bench.graph(facts)?;
+    let component = component(facts, graph.as_deref());
+    Ok(Vae::open(bench.runtime, &component, bench.weights(facts)?, of_request(settings))?)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "graphs compute in 32-bit floats")]

@@ -79,6 +79,10 @@ pub struct GenerateArgs<M = ModelId> {
     /// Show a preview every so many steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preview_every: Option<u32>,
+    /// The tiny autoencoder that decodes previews. When absent one for the model's base that the host has; without any, each pixel of
+    /// a preview is a weighted sum of its latent.
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    pub preview_vae: Option<M>,
     /// In which form the images are left.
     #[serde(default)]
     pub format: ImageFormat,
@@ -196,6 +200,8 @@ impl<M> GenerateArgs<M> {
         }
         if let Some(steps) = self.preview_every {
             faults.range("/preview_every", steps, &(1..=1000));
+        } else if self.preview_vae.is_some() {
+            faults.add("/preview_vae", "it decodes previews, and none are asked for with `preview_every`");
         }
         faults.end()
     }
@@ -204,8 +210,9 @@ impl<M> GenerateArgs<M> {
     pub(super) fn models(&self) -> Vec<TakingPart<'_, M>> {
         let base = if self.vae.is_some() { Role::WithoutVae } else { Role::Pipeline };
         let vae = self.vae.iter().map(|vae| ("/vae".into(), vae, Role::VaeDecoder));
+        let preview = self.preview_vae.iter().map(|tiny| ("/preview_vae".into(), tiny, Role::VaeDecoder));
         let others = parts(&self.text_encoders, &self.loras);
-        [("/model".into(), &self.model, base)].into_iter().chain(vae).chain(others).collect()
+        [("/model".into(), &self.model, base)].into_iter().chain(vae).chain(preview).chain(others).collect()
     }
 
     pub(super) fn try_with_models<N, E>(self, name: &mut impl FnMut(M) -> Result<N, E>) -> Result<GenerateArgs<N>, E> {
@@ -223,6 +230,7 @@ impl<M> GenerateArgs<M> {
             batch: self.batch,
             clip_skip: self.clip_skip,
             vae: self.vae.map(&mut *name).transpose()?,
+            preview_vae: self.preview_vae.map(&mut *name).transpose()?,
             vae_settings: self.vae_settings,
             text_encoders: name_encoders(self.text_encoders, name)?,
             loras: name_loras(self.loras, name)?,
@@ -272,6 +280,12 @@ mod tests {
             "/preview_every",
         ];
         assert_eq!(named, expected);
+    }
+
+    #[test]
+    fn a_decoder_of_previews_goes_with_previews() {
+        assert!(pointers(json!({ "preview_every": 2, "preview_vae": "taesd" })).is_empty());
+        assert_eq!(pointers(json!({ "preview_vae": "taesd" })), ["/preview_vae"]);
     }
 
     #[test]

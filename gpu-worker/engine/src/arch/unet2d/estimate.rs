@@ -22,6 +22,20 @@ impl Config {
         largest.max(text).max(weight).saturating_mul(ELEMENT)
     }
 
+    /// Bytes of the largest matrix of attention, where it is spread out: every pixel of a level by every other, for each head.
+    #[must_use]
+    pub fn spread_bytes(&self, batch: usize, height: usize, width: usize) -> u64 {
+        let (mut pixels, mut largest) = (product(&[height, width]), 0_u64);
+        for level in &self.levels {
+            if level.down.iter().chain(&level.up).any(|depth| *depth > 0) {
+                let heads = product(&[batch, level.heads]);
+                largest = largest.max(pixels.saturating_mul(pixels).saturating_mul(heads));
+            }
+            pixels = pixels.div_ceil(4);
+        }
+        largest.saturating_mul(ELEMENT)
+    }
+
     /// Channels of a level's widest value: a resnet's input on the way up, or the gated layer.
     fn widest(&self, level: &Level) -> u64 {
         let attends = level.down.iter().chain(&level.up).any(|depth| *depth > 0);
@@ -61,5 +75,7 @@ mod tests {
         assert!(bytes(1, 64, 128) > bytes(1, 64, 64));
         assert_eq!(bytes(usize::MAX, usize::MAX, 2), u64::MAX);
         assert_eq!(config.largest_bytes(1, 8, 8, 77, true), 1280 * 2560 * 9 * 4);
+        assert_eq!(config.spread_bytes(2, 64, 64), 2 * 8 * 4096 * 4096 * 4);
+        assert_eq!(config.spread_bytes(usize::MAX, usize::MAX, 2), u64::MAX);
     }
 }

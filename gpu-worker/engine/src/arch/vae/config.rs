@@ -105,6 +105,17 @@ impl Config {
         config.checked()
     }
 
+    /// The same with what the base fixes and neither tensors nor a graph show.
+    pub(crate) fn of_base(self, base: Option<&str>) -> Self {
+        let known = known(base, self.latent_channels);
+        Self {
+            scaling_factor: known.map(|known| known.scaling_factor),
+            shift_factor: known.map_or(0.0, |known| known.shift_factor),
+            sample_size: known.map_or(512, |known| known.sample_size),
+            ..self
+        }
+    }
+
     fn checked(self) -> Result<Self, EngineError> {
         let odd = self.block_out_channels.iter().find(|channels| !channels.is_multiple_of(self.norm_num_groups));
         if let Some(channels) = odd {

@@ -16,10 +16,14 @@ pub use posterior::Posterior;
 pub use settings::{Tiling, VaeSettings};
 
 use self::images::Planes;
-use super::run::compute_type;
+use super::{
+    run::{compute_type, run_learning},
+    users::vae::Half,
+};
 use crate::{
     error::EngineError,
-    graph::{Emitted, Provider},
+    forward::Component,
+    graph::{Emitted, Provider, UserGraph},
     images::SIDE_LIMIT,
     runtime::{Control, Runtime},
     statistics::check_finite,
@@ -36,6 +40,8 @@ pub struct Vae {
     settings: VaeSettings,
     decoder: Option<Emitted>,
     encoder: Option<Emitted>,
+    /// What a user's graph is; none for our own.
+    users: Option<Half>,
 }
 
 /// A result and what it took.
@@ -51,6 +57,41 @@ pub struct Done {
 }
 
 impl Vae {
+    /// The VAE of a component: by its config, or the half that the graph is which it brings.
+    ///
+    /// # Errors
+    /// As [`Vae::new`]; a graph that is no half of a VAE.
+    pub fn open(
+        runtime: &Arc<Runtime>,
+        component: &Component<'_>,
+        weights: Weights,
+        settings: VaeSettings,
+    ) -> Result<Self, EngineError> {
+        match component.graph {
+            Some(graph) => Self::of_graph(runtime, graph, component, weights, settings),
+            None => {
+                let architecture = Architecture::read(component.config, &weights.facts(), component.base)?;
+                Self::new(Arc::clone(runtime), architecture, weights, settings)
+            }
+        }
+    }
+
+    fn of_graph(
+        runtime: &Arc<Runtime>,
+        graph: &UserGraph,
+        component: &Component<'_>,
+        weights: Weights,
+        mut settings: VaeSettings,
+    ) -> Result<Self, EngineError> {
+        let half = Half::of(graph)?;
+        let architecture = half.architecture(graph, component.config, component.base)?;
+        settings.slicing |= half.is_single;
+        let emitted = graph.emitted().clone();
+        let (decoder, encoder) = if half.decodes { (Some(emitted), None) } else { (None, Some(emitted)) };
+        let runtime = Arc::clone(runtime);
+        Ok(Self { runtime, architecture, weights, settings, decoder, encoder, users: Some(half) })
+    }
+
     /// Makes ready: emits the graphs of the halves that the weights have.
     ///
     /// # Errors
@@ -67,7 +108,15 @@ impl Vae {
         let decoder = facts.has_prefix("decoder.").then(|| architecture.decoder(provider, compute, &facts));
         let encoder = facts.has_prefix("encoder.").then(|| architecture.encoder(provider, compute, &facts));
         let (decoder, encoder) = (decoder.transpose()?, encoder.transpose()?);
-        Ok(Self { runtime, architecture, weights, settings, decoder, encoder })
+        Ok(Self { runtime, architecture, weights, settings, decoder, encoder, users: None })
+    }
+
+    /// The same with latents as they are where nothing tells their scale.
+    pub(crate) fn or_unscaled(mut self) -> Self {
+        if self.architecture.scaling_factor().is_none() {
+            self.settings.scaling_factor = self.settings.scaling_factor.or(Some(1.0));
+        }
+        self
     }
 
     /// What it is.
@@ -124,6 +173,7 @@ impl Vae {
     /// Wrong shapes, memory, cancellation, or an image that holds NaN.
     pub fn decode(&self, latents: &Tensor, bound_bytes: Option<u64>, control: &Control) -> Result<Done, EngineError> {
         let plan = self.plan_decode(&latents.shape, bound_bytes)?;
+        control.reserve(plan.estimated_bytes)?;
         let (scaling, shift) = self.factors()?;
         let mut planes = Planes::of(latents, "latents")?;
         planes.map(|value| value / scaling + shift);
@@ -145,17 +195,36 @@ impl Vae {
         bound_bytes: Option<u64>,
         control: &Control,
     ) -> Result<Done, EngineError> {
+        self.check_posterior(posterior)?;
         let plan = self.plan_encode(&sample.shape, bound_bytes)?;
+        control.reserve(plan.estimated_bytes)?;
         let (scaling, shift) = self.factors()?;
         let emitted = half(self.encoder.as_ref(), "encoder.conv_in.weight")?;
         let (mut planes, peak_bytes) = self.run(emitted, Planes::of(sample, "sample")?, &plan, false, control)?;
-        if self.architecture.has_moments() {
+        if self.has_moments() {
             planes = posterior.latents(&planes)?;
         }
         planes.map(|value| (value - shift) * scaling);
         let sample = planes.into_tensor()?;
         check_finite("latents", &sample)?;
         Ok(Done { sample, plan, peak_bytes })
+    }
+
+    /// Whether the encoder gives mean and variance instead of latents.
+    fn has_moments(&self) -> bool {
+        self.users.map_or_else(|| self.architecture.has_moments(), |half| half.has_moments)
+    }
+
+    /// Refuses the mean of a graph that gives latents which it drew.
+    fn check_posterior(&self, posterior: Posterior<'_>) -> Result<(), EngineError> {
+        if matches!(posterior, Posterior::Mode) && self.users.is_some_and(|half| half.draws) {
+            return Err(EngineError::Input {
+                name: "sample".to_owned(),
+                found: "the mean is asked for".to_owned(),
+                expected: "a draw: the graph draws latents itself, each time others".to_owned(),
+            });
+        }
+        Ok(())
     }
 
     /// The factors by which latents are scaled: as set, or as the config says.
@@ -212,7 +281,6 @@ impl Vae {
         decodes: bool,
         control: &Control,
     ) -> Result<(Planes, Option<u64>), EngineError> {
-        let session = self.runtime.session(emitted)?;
         let input = emitted.inputs.first().map(|port| port.name.clone()).unwrap_or_default();
         let slices = if plan.slicing { planes.slices() } else { vec![planes] };
         let of = slices.len().saturating_mul(plan.tiles);
@@ -223,12 +291,12 @@ impl Vae {
                 control.cancel.check()?;
                 let base = self.base_bytes(&tile, decodes);
                 let tile = tile.into_tensor()?;
-                let outcome = session.run_measured(&self.weights, &[(&input, &tile)], control)?;
-                self.runtime.learn_memory(emitted, &session, base, outcome.peak_bytes);
+                let given = [(input.as_str(), &tile)];
+                let outcome = run_learning(&self.runtime, emitted, &self.weights, &given, base, control)?;
                 peak = peak.max(outcome.peak_bytes);
                 done += 1;
                 control.report(done, of);
-                let output = outcome.outputs.into_iter().next();
+                let output = outcome.outputs.into_iter().nth(self.output());
                 let missing = || EngineError::Onnx { what: "running the graph", answer: "it has no output".to_owned() };
                 Planes::of(&output.ok_or_else(missing)?, "output")
             };
@@ -247,6 +315,11 @@ impl Vae {
             expected: "at least one".to_owned(),
         })?;
         Ok((whole, peak))
+    }
+
+    /// The place of what counts among a graph's outputs.
+    fn output(&self) -> usize {
+        self.users.map_or(0, |half| half.output)
     }
 
     fn base_bytes(&self, tile: &Planes, decodes: bool) -> u64 {
