@@ -50,4 +50,4 @@ pub use runtime::{Cancel, Control, Estimator, Learned, Runtime, RuntimeOptions, 
 pub use tensor::{ElementType, Tensor, TensorData};
 pub use view::{Place, SlabView};
 pub use weights::{TensorFact, TensorFacts, Weights};
-pub use writer::SlabWriter;
+pub use writer::{SlabWriter, merge_all};

@@ -28,7 +28,8 @@ pub struct ApplyOrder {
     pub loras: Vec<LoraSource>,
     /// The tensors that change. All others are the base's.
     pub changes: Vec<TensorChange>,
-    /// An earlier variant of the same base: what is equal in it is taken over. One that is gone is done without.
+    /// An earlier variant of the same base: what is equal in it is taken over, and sheets of any other that hold the same are held
+    /// by both. One that is gone is done without. Without one everything is computed.
     pub reuse: Option<ComponentId>,
     /// Changes the base's own copy, which nobody may use, where there is no room for another: the variant then holds every
     /// tensor, and the base is no more on the device.
@@ -67,7 +68,7 @@ pub struct Term {
 /// A variant that is on the device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Applied {
-    /// Bytes that it takes, as the device measures them.
+    /// Bytes that it takes beside the variants that hold some of it as well, as the device measures them.
     pub bytes: u64,
     /// Seconds that it took.
     pub seconds: f64,

@@ -1,15 +1,14 @@
 //! The components on a device: slabs by component, replaced as a whole, read back for verification.
 
 use std::{
-    any::Any,
     collections::{BTreeMap, BTreeSet},
     os::fd::OwnedFd,
-    sync::{Arc, Weak},
+    sync::Arc,
     time::Instant,
 };
 
 use chrono::Utc;
-use engine::{Device, DeviceError, Share, SlabId, SlabView};
+use engine::{Device, DeviceError, Share, SlabId};
 use residency::{
     arena::ReadMap,
     digest::{Digest, TensorFacts, component_digest},
@@ -22,9 +21,10 @@ use shared::{
 use super::{
     DeviceResident, DeviceTensor,
     aside::{Claim, Ledger},
-    engine_thread::{Layer, Part, Room},
+    engine_thread::{Part, Room},
     plan::Origins,
     protocol::{Done, Failure, RunPart, SharedCopy, Step},
+    sheets::{Layer, Sheet},
 };
 
 /// Bytes copied between two looks at the cancel flag.
@@ -76,25 +76,29 @@ impl From<DeviceError> for CopyError {
 /// A component or a variant on the device.
 #[derive(Debug)]
 pub(super) struct Copy {
-    pub(super) slab: SlabId,
-    pub(super) tensors: Vec<DeviceTensor>,
+    pub(super) sheets: Vec<Arc<Sheet>>,
     pub(super) shown: DeviceResident,
-    /// Of a variant: what its tensors were made of.
-    pub(super) origins: Origins,
     /// Leases of programs that have the memory open.
     leases: BTreeSet<u64>,
-    /// What keeps the memory for runs; the slab itself is one of its holders.
-    views: Option<Weak<dyn Any + Send + Sync>>,
+    /// Held by whoever reads it.
+    pub(super) user: Arc<()>,
 }
 
 impl Copy {
-    pub(super) fn new(slab: SlabId, tensors: Vec<DeviceTensor>, shown: DeviceResident) -> Self {
-        Self { slab, tensors, shown, origins: Origins::new(), leases: BTreeSet::new(), views: None }
+    /// What was loaded into this slab.
+    fn loaded(slab: SlabId, tensors: Vec<DeviceTensor>, shown: DeviceResident) -> Self {
+        let sheet = Sheet { slab, bytes: shown.bytes, tensors: tensors.into(), origins: Origins::new() };
+        Self::of(vec![Arc::new(sheet)], shown)
     }
 
-    /// One with LoRAs.
-    pub(super) fn variant(slab: SlabId, tensors: Vec<DeviceTensor>, shown: DeviceResident, origins: Origins) -> Self {
-        Self { origins, ..Self::new(slab, tensors, shown) }
+    /// One of these sheets.
+    pub(super) fn of(sheets: Vec<Arc<Sheet>>, shown: DeviceResident) -> Self {
+        Self { sheets, shown, leases: BTreeSet::new(), user: Arc::default() }
+    }
+
+    /// Its tensors, each with its sheet.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = (usize, &DeviceTensor)> {
+        self.sheets.iter().enumerate().flat_map(|(at, sheet)| sheet.tensors.iter().map(move |tensor| (at, tensor)))
     }
 
     /// It was asked for.
@@ -108,10 +112,9 @@ impl Copy {
         self.shown.leases = u32::try_from(self.leases.len()).unwrap_or(u32::MAX);
     }
 
-    /// Programs that have it open, and one more while runs read it.
+    /// Programs that have it open, and one more while runs or merges read it.
     fn users(&self) -> u32 {
-        let runs = self.views.as_ref().is_some_and(|views| views.strong_count() > 1);
-        self.shown.leases.saturating_add(u32::from(runs))
+        self.shown.leases.saturating_add(u32::from(Arc::strong_count(&self.user) > 1))
     }
 }
 
@@ -167,15 +170,16 @@ impl Copies {
         }
         let bytes = self.device.slab_bytes(slab)?;
         let shown = DeviceResident::new(incoming.component, incoming.digest, bytes, None);
-        let copy = Copy::new(slab, incoming.tensors, shown);
+        let copy = Copy::loaded(slab, incoming.tensors, shown);
         // what cannot be freed stays known, and the new content goes
-        if let Some(old) = self.copies.get(&incoming.component).map(|old| old.slab)
-            && let Err(error) = self.device.free(old)
+        if self.copies.contains_key(&incoming.component)
+            && let Err(error) = self.free_sheets(incoming.component)
         {
             self.device.free(slab)?;
-            return Err(error.into());
+            return Err(error);
         }
         self.copies.insert(incoming.component, copy);
+        self.recount();
         Ok(Done::Loaded { bytes, seconds: began.elapsed().as_secs_f64(), already: false })
     }
 
@@ -263,12 +267,12 @@ impl Copies {
         Ok(self.device.synchronize()?)
     }
 
-    /// Frees a component.
+    /// Frees a component; of a variant what no other one holds.
     pub(super) fn unload(&mut self, component: ComponentId) -> Result<Done, CopyError> {
         self.free_of_leases(component)?;
-        let copy = self.copies.get(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
-        let bytes = self.device.free(copy.slab)?;
+        let bytes = self.free_sheets(component)?;
         self.copies.remove(&component);
+        self.recount();
         Ok(Done::Unloaded { bytes })
     }
 
@@ -282,14 +286,18 @@ impl Copies {
 
     /// Opens a component's memory to other processes until the lease is given back.
     pub(super) fn share(&mut self, component: ComponentId, lease: u64) -> Result<Done, CopyError> {
-        let copy = self.copies.get_mut(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
-        let (memory, cuda) = match self.device.share(copy.slab)? {
+        let (slab, tensors) = {
+            let sheet = self.single(component)?;
+            (sheet.slab, sheet.tensors.to_vec())
+        };
+        let (memory, cuda) = match self.device.share(slab)? {
             Share::Memory(memory) => (Some(memory), None),
             Share::Cuda(cuda) => (None, Some(cuda)),
         };
+        let copy = self.copies.get_mut(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
         copy.lease(|leases| leases.insert(lease));
         copy.used();
-        let (digest, bytes, tensors) = (copy.shown.digest.clone(), copy.shown.bytes, copy.tensors.clone());
+        let (digest, bytes) = (copy.shown.digest.clone(), copy.shown.bytes);
         Ok(Done::Shared(SharedCopy { digest, bytes, tensors, cuda, memory }))
     }
 
@@ -307,34 +315,30 @@ impl Copies {
     }
 
     fn part(&mut self, RunPart { slot, component, overlay }: RunPart) -> Result<Part, CopyError> {
-        let base = self.layer(component)?;
-        let overlay = overlay.map(|overlay| self.overlay(overlay, &base.digest)).transpose()?;
-        Ok(Part { slot, base, overlay })
+        let (mut digest, mut layers) = self.taking_part(component)?;
+        if let Some(overlay) = overlay {
+            self.lies_over(overlay, &digest)?;
+            let (key, over) = self.taking_part(overlay)?;
+            digest = key;
+            layers.extend(over);
+        }
+        Ok(Part { slot, digest, layers })
     }
 
-    fn layer(&mut self, component: ComponentId) -> Result<Layer, CopyError> {
-        let view = self.view(component)?;
+    fn taking_part(&mut self, component: ComponentId) -> Result<(String, Vec<Layer>), CopyError> {
+        let layers = self.layers(component)?;
         let copy = self.copies.get_mut(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
         copy.used();
-        Ok(Layer { digest: copy.shown.digest.clone(), tensors: copy.tensors.clone(), view })
+        Ok((copy.shown.digest.clone(), layers))
     }
 
-    /// A variant over this base; one of another base would mix weights that belong to no model.
-    fn overlay(&mut self, component: ComponentId, base_digest: &str) -> Result<Layer, CopyError> {
-        let copy = self.copies.get(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
-        if copy.shown.variant.as_ref().is_none_or(|variant| variant.base_digest != base_digest) {
+    /// Whether this is a variant of the base: one of another would mix weights that belong to no model.
+    fn lies_over(&self, component: ComponentId, base_digest: &str) -> Result<(), CopyError> {
+        if self.copy(component)?.shown.variant.as_ref().is_none_or(|variant| variant.base_digest != base_digest) {
             let message = format!("{component} is no variant of the component that it was named with");
             return Err(CopyError::Failed(Failure::Work { error: ErrorBody::new(ErrorCode::Conflict, message) }));
         }
-        self.layer(component)
-    }
-
-    /// The memory of a component, which stays until whoever reads it lets go of it.
-    pub(super) fn view(&mut self, component: ComponentId) -> Result<SlabView, CopyError> {
-        let copy = self.copies.get_mut(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
-        let view = self.device.view(copy.slab)?;
-        copy.views = Some(Arc::downgrade(&view.keeper()));
-        Ok(view)
+        Ok(())
     }
 
     /// What a run of these parts may take for itself.
@@ -349,15 +353,17 @@ impl Copies {
     pub(super) fn digest(&mut self, component: ComponentId, mut alive: impl FnMut(Step)) -> Result<Done, CopyError> {
         let copy = self.copies.get(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
         let mut buffer = vec![0; CHUNK];
-        let mut digests = Vec::with_capacity(copy.tensors.len());
+        let mut digests = Vec::new();
         let mut hashed = 0;
-        for tensor in &copy.tensors {
+        for (tensor, slab) in
+            copy.sheets.iter().flat_map(|sheet| sheet.tensors.iter().map(|tensor| (tensor, sheet.slab)))
+        {
             let mut hasher = blake3::Hasher::new();
             let mut done = 0;
             while done < tensor.len {
                 let length = usize::try_from(tensor.len - done).unwrap_or(CHUNK).min(CHUNK);
                 let piece = buffer.get_mut(..length).unwrap_or_default();
-                self.device.read(copy.slab, tensor.offset + done, piece)?;
+                self.device.read(slab, tensor.offset + done, piece)?;
                 hasher.update(piece);
                 done += length as u64;
                 hashed += length as u64;
@@ -366,10 +372,9 @@ impl Copies {
             digests.push(Digest::from_bytes(*hasher.finalize().as_bytes()));
         }
         let facts: Vec<TensorFacts<'_>> = copy
-            .tensors
-            .iter()
+            .tensors()
             .zip(digests)
-            .map(|(tensor, digest)| TensorFacts {
+            .map(|((_, tensor), digest)| TensorFacts {
                 name: &tensor.name,
                 dtype: &tensor.dtype,
                 shape: &tensor.shape,

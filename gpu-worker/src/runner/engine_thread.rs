@@ -10,16 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use engine::{Cancel, Learned, SlabView};
+use engine::{Cancel, Learned};
 use serde_json::Value;
 use shared::error::{ErrorBody, ErrorCode};
 
 use super::{
-    DeviceTensor, EngineFacts,
+    EngineFacts,
     aside::RunAside,
     cancelled::Cancelled,
     payload::{self, Blob, Payload},
     protocol::{Call, Done, Event, Failure, RanFacts, Shown, Step},
+    sheets::Layer,
     voice::Voice,
 };
 
@@ -33,33 +34,16 @@ const QUEUE: usize = 16;
 pub(super) struct Part {
     /// What the work calls it: `vae`, `unet`, `text_encoder`, …
     pub(super) slot: String,
-    pub(super) base: Layer,
-    /// A variant: its tensors stand for those of the same names.
-    pub(super) overlay: Option<Layer>,
-}
-
-/// Tensors in a slab.
-#[derive(Debug)]
-pub(super) struct Layer {
+    /// What its tensors are, all together; of a variant its key, which is made of its base's digest.
     pub(super) digest: String,
-    pub(super) tensors: Vec<DeviceTensor>,
-    pub(super) view: SlabView,
+    /// What its tensors lie in; later ones stand for earlier ones of the same names, as a variant's for its base's.
+    pub(super) layers: Vec<Layer>,
 }
 
 impl Part {
-    /// What its tensors are, all together: a variant's key is made of its base's digest.
-    pub(super) fn digest(&self) -> &str {
-        &self.overlay.as_ref().unwrap_or(&self.base).digest
-    }
-
     /// Bytes on the device.
     pub(super) fn bytes(&self) -> u64 {
-        self.layers().map(|layer| layer.view.bytes()).sum()
-    }
-
-    /// What its tensors lie in; later ones stand for earlier ones.
-    pub(super) fn layers(&self) -> impl Iterator<Item = &Layer> {
-        [&self.base].into_iter().chain(&self.overlay)
+        self.layers.iter().map(|layer| layer.view.bytes()).sum()
     }
 }
 

@@ -33,8 +33,12 @@ impl Worker for Scripted {
         match order.work.as_str() {
             Some("copy") => {
                 self.go.recv().unwrap();
-                let sum: u64 =
-                    order.parts.iter().flat_map(|part| part.base.view.as_slice().unwrap()).map(|b| u64::from(*b)).sum();
+                let sum: u64 = order
+                    .parts
+                    .iter()
+                    .flat_map(|part| part.layers[0].view.as_slice().unwrap())
+                    .map(|b| u64::from(*b))
+                    .sum();
                 let blobs = order.payload.iter().map(|(facts, bytes)| Blob {
                     name: facts.name.clone(),
                     media_type: facts.media_type.clone(),

@@ -1,4 +1,4 @@
-//! A merge, away from the device's thread: the LoRAs' tensors sorted into modules, the variant's made in its slab.
+//! A merge, away from the device's thread: the LoRAs' tensors sorted into modules, the variant's made in its slabs.
 
 use std::{
     collections::BTreeMap,
@@ -7,8 +7,9 @@ use std::{
 };
 
 use engine::{
-    Cancel, ElementType, SlabView, SlabWriter,
+    Cancel, ElementType, SlabWriter,
     lora::{AdapterSettings, LoraError, LoraIndex, LoraTensor, MergeControl, MergeError, VariantError},
+    merge_all,
 };
 use shared::error::{Classify, ErrorBody};
 
@@ -17,25 +18,26 @@ use super::{
     copies::CopyError,
     plan::Planned,
     protocol::{Failure, Step},
+    sheets::Layer,
 };
 
 /// Bytes between two words about how far a merge is.
 const TOLD: u64 = 16 << 20;
 
-/// A merge, for a thread of its own: it holds all that it reads and the slab that it writes.
+/// A merge, for a thread of its own: it holds all that it reads and the slabs that it writes.
 pub(super) struct Merge {
-    pub(super) writer: SlabWriter,
+    /// Slabs and what goes into each.
+    pub(super) sheets: Vec<(SlabWriter, Vec<Planned>)>,
     /// None when the base's own copy is changed.
-    pub(super) base: Option<SlabView>,
-    pub(super) earlier: Option<SlabView>,
+    pub(super) base: Option<Layer>,
+    /// The sheets of the earlier variant.
+    pub(super) earlier: Vec<Layer>,
     pub(super) loras: Vec<Lora>,
-    pub(super) tensors: Vec<Planned>,
 }
 
 /// A LoRA's memory.
 pub(super) struct Lora {
-    pub(super) view: SlabView,
-    pub(super) tensors: Vec<DeviceTensor>,
+    pub(super) layer: Layer,
     pub(super) settings: Arc<BTreeMap<String, AdapterSettings>>,
 }
 
@@ -45,7 +47,7 @@ pub(super) type Merged = Result<(), CopyError>;
 impl Merge {
     /// Makes the tensors; nothing holds memory of the device any more on return. `tell` hears how far it is.
     pub(super) fn run(self, threads: NonZeroUsize, cancel: &Cancel, tell: impl FnMut(Step) + Send) -> Merged {
-        let Self { mut writer, base, earlier, loras, tensors } = self;
+        let Self { mut sheets, base, earlier, loras } = self;
         let said = Mutex::new((0, tell));
         let done = |bytes: u64| {
             let (total, tell) = &mut *said.lock().unwrap_or_else(PoisonError::into_inner);
@@ -55,21 +57,29 @@ impl Merge {
                 tell(Step::Copied(*total));
             }
         };
-        let memory = loras.iter().map(|lora| lora.view.to_host()).collect::<Result<Vec<_>, _>>()?;
+        if sheets.is_empty() {
+            return Ok(());
+        }
+        let memory = loras.iter().map(|lora| lora.layer.view.to_host()).collect::<Result<Vec<_>, _>>()?;
         let named = loras.iter().zip(&memory).map(|(lora, bytes)| named(lora, bytes)).collect::<Result<Vec<_>, _>>()?;
         let files: Vec<Vec<LoraTensor<'_>>> =
             named.iter().map(|tensors| tensors.iter().map(Named::tensor).collect()).collect();
         let indices = files.iter().zip(&loras).map(|(tensors, lora)| LoraIndex::read(tensors, &lora.settings));
         let indices = indices.collect::<Result<Vec<_>, _>>().map_err(|error| failed(&error))?;
-        let tensors = tensors.iter().map(|tensor| tensor.made(base.as_ref(), earlier.as_ref(), &indices));
         let control = MergeControl { threads, done: &done, cancel };
-        writer.merge(tensors.collect(), &control).map_err(|error| match error {
-            VariantError::Device(error) => error.into(),
-            VariantError::Tensor(failed) if failed.error == MergeError::Cancelled => {
-                CopyError::Failed(Failure::Cancelled)
-            }
-            other => failed(&other),
-        })
+        let slabs = sheets.iter_mut().map(|(writer, tensors)| {
+            let made = tensors.iter().map(|tensor| tensor.made(base.as_ref(), &earlier, &indices));
+            (writer, made.collect())
+        });
+        merge_all(slabs.collect(), &control).map_err(told)
+    }
+}
+
+fn told(error: VariantError) -> CopyError {
+    match error {
+        VariantError::Device(error) => error.into(),
+        VariantError::Tensor(failed) if failed.error == MergeError::Cancelled => CopyError::Failed(Failure::Cancelled),
+        other => failed(&other),
     }
 }
 
@@ -102,5 +112,5 @@ fn named<'a>(lora: &'a Lora, bytes: &'a [u8]) -> Result<Vec<Named<'a>>, CopyErro
         let shape = tensor.shape.iter().map(|side| usize::try_from(*side).unwrap_or(usize::MAX)).collect();
         Ok(Named { name: &tensor.name, element, shape, bytes: bytes.ok_or_else(|| wrong("it lies outside its slab"))? })
     };
-    lora.tensors.iter().map(tensor).collect()
+    lora.layer.tensors.iter().map(tensor).collect()
 }

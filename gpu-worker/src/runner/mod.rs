@@ -33,6 +33,9 @@ mod protocol;
 mod request;
 mod run;
 mod share;
+mod sheets;
+#[cfg(test)]
+mod sheets_tests;
 mod supervisor;
 mod variants;
 #[cfg(test)]
@@ -162,7 +165,7 @@ pub struct DeviceResident {
     pub component: ComponentId,
     /// Digest of its content.
     pub digest: String,
-    /// Bytes of its slab.
+    /// Bytes that it takes. What several variants hold is counted with the one that has been there longest.
     pub bytes: u64,
     /// When it became resident (host clock).
     pub since: DateTime<Utc>,

@@ -3,18 +3,19 @@
 use std::{sync::Arc, time::Instant};
 
 use chrono::Utc;
-use engine::SlabId;
+use engine::{SlabId, SlabWriter};
 use shared::{
     error::{ErrorBody, ErrorCode},
     ids::ComponentId,
 };
 
 use super::{
-    Applied, ApplyOrder, DeviceResident, DeviceTensor, VariantFacts,
+    Applied, ApplyOrder, DeviceResident, VariantFacts,
     copies::{Copies, Copy, CopyError},
     merge::{Lora, Merge, Merged},
-    plan::Origins,
+    plan::PlannedSheet,
     protocol::Failure,
+    sheets::Sheet,
 };
 
 /// What became of an order.
@@ -28,10 +29,10 @@ pub(super) enum Begun {
 /// What is known of a variant before it is there.
 #[derive(Debug)]
 pub(super) struct Pending {
-    slab: SlabId,
-    tensors: Vec<DeviceTensor>,
+    /// Sheets of other variants, which it keeps from being freed.
+    shared: Vec<Arc<Sheet>>,
+    made: Vec<Sheet>,
     shown: DeviceResident,
-    origins: Origins,
     began: Instant,
     computed: usize,
     taken_over: usize,
@@ -46,38 +47,76 @@ impl Copies {
         }
         let began = Instant::now();
         let plan = self.plan(order)?;
+        let (computed, taken_over) = plan.counts();
         let mut loras = Vec::with_capacity(order.loras.len());
         for source in &order.loras {
-            let (view, tensors) = (self.view(source.component)?, self.copy(source.component)?.tensors.clone());
-            loras.push(Lora { view, tensors, settings: Arc::new(source.settings.clone()) });
+            loras.push(Lora { layer: self.layer(source.component)?, settings: Arc::new(source.settings.clone()) });
         }
-        let earlier = plan.earlier.map(|earlier| self.view(earlier)).transpose()?;
+        let earlier = plan.earlier.map(|earlier| self.layers(earlier)).transpose()?.unwrap_or_default();
         let base_digest = self.copy(order.base)?.shown.digest.clone();
-        let (slab, base) = if order.in_place {
-            self.free_of_leases(order.base)?;
-            (self.copy(order.base)?.slab, None)
+        let (slabs, base) = if order.in_place {
+            (vec![self.converted(order.base)?], None)
         } else {
-            let base = self.view(order.base)?;
-            let slab = self.reserve(plan.bytes).map_err(|error| self.with_would_free(error))?;
-            (slab, Some(base))
+            let base = self.layer(order.base)?;
+            (self.reserved(&plan.sheets)?, Some(base))
         };
-        let writer = match self.device.writer(slab) {
-            Ok(writer) => writer,
-            // the base's own copy stays as it is
-            Err(error) if order.in_place => return Err(error.into()),
-            Err(error) => return Err(self.given_up(slab, error.into())),
-        };
-        if order.in_place {
-            self.copies.remove(&order.base);
+        let (mut made, mut sheets, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for (sheet, (slab, writer)) in plan.sheets.into_iter().zip(slabs) {
+            let PlannedSheet { tensors, layout, origins, .. } = sheet;
+            let taken = self.device.slab_bytes(slab)?;
+            bytes += taken;
+            made.push(Sheet { slab, bytes: taken, tensors: layout.into(), origins });
+            sheets.push((writer, tensors));
         }
-        let bytes = self.device.slab_bytes(slab)?;
         let variant = Some(VariantFacts { base: order.base, base_digest, whole: order.in_place });
         let shown = DeviceResident::new(order.variant, order.key.clone(), bytes, variant);
-        let taken_over = plan.tensors.iter().filter(|tensor| tensor.is_taken_over()).count();
-        let computed = plan.tensors.len() - taken_over;
-        let pending = Pending { slab, tensors: plan.layout, shown, origins: plan.origins, began, computed, taken_over };
-        let merge = Merge { writer, base, earlier, loras, tensors: plan.tensors };
-        Ok(Begun::Merge(Box::new(merge), Box::new(pending)))
+        let pending = Pending { shared: plan.shared, made, shown, began, computed, taken_over };
+        Ok(Begun::Merge(Box::new(Merge { sheets, base, earlier, loras }), Box::new(pending)))
+    }
+
+    /// The base's own copy, to be changed: no more on the device from here on. On an error it stays as it is.
+    fn converted(&mut self, base: ComponentId) -> Result<(SlabId, SlabWriter), CopyError> {
+        self.free_of_leases(base)?;
+        let slab = self.single(base)?.slab;
+        let writer = self.device.writer(slab)?;
+        self.copies.remove(&base);
+        Ok((slab, writer))
+    }
+
+    /// Slabs for all of these sheets, or none.
+    fn reserved(&mut self, sheets: &[PlannedSheet]) -> Result<Vec<(SlabId, SlabWriter)>, CopyError> {
+        let mut slabs = Vec::with_capacity(sheets.len());
+        for (at, sheet) in sheets.iter().enumerate() {
+            let reserved = self.reserve(sheet.bytes).map_err(|error| self.with_would_free(error));
+            let slab = reserved.and_then(|slab| match self.device.writer(slab) {
+                Ok(writer) => Ok((slab, writer)),
+                Err(error) => Err(self.given_up(slab, error.into())),
+            });
+            match slab {
+                Ok(slab) => slabs.push(slab),
+                Err(error) => {
+                    let later = sheets.iter().skip(at + 1).map(|sheet| sheet.bytes).sum();
+                    return Err(self.none_reserved(slabs, later, error));
+                }
+            }
+        }
+        Ok(slabs)
+    }
+
+    /// Gives slabs back because there are not all; what was needed and free is told of all together, `later` bytes more of which
+    /// were not even asked for.
+    fn none_reserved(&mut self, slabs: Vec<(SlabId, SlabWriter)>, later: u64, mut why: CopyError) -> CopyError {
+        let mut before = 0;
+        for (slab, writer) in slabs {
+            drop(writer);
+            before += self.device.slab_bytes(slab).unwrap_or(0);
+            why = self.given_up(slab, why);
+        }
+        if let CopyError::Failed(Failure::OutOfMemory { needed_bytes, available_bytes, .. }) = &mut why {
+            *needed_bytes = needed_bytes.saturating_add(before).saturating_add(later);
+            *available_bytes = available_bytes.saturating_add(before);
+        }
+        why
     }
 
     /// The variant, where it is there already.
@@ -92,25 +131,38 @@ impl Copies {
         Ok(Some(Applied { bytes, seconds: 0.0, computed: 0, taken_over: 0, already: true }))
     }
 
-    /// What is held under this id.
-    pub(super) fn copy(&self, component: ComponentId) -> Result<&Copy, CopyError> {
-        self.copies.get(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))
-    }
-
     /// Registers what a merge made, or frees it.
     pub(super) fn finish(&mut self, pending: Pending, merged: Merged) -> Result<Applied, CopyError> {
-        let Pending { slab, tensors, mut shown, origins, began, computed, taken_over } = pending;
-        if let Err(error) = merged {
-            return Err(self.given_up(slab, error));
-        }
-        let (component, bytes) = (shown.component, shown.bytes);
-        if self.copies.contains_key(&component) {
-            let error = refused(ErrorCode::Conflict, format!("{component} was put on the device meanwhile"));
-            return Err(self.given_up(slab, error));
+        let Pending { shared, made, mut shown, began, computed, taken_over } = pending;
+        let component = shown.component;
+        let met = || refused(ErrorCode::Conflict, format!("{component} was put on the device meanwhile"));
+        if let Err(mut error) =
+            merged.and_then(|()| if self.copies.contains_key(&component) { Err(met()) } else { Ok(()) })
+        {
+            for sheet in made {
+                error = self.given_up(sheet.slab, error);
+            }
+            return Err(self.all_let_go(shared, error));
         }
         (shown.since, shown.last_used) = (Utc::now(), Utc::now());
-        self.copies.insert(component, Copy::variant(slab, tensors, shown, origins));
+        let sheets = shared.into_iter().chain(made.into_iter().map(Arc::new)).collect();
+        self.copies.insert(component, Copy::of(sheets, shown));
+        self.recount();
+        let bytes = self.copy(component)?.shown.bytes;
         Ok(Applied { bytes, seconds: began.elapsed().as_secs_f64(), computed, taken_over, already: false })
+    }
+
+    /// Lets go of sheets whose variants may have left meanwhile, for this reason.
+    fn all_let_go(&mut self, sheets: Vec<Arc<Sheet>>, mut reason: CopyError) -> CopyError {
+        for sheet in sheets {
+            match self.let_go(sheet).map_err(CopyError::from) {
+                Ok(_) => {}
+                Err(lost @ CopyError::Sticky(_)) => reason = lost,
+                Err(error) => tracing::error!(?error, "the slab of a variant that has left cannot be freed"),
+            }
+        }
+        self.recount();
+        reason
     }
 }
 

@@ -1,6 +1,10 @@
 //! Variants in a real runner process: made beside other work, told as they are, and gone with a process that dies.
 
-use std::{collections::BTreeMap, io::Write};
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use gpu_worker::runner::{ApplyOrder, LoraSource, RunnerError, RunnerState, TensorChange, Term};
 use residency::Lease;
@@ -74,21 +78,57 @@ async fn a_variant_is_shown_with_its_base_and_both_go_when_they_are_told_to() {
     bench.end().await;
 }
 
+/// Bytes of the variant have been made and others have not: the first word about them comes after sixteen MiB of a tensor that is
+/// quickly made, and the next tensor takes the processors so much longer that the signal comes first.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_runner_that_dies_in_a_merge_costs_its_caller_an_error_and_comes_back_without_the_variant() {
-    let bench = Bench::new(64 * MIB).await;
-    let (base, lora, never) = (base(&bench).await, lora(&bench, RANK).await, CancellationToken::new());
-    let pid = bench.runner.status().borrow().pid.unwrap();
-    let before = bench.runner.status().borrow().memory.used_bytes;
-    let killing = async {
-        // its memory is reserved: the merge goes on
-        bench.wait(|status| status.memory.used_bytes > before).await;
-        signal(pid, Signal::KILL);
+async fn a_runner_that_dies_in_a_merge_costs_its_caller_an_error_and_what_was_there_is_made_again_to_the_bit() {
+    let (bench, never) = (Bench::new(128 * MIB).await, CancellationToken::new());
+    let shapes: [(&str, &str, &[u64]); 2] =
+        [("quick.weight", "F16", &[4 * SIDE, SIDE]), ("slow.weight", "F16", &[SIDE, SIDE])];
+    let base = bench.component_of("base", &shapes, floats(5 * SIDE * SIDE)).await;
+    let factors: [(&str, &str, &[u64]); 4] = [
+        ("quick.lora_down.weight", "F16", &[1, SIDE]),
+        ("quick.lora_up.weight", "F16", &[4 * SIDE, 1]),
+        ("slow.lora_down.weight", "F16", &[SIDE, SIDE]),
+        ("slow.lora_up.weight", "F16", &[SIDE, SIDE]),
+    ];
+    let lora = bench.component_of("lora", &factors, floats(5 * SIDE + 2 * SIDE * SIDE)).await;
+    let changes = |modules: &[&str]| -> Vec<TensorChange> {
+        let term = |stem: &str| Term { lora: 0, stem: stem.into(), strength: 1e-4 };
+        let change = |stem: &&str| TensorChange { tensor: format!("{stem}.weight"), terms: vec![term(stem)] };
+        modules.iter().map(change).collect()
     };
-    let (applied, ()) = tokio::join!(bench.runner.apply(order(&base, &lora), |_| {}, &never), killing);
+    let quick = || ApplyOrder { changes: changes(&["quick"]), ..order(&base, &lora) };
+    let loaded = async || {
+        bench.load(&base, &never).await.unwrap();
+        bench.load(&lora, &never).await.unwrap();
+    };
+    loaded().await;
+    let first = quick();
+    bench.runner.apply(first.clone(), |_| {}, &never).await.unwrap();
+    let made = bench.runner.digest(first.variant).await.unwrap();
+    bench.runner.unload(first.variant).await.unwrap();
+
+    let pid = bench.runner.status().borrow().pid.unwrap();
+    let dying = ApplyOrder { changes: changes(&["quick", "slow"]), key: "other".into(), ..order(&base, &lora) };
+    let (heard, told) = (AtomicU64::new(0), dying.variant);
+    let progress = |bytes: u64| {
+        if bytes > 0 && heard.swap(bytes, Ordering::Relaxed) == 0 {
+            signal(pid, Signal::KILL);
+        }
+    };
+    let applied = bench.runner.apply(dying, progress, &never).await;
     assert!(matches!(&applied, Err(RunnerError::Crashed { how, .. }) if how == "signal 9"), "{applied:?}");
+    let heard = heard.into_inner();
+    assert!((1..5 * SIDE * SIDE * 2).contains(&heard), "{heard} bytes were made when it died");
+
     let status = bench.wait(|status| status.state == RunnerState::Ready && status.pid != Some(pid)).await;
-    assert!(status.resident.is_empty());
+    assert!(status.resident.is_empty() && status.memory.used_bytes == 0, "{told} is not there: {status:?}");
+    loaded().await;
+    assert_eq!(bench.runner.digest(id(&base)).await.unwrap(), base.digest().to_string());
+    let again = quick();
+    bench.runner.apply(again.clone(), |_| {}, &never).await.unwrap();
+    assert_eq!(bench.runner.digest(again.variant).await.unwrap(), made);
     bench.end().await;
 }
 

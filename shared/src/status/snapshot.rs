@@ -278,7 +278,7 @@ pub struct VariantEntry {
     pub kind: String,
     /// Names base and stack: equal keys, equal bytes. Shown as the copy's digest.
     pub key: String,
-    /// Bytes held: those of the changed tensors, of all tensors when it is whole.
+    /// Bytes held: those of the changed tensors, of all tensors when it is whole. What several variants hold counts with the oldest.
     pub bytes: u64,
     /// The base's copy was converted into it, as there was no room for both.
     pub whole: bool,

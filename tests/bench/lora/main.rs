@@ -47,6 +47,9 @@ struct Cli {
     /// One side only: `ours`, `torch` or `diffusers`.
     #[arg(long)]
     only: Option<String>,
+    /// Works whose names hold this, only.
+    #[arg(long, default_value = "")]
+    work: String,
     /// JSON instead of tables.
     #[arg(long)]
     json: bool,
@@ -59,7 +62,7 @@ fn main() -> anyhow::Result<()> {
     let wanted = |side: &str| cli.only.as_deref().is_none_or(|only| only == side);
     if wanted("ours") {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let measured = runtime.block_on(ours::measure(&cli.program, cli.threads, cli.rounds, cli.small))?;
+        let measured = runtime.block_on(ours::measure(&cli.program, cli.threads, cli.rounds, cli.small, &cli.work))?;
         report.bytes = Some(measured.bytes);
         report.sides.insert("ours".to_owned(), measured.passes);
     }
@@ -67,7 +70,7 @@ fn main() -> anyhow::Result<()> {
         for side in ["torch", "diffusers"].into_iter().filter(|side| wanted(side)) {
             let mut command = Command::new(python);
             command.args(["-c", PEER, side]).arg(&cli.dir).args([cli.threads.to_string(), cli.rounds.to_string()]);
-            command.arg(if cli.small { "small" } else { "real" });
+            command.args([if cli.small { "small" } else { "real" }, &cli.work]);
             command.env("HF_HUB_OFFLINE", "1").env("OMP_NUM_THREADS", cli.threads.to_string());
             let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
             anyhow::ensure!(output.status.success(), "{side} ended with {}", output.status);

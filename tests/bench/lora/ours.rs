@@ -36,17 +36,25 @@ struct Bench {
     base: ComponentId,
     loras: Vec<Lora>,
     rounds: usize,
+    /// Works whose names hold this.
+    work: String,
     passes: Passes,
 }
 
 /// A stack: places of LoRAs, with weights.
 type Stack<'s> = &'s [(usize, f64)];
 
-/// Applies, changes, swaps and removes.
+/// Applies, changes and swaps: works whose names hold `work`.
 ///
 /// # Errors
 /// What the runner says.
-pub(crate) async fn measure(program: &Path, threads: u16, rounds: usize, small: bool) -> anyhow::Result<Measured> {
+pub(crate) async fn measure(
+    program: &Path,
+    threads: u16,
+    rounds: usize,
+    small: bool,
+    work: &str,
+) -> anyhow::Result<Measured> {
     let tasks = Tasks::new();
     let config = RunnerConfig {
         device: "cpu:0".into(),
@@ -67,7 +75,7 @@ pub(crate) async fn measure(program: &Path, threads: u16, rounds: usize, small: 
         let component = load(&runner, &Component::of(&model::lora(&changed, RANK)), seed as u64 + 2).await?;
         loras.push(Lora { component, paths: changed.into_iter().map(|(path, ..)| path).collect() });
     }
-    let mut bench = Bench { runner, base, loras, rounds, passes: Passes::new() };
+    let mut bench = Bench { runner, base, loras, rounds, work: work.to_owned(), passes: Passes::new() };
     let before = bench.runner.digest(base).await?;
     let bytes = bench.all().await?;
     anyhow::ensure!(bench.runner.digest(base).await? == before, "the base is not what it was");
@@ -94,7 +102,9 @@ impl Bench {
     async fn all(&mut self) -> anyhow::Result<BTreeMap<String, u64>> {
         let mut bytes = BTreeMap::new();
         for (name, stack) in [("attention", &[(1, 0.8)]), ("all", &[(0, 0.8)])] {
-            bytes.insert(name.to_owned(), self.fresh(&format!("apply: {name}"), stack).await?);
+            if let Some(taken) = self.fresh(&format!("apply: {name}"), stack).await? {
+                bytes.insert(name.to_owned(), taken);
+            }
         }
         self.fresh("apply: a stack of three", &[(0, 0.8), (1, 0.5), (2, 0.3)]).await?;
         let before: Stack<'_> = &[(0, 0.8), (1, 0.5), (2, 0.3)];
@@ -120,13 +130,16 @@ impl Bench {
     }
 
     /// A stack over the base alone; the bytes of its variant.
-    async fn fresh(&mut self, what: &str, stack: Stack<'_>) -> anyhow::Result<u64> {
-        let mut bytes = 0;
+    async fn fresh(&mut self, what: &str, stack: Stack<'_>) -> anyhow::Result<Option<u64>> {
+        let mut bytes = None;
+        if !what.contains(&self.work) {
+            return Ok(bytes);
+        }
         for _ in 0..self.rounds {
             let order = self.order(stack, None);
             let (applied, pass) = self.timed(order.clone()).await?;
             self.keep(what, pass);
-            bytes = applied.bytes;
+            bytes = Some(applied.bytes);
             self.runner.unload(order.variant).await?;
         }
         Ok(bytes)
@@ -134,6 +147,9 @@ impl Bench {
 
     /// One stack after another, whose variant is still there.
     async fn change(&mut self, what: &str, before: Stack<'_>, after: Stack<'_>) -> anyhow::Result<()> {
+        if !what.contains(&self.work) {
+            return Ok(());
+        }
         let earlier = self.order(before, None);
         self.timed(earlier.clone()).await?;
         for _ in 0..self.rounds {
@@ -148,6 +164,9 @@ impl Bench {
 
     /// A stack whose variant is there.
     async fn back(&mut self, what: &str, stack: Stack<'_>) -> anyhow::Result<()> {
+        if !what.contains(&self.work) {
+            return Ok(());
+        }
         let order = self.order(stack, None);
         self.timed(order.clone()).await?;
         for _ in 0..self.rounds.max(20) {

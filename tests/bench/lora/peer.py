@@ -1,6 +1,6 @@
 """The peers of the LoRA bench in a process of their own: a plain merge on torch, or diffusers with peft.
 
-Prints one line of JSON: passes by work. Arguments: torch|diffusers FOLDER THREADS ROUNDS real|small."""
+Prints one line of JSON: passes by work. Arguments: torch|diffusers FOLDER THREADS ROUNDS real|small [PART OF A WORK'S NAME]."""
 
 import json
 import os
@@ -15,6 +15,8 @@ os.dup2(2, 1)
 
 side, folder = sys.argv[1:3]
 threads, rounds, small = int(sys.argv[3]), int(sys.argv[4]), sys.argv[5] == "small"
+only = sys.argv[6] if len(sys.argv) > 6 else ""
+KINDS = [kind for kind in ("attention", "all") if only in f"apply: {kind}"]
 torch.set_num_threads(threads)
 torch.set_grad_enabled(False)
 RANK = 32
@@ -89,7 +91,7 @@ def timed(work, what):
 
 def plain():
     model = unet()
-    for modules in ("attention", "all"):
+    for modules in KINDS:
         factors = lora(model, modules, 10_000)
 
         def merged():
@@ -109,13 +111,13 @@ def through_diffusers():
     from safetensors.torch import save_file
 
     model = unet()
-    for modules in ("attention", "all"):
+    for modules in KINDS:
         save_file(lora(model, modules, 10_000), os.path.join(folder, f"{modules}.safetensors"))
     pipe = StableDiffusionXLPipeline(
         vae=None, text_encoder=None, text_encoder_2=None, tokenizer=None, tokenizer_2=None, unet=model,
         scheduler=EulerDiscreteScheduler(), add_watermarker=False,
     )
-    for modules in ("attention", "all"):
+    for modules in KINDS:
 
         def applied():
             pipe.load_lora_weights(folder, weight_name=f"{modules}.safetensors", adapter_name="one")

@@ -106,9 +106,9 @@ pub fn merge_tensor(
         summands.filter_map(Result::transpose).map(|added| added.map(Added::packed)).collect()
     };
     let to = 0..bytes.len() as u64;
-    let task = Task { name, element, shape, from: Some(bytes), to, prepare: Some(Box::new(prepare)) };
     let out = Out(Mutex::new(vec![0; bytes.len()]));
-    match carry_out(vec![task], &out, threads, &|_| {}, &Cancel::new()) {
+    let task = Task { sink: &out, name, element, shape, from: Some(bytes), to, prepare: Some(Box::new(prepare)) };
+    match carry_out(vec![vec![task]], threads, &|_| {}, &Cancel::new()) {
         Ok(()) => Ok(out.0.into_inner().unwrap_or_else(PoisonError::into_inner)),
         Err(Trouble::Tensor(failed)) => Err(failed.error),
         Err(Trouble::Memory(error)) => Err(MergeError::Memory { answer: error.to_string() }),

@@ -1,7 +1,8 @@
-//! Many tensors at once: a queue of blocks of rows from which all threads take, so that none waits for the others' tensors.
+//! Many tensors at once: queues of blocks of rows from which all threads take, so that none waits for the others' tensors.
 //!
 //! A tensor's changes are prepared once, by the thread that opens it, just before its rows are changed. Which thread takes
-//! which block decides no byte.
+//! which block decides no byte. Tensors of one memory are a group, and threads keep to different groups as long as there are
+//! enough: the system lets one of them at a time write to a memory file, and whoever waits burns its processor.
 
 use std::{
     borrow::Cow,
@@ -48,6 +49,8 @@ pub(crate) trait Sink: Sync {
 
 /// A tensor to be made.
 pub(crate) struct Task<'a> {
+    /// The memory that it goes to.
+    pub(crate) sink: &'a dyn Sink,
     pub(crate) name: &'a str,
     pub(crate) element: ElementType,
     pub(crate) shape: &'a [usize],
@@ -79,22 +82,20 @@ pub(crate) enum Trouble {
     Memory(io::Error),
 }
 
-/// Makes all of them; `done` hears of the bytes of each block. What stands in the targets after an error is not to be used.
+/// Makes all of them, group by group; `done` hears of the bytes of each block. What stands in the targets after an error is not to
+/// be used.
 ///
 /// # Errors
 /// The first that was found.
 pub(crate) fn carry_out(
-    mut tasks: Vec<Task<'_>>,
-    sink: &dyn Sink,
+    groups: Vec<Vec<Task<'_>>>,
     threads: NonZeroUsize,
     done: &(dyn Fn(usize) + Sync),
     cancel: &Cancel,
 ) -> Result<(), Trouble> {
-    // the largest first: what is left for the end is small
-    tasks.sort_by_key(|task| std::cmp::Reverse(task.length()));
-    let bytes: usize = tasks.iter().filter_map(Task::length).sum();
-    let state = State { waiting: tasks.into(), ..State::default() };
-    let queue = Queue { state: Mutex::new(state), changed: Condvar::new(), sink, done, cancel };
+    let bytes: usize = groups.iter().flatten().filter_map(Task::length).sum();
+    let state = State { groups: groups.into_iter().map(Group::of).collect(), ..State::default() };
+    let queue = Queue { state: Mutex::new(state), changed: Condvar::new(), done, cancel };
     let helpers = (threads.get() - 1).min(bytes / BLOCK);
     std::thread::scope(|scope| {
         for _ in 0..helpers {
@@ -118,18 +119,25 @@ impl Task<'_> {
 struct Queue<'a> {
     state: Mutex<State<'a>>,
     changed: Condvar,
-    sink: &'a dyn Sink,
     done: &'a (dyn Fn(usize) + Sync),
     cancel: &'a Cancel,
 }
 
 #[derive(Default)]
 struct State<'a> {
-    waiting: VecDeque<Task<'a>>,
-    open: VecDeque<Open<'a>>,
+    groups: Vec<Group<'a>>,
     /// Tensors whose changes are being prepared: blocks will come of them.
     preparing: usize,
     trouble: Option<Trouble>,
+}
+
+/// Tensors of one memory.
+#[derive(Default)]
+struct Group<'a> {
+    waiting: VecDeque<Task<'a>>,
+    open: VecDeque<Open<'a>>,
+    /// Threads that keep to it.
+    threads: usize,
 }
 
 /// A tensor whose rows are being changed.
@@ -142,6 +150,7 @@ struct Open<'a> {
 /// What all blocks of a tensor share.
 struct Facts<'a> {
     name: &'a str,
+    sink: &'a dyn Sink,
     element: ElementType,
     from: Option<&'a [u8]>,
     to: u64,
@@ -161,12 +170,23 @@ struct Block<'a> {
     facts: Arc<Facts<'a>>,
 }
 
+/// What a thread does next, for the group that it keeps to.
 enum Next<'a> {
     Prepare(Task<'a>),
     Change(Block<'a>),
 }
 
-impl<'a> State<'a> {
+impl<'a> Group<'a> {
+    fn of(mut tasks: Vec<Task<'a>>) -> Self {
+        // the largest first: what is left for the end is small
+        tasks.sort_by_key(|task| std::cmp::Reverse(task.length()));
+        Self { waiting: tasks.into(), ..Self::default() }
+    }
+
+    fn has_work(&self) -> bool {
+        !self.open.is_empty() || !self.waiting.is_empty()
+    }
+
     fn block(&mut self) -> Option<Block<'a>> {
         let open = self.open.front_mut()?;
         let (begin, facts) = (open.next, open.facts.clone());
@@ -179,24 +199,45 @@ impl<'a> State<'a> {
     }
 }
 
+impl<'a> State<'a> {
+    /// Something of the thread's own group, else of the one that fewest keep to.
+    fn take(&mut self, own: &mut Option<usize>) -> Option<Next<'a>> {
+        let works = |at: &usize| self.groups.get(*at).is_some_and(Group::has_work);
+        let at = own.filter(works).or_else(|| {
+            let with_work = self.groups.iter().enumerate().filter(|(_, group)| group.has_work());
+            with_work.min_by_key(|(at, group)| (group.threads, *at)).map(|(at, _)| at)
+        })?;
+        if *own != Some(at) {
+            if let Some(left) = own.and_then(|left| self.groups.get_mut(left)) {
+                left.threads -= 1;
+            }
+            *own = Some(at);
+            self.groups.get_mut(at)?.threads += 1;
+        }
+        let group = self.groups.get_mut(at)?;
+        if let Some(block) = group.block() {
+            return Some(Next::Change(block));
+        }
+        let task = group.waiting.pop_front()?;
+        self.preparing += 1;
+        Some(Next::Prepare(task))
+    }
+}
+
 impl<'a> Queue<'a> {
     fn lock(&self) -> MutexGuard<'_, State<'a>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a thread does next; none when nothing is left for it.
-    fn next(&self) -> Option<Next<'a>> {
+    fn next(&self, own: &mut Option<usize>) -> Option<Next<'a>> {
         let mut state = self.lock();
         loop {
             if state.trouble.is_some() {
                 return None;
             }
-            if let Some(block) = state.block() {
-                return Some(Next::Change(block));
-            }
-            if let Some(task) = state.waiting.pop_front() {
-                state.preparing += 1;
-                return Some(Next::Prepare(task));
+            if let Some(next) = state.take(own) {
+                return Some(next);
             }
             if state.preparing == 0 {
                 return None;
@@ -205,12 +246,16 @@ impl<'a> Queue<'a> {
         }
     }
 
-    fn opened(&self, opened: Result<Open<'a>, Trouble>) {
+    fn opened(&self, group: Option<usize>, opened: Result<Open<'a>, Trouble>) {
         let mut state = self.lock();
         state.preparing -= 1;
         match opened {
             // one without bytes has no blocks
-            Ok(open) if open.facts.length > 0 => state.open.push_back(open),
+            Ok(open) if open.facts.length > 0 => {
+                if let Some(group) = group.and_then(|group| state.groups.get_mut(group)) {
+                    group.open.push_back(open);
+                }
+            }
             Ok(_) => {}
             Err(trouble) => state.trouble = state.trouble.take().or(Some(trouble)),
         }
@@ -225,16 +270,16 @@ impl<'a> Queue<'a> {
 
     fn work(&self) {
         let _watch = Watch(self);
-        let mut buffer = Vec::new();
-        while let Some(next) = self.next() {
+        let (mut buffer, mut own) = (Vec::new(), None);
+        while let Some(next) = self.next(&mut own) {
             match next {
-                Next::Prepare(task) => self.opened(self.open(task)),
+                Next::Prepare(task) => self.opened(own, open(task)),
                 Next::Change(block) => {
                     if self.cancel.is_cancelled() {
                         return self.fail(failed(block.facts.name, MergeError::Cancelled));
                     }
                     let (facts, bytes) = (block.facts.clone(), block.range.len());
-                    if let Err(trouble) = self.make(block, &mut buffer) {
+                    if let Err(trouble) = make(block, &mut buffer) {
                         self.fail(trouble);
                     }
                     // whoever holds the facts last has changed the last block
@@ -248,54 +293,53 @@ impl<'a> Queue<'a> {
             }
         }
     }
+}
 
-    fn open(&self, task: Task<'a>) -> Result<Open<'a>, Trouble> {
-        let length = task.length();
-        let Task { name, element, shape, from, to, prepare } = task;
-        let whole = elements(shape).and_then(|count| count.checked_mul(element.bytes()));
-        let Some(length) =
-            length.filter(|length| whole == Some(*length) && from.is_none_or(|from| from.len() == *length))
-        else {
-            let found = [length.unwrap_or(0), 1];
-            return Err(failed(name, MergeError::Shape { stem: String::new(), found, expected: shape.to_vec() }));
-        };
-        let bytes = || match from {
-            Some(from) => Ok(Cow::Borrowed(from)),
-            None => {
-                let mut bytes = vec![0; length];
-                let read = self.sink.read(to.start, &mut bytes);
-                read.map(|()| Cow::Owned(bytes)).map_err(|error| MergeError::Memory { answer: error.to_string() })
-            }
-        };
-        let stored = Stored { element, shape, bytes: &bytes };
-        let (_, columns) = stored.matrix();
-        let changes = prepare.map(|prepare| prepare(stored)).transpose().map_err(|error| failed(name, error))?;
-        let width = (columns * element.bytes()).max(1);
-        let share = (BLOCK / width).next_multiple_of(ROWS).max(ROWS) * width;
-        let (to, lost) = (to.start, AtomicUsize::new(0));
-        let facts = Facts { name, element, from, to, length, columns, width, share, changes, lost };
-        Ok(Open { next: 0, facts: Arc::new(facts) })
-    }
-
-    fn make(&self, Block { range, facts }: Block<'_>, buffer: &mut Vec<u8>) -> Result<(), Trouble> {
-        let at = facts.to + range.start as u64;
-        let from = facts.from.and_then(|from| from.get(range.clone()));
-        let Some(changes) = &facts.changes else {
-            // what is to be copied from where it goes is there
-            return from.map_or(Ok(()), |from| self.sink.write(at, from)).map_err(Trouble::Memory);
-        };
-        // written from a buffer that stays in the processor's cache: memory of the sink that was never touched would cost a fault
-        // and a page of zeros for each page
-        buffer.resize(range.len(), 0);
-        if from.is_none() {
-            self.sink.read(at, buffer).map_err(Trouble::Memory)?;
+fn open(task: Task<'_>) -> Result<Open<'_>, Trouble> {
+    let length = task.length();
+    let Task { sink, name, element, shape, from, to, prepare } = task;
+    let whole = elements(shape).and_then(|count| count.checked_mul(element.bytes()));
+    let Some(length) = length.filter(|length| whole == Some(*length) && from.is_none_or(|from| from.len() == *length))
+    else {
+        let found = [length.unwrap_or(0), 1];
+        return Err(failed(name, MergeError::Shape { stem: String::new(), found, expected: shape.to_vec() }));
+    };
+    let bytes = || match from {
+        Some(from) => Ok(Cow::Borrowed(from)),
+        None => {
+            let mut bytes = vec![0; length];
+            let read = sink.read(to.start, &mut bytes);
+            read.map(|()| Cow::Owned(bytes)).map_err(|error| MergeError::Memory { answer: error.to_string() })
         }
-        let rows = Rows { from, first: range.start / facts.width, columns: facts.columns };
-        let lost = change(facts.element, rows, buffer, changes);
-        let lost = lost.ok_or_else(|| failed(facts.name, MergeError::Type { found: facts.element }))?;
-        facts.lost.fetch_add(lost, Ordering::Relaxed);
-        self.sink.write(at, buffer).map_err(Trouble::Memory)
+    };
+    let stored = Stored { element, shape, bytes: &bytes };
+    let (_, columns) = stored.matrix();
+    let changes = prepare.map(|prepare| prepare(stored)).transpose().map_err(|error| failed(name, error))?;
+    let width = (columns * element.bytes()).max(1);
+    let share = (BLOCK / width).next_multiple_of(ROWS).max(ROWS) * width;
+    let (to, lost) = (to.start, AtomicUsize::new(0));
+    let facts = Facts { name, sink, element, from, to, length, columns, width, share, changes, lost };
+    Ok(Open { next: 0, facts: Arc::new(facts) })
+}
+
+fn make(Block { range, facts }: Block<'_>, buffer: &mut Vec<u8>) -> Result<(), Trouble> {
+    let at = facts.to + range.start as u64;
+    let from = facts.from.and_then(|from| from.get(range.clone()));
+    let Some(changes) = &facts.changes else {
+        // what is to be copied from where it goes is there
+        return from.map_or(Ok(()), |from| facts.sink.write(at, from)).map_err(Trouble::Memory);
+    };
+    // written from a buffer that stays in the processor's cache: memory of the sink that was never touched would cost a fault
+    // and a page of zeros for each page
+    buffer.resize(range.len(), 0);
+    if from.is_none() {
+        facts.sink.read(at, buffer).map_err(Trouble::Memory)?;
     }
+    let rows = Rows { from, first: range.start / facts.width, columns: facts.columns };
+    let lost = change(facts.element, rows, buffer, changes);
+    let lost = lost.ok_or_else(|| failed(facts.name, MergeError::Type { found: facts.element }))?;
+    facts.lost.fetch_add(lost, Ordering::Relaxed);
+    facts.sink.write(at, buffer).map_err(Trouble::Memory)
 }
 
 fn failed(name: &str, error: MergeError) -> Trouble {

@@ -9,7 +9,7 @@ use super::{
     file::{LoraError, Module},
     index::LoraIndex,
     merge::MergeError,
-    parallel::{Failed, Prepare, Sink, Task, Trouble, carry_out},
+    parallel::{Failed, Prepare, Sink, Task},
 };
 use crate::{Cancel, DeviceError, ElementType, SlabView};
 
@@ -119,16 +119,15 @@ impl Classify for VariantError {
     }
 }
 
-/// Makes the tensors of a variant in so many bytes of host memory.
+/// What is to be done for the tensors that go into so many bytes of host memory.
 ///
 /// # Errors
-/// [`Trouble`]; what stands in the memory then is not to be used.
-pub(crate) fn on_host(
-    sink: &dyn Sink,
+/// [`VariantError::Layout`] for one that lies outside, or over another.
+pub(crate) fn tasks_on_host<'a>(
+    sink: &'a dyn Sink,
     bytes: u64,
-    mut tensors: Vec<VariantTensor<'_>>,
-    control: &MergeControl<'_>,
-) -> Result<Result<(), Trouble>, VariantError> {
+    mut tensors: Vec<VariantTensor<'a>>,
+) -> Result<Vec<Task<'a>>, VariantError> {
     tensors.sort_by_key(|tensor| tensor.to.start);
     let mut end = 0;
     let mut tasks = Vec::with_capacity(tensors.len());
@@ -137,13 +136,12 @@ pub(crate) fn on_host(
             return Err(tensor.outside());
         }
         end = tensor.to.end;
-        tasks.push(task(tensor)?);
+        tasks.push(task(sink, tensor)?);
     }
-    let done = |bytes: usize| (control.done)(bytes as u64);
-    Ok(carry_out(tasks, sink, control.threads, &done, control.cancel))
+    Ok(tasks)
 }
 
-fn task(tensor: VariantTensor<'_>) -> Result<Task<'_>, VariantError> {
+fn task<'a>(sink: &'a dyn Sink, tensor: VariantTensor<'a>) -> Result<Task<'a>, VariantError> {
     let (place, length) = (tensor.place(), tensor.length());
     let VariantTensor { name, element, shape, to, made } = tensor;
     let from = match place {
@@ -159,7 +157,7 @@ fn task(tensor: VariantTensor<'_>) -> Result<Task<'_>, VariantError> {
         Made::Taken(_) => None,
         Made::Changed(_, changes) => Some(summands(name, changes)),
     };
-    Ok(Task { name, element, shape, from, to, prepare })
+    Ok(Task { sink, name, element, shape, from, to, prepare })
 }
 
 /// Reads the modules and makes what they add to the tensor: to a bias what stands in the file for it, to a weight the rest.

@@ -25,11 +25,11 @@ pub struct Variant {
     pub base_digest: String,
     /// Names base and stack: equal keys, equal bytes.
     pub key: String,
-    /// Bytes of its slab.
+    /// Bytes that it takes, as its copy says now: what variants share is counted with one of them.
     pub bytes: u64,
     /// It holds every tensor, as the base's copy was converted into it.
     pub is_whole: bool,
-    /// Seconds that making it took.
+    /// Seconds that making it takes where nothing of it is there.
     pub seconds: f64,
     /// What each changed tensor follows from.
     pub marks: Arc<BTreeMap<String, [u8; 32]>>,
@@ -74,7 +74,7 @@ impl Variants {
         let book = self.book();
         let one = |copy: &DeviceResident| {
             let variant = book.variants.get(&copy.component).filter(|variant| variant.since == copy.since)?;
-            Some((variant.clone(), copy.clone()))
+            Some((Variant { bytes: copy.bytes, ..variant.clone() }, copy.clone()))
         };
         copies.iter().filter_map(one).collect()
     }

@@ -9,7 +9,10 @@ use std::{
 
 use shared::ids::{ComponentId, PipelineId};
 
-use super::book::{Variant, Weighed, closest, surplus};
+use super::{
+    book::{Variant, closest},
+    bound::{reckoned, trim},
+};
 use crate::{
     context::{Agent, Device},
     device_tier::{DeviceLease, evict},
@@ -113,15 +116,16 @@ pub async fn ensure(
     if let Some(found) = find(agent, (device, attempt), wanted) {
         return Ok(found);
     }
-    trim(agent, device, wanted.plan.bytes(), &closest_id(agent, device, wanted).into_iter().collect()).await;
+    let (spared, incoming) = reckoned(agent, device, wanted);
+    trim(agent, device, incoming, &spared).await;
     let id = ComponentId::generate();
     let (applied, path) = Making { agent, device, attempt, wanted, recipe, id, key: &key }.make().await?;
     let made = note(agent, device, wanted, (id, key), &applied, path)?;
     let lease = device.tier.lease(&made.1, &holder(attempt)).ok_or_else(|| gone(device, &made.0.kind))?;
     trim(agent, device, 0, &BTreeSet::new()).await;
-    agent.metrics.variants.applied(path, applied.seconds, applied.bytes);
     let Applied { seconds, computed, taken_over, .. } = applied;
     let changed_bytes = wanted.plan.bytes();
+    agent.metrics.variants.applied(path, seconds, changed_bytes);
     Ok(Made { variant: made.0, path, seconds, computed, taken_over, changed_bytes, _lease: lease })
 }
 
@@ -179,12 +183,6 @@ fn looked_up(device: &Device, attempt: &Attempt, is_it: impl Fn(&Variant) -> boo
         changed_bytes: 0,
         _lease: lease,
     })
-}
-
-fn closest_id(agent: &Agent, device: &Device, wanted: &Wanted<'_>) -> Option<ComponentId> {
-    let all = device.variants.among(&device.resident());
-    let base = agent.aliases.now(wanted.base.component);
-    closest(&all, (base, &wanted.base.digest), wanted.plan).map(|(variant, _)| variant.id)
 }
 
 struct Making<'a> {
@@ -250,11 +248,14 @@ impl Making<'_> {
         Some((variant.id, lease))
     }
 
+    /// Whether there is a point in trying again. A variant whose memory others hold as well frees nothing when it goes, and yet
+    /// they can be freed after that.
     async fn make_room(&self, full: &RunnerError) -> bool {
         let RunnerError::OutOfMemory { needed_bytes, available_bytes, .. } = full else { return false };
         let missing = needed_bytes.saturating_sub(*available_bytes).max(1);
+        let before = self.device.resident().len();
         let freed = evict::make_room(self.agent, self.device, (self.id, *needed_bytes), missing).await;
-        freed.is_some_and(|freed| freed > 0)
+        freed.is_some_and(|freed| freed > 0) || self.device.resident().len() < before
     }
 
     /// Whether the base's copy may be changed: only whoever asks here uses it, and nobody keeps it.
@@ -278,6 +279,9 @@ fn note(
 ) -> Result<(Variant, DeviceResident), WorkError> {
     let copies = device.resident();
     let copy = copies.into_iter().find(|copy| copy.component == id).ok_or_else(|| gone(device, wanted.kind))?;
+    // what was taken over has a price, too: the variant that it came from may go first
+    let anew = if applied.taken_over == 0 { None } else { device.variants.estimate_seconds(wanted.plan.bytes()) };
+    let seconds = applied.seconds.max(anew.unwrap_or(0.0));
     let variant = Variant {
         id,
         since: copy.since,
@@ -287,44 +291,15 @@ fn note(
         key,
         bytes: copy.bytes,
         is_whole: path == Path::InPlace,
-        seconds: applied.seconds,
+        seconds,
         marks: Arc::new(wanted.plan.marks.clone()),
         loras: wanted.told.to_vec(),
         pipelines: BTreeMap::new(),
     };
-    device.tier.made(&copy, Duration::from_secs_f64(applied.seconds.max(0.0)));
+    device.tier.made(&copy, Duration::from_secs_f64(seconds.max(0.0)));
     let computed_bytes = if applied.taken_over == 0 { wanted.plan.bytes() } else { 0 };
     device.variants.made(variant.clone(), computed_bytes, |base| agent.aliases.now(base));
     Ok((variant, copy))
-}
-
-/// Takes off variants above the bound on their bytes; `spared` ones and those in use stay.
-async fn trim(agent: &Agent, device: &Device, incoming: u64, spared: &BTreeSet<ComponentId>) {
-    let weighed = weighed(device, &device.variants.among(&device.resident()), spared);
-    for id in surplus(&weighed, incoming, agent.variant_budget(device)) {
-        match evict::take(agent, device, id, residency::Reason::Room, false).await {
-            Ok(bytes) => {
-                tracing::info!(variant = %id, bytes, device = device.id, "took a variant above their bound off")
-            }
-            Err(stays) => tracing::debug!(variant = %id, %stays, device = device.id, "a variant stays"),
-        }
-    }
-}
-
-/// Variants as the bound on their bytes sees them; `spared` ones, and those that are used or kept, stay.
-pub(super) fn weighed(
-    device: &Device,
-    all: &[(Variant, DeviceResident)],
-    spared: &BTreeSet<ComponentId>,
-) -> Vec<Weighed> {
-    // what was converted takes no bytes beside its base
-    let counted = all.iter().filter(|(variant, _)| !variant.is_whole);
-    let one = |(variant, copy): &(Variant, DeviceResident)| {
-        let noted = device.tier.noted(copy);
-        let may_go = noted.leases == 0 && !noted.protected && !spared.contains(&variant.id);
-        Weighed { id: variant.id, bytes: variant.bytes, seconds: variant.seconds, may_go }
-    };
-    counted.map(one).collect()
 }
 
 /// What was on the device went with its process: the next attempt brings it back.

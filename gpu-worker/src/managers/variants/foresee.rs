@@ -6,7 +6,8 @@ use shared::ids::ComponentId;
 
 use super::{
     book::{Variant, Weighed, closest, surplus},
-    ensure::{Path, weighed},
+    bound::weighed,
+    ensure::Path,
 };
 use crate::{
     context::{Agent, Device},
@@ -85,7 +86,8 @@ fn foreseen(
         let spared = from.map(|(variant, _)| variant.id);
         let taken_over = from.map_or(0, |(variant, _)| wish.plan.shared_bytes(&variant.marks));
         ways.push(Way { path: if from.is_some() { Path::Delta } else { Path::Full }, taken_over, cached: None });
-        let bytes = wish.plan.bytes();
+        // what is taken over is mostly held by both
+        let bytes = wish.plan.bytes().saturating_sub(taken_over);
         trimmed.extend(trim(&mut there, bytes, spared, budget, false));
         there.push(Weighed { id: ComponentId::generate(), bytes, seconds: 0.0, may_go: false });
         trimmed.extend(trim(&mut there, 0, None, budget, true));
@@ -137,7 +139,7 @@ mod tests {
 
         let (way, trimmed) = foreseen(&all, weigh(9), &wishes, 0);
         assert_eq!((ways(&way), trimmed), (vec![(Path::Full, 0), (Path::Delta, 100)], Vec::new()), "no bound");
-        let (way, trimmed) = foreseen(&all, weigh(9), &wishes[1..], 200);
+        let (way, trimmed) = foreseen(&all, weigh(9), &wishes[1..], 100);
         assert_eq!(ways(&way), [(Path::Delta, 100)]);
         let mut gone = ids(&trimmed);
         gone.sort_unstable();

@@ -3,6 +3,7 @@
 //! runner's process, as the copies do.
 
 mod book;
+mod bound;
 mod ensure;
 mod foresee;
 mod metrics;

@@ -14,16 +14,13 @@ use shared::error::{ErrorBody, ErrorCode};
 use super::Bench;
 use crate::{
     error::WorkError,
-    runner::{
-        DeviceTensor, PartFacts,
-        engine_thread::{Layer, RunFailure},
-    },
+    runner::{DeviceTensor, PartFacts, engine_thread::RunFailure, sheets::Layer},
 };
 
 impl Bench<'_> {
     /// The digest of a part's content; of a variant its key.
     pub(super) fn digest(&self, facts: &PartFacts) -> Option<String> {
-        self.order.parts.iter().find(|part| part.slot == facts.slot).map(|part| part.digest().to_owned())
+        self.order.parts.iter().find(|part| part.slot == facts.slot).map(|part| part.digest.clone())
     }
 
     /// The graph that a part brings; read once while its file stays the same.
@@ -51,7 +48,8 @@ impl Bench<'_> {
             RunFailure::Work(ErrorBody::new(ErrorCode::Internal, format!("the run has no part `{}`", facts.slot)))
         })?;
         let mut weights = Weights::new();
-        for (layer, tensor) in part.layers().flat_map(|layer| layer.tensors.iter().map(move |tensor| (layer, tensor))) {
+        let layers = part.layers.iter();
+        for (layer, tensor) in layers.flat_map(|layer| layer.tensors.iter().map(move |tensor| (layer, tensor))) {
             // types that no graph of ours reads are not among the weights: where one is needed, it is named as missing
             if let Some(dtype) = ElementType::parse(&tensor.dtype) {
                 weights.insert(tensor.name.clone(), weight(layer, tensor, (&part.slot, dtype))?)?;

@@ -24,10 +24,17 @@ pub(super) fn change<const STORED: u8>(rows: Rows<'_>, to: &mut [u8], changes: &
     for (band, to) in to.chunks_mut(ROWS * width).enumerate() {
         let from = rows.from.and_then(|from| from.get(band * ROWS * width..));
         let band = rows.first / ROWS + band;
+        let mut lanes = _mm_setzero_si128();
         for panel in 0..rows.columns.div_ceil(LANES) {
             let mut tile = [[_mm256_setzero_ps(); 2]; ROWS];
             let at = Place { panel, columns: rows.columns, width, each: bytes_of(STORED) };
-            load::<STORED>(&mut tile, from.unwrap_or(to), at);
+            let whole = at.is_whole(from.unwrap_or(to)) && at.is_whole(to);
+            if whole {
+                // SAFETY: six rows of sixteen values lie there.
+                unsafe { load_whole::<STORED>(&mut tile, from.unwrap_or(to).as_ptr().add(at.begin()), width) };
+            } else {
+                load::<STORED>(&mut tile, from.unwrap_or(to), at);
+            }
             for change in changes {
                 match change {
                     Summand::Product(product) => add_product(&mut tile, product.band(band), product.panel(panel)),
@@ -37,10 +44,60 @@ pub(super) fn change<const STORED: u8>(rows: Rows<'_>, to: &mut [u8], changes: &
                     }
                 }
             }
-            lost += store::<STORED>(&tile, to, at);
+            if whole && STORED != super::F32 {
+                // SAFETY: as above.
+                lanes = unsafe { store_whole::<STORED>(&tile, to.as_mut_ptr().add(at.begin()), width, lanes) };
+            } else {
+                lost += store::<STORED>(&tile, to, at);
+            }
         }
+        lost += counted(lanes);
     }
     lost
+}
+
+/// Sixteen-bit counters added up.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn counted(lanes: __m128i) -> usize {
+    let mut counts = [0_u16; HALF];
+    // SAFETY: eight values of two bytes have room there.
+    unsafe { _mm_storeu_si128(counts.as_mut_ptr().cast(), lanes) };
+    counts.iter().map(|count| usize::from(*count)).sum()
+}
+
+/// As [`load`], of a tile of which every row and column is there.
+///
+/// # Safety
+/// From `from` on lie six rows, `width` bytes from one to the next, of sixteen values each.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn load_whole<const STORED: u8>(tile: &mut Tile, from: *const u8, width: usize) {
+    for (row, sums) in tile.iter_mut().enumerate() {
+        // SAFETY: the caller's.
+        let stored = unsafe { std::slice::from_raw_parts(from.add(row * width), LANES * bytes_of(STORED)) };
+        *sums = widen::<STORED>(stored);
+    }
+}
+
+/// As [`store`], of a tile of sixteen-bit values of which every row and column is there; counters of values that are no numbers.
+///
+/// # Safety
+/// From `to` on six rows, `width` bytes from one to the next, have room for sixteen values each.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn store_whole<const STORED: u8>(tile: &Tile, to: *mut u8, width: usize, mut lanes: __m128i) -> __m128i {
+    let exponent = _mm_set1_epi16(if STORED == F16 { 0x7c00 } else { 0x7f80 });
+    for (row, sums) in tile.iter().enumerate() {
+        for (half, sums) in sums.iter().enumerate() {
+            let rounded =
+                if STORED == F16 { _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(*sums) } else { to_bf16(*sums) };
+            lanes = _mm_sub_epi16(lanes, _mm_cmpeq_epi16(_mm_and_si128(rounded, exponent), exponent));
+            // SAFETY: the caller's.
+            unsafe { _mm_storeu_si128(to.add(row * width + half * LANES).cast(), rounded) };
+        }
+    }
+    lanes
 }
 
 /// Where a tile lies in its six rows.
@@ -60,20 +117,38 @@ impl Place {
         let begin = self.panel * LANES;
         (begin, (self.columns - begin).min(LANES))
     }
+
+    /// The byte in the rows at which it begins.
+    fn begin(self) -> usize {
+        self.panel * LANES * self.each
+    }
+
+    /// Whether six rows of sixteen columns lie within these bytes.
+    fn is_whole(self, bytes: &[u8]) -> bool {
+        self.span().1 == LANES && bytes.len() >= (ROWS - 1) * self.width + self.begin() + LANES * self.each
+    }
 }
 
+/// What one rank adds to rows whose sums these are.
+macro_rules! add_rank {
+    ($left:ident, $low:ident, $high:ident, $($row:literal: $a:ident $b:ident),+) => {$(
+        let factor = _mm256_set1_ps($left[$row]);
+        $a = _mm256_fmadd_ps(factor, $low, $a);
+        $b = _mm256_fmadd_ps(factor, $high, $b);
+    )+};
+}
+
+/// Twelve sums with names of their own: those of an array the compiler moves to the stack and back with each rank.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add_product(tile: &mut Tile, band: &[[f32; ROWS]], panel: &[[f32; LANES]]) {
+    let [[mut a, mut b], [mut c, mut d], [mut e, mut f], [mut g, mut h], [mut i, mut j], [mut k, mut l]] = *tile;
     for (left, right) in band.iter().zip(panel) {
         // SAFETY: sixteen values lie there.
         let (low, high) = unsafe { (_mm256_loadu_ps(right.as_ptr()), _mm256_loadu_ps(right.as_ptr().add(HALF))) };
-        for (sums, factor) in tile.iter_mut().zip(left) {
-            let factor = _mm256_set1_ps(*factor);
-            sums[0] = _mm256_fmadd_ps(factor, low, sums[0]);
-            sums[1] = _mm256_fmadd_ps(factor, high, sums[1]);
-        }
+        add_rank!(left, low, high, 0: a b, 1: c d, 2: e f, 3: g h, 4: i j, 5: k l);
     }
+    *tile = [[a, b], [c, d], [e, f], [g, h], [i, j], [k, l]];
 }
 
 #[inline]

@@ -1,0 +1,62 @@
+//! The bound on the bytes of a device's variants: kept before one is made and after it.
+
+use std::collections::BTreeSet;
+
+use shared::ids::ComponentId;
+
+use super::{
+    book::{Variant, Weighed, closest, surplus},
+    ensure::Wanted,
+};
+use crate::{
+    context::{Agent, Device},
+    device_tier::evict,
+    runner::DeviceResident,
+};
+
+/// The variant that this one will share most with, which has to stay until then, and the bytes that it does not have, about.
+pub(super) fn reckoned(agent: &Agent, device: &Device, wanted: &Wanted<'_>) -> (BTreeSet<ComponentId>, u64) {
+    let all = device.variants.among(&device.resident());
+    let base = agent.aliases.now(wanted.base.component);
+    let closest = closest(&all, (base, &wanted.base.digest), wanted.plan).map(|(variant, _)| variant);
+    let shared = closest.map_or(0, |variant| wanted.plan.shared_bytes(&variant.marks));
+    (closest.map(|variant| variant.id).into_iter().collect(), wanted.plan.bytes().saturating_sub(shared))
+}
+
+/// Takes off variants above the bound on their bytes; `spared` ones and those in use stay. What one shared with another is the other's
+/// afterwards: it is looked at again until nothing more goes.
+pub(super) async fn trim(agent: &Agent, device: &Device, incoming: u64, spared: &BTreeSet<ComponentId>) {
+    loop {
+        let weighed = weighed(device, &device.variants.among(&device.resident()), spared);
+        let going = surplus(&weighed, incoming, agent.variant_budget(device));
+        let mut went = false;
+        for id in going {
+            match evict::take(agent, device, id, residency::Reason::Room, false).await {
+                Ok(bytes) => {
+                    went = true;
+                    tracing::info!(variant = %id, bytes, device = device.id, "took a variant above their bound off");
+                }
+                Err(stays) => tracing::debug!(variant = %id, %stays, device = device.id, "a variant stays"),
+            }
+        }
+        if !went {
+            return;
+        }
+    }
+}
+
+/// Variants as the bound on their bytes sees them; `spared` ones, and those that are used or kept, stay.
+pub(super) fn weighed(
+    device: &Device,
+    all: &[(Variant, DeviceResident)],
+    spared: &BTreeSet<ComponentId>,
+) -> Vec<Weighed> {
+    // what was converted takes no bytes beside its base
+    let counted = all.iter().filter(|(variant, _)| !variant.is_whole);
+    let one = |(variant, copy): &(Variant, DeviceResident)| {
+        let noted = device.tier.noted(copy);
+        let may_go = noted.leases == 0 && !noted.protected && !spared.contains(&variant.id);
+        Weighed { id: variant.id, bytes: variant.bytes, seconds: variant.seconds, may_go }
+    };
+    counted.map(one).collect()
+}
