@@ -214,13 +214,17 @@ proptest! {
                 }
             }
 
+            let mut kept = fresh.clone();
             if let Some((component, before)) = &earlier {
-                let order = ApplyOrder { reuse: Some(*component), ..order(base, &loras, stack) };
-                let equal = order.changes.iter().filter(|change| before.changes.contains(change)).count();
-                let applied = apply(&mut copies, &order, threads).unwrap();
-                prop_assert_eq!((applied.computed, applied.taken_over), (order.changes.len() - equal, equal));
-                prop_assert_eq!(&tensors(&mut copies, order.variant), &made, "from an earlier one");
-                prop_assert_eq!(digest(&mut copies, order.variant), digest(&mut copies, fresh.variant));
+                let wanted = digest(&mut copies, fresh.variant);
+                // else all of it would be taken over from this one
+                copies.unload(fresh.variant).unwrap();
+                kept = ApplyOrder { reuse: Some(*component), ..order(base, &loras, stack) };
+                let equal = kept.changes.iter().filter(|change| before.changes.contains(change)).count();
+                let applied = apply(&mut copies, &kept, threads).unwrap();
+                prop_assert_eq!((applied.computed, applied.taken_over), (kept.changes.len() - equal, equal));
+                prop_assert_eq!(&tensors(&mut copies, kept.variant), &made, "from an earlier one");
+                prop_assert_eq!(digest(&mut copies, kept.variant), wanted);
             }
 
             let reuse = earlier.as_ref().map(|(component, _)| *component);
@@ -234,7 +238,9 @@ proptest! {
                 prop_assert_eq!(&whole[&tensor.name], wanted, "in place: {}", &tensor.name);
             }
             copies.unload(order.variant).unwrap();
-            earlier = Some((fresh.variant, fresh));
+            if let Some((left, _)) = earlier.replace((kept.variant, kept)) {
+                copies.unload(left).unwrap();
+            }
         }
         prop_assert_eq!(digest(&mut copies, base), untouched);
     }
@@ -310,7 +316,7 @@ fn a_full_device_is_told_with_its_numbers_and_in_place_needs_none() {
     let before = tensors(&mut copies, base);
     let order = order(base, &loras, &vec![(0, 8), (2, 3)]);
     match apply(&mut copies, &order, 2) {
-        Err(CopyError::Failed(Failure::OutOfMemory { needed_bytes: 8192, available_bytes: 0, .. })) => {}
+        Err(CopyError::Failed(Failure::OutOfMemory { needed_bytes: 4097..=8192, available_bytes: 0, .. })) => {}
         other => panic!("{other:?}"),
     }
     assert_eq!(tensors(&mut copies, base), before);

@@ -92,7 +92,9 @@ unsafe fn store_whole<const STORED: u8>(tile: &Tile, to: *mut u8, width: usize, 
         for (half, sums) in sums.iter().enumerate() {
             let rounded =
                 if STORED == F16 { _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(*sums) } else { to_bf16(*sums) };
-            lanes = _mm_sub_epi16(lanes, _mm_cmpeq_epi16(_mm_and_si128(rounded, exponent), exponent));
+            let found = _mm_cmpeq_epi16(_mm_and_si128(rounded, exponent), exponent);
+            // they stop at their largest value: however long a row is, what was found is never none
+            lanes = _mm_adds_epu16(lanes, _mm_srli_epi16::<15>(found));
             // SAFETY: the caller's.
             unsafe { _mm_storeu_si128(to.add(row * width + half * LANES).cast(), rounded) };
         }
