@@ -44,6 +44,10 @@ struct Options {
     #[arg(long, default_value_t = 3)]
     passes: usize,
 
+    /// One library alone.
+    #[arg(long)]
+    only: Option<Which>,
+
     /// Threads that read headers; the agent's default.
     #[arg(long, default_value_t = 4)]
     threads: usize,
@@ -51,6 +55,13 @@ struct Options {
     /// The result as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// Libraries that are measured.
+#[derive(Debug, Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Which {
+    Usual,
+    Unlike,
 }
 
 /// What the peer says.
@@ -71,9 +82,9 @@ struct Report {
     /// Version of the database server.
     postgres: String,
     /// A library as people have it.
-    usual: Library,
+    usual: Option<Library>,
     /// One in which no two headers are alike.
-    unlike: Library,
+    unlike: Option<Library>,
 }
 
 /// One tree, looked at by both.
@@ -89,8 +100,14 @@ async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let facts = facts::facts(&options.dir)?;
     let server = server::Server::start(&options.dir.join("server")).await?;
-    let usual = measure(&options, &server, "usual", Likeness::Usual).await?;
-    let unlike = measure(&options, &server, "unlike", Likeness::None).await?;
+    let wanted = |which| options.only.is_none_or(|only| only == which);
+    let (mut usual, mut unlike) = (None, None);
+    if wanted(Which::Usual) {
+        usual = Some(measure(&options, &server, "usual", Likeness::Usual).await?);
+    }
+    if wanted(Which::Unlike) {
+        unlike = Some(measure(&options, &server, "unlike", Likeness::None).await?);
+    }
     let report = Report { facts, postgres: server.version().to_owned(), usual, unlike };
     print(&report, options.json)
 }
@@ -141,15 +158,18 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     if json {
         return Ok(writeln!(out, "{}", serde_json::to_string(report)?)?);
     }
-    writeln!(out, "Scan: {}; Postgres {}; {} models\n", report.facts, report.postgres, report.usual.first.models)?;
+    writeln!(out, "Scan: {}; Postgres {}\n", report.facts, report.postgres)?;
     writeln!(
         out,
         "| library in the page cache → listing | seconds | walk | known | read and record | end | CPU | ours is | then texts | CPU |"
     )?;
     writeln!(out, "|---|---|---|---|---|---|---|---|---|---|")?;
-    table(&mut out, "usual library", &report.usual)?;
-    table(&mut out, "no two headers alike", &report.unlike)?;
-    for Peer { files, tensors, safetensors, torch, .. } in report.usual.peer.iter().chain(&report.unlike.peer) {
+    let libraries = [("usual library", &report.usual), ("no two headers alike", &report.unlike)];
+    for (title, library) in libraries.iter().filter_map(|(title, library)| library.as_ref().map(|one| (title, one))) {
+        table(&mut out, title, library)?;
+    }
+    let peers = libraries.iter().filter_map(|(_, library)| library.as_ref()?.peer.as_ref());
+    for Peer { files, tensors, safetensors, torch, .. } in peers {
         writeln!(out, "\nPeer: safetensors {safetensors}, torch {torch}; {files} files with {tensors} tensors.")?;
     }
     Ok(())
