@@ -1,6 +1,5 @@
 //! Pipelines: declared, applied, changed, compared, restored; applied again after a runner or a host died. What generates needs
 //! ONNX Runtime (`MODELYARD_ONNXRUNTIME`; without it that part says that it is skipped).
-#![expect(clippy::unwrap_used, reason = "a failed step of a story is a failed story")]
 
 use harness::{Answer, Daemon, Farm, LONG, SHORT, wait_for};
 use reqwest::Method;

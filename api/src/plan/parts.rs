@@ -34,11 +34,12 @@ pub(super) async fn look_up(
         if let Some(kind) = pointer.strip_prefix("/text_encoders/") {
             subject = standing_in(subject, kind, &pointer)?;
         }
-        if role == Role::Lora && pointer.starts_with("/loras/") {
-            if let Some(before) = loras.insert(subject.model.id, pointer.to_string()) {
-                let detail = format!("`{}` is in the stack already, at `{before}`", subject.model.name);
-                return Err(ApiError::field(pointer, detail).hint("name each LoRA once, with all of its weight"));
-            }
+        if role == Role::Lora
+            && pointer.starts_with("/loras/")
+            && let Some(before) = loras.insert(subject.model.id, pointer.to_string())
+        {
+            let detail = format!("`{}` is in the stack already, at `{before}`", subject.model.name);
+            return Err(ApiError::field(pointer, detail).hint("name each LoRA once, with all of its weight"));
         }
         subjects.push(subject);
     }

@@ -12,7 +12,7 @@ use shared::{
         models::{self, ComponentRow, ListedModel, MOST_WORDS, ModelFilter, ModelSort, Reading},
     },
     ids::{ComponentId, ModelId},
-    wire::{ModelPage, ModelSummary, SearchRequest},
+    wire::{ModelPage, SearchRequest},
 };
 
 use super::{linked, list_of, page_size};

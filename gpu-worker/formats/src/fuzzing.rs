@@ -99,12 +99,11 @@ pub fn pickle_file(folder: &Path, bytes: &[u8]) {
 /// An ONNX graph.
 pub fn onnx_graph(folder: &Path, bytes: &[u8]) {
     let path = folder.join("model.onnx");
-    if put(&path, bytes) {
-        if let Ok(read) = onnx::read(&path, "", "")
-            && let Some((seen, beside)) = read.files.split_first()
-        {
-            let _ = onnx::detach(seen, beside);
-        }
+    if put(&path, bytes)
+        && let Ok(read) = onnx::read(&path, "", "")
+        && let Some((seen, beside)) = read.files.split_first()
+    {
+        let _ = onnx::detach(seen, beside);
     }
 }
 
