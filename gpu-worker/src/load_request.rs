@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use model_formats::{CanonicalTensor, Component, FileFacts, Inspection, Order, Piece, TensorFacts, onnx};
+use model_formats::{CanonicalTensor, Component, FileFacts, Inspection, Order, Piece, TensorFacts, onnx, storable};
 use residency::{FileIdentity, GatheredTensor, LoadRequest, Part, PartOrder, SourceFile, TensorRange};
 use shared::db::models::{ComponentRow, TensorRow};
 
@@ -130,8 +130,8 @@ pub fn tensor_rows(kind: &str, inspection: &Inspection) -> Vec<TensorRow> {
         }
     }
     let row = |(tensor, canonical): (&TensorFacts, Vec<String>)| TensorRow {
-        name: tensor.name.clone(),
-        canonical,
+        name: storable(&tensor.name),
+        canonical: canonical.iter().map(|name| storable(name)).collect(),
         dtype: tensor.dtype.as_str().to_owned(),
         shape: tensor.shape.clone(),
         file: inspection.files.get(tensor.file).map(|file| file.rel_path.clone()).unwrap_or_default(),

@@ -69,6 +69,30 @@ async fn a_scan_is_followed_by_hashing_and_unchanged_files_are_left_alone() {
     farm.assert_ledger_is_clean().await;
 }
 
+/// A name that the database cannot hold keeps no file from its hashes.
+#[tokio::test]
+async fn a_tensor_whose_name_has_a_nul_is_hashed_like_any_other() {
+    let farm = Farm::start().await;
+    let tensor = |name: &str, shape: [u64; 2], begin: u64| {
+        (
+            format!("lora_unet_a\0b.{name}.weight"),
+            json!({ "dtype": "F32", "shape": shape, "data_offsets": [begin, begin + 16] }),
+        )
+    };
+    let tensors = [tensor("lora_down", [1, 4], 0), tensor("lora_up", [4, 1], 16)];
+    let header = serde_json::to_vec(&serde_json::Map::from_iter(tensors)).expect("a header");
+    let length = u64::try_from(header.len()).expect("a length").to_le_bytes();
+    fs::write(farm.library().join("nul.safetensors"), [&length, header.as_slice(), &[0; 32]].concat()).expect("a file");
+    let _agent = farm.agent_with_library(farm.agent("a").hash_limit("none")).await;
+    let found = hashes_of(&farm, "nul").await;
+    assert_eq!(found.sha256, Some(sha256(&fs::read(farm.library().join("nul.safetensors")).expect("the file"))));
+    let detail: ModelDetail = farm.api.get("/v1/models/nul").await;
+    assert_eq!(detail.components.len(), 1, "{detail:?}");
+    let tensors: serde_json::Value = farm.api.get("/v1/models/nul/tensors").await;
+    assert!(tensors.to_string().contains("lora_unet_a\u{fffd}b.lora_up.weight"), "{tensors}");
+    farm.assert_ledger_is_clean().await;
+}
+
 /// Asked for: also where scans are not followed by hashing, and it can be cancelled at the next chunk.
 #[tokio::test]
 async fn hashing_can_be_asked_for_and_cancelled() {

@@ -53,4 +53,5 @@ pub use inspection::{Component, ComponentSummary, Evidence, FileFacts, Inspectio
 pub use listing::Lister;
 pub use memo::Memo;
 pub use tensor_bytes::read_tensor;
+pub use text::storable;
 pub use vocab::{Base, ComponentKind, Format, ModelType};

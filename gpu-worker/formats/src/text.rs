@@ -13,7 +13,8 @@ pub(crate) fn shown(name: &str) -> String {
 }
 
 /// A string from a file for storage: NUL, which databases refuse in text, becomes U+FFFD.
-pub(crate) fn storable(text: &str) -> String {
+#[must_use]
+pub fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 

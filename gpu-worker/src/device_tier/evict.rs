@@ -52,7 +52,8 @@ impl Drop for Leaving<'_> {
     }
 }
 
-/// Frees `need_bytes` for a copy of `wanted`, or nothing where that cannot be: then the answer is none.
+/// Frees `need_bytes` for a copy of `wanted`, or nothing where that cannot be: then the answer is none. Of a variant less may
+/// come back than is shown, because others hold its memory as well: then more goes, while anything may.
 pub async fn make_room(
     agent: &Agent,
     device: &Device,
@@ -60,13 +61,23 @@ pub async fn make_room(
     need_bytes: u64,
 ) -> Option<u64> {
     let _room = device.tier.room.lock().await;
-    let plan = plan(agent, device, Goal::AllOf(need_bytes));
-    if plan.victims.is_empty() {
-        return None;
+    let mut freed_bytes = None;
+    loop {
+        let need_bytes = need_bytes.saturating_sub(freed_bytes.unwrap_or(0));
+        let plan = plan(agent, device, Goal::AllOf(need_bytes));
+        if need_bytes == 0 || plan.victims.is_empty() {
+            return freed_bytes;
+        }
+        let held = device.resident().len();
+        let draft =
+            Draft { wanted: Some(wanted.to_string()), wanted_bytes, need_bytes, ..chosen(device, Reason::Room) };
+        let freed = carry_out(agent, device, draft, plan).await;
+        freed_bytes = Some(freed_bytes.unwrap_or(0) + freed);
+        // a victim that is in use by now is planned for by the caller, once it asks again
+        if device.resident().len() >= held {
+            return freed_bytes;
+        }
     }
-    let wanted = Some(wanted.to_string());
-    let draft = Draft { wanted, wanted_bytes, need_bytes, ..chosen(device, Reason::Room) };
-    Some(carry_out(agent, device, draft, plan).await)
 }
 
 /// Frees up to `need_bytes` because the machine's memory is short; what is leased or protected stays.

@@ -179,10 +179,10 @@ impl TextEncoder {
             prompts.iter().enumerate().map(|(row, prompt)| self.end(row, prompt)).collect::<Result<_, _>>()?;
         let largest = self.config.largest_bytes(prompts.len(), self.is_converted);
         if let Some(named) = &self.outputs {
-            named.hidden(options)?;
+            named.hidden(options, self.config.layers)?;
             let given = [("input_ids", &ids)];
             let ran = run_learning(&self.runtime, &self.emitted, &self.weights, &given, largest, control)?;
-            return Ok(Outcome { outputs: named.states(&ran.outputs, options, &ends)?, ..ran });
+            return Ok(Outcome { outputs: named.states(&ran.outputs, options, self.config.layers, &ends)?, ..ran });
         }
         let layer = Tensor::i64(&[1], vec![self.layer(options)?])?;
         let ends = Tensor::i64(&[prompts.len(), 1], ends)?;

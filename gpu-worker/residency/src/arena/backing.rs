@@ -14,6 +14,7 @@ use std::{
 use huge_pages::{HUGE, Window};
 use rustix::{
     fs::{FallocateFlags, fallocate},
+    io::retry_on_intr,
     time::{ClockId, clock_gettime},
 };
 
@@ -77,7 +78,7 @@ impl Backing {
             let end = (begin + GROUP).min(len);
             group(&mut || match is_begun {
                 // putting what is there into huge pages would cost a copy
-                true => Ok(fallocate(file, FallocateFlags::empty(), begin, end - begin)?),
+                true => make_small(file, begin, end),
                 false => make_group(file, &mut window, &mut trial, (begin, end)),
             })?;
             self.made().end = end;
@@ -117,9 +118,14 @@ fn make_group(
         *window = None;
     }
     // what got no huge page gets ordinary ones
-    fallocate(file, FallocateFlags::empty(), begin, end - begin)?;
+    make_small(file, begin, end)?;
     trial.record(pages, end - begin, processor_time().saturating_sub(before));
     Ok(())
+}
+
+/// A signal, of a child that ended for one, is no lack of memory.
+fn make_small(file: &OwnedFd, begin: u64, end: u64) -> io::Result<()> {
+    Ok(retry_on_intr(|| fallocate(file, FallocateFlags::empty(), begin, end - begin))?)
 }
 
 /// False when the kernel does not know or does not allow it.

@@ -31,7 +31,7 @@ use rustix::{
         FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fcntl_add_seals, fstat, ftruncate,
         memfd_create, open,
     },
-    io::{Errno, pwrite},
+    io::{Errno, pwrite, retry_on_intr},
 };
 
 /// Granularity of a small extent.
@@ -140,7 +140,8 @@ impl Draft {
         let begin = begin / PAGE * PAGE;
         let end = end.next_multiple_of(PAGE).min(self.memory.len);
         if begin < end {
-            fallocate(&self.memory.fd, FallocateFlags::empty(), begin, end - begin)?;
+            // a signal, of a child that ended for one, is no lack of memory
+            retry_on_intr(|| fallocate(&self.memory.fd, FallocateFlags::empty(), begin, end - begin))?;
         }
         Ok(())
     }

@@ -162,8 +162,9 @@ impl<'a> Source<'a> {
         wanted: impl Fn() -> bool,
     ) -> Result<Option<usize>, ResidencyError> {
         let length = (end - begin) as usize;
-        let Some(_turn) = self.disk.turn(wanted) else { return Ok(None) };
+        // who waits for a turn waits for this disk as well: it is the one that does not answer
         let _call = self.call();
+        let Some(_turn) = self.disk.turn(wanted) else { return Ok(None) };
         if let Some(file) = self.direct() {
             let low = begin / ALIGN as u64 * ALIGN as u64;
             let skip = (begin - low) as usize;

@@ -48,15 +48,15 @@ impl Outputs {
         self.layers.keys().last().copied().unwrap_or(0)
     }
 
-    /// Where the states that were asked for are.
+    /// Where the states that were asked for are, of an encoder with so many layers: a graph may give the states of some only.
     ///
     /// # Errors
     /// [`EngineError::Input`] when the graph does not give them.
-    pub(in crate::models) fn hidden(&self, options: EncodeOptions) -> Result<usize, EngineError> {
+    pub(in crate::models) fn hidden(&self, options: EncodeOptions, depth: usize) -> Result<usize, EngineError> {
         if options.is_normed && options.skip == 0 {
             return Ok(self.last);
         }
-        let layer = self.highest().checked_sub(options.skip).filter(|_| !options.is_normed);
+        let layer = depth.checked_sub(options.skip).filter(|_| !options.is_normed);
         let found = layer.and_then(|layer| self.layers.get(&layer)).copied();
         found.ok_or_else(|| EngineError::Input {
             name: "clip_skip".to_owned(),
@@ -76,9 +76,10 @@ impl Outputs {
         &self,
         outputs: &[Tensor],
         options: EncodeOptions,
+        depth: usize,
         ends: &[i64],
     ) -> Result<Vec<Tensor>, EngineError> {
-        let hidden = self.hidden(options)?;
+        let hidden = self.hidden(options, depth)?;
         let at = |at: usize| {
             let missing = || EngineError::Onnx { what: "encoding", answer: format!("output {at} is not there") };
             outputs.get(at).cloned().ok_or_else(missing)
@@ -132,7 +133,8 @@ pub(in crate::models) fn config(
     })?;
     config.vocabulary = embedding.map_or(config.vocabulary, |(rows, _)| rows);
     config.positions = graph.input("input_ids").and_then(|port| fixed(port, 1)).unwrap_or(config.positions);
-    if outputs.highest() > 0 {
+    let is_depth_told = json.is_some_and(|json| json.get("num_hidden_layers").is_some());
+    if outputs.highest() > 0 && !is_depth_told {
         config.layers = outputs.highest();
     }
     let projection = outputs.projected.and_then(|at| side(at, 1)).or(config.projection).unwrap_or(config.width);
@@ -153,15 +155,18 @@ mod tests {
     fn the_states_of_a_layer_are_those_that_the_graph_gives_or_are_refused() {
         let last = EncodeOptions { skip: 0, is_normed: true };
         let penultimate = EncodeOptions { skip: 1, is_normed: false };
-        assert_eq!(outputs(&[]).hidden(last).unwrap(), 0);
-        assert_eq!(outputs(&[0, 1, 2, 3]).hidden(penultimate).unwrap(), 4);
+        assert_eq!(outputs(&[]).hidden(last, 3).unwrap(), 0);
+        assert_eq!(outputs(&[0, 1, 2, 3]).hidden(penultimate, 3).unwrap(), 4);
+        // exported without the states behind its last layer
+        assert_eq!(outputs(&[0, 1, 2]).hidden(penultimate, 3).unwrap(), 4);
         let refused = [
             (outputs(&[]), penultimate),
             (outputs(&[0, 1, 2]), EncodeOptions { skip: 1, is_normed: true }),
             (outputs(&[0, 1, 2]), EncodeOptions { skip: 3, is_normed: false }),
+            (outputs(&[0, 1]), penultimate),
         ];
         for (outputs, options) in refused {
-            let error = outputs.hidden(options).unwrap_err();
+            let error = outputs.hidden(options, 3).unwrap_err();
             assert!(matches!(&error, EngineError::Input { name, .. } if name == "clip_skip"), "{error}");
         }
     }
@@ -170,7 +175,7 @@ mod tests {
     fn a_graph_without_pooled_states_has_them_at_the_ends_of_the_texts() {
         let last = Tensor::f32(&[2, 3, 2], (0..12_u8).map(f32::from).collect()).unwrap();
         let given = [last, Tensor::f32(&[2, 1], vec![7.0, 8.0]).unwrap()];
-        let states = outputs(&[]).states(&given, EncodeOptions { skip: 0, is_normed: true }, &[2, 1]).unwrap();
+        let states = outputs(&[]).states(&given, EncodeOptions { skip: 0, is_normed: true }, 3, &[2, 1]).unwrap();
         assert_eq!(states[3], Tensor::f32(&[2, 2], vec![4.0, 5.0, 8.0, 9.0]).unwrap());
         assert_eq!((states.len(), &states[4]), (5, &given[1]));
     }
