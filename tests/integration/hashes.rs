@@ -82,6 +82,7 @@ async fn a_tensor_whose_name_has_a_nul_is_hashed_like_any_other() {
     let tensors = [tensor("lora_down", [1, 4], 0), tensor("lora_up", [4, 1], 16)];
     let header = serde_json::to_vec(&serde_json::Map::from_iter(tensors)).expect("a header");
     let length = u64::try_from(header.len()).expect("a length").to_le_bytes();
+    fs::create_dir_all(farm.library()).expect("a library");
     fs::write(farm.library().join("nul.safetensors"), [&length, header.as_slice(), &[0; 32]].concat()).expect("a file");
     let _agent = farm.agent_with_library(farm.agent("a").hash_limit("none")).await;
     let found = hashes_of(&farm, "nul").await;

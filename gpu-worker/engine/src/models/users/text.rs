@@ -162,7 +162,7 @@ mod tests {
         let refused = [
             (outputs(&[]), penultimate),
             (outputs(&[0, 1, 2]), EncodeOptions { skip: 1, is_normed: true }),
-            (outputs(&[0, 1, 2]), EncodeOptions { skip: 3, is_normed: false }),
+            (outputs(&[0, 1, 2]), EncodeOptions { skip: 4, is_normed: false }),
             (outputs(&[0, 1]), penultimate),
         ];
         for (outputs, options) in refused {
