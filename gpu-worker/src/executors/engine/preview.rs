@@ -43,7 +43,9 @@ impl Previewer {
             (None, None) => None,
         };
         let Some(model) = chosen else { return Ok(Self::default()) };
-        match Subject::ensure(site.agent, site.attempt, site.device, model, Role::VaeDecoder).await {
+        let loaded = Subject::ensure(site.agent, site.attempt, site.device, model, Role::VaeDecoder).await;
+        // one that only encodes is told before the first step, and not at the first preview
+        match loaded.and_then(|tiny| tiny.first_part(&DECODERS).map(|_| tiny)) {
             Ok(tiny) => Ok(Self { tiny: Some(tiny), without: None }),
             Err(error) if args.preview_vae.is_none() && error.code() != ErrorCode::Cancelled => {
                 Ok(Self { tiny: None, without: Some(chain(&error)) })
