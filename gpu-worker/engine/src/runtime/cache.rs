@@ -54,11 +54,6 @@ impl Cache {
         (released.len(), released.iter().sum())
     }
 
-    /// Bytes that runs left behind in the sessions that do not run.
-    pub(super) fn kept(&self) -> u64 {
-        self.all().iter().map(|session| session.kept()).sum()
-    }
-
     /// Forgets every session; whoever holds one may go on using it.
     pub(super) fn clear(&self) {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner).clear();

@@ -162,11 +162,6 @@ impl Runtime {
         self.context.cache.release_idle(rested).0
     }
 
-    /// Bytes of the device that [`Runtime::regain`] would give back now.
-    pub fn kept(&self) -> u64 {
-        if self.options().provider == Provider::Cuda { self.context.cache.kept() } else { 0 }
-    }
-
     /// Gives up every compiled graph that does not run. The bytes of the device that are free again by it: those that the
     /// graphs' runs had taken from it, as far as the library counts them. None of the host's: no device's figures hold them.
     pub fn regain(&self) -> u64 {

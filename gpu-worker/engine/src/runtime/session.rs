@@ -132,13 +132,6 @@ impl Session {
         self.release_counted().is_some()
     }
 
-    /// Bytes that its runs have taken and left behind; 0 while it runs.
-    pub(super) fn kept(&self) -> u64 {
-        let target = (self.context.options.provider, self.context.options.device);
-        let Ok(state) = self.state.try_lock() else { return 0 };
-        state.compiled.as_ref().and_then(|compiled| peak::taken_bytes(&compiled.session, target)).unwrap_or(0)
-    }
-
     /// [`Session::release`], with the bytes that its runs had left behind, as far as the library counts them.
     pub(super) fn release_counted(&self) -> Option<u64> {
         let mut state = match self.state.try_lock() {
