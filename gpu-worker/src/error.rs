@@ -301,7 +301,7 @@ impl Classify for WorkError {
             Self::Stalled { .. } | Self::Residency(ResidencyError::Stalled { .. }) => {
                 Some("look after the disk or the file server; loads from it go on once it answers".into())
             }
-            Self::Residency(ResidencyError::Pressure(_)) => {
+            Self::Residency(ResidencyError::Pressure(_) | ResidencyError::Stuck { .. }) => {
                 Some("free memory on the host; it is tried again when there is some".into())
             }
             Self::Stays(Refused::Protected { .. }) => Some("unprotect it, or unload it with `force`".into()),
@@ -403,7 +403,7 @@ fn residency_code(error: &ResidencyError) -> ErrorCode {
         ResidencyError::Memory { .. } | ResidencyError::NoRoom(_) | ResidencyError::Pressure(_) => {
             ErrorCode::InsufficientCapacity
         }
-        ResidencyError::Stalled { .. } => ErrorCode::Timeout,
+        ResidencyError::Stalled { .. } | ResidencyError::Stuck { .. } => ErrorCode::Timeout,
         ResidencyError::Cancelled { .. } => ErrorCode::Cancelled,
         ResidencyError::Leased { .. } | ResidencyError::Protected { .. } | ResidencyError::Loading { .. } => {
             ErrorCode::Conflict

@@ -86,6 +86,15 @@ pub enum ResidencyError {
         /// How long.
         seconds: u64,
     },
+    /// Nothing moved for so long that the load was given up, while its disks had answered all that they were asked: the
+    /// system gives it no memory or no processor.
+    #[error("nothing of `{key}` moved for {seconds} s, and no disk is waited for")]
+    Stuck {
+        /// The component.
+        key: Key,
+        /// How long.
+        seconds: u64,
+    },
     /// The system gave no memory file or mapping, although the budget had room.
     #[error("the system gave no arena of {bytes} bytes")]
     Memory {
@@ -194,7 +203,7 @@ impl ResidencyError {
             Self::Missing { .. } | Self::Unreadable { .. } | Self::NotRegular { .. } => FailReason::Unreadable,
             Self::Changed(_) => FailReason::Changed,
             Self::ShortRead { .. } | Self::Io { .. } | Self::Stalled { .. } => FailReason::Io,
-            Self::Memory { .. } | Self::Thread { .. } => FailReason::System,
+            Self::Memory { .. } | Self::Thread { .. } | Self::Stuck { .. } => FailReason::System,
             Self::DigestMismatch { .. } => FailReason::Digest,
             Self::NoRoom(_) | Self::Pressure(_) => FailReason::NoRoom,
             Self::Cancelled { .. }

@@ -45,10 +45,19 @@ impl Hung {
         self.lock().len()
     }
 
-    /// A read from these disks begins.
+    /// A read from these disks begins, of somebody who does not say which of them was called.
     pub fn begin(&self, devices: Vec<u64>) -> Afoot {
+        self.begin_as(devices, false)
+    }
+
+    /// A read from these disks begins, of somebody who says each call: with none under way no disk is waited for.
+    pub(crate) fn begin_by_call(&self, devices: Vec<u64>) -> Afoot {
+        self.begin_as(devices, true)
+    }
+
+    fn begin_as(&self, devices: Vec<u64>, tells: bool) -> Afoot {
         let (fate, calls) = (Mutex::new(Fate::Awaited), Mutex::default());
-        Afoot(Arc::new(Reads { hung: self.clone(), devices, fate, calls }))
+        Afoot(Arc::new(Reads { hung: self.clone(), devices, tells, fate, calls }))
     }
 
     fn add(&self, devices: &[u64]) {
@@ -82,8 +91,10 @@ enum Fate {
 struct Reads {
     hung: Hung,
     devices: Vec<u64>,
+    /// Who reads says each call.
+    tells: bool,
     fate: Mutex<Fate>,
-    /// Calls that a disk has not answered yet, where who reads says so.
+    /// Calls that a disk has not answered yet.
     calls: Mutex<BTreeMap<u64, usize>>,
 }
 
@@ -92,10 +103,9 @@ impl Reads {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The disks that have not answered; all of them when nothing is known of single calls.
+    /// The disks that have not answered; all of them where nobody says which were called.
     fn silent(&self) -> Vec<u64> {
-        let calls = self.calls();
-        if calls.is_empty() { self.devices.clone() } else { calls.keys().copied().collect() }
+        if self.tells { self.calls().keys().copied().collect() } else { self.devices.clone() }
     }
 }
 
@@ -161,8 +171,8 @@ impl Afoot {
         }
     }
 
-    /// Nobody waits for them any more, because their disk does not answer. The disks that are meant: those with a call that
-    /// is not answered, or all where that is not known; none when the reads are back.
+    /// Nobody waits for them any more, because nothing came. The disks that do not answer: those with a call that is not
+    /// answered, or all where that is not known; none when the reads are back, or when it is no disk that they wait for.
     pub fn give_up(&self) -> Vec<u64> {
         let mut fate = self.fate();
         if *fate == Fate::Awaited {
@@ -203,7 +213,7 @@ mod tests {
     #[test]
     fn of_two_disks_only_the_one_that_does_not_answer_hangs() {
         let hung = Hung::default();
-        let reads = hung.begin(vec![1, 2]);
+        let reads = hung.begin_by_call(vec![1, 2]);
         let reading = reads.reading();
         let answered = reading.call(1);
         let silent = [reading.call(2), reading.call(2)];
@@ -214,6 +224,18 @@ mod tests {
         assert!(hung.since(&[2]).is_some(), "others of its reads may be stuck");
         drop(reading);
         assert_eq!((hung.count(), reads.give_up()), (0, vec![]));
+    }
+
+    #[test]
+    fn who_says_each_call_and_has_none_under_way_waits_for_no_disk() {
+        let hung = Hung::default();
+        let (told, untold) = (hung.begin_by_call(vec![1]), hung.begin(vec![1]));
+        let reading = told.reading();
+        drop(reading.call(1));
+        assert_eq!((told.give_up(), hung.count()), (vec![], 0), "it answered all that it was asked");
+        assert_eq!((untold.give_up(), hung.count()), (vec![1], 1));
+        drop(reading);
+        assert_eq!(hung.count(), 1, "those who are back take away only what they brought");
     }
 
     #[test]

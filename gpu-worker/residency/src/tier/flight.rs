@@ -137,7 +137,7 @@ impl Inner {
         if let Some((device, since)) = silent {
             return Err(stalled(request, &[device], since));
         }
-        let (stop, reads, began) = (cancel.child_token(), self.hung.begin(devices), Instant::now());
+        let (stop, reads, began) = (cancel.child_token(), self.hung.begin_by_call(devices), Instant::now());
         let landed = self.reader(request, layout, draft, &stop, progress, &reads)?;
         let mut watchdog = Watchdog::new(self.config.io_timeout);
         loop {
@@ -160,7 +160,7 @@ impl Inner {
                     reads.doubt(self.config.io_timeout);
                     ResidencyError::Cancelled { key: request.key.clone() }
                 }
-                Verdict::Stalled => stalled(request, &reads.give_up(), self.config.io_timeout),
+                Verdict::Stalled => given_up(request, &reads.give_up(), self.config.io_timeout),
             };
             stop.cancel();
             if let Err(refused) = draft.discard() {
@@ -191,6 +191,14 @@ impl Inner {
         };
         let started = thread::Builder::new().name("read".into()).spawn(run);
         started.map(|_| landed).map_err(|error| ResidencyError::Thread { source: Arc::new(error) })
+    }
+}
+
+/// Nothing came from these disks, or from none of them when they have answered all that they were asked.
+fn given_up(request: &LoadRequest, silent: &[u64], after: Duration) -> ResidencyError {
+    match silent {
+        [] => ResidencyError::Stuck { key: request.key.clone(), seconds: after.as_secs() },
+        disks => stalled(request, disks, after),
     }
 }
 
