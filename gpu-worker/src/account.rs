@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use residency::policy::Candidate;
+use residency::policy::{Candidate, would_free_bytes};
 use shared::{
     ids::ComponentId,
     status::{HostMemory, ProcessMemory, SystemMemory, TierMemory},
@@ -94,19 +94,20 @@ fn of_device(
 
 /// What the copies of a tier add up to.
 fn sums(agent: &Agent, copies: &[Candidate], elsewhere: &impl Fn(&Candidate) -> bool) -> TierMemory {
-    let of =
-        |counts: &dyn Fn(&Candidate) -> bool| copies.iter().filter(|copy| counts(copy)).map(|copy| copy.bytes).sum();
+    let of = |counts: &dyn Fn(&Candidate) -> bool| {
+        copies.iter().filter(|copy| counts(copy)).map(Candidate::takes_bytes).sum()
+    };
     let mut seen = BTreeSet::new();
     let second: u64 = copies
         .iter()
         .filter(|copy| component_of(agent, copy).is_some_and(|component| !seen.insert(component)))
-        .map(|copy| copy.bytes)
+        .map(Candidate::takes_bytes)
         .sum();
     TierMemory {
         copies: copies.len() as u64,
         leased_bytes: of(&|copy| copy.holders > 0),
         protected_bytes: of(&|copy| copy.protected),
-        evictable_bytes: of(&|copy| copy.holders == 0 && !copy.protected),
+        evictable_bytes: would_free_bytes(copies),
         duplicate_bytes: second,
         elsewhere_bytes: of(&|copy| elsewhere(copy)),
         ..TierMemory::default()

@@ -60,6 +60,13 @@ pub struct CudaShare {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SlabId(pub(crate) u64);
 
+impl SlabId {
+    /// Tells it from all others of its device.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// Why a device refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {

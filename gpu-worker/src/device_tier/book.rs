@@ -211,7 +211,8 @@ impl Book {
         let copying = self.copy_seconds(copy.bytes);
         let made_in = note.and_then(|note| note.made_in).map(|took| took.as_secs_f64());
         Candidate {
-            bytes: copy.bytes,
+            bytes: copy.alone_bytes,
+            shared: copy.shared.clone(),
             last_used: note.map_or(now, |note| note.used),
             loaded_at: note.map_or(now, |note| note.loaded),
             hits: note.map_or(0, |note| note.uses),
@@ -240,6 +241,8 @@ mod tests {
             component,
             digest: "d".into(),
             bytes: 1 << 30,
+            alone_bytes: 1 << 30,
+            shared: Vec::new(),
             since,
             last_used: since,
             uses: 1,

@@ -52,8 +52,8 @@ impl Drop for Leaving<'_> {
     }
 }
 
-/// Frees `need_bytes` for a copy of `wanted`, or nothing where that cannot be: then the answer is none. Of a variant less may
-/// come back than is shown, because others hold its memory as well: then more goes, while anything may.
+/// Frees `need_bytes` for a copy of `wanted`, or nothing where that cannot be: then the answer is none. Less may come back than was
+/// planned, because somebody else took a victim off or into use meanwhile: then more goes, while anything may.
 pub async fn make_room(
     agent: &Agent,
     device: &Device,
@@ -115,12 +115,12 @@ pub async fn take(
 ) -> Result<u64, Refused> {
     let now = device.tier.uptime();
     let row = candidates(agent, device).into_iter().find(|one| *one.key == *component.to_string());
-    let bytes = out(device, component, protected_too).await?;
-    let mut draft = Draft { freed_bytes: bytes, ..Draft::plain(reason) };
-    let gone = row.filter(|_| bytes > 0);
+    let freed_bytes = out(device, component, protected_too).await?;
+    let mut draft = Draft { freed_bytes: freed_bytes.unwrap_or(0), ..Draft::plain(reason) };
+    let gone = row.filter(|_| freed_bytes.is_some());
     draft.rows.extend(gone.map(|one| policy::row(device.tier.rules, &one, now, Verdict::Evict)));
     device.tier.record(draft);
-    Ok(bytes)
+    Ok(freed_bytes.unwrap_or(0))
 }
 
 /// Whether somebody uses a copy, or keeps it.
@@ -150,7 +150,9 @@ async fn carry_out(agent: &Agent, device: &Device, mut draft: Draft, plan: Plan)
     for victim in &plan.victims {
         let Ok(component) = victim.parse() else { continue };
         match out(device, component, false).await {
-            Ok(bytes) => {
+            // somebody else took it off meanwhile
+            Ok(None) => went.push(victim.clone()),
+            Ok(Some(bytes)) => {
                 draft.freed_bytes += bytes;
                 went.push(victim.clone());
                 agent.metrics.device_evictions.inc();
@@ -165,12 +167,13 @@ async fn carry_out(agent: &Agent, device: &Device, mut draft: Draft, plan: Plan)
     freed_bytes
 }
 
-/// Has the runner free a copy; on return its bytes are back. Where somebody else is at it, they count the bytes.
-async fn out(device: &Device, component: ComponentId, protected_too: bool) -> Result<u64, Refused> {
+/// Has the runner free a copy; on return its bytes are back: how many, which are none where others hold all of its memory. None where it
+/// is not there; where somebody else is at it, they count the bytes.
+async fn out(device: &Device, component: ComponentId, protected_too: bool) -> Result<Option<u64>, Refused> {
     loop {
         let mut changes = device.tier.changes();
         let copies = device.resident();
-        let Some(copy) = copies.iter().find(|copy| copy.component == component) else { return Ok(0) };
+        let Some(copy) = copies.iter().find(|copy| copy.component == component) else { return Ok(None) };
         let name = || device.id.clone();
         // the lock ends with this statement: nothing is awaited under it
         let left = device.tier.book().leave(copy, protected_too, device.tier.uptime());
@@ -185,16 +188,16 @@ async fn out(device: &Device, component: ComponentId, protected_too: bool) -> Re
 }
 
 /// A copy that is marked as leaving: gone, or there again.
-async fn free(device: &Device, component: ComponentId) -> Result<u64, Refused> {
+async fn free(device: &Device, component: ComponentId) -> Result<Option<u64>, Refused> {
     let mut leaving = Leaving { tier: &device.tier, component, gone: false };
     match device.runner.unload(component).await {
         Ok(bytes) => {
             leaving.gone = true;
-            Ok(bytes)
+            Ok(Some(bytes))
         }
         Err(RunnerError::NotResident { .. }) => {
             leaving.gone = true;
-            Ok(0)
+            Ok(None)
         }
         Err(error) => Err(error.into()),
     }

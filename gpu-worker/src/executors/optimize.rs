@@ -159,7 +159,7 @@ fn line(step: &plan::Step, piece: &Piece, state: &str) -> OptimizeAction {
         place,
         component: piece.component,
         name: None,
-        bytes: piece.candidate.bytes,
+        bytes: step.bytes,
         reload_seconds: step.row.reload_seconds,
         score: step.row.score,
         state: state.to_owned(),

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use residency::policy::{self, Candidate, PlanRow, Rules, Verdict};
+use residency::policy::{self, Candidate, PlanRow, Rules, Verdict, shared::Going};
 use serde::Serialize;
 use shared::ids::ComponentId;
 
@@ -71,6 +71,8 @@ pub struct Step {
     pub action: Action,
     /// Which of the pieces.
     pub piece: usize,
+    /// Bytes that come back with it, those before it being gone.
+    pub bytes: u64,
     /// What the policy thought of it when it was chosen.
     pub row: PlanRow,
 }
@@ -89,23 +91,28 @@ pub struct Plan {
 /// Plans to give `need_bytes` back.
 pub fn plan(rules: Rules, pieces: &[Piece], need_bytes: u64, now: Duration) -> Plan {
     let mut chosen: Vec<(usize, PlanRow)> = Vec::new();
-    let (mut freed, mut left) = (0_u64, Copies::of(pieces));
+    let (mut freed, mut left, mut going) = (0_u64, Copies::of(pieces), Memory::default());
     let mut queue = queue(rules, pieces, &left, now);
     while freed < need_bytes {
         let Some((index, candidate)) = next(pieces, &mut queue, &left) else { break };
         let row = policy::row(rules, &candidate, now, Verdict::Evict);
-        freed = freed.saturating_add(row.bytes);
+        freed = freed.saturating_add(going.take(pieces, index));
         chosen.push((index, row));
         if left.take(pieces, index) {
             queue = sorted(rules, queue.into_iter().filter_map(|(at, _)| as_seen(pieces, at, &left)).collect(), now);
         }
     }
-    spare(pieces, &mut chosen, &mut freed, need_bytes);
-    let mut left = Copies::of(pieces);
+    spare(pieces, &mut chosen, &mut going, &mut freed, need_bytes);
+    let (mut left, mut going) = (Copies::of(pieces), Memory::default());
     for (index, _) in &chosen {
         left.take(pieces, *index);
     }
-    let step = |(piece, row): (usize, PlanRow)| Step { action: action(pieces, piece, &left), piece, row };
+    let step = |(piece, row): (usize, PlanRow)| Step {
+        action: action(pieces, piece, &left),
+        piece,
+        bytes: going.take(pieces, piece),
+        row,
+    };
     let steps = chosen.into_iter().map(step).collect();
     Plan { steps, frees_bytes: freed, short_bytes: need_bytes.saturating_sub(freed) }
 }
@@ -149,6 +156,26 @@ impl<'a> Copies<'a> {
     }
 }
 
+/// What goes of each place: copies there may hold memory together.
+#[derive(Debug, Default)]
+struct Memory<'a> {
+    going: BTreeMap<&'a Place, Going>,
+}
+
+impl<'a> Memory<'a> {
+    /// One goes: the bytes that come back with it.
+    fn take(&mut self, pieces: &'a [Piece], index: usize) -> u64 {
+        let Some(piece) = pieces.get(index) else { return 0 };
+        self.going.entry(&piece.place).or_default().take(piece.candidate.holding())
+    }
+
+    /// One of those stays: the bytes that do not come back then.
+    fn spare(&mut self, pieces: &'a [Piece], index: usize) -> u64 {
+        let Some(piece) = pieces.get(index) else { return 0 };
+        self.going.entry(&piece.place).or_default().spare(piece.candidate.holding())
+    }
+}
+
 type Queue = Vec<(usize, Candidate)>;
 
 /// What may go, the least loss first.
@@ -173,7 +200,7 @@ fn next(pieces: &[Piece], queue: &mut Queue, left: &Copies<'_>) -> Option<(usize
 
 fn may_go(pieces: &[Piece], index: usize) -> bool {
     pieces.get(index).is_some_and(|one| {
-        one.in_scope && one.candidate.holders == 0 && !one.candidate.protected && one.candidate.bytes > 0
+        one.in_scope && one.candidate.holders == 0 && !one.candidate.protected && one.candidate.takes_bytes() > 0
     })
 }
 
@@ -196,12 +223,22 @@ fn as_seen(pieces: &[Piece], index: usize, left: &Copies<'_>) -> Option<(usize, 
 }
 
 /// Spares what the goal can do without, the last chosen first: it is the dearest.
-fn spare(pieces: &[Piece], chosen: &mut Vec<(usize, PlanRow)>, freed: &mut u64, need_bytes: u64) {
+fn spare<'a>(
+    pieces: &'a [Piece],
+    chosen: &mut Vec<(usize, PlanRow)>,
+    going: &mut Memory<'a>,
+    freed: &mut u64,
+    need_bytes: u64,
+) {
     for at in (0..chosen.len()).rev() {
-        let bytes = chosen.get(at).and_then(|(index, _)| pieces.get(*index)).map_or(0, |piece| piece.candidate.bytes);
-        if freed.saturating_sub(bytes) >= need_bytes {
+        let Some((index, _)) = chosen.get(at) else { continue };
+        let (index, bytes) = (*index, going.spare(pieces, *index));
+        // where the goal is missed, what gives nothing back has no reason to go
+        if freed.saturating_sub(bytes) >= need_bytes.min(*freed) {
             *freed = freed.saturating_sub(bytes);
             chosen.remove(at);
+        } else {
+            going.take(pieces, index);
         }
     }
 }

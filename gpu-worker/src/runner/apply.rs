@@ -68,7 +68,7 @@ pub struct Term {
 /// A variant that is on the device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Applied {
-    /// Bytes that it takes beside the variants that hold some of it as well, as the device measures them.
+    /// Bytes that it took, as the device measures them; what it holds with other variants was there.
     pub bytes: u64,
     /// Seconds that it took.
     pub seconds: f64,

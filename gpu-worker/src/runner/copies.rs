@@ -22,7 +22,7 @@ use super::{
     DeviceResident, DeviceTensor,
     aside::{Claim, Ledger},
     engine_thread::{Part, Room},
-    plan::Origins,
+    plan::{Origins, SHEET},
     protocol::{Done, Failure, RunPart, SharedCopy, Step},
     sheets::{Layer, Sheet},
 };
@@ -123,12 +123,17 @@ pub(super) struct Copies {
     pub(super) device: Box<dyn Device>,
     pub(super) copies: BTreeMap<ComponentId, Copy>,
     ledger: Ledger,
+    /// Slabs that nothing has any more and that could not be freed.
+    pub(super) unfreed: Vec<SlabId>,
+    /// Bytes of a variant's sheet that begins no other.
+    pub(super) sheet_bytes: u64,
 }
 
 impl Copies {
     /// An empty device.
     pub(super) fn new(device: Box<dyn Device>) -> Self {
-        Self { device, copies: BTreeMap::new(), ledger: Ledger::default() }
+        let sheet_bytes = if device.facts().kind == "cpu" { SHEET } else { u64::MAX };
+        Self { device, copies: BTreeMap::new(), ledger: Ledger::default(), unfreed: Vec::new(), sheet_bytes }
     }
 
     /// The device.
@@ -165,18 +170,15 @@ impl Copies {
         if let Err(error) = self.fill(slab, &source, &mut progress, &cancelled) {
             // giving gigabytes back takes a moment, which is not the copy going on
             progress(Step::Stopping);
-            let freed = self.device.free(slab);
-            return Err(freed.err().map_or(error, CopyError::from));
+            return Err(self.given_up(slab, error));
         }
         let bytes = self.device.slab_bytes(slab)?;
         let shown = DeviceResident::new(incoming.component, incoming.digest, bytes, None);
         let copy = Copy::loaded(slab, incoming.tensors, shown);
-        // what cannot be freed stays known, and the new content goes
-        if self.copies.contains_key(&incoming.component)
-            && let Err(error) = self.free_sheets(incoming.component)
-        {
-            self.device.free(slab)?;
-            return Err(error);
+        match self.take_off(incoming.component) {
+            // what could not be freed now is freed later: the new content is there
+            Ok(_) | Err(CopyError::Failed(_)) => {}
+            Err(lost @ CopyError::Sticky(_)) => return Err(lost),
         }
         self.copies.insert(incoming.component, copy);
         self.recount();
@@ -199,7 +201,8 @@ impl Copies {
         slab
     }
 
-    fn claim(&self, bytes: u64) -> Result<Claim, DeviceError> {
+    fn claim(&mut self, bytes: u64) -> Result<Claim, DeviceError> {
+        self.free_late()?;
         self.ledger.look(self.device.memory()?);
         self.ledger.claim(bytes)
     }
@@ -270,10 +273,7 @@ impl Copies {
     /// Frees a component; of a variant what no other one holds.
     pub(super) fn unload(&mut self, component: ComponentId) -> Result<Done, CopyError> {
         self.free_of_leases(component)?;
-        let bytes = self.free_sheets(component)?;
-        self.copies.remove(&component);
-        self.recount();
-        Ok(Done::Unloaded { bytes })
+        Ok(Done::Unloaded { bytes: self.take_off(component)? })
     }
 
     /// Memory that programs have open, or that a run reads, is not taken from under them.

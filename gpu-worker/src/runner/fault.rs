@@ -13,6 +13,8 @@ use engine::{CpuDevice, Device, DeviceError, DeviceFacts, DeviceMemory, Share, S
 pub(super) enum Fault {
     /// The n-th allocation (from 1) finds no memory, although the ledger has room: another process took it.
     NoMemory(u32),
+    /// The n-th slab to be freed (from 1) is not, this once.
+    NotFreed(u32),
     /// The write that reaches this byte of a slab fails; the device works on.
     WriteError(u64),
     /// The write that reaches this byte fails, and everything after it.
@@ -27,6 +29,7 @@ pub(super) struct FaultDevice {
     device: CpuDevice,
     fault: Option<Fault>,
     allocations: u32,
+    frees: u32,
     lost: bool,
     dropped: Arc<AtomicBool>,
 }
@@ -34,7 +37,7 @@ pub(super) struct FaultDevice {
 impl FaultDevice {
     pub(super) fn new(capacity_bytes: u64, fault: Option<Fault>) -> Self {
         let device = CpuDevice::new(capacity_bytes);
-        Self { device, fault, allocations: 0, lost: false, dropped: Arc::default() }
+        Self { device, fault, allocations: 0, frees: 0, lost: false, dropped: Arc::default() }
     }
 
     /// True once the device is gone with all its slabs.
@@ -61,7 +64,7 @@ impl FaultDevice {
     fn strike(&mut self, end: u64) -> Option<Fault> {
         let at = match self.fault.as_ref()? {
             Fault::WriteError(at) | Fault::Sticky(at) | Fault::Hang(at, ..) => *at,
-            Fault::NoMemory(_) => return None,
+            Fault::NoMemory(_) | Fault::NotFreed(_) => return None,
         };
         if end > at { self.fault.take() } else { None }
     }
@@ -116,7 +119,7 @@ impl Device for FaultDevice {
                 reached.send(()).unwrap();
                 go.recv().unwrap();
             }
-            Some(Fault::NoMemory(_)) | None => {}
+            Some(Fault::NoMemory(_) | Fault::NotFreed(_)) | None => {}
         }
         self.device.write(slab, offset, data)
     }
@@ -147,6 +150,11 @@ impl Device for FaultDevice {
 
     fn free(&mut self, slab: SlabId) -> Result<u64, DeviceError> {
         self.alive()?;
+        self.frees += 1;
+        if matches!(self.fault, Some(Fault::NotFreed(at)) if at == self.frees) {
+            self.fault = None;
+            return Err(DeviceError::Driver { what: "freeing memory of the device", answer: "UNKNOWN".into() });
+        }
         self.device.free(slab)
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Merge {
     /// The sheets of the earlier variant.
     pub(super) earlier: Vec<Layer>,
     pub(super) loras: Vec<Lora>,
+    /// Bytes of its tensors that are there already, held by other variants as well.
+    pub(super) there: u64,
 }
 
 /// A LoRA's memory.
@@ -45,10 +47,12 @@ pub(super) struct Lora {
 pub(super) type Merged = Result<(), CopyError>;
 
 impl Merge {
-    /// Makes the tensors; nothing holds memory of the device any more on return. `tell` hears how far it is.
-    pub(super) fn run(self, threads: NonZeroUsize, cancel: &Cancel, tell: impl FnMut(Step) + Send) -> Merged {
-        let Self { mut sheets, base, earlier, loras } = self;
-        let said = Mutex::new((0, tell));
+    /// Makes the tensors; nothing holds memory of the device any more on return. `tell` hears how far it is,
+    /// what was there included.
+    pub(super) fn run(self, threads: NonZeroUsize, cancel: &Cancel, mut tell: impl FnMut(Step) + Send) -> Merged {
+        let Self { mut sheets, base, earlier, loras, there } = self;
+        tell(Step::Copied(there));
+        let said = Mutex::new((there, tell));
         let done = |bytes: u64| {
             let (total, tell) = &mut *said.lock().unwrap_or_else(PoisonError::into_inner);
             let before = *total / TOLD;

@@ -49,6 +49,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
 use chrono::{DateTime, Utc};
 use engine::{DeviceFacts, DeviceMemory, Learned, onnx::OnnxCapability};
+use residency::policy::shared::SharedMemory;
 use serde::{Deserialize, Serialize};
 use shared::ids::ComponentId;
 
@@ -165,8 +166,13 @@ pub struct DeviceResident {
     pub component: ComponentId,
     /// Digest of its content.
     pub digest: String,
-    /// Bytes that it takes. What several variants hold is counted with the one that has been there longest.
+    /// Bytes that it takes. What several variants hold is counted with the one that came last.
     pub bytes: u64,
+    /// Bytes that come back when it alone goes.
+    pub alone_bytes: u64,
+    /// What it holds together with other variants: it comes back with the last of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared: Vec<SharedMemory>,
     /// When it became resident (host clock).
     pub since: DateTime<Utc>,
     /// When it was last asked for (host clock).
@@ -193,9 +199,25 @@ pub struct VariantFacts {
 }
 
 impl DeviceResident {
+    /// Bytes that it holds, whoever else holds them as well.
+    pub fn held_bytes(&self) -> u64 {
+        self.shared.iter().fold(self.alone_bytes, |sum, shared| sum.saturating_add(shared.bytes))
+    }
+
     /// One that is there now, asked for once.
     fn new(component: ComponentId, digest: String, bytes: u64, variant: Option<VariantFacts>) -> Self {
         let now = Utc::now();
-        Self { component, digest, bytes, since: now, last_used: now, uses: 1, leases: 0, variant }
+        Self {
+            component,
+            digest,
+            bytes,
+            alone_bytes: bytes,
+            shared: Vec::new(),
+            since: now,
+            last_used: now,
+            uses: 1,
+            leases: 0,
+            variant,
+        }
     }
 }

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Bytes of a sheet in host memory: the system lets one thread at a time write to a memory file, so a variant is made in several.
-const SHEET: u64 = 256 << 20;
+pub(super) const SHEET: u64 = 256 << 20;
 
 /// What a tensor of a variant was made of: equal for equal bytes over one base.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,8 +107,7 @@ impl Copies {
             let facts = copy.shown.variant.as_ref()?;
             (facts.base_digest == digest).then_some((earlier, copy))
         });
-        let limit = if self.device().facts().kind == "cpu" { SHEET } else { u64::MAX };
-        let mut plan = Plan { shared, sheets: Vec::new(), earlier: None, limit };
+        let mut plan = Plan { shared, sheets: Vec::new(), earlier: None, limit: self.sheet_bytes };
         for change in &order.changes {
             if plan.has(&change.tensor) {
                 continue;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use engine::{DeviceError, SlabId, SlabView};
+use residency::policy::shared::SharedMemory;
 use shared::{error::ErrorCode, ids::ComponentId};
 
 use super::{
@@ -99,33 +100,65 @@ impl Copies {
 
     /// Lets go of a sheet that no copy has, not even this one any more: freed unless another holder is left. Bytes that came back.
     pub(super) fn let_go(&mut self, sheet: Arc<Sheet>) -> Result<u64, DeviceError> {
-        Arc::into_inner(sheet).map_or(Ok(0), |sheet| self.device.free(sheet.slab))
+        Arc::into_inner(sheet).map_or(Ok(0), |sheet| self.free(sheet.slab))
     }
 
-    /// Frees the slabs that this copy alone holds; on an error it stays known, and what is free already is no obstacle to the
-    /// next try.
-    pub(super) fn free_sheets(&mut self, component: ComponentId) -> Result<u64, CopyError> {
-        let copy = self.copies.get(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
-        let mut bytes = 0;
-        for sheet in copy.sheets.iter().filter(|sheet| Arc::strong_count(sheet) == 1) {
-            match self.device.free(sheet.slab) {
+    /// Takes a copy off and frees the slabs that it alone holds. Where one cannot be freed the copy is gone all the same: what is
+    /// left of it would serve runs and other variants with less than it had.
+    pub(super) fn take_off(&mut self, component: ComponentId) -> Result<u64, CopyError> {
+        let copy = self.copies.remove(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
+        let (mut bytes, mut failed) = (0, None);
+        for sheet in copy.sheets {
+            match self.let_go(sheet) {
                 Ok(freed) => bytes += freed,
-                Err(DeviceError::NoSlab(_)) => {}
-                Err(error) => return Err(error.into()),
+                Err(lost @ DeviceError::Sticky { .. }) => return Err(lost.into()),
+                Err(error) => failed = Some(error),
             }
         }
-        Ok(bytes)
+        self.recount();
+        failed.map_or(Ok(bytes), |error| Err(error.into()))
     }
 
-    /// Says of each copy how many bytes it takes: a sheet that several variants hold is counted with the one that has been there
-    /// longest, so that all together are what the device has given.
+    /// Frees a slab that nothing has any more. One that cannot be freed is tried again before memory is taken.
+    pub(super) fn free(&mut self, slab: SlabId) -> Result<u64, DeviceError> {
+        let freed = self.device.free(slab);
+        if let Err(error) = &freed
+            && !matches!(error, DeviceError::NoSlab(_) | DeviceError::Sticky { .. })
+        {
+            tracing::error!(?slab, %error, "a slab that nothing has any more cannot be freed yet");
+            self.unfreed.push(slab);
+        }
+        freed
+    }
+
+    /// Frees what could not be freed when its time had come.
+    pub(super) fn free_late(&mut self) -> Result<(), DeviceError> {
+        for slab in std::mem::take(&mut self.unfreed) {
+            match self.free(slab) {
+                Err(lost @ DeviceError::Sticky { .. }) => return Err(lost),
+                Err(_) | Ok(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Says of each copy how many bytes it takes: a sheet that several variants hold is counted with the one that came last, so
+    /// that all together are what the device has given; and what of it comes back with which of them.
     pub(super) fn recount(&mut self) {
-        let mut by_age: Vec<&mut Copy> = self.copies.values_mut().collect();
-        by_age.sort_by_key(|copy| (copy.shown.since, copy.shown.component));
+        let mut newest_first: Vec<&mut Copy> = self.copies.values_mut().collect();
+        newest_first.sort_by_key(|copy| std::cmp::Reverse((copy.shown.since, copy.shown.component)));
         let mut counted = BTreeSet::new();
-        for copy in by_age {
+        for copy in newest_first {
             let own = copy.sheets.iter().filter(|sheet| counted.insert(sheet.slab));
             copy.shown.bytes = own.map(|sheet| sheet.bytes).sum();
+            let (alone, shared): (Vec<_>, Vec<_>) = copy.sheets.iter().partition(|sheet| Arc::strong_count(sheet) == 1);
+            copy.shown.alone_bytes = alone.iter().map(|sheet| sheet.bytes).sum();
+            copy.shown.shared = shared.into_iter().map(held).collect();
         }
     }
+}
+
+fn held(sheet: &Arc<Sheet>) -> SharedMemory {
+    let holders = u32::try_from(Arc::strong_count(sheet)).unwrap_or(u32::MAX);
+    SharedMemory { memory: sheet.slab.number(), bytes: sheet.bytes, holders }
 }

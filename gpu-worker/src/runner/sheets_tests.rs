@@ -1,13 +1,18 @@
 //! Sheets that several variants hold: any order of coming and going leaves every variant its bytes and the ledger its sum.
 
-use engine::{CpuDevice, ElementType};
+use std::num::NonZeroUsize;
+
+use engine::{Cancel, CpuDevice, Device, ElementType};
 use proptest::{collection::vec, prelude::*, sample::Index};
+use residency::policy::shared::{Going, Holding};
 use shared::ids::ComponentId;
 
 use super::{
     ApplyOrder,
     copies::{Copies, CopyError},
+    fault::{Fault, FaultDevice},
     protocol::{Done, Failure, RunPart},
+    variants::Begun,
     variants_tests::{Stack, apply, base, digest, files, load, order, tensors},
 };
 
@@ -18,7 +23,11 @@ struct Host {
 }
 
 fn host() -> Host {
-    let mut copies = Copies::new(Box::new(CpuDevice::new(64 << 20)));
+    host_on(Box::new(CpuDevice::new(64 << 20)))
+}
+
+fn host_on(device: Box<dyn Device>) -> Host {
+    let mut copies = Copies::new(device);
     let base = load(&mut copies, "base", &base(ElementType::F16));
     let loras = files().iter().enumerate().map(|(at, file)| load(&mut copies, &at.to_string(), file)).collect();
     Host { copies, base, loras }
@@ -35,8 +44,8 @@ impl Host {
         self.copies.device().memory().unwrap().used_bytes
     }
 
-    fn bytes(&self, component: ComponentId) -> u64 {
-        self.copies.copy(component).unwrap().shown.bytes
+    fn shown(&self, component: ComponentId) -> &super::DeviceResident {
+        &self.copies.copy(component).unwrap().shown
     }
 }
 
@@ -61,11 +70,29 @@ fn only_what_a_changed_weight_touches_takes_new_bytes_and_what_two_hold_stays_wi
     assert_eq!(again, tensors(&mut host.copies, fresh.variant));
     host.copies.unload(fresh.variant).unwrap();
 
+    assert_eq!(host.shown(second.variant).bytes, whole.bytes, "what both hold is counted with the one that came last");
+    assert_eq!(host.shown(first.variant).alone_bytes, host.shown(first.variant).bytes);
+    assert_eq!(host.shown(first.variant).held_bytes(), whole.bytes);
     let gone = freed(host.copies.unload(first.variant));
     assert_eq!(gone, part.bytes, "the rest is the second one's as well");
-    assert_eq!(host.bytes(second.variant), whole.bytes, "which has it alone now");
+    assert_eq!(host.shown(second.variant).alone_bytes, whole.bytes, "which has it alone now");
     assert_eq!(tensors(&mut host.copies, second.variant), again);
     assert_eq!(freed(host.copies.unload(second.variant)), whole.bytes);
+}
+
+#[test]
+fn what_a_variant_that_is_being_made_will_share_does_not_come_back_any_more() {
+    let mut host = host();
+    let (first, whole) = host.made(&vec![(0, 8), (1, 3)], None);
+    let order = ApplyOrder { reuse: Some(first.variant), ..order(host.base, &host.loras, &vec![(0, 8), (1, 4)]) };
+    let Begun::Merge(merge, pending) = host.copies.begin(&order).unwrap() else { panic!("it is not there") };
+    let shown = host.shown(first.variant);
+    assert!(shown.alone_bytes < whole.bytes && shown.held_bytes() == whole.bytes, "{shown:?}");
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let merged = merge.run(NonZeroUsize::MIN, &cancel, |_| {});
+    assert!(host.copies.finish(*pending, merged).is_err());
+    assert_eq!(host.shown(first.variant).alone_bytes, whole.bytes, "it was not made");
 }
 
 #[test]
@@ -98,6 +125,45 @@ fn what_lies_in_several_pieces_is_not_given_to_other_programs() {
     }
 }
 
+#[test]
+fn a_variant_that_could_be_freed_only_in_part_serves_nobody_and_its_memory_comes_back_later() {
+    for not_freed in [1, 2] {
+        let mut host = host_on(Box::new(FaultDevice::new(64 << 20, Some(Fault::NotFreed(not_freed)))));
+        let before = host.used();
+        let (first, whole) = host.made(&vec![(0, 8), (1, 3)], None);
+        let wanted = tensors(&mut host.copies, first.variant);
+        let gone = host.copies.unload(first.variant);
+        assert!(matches!(gone, Err(CopyError::Failed(Failure::Device { .. }))), "{gone:?}");
+        assert!(host.used() > before, "a sheet is left");
+        assert!(host.copies.copy(first.variant).is_err() && host.copies.layers(first.variant).is_err());
+        // the sheets of the one that has left are the only ones that could be taken
+        let (second, made) = host.made(&vec![(0, 8), (1, 3)], Some(first.variant));
+        assert_eq!((made.taken_over, made.bytes), (0, whole.bytes), "{made:?}");
+        assert_eq!(tensors(&mut host.copies, second.variant), wanted);
+        assert_eq!(freed(host.copies.unload(second.variant)), whole.bytes);
+        assert_eq!(host.used(), before);
+    }
+}
+
+#[test]
+fn a_sheet_that_would_be_too_large_is_cut_and_its_pieces_are_shared_like_others() {
+    let stack = vec![(0, 8), (1, 3)];
+    let mut host = host();
+    let sheets = |host: &Host, order: &ApplyOrder| host.copies.copy(order.variant).unwrap().sheets.len();
+    let (plain, _) = host.made(&stack, None);
+    let (few, wanted) = (sheets(&host, &plain), tensors(&mut host.copies, plain.variant));
+    host.copies.unload(plain.variant).unwrap();
+    // `conv.weight` and its bias are changed by the same and have more together, each alone has not
+    host.copies.sheet_bytes = 580;
+    let (first, _) = host.made(&stack, None);
+    assert_eq!(sheets(&host, &first), few + 1);
+    assert_eq!(tensors(&mut host.copies, first.variant), wanted);
+    let (second, part) = host.made(&vec![(0, 8), (1, 4)], Some(first.variant));
+    assert_eq!((part.computed, part.taken_over), (2, 2));
+    let fresh = host.made(&vec![(0, 8), (1, 4)], None).0;
+    assert_eq!(tensors(&mut host.copies, second.variant), tensors(&mut host.copies, fresh.variant));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
@@ -116,10 +182,16 @@ proptest! {
                 prop_assert_eq!(applied.computed + applied.taken_over, order.changes.len());
                 there.push((order.variant, wanted));
             } else {
-                let (variant, _) = there.swap_remove(which.index(there.len()));
-                let before = host.used();
-                let bytes = freed(host.copies.unload(variant));
-                prop_assert_eq!(before - host.used(), bytes);
+                // several at once: what a plan of all of them expects is what comes
+                let (mut going, mut expected, before) = (Going::default(), 0, host.used());
+                let some = which.index(there.len());
+                let leaving: Vec<ComponentId> = there.drain(some..).map(|(variant, _)| variant).collect();
+                for variant in &leaving {
+                    let shown = host.shown(*variant);
+                    expected += going.take(Holding { own_bytes: shown.alone_bytes, shared: &shown.shared });
+                }
+                let bytes: u64 = leaving.iter().map(|variant| freed(host.copies.unload(*variant))).sum();
+                prop_assert_eq!((before - host.used(), expected), (bytes, bytes));
             }
             for (variant, wanted) in &there {
                 prop_assert_eq!(&digest(&mut host.copies, *variant), wanted);

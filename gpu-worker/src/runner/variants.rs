@@ -71,7 +71,10 @@ impl Copies {
         let variant = Some(VariantFacts { base: order.base, base_digest, whole: order.in_place });
         let shown = DeviceResident::new(order.variant, order.key.clone(), bytes, variant);
         let pending = Pending { shared: plan.shared, made, shown, began, computed, taken_over };
-        Ok(Begun::Merge(Box::new(Merge { sheets, base, earlier, loras }), Box::new(pending)))
+        // what it shares does not come back any more when its other holders go
+        self.recount();
+        let there = pending.shared.iter().flat_map(|sheet| sheet.tensors.iter()).map(|tensor| tensor.len).sum();
+        Ok(Begun::Merge(Box::new(Merge { sheets, base, earlier, loras, there }), Box::new(pending)))
     }
 
     /// The base's own copy, to be changed: no more on the device from here on. On an error it stays as it is.
@@ -127,8 +130,7 @@ impl Copies {
             return Err(refused(ErrorCode::Conflict, message));
         }
         copy.used();
-        let bytes = copy.shown.bytes;
-        Ok(Some(Applied { bytes, seconds: 0.0, computed: 0, taken_over: 0, already: true }))
+        Ok(Some(Applied { bytes: 0, seconds: 0.0, computed: 0, taken_over: 0, already: true }))
     }
 
     /// Registers what a merge made, or frees it.
@@ -145,20 +147,18 @@ impl Copies {
             return Err(self.all_let_go(shared, error));
         }
         (shown.since, shown.last_used) = (Utc::now(), Utc::now());
+        let bytes = made.iter().map(|sheet| sheet.bytes).sum();
         let sheets = shared.into_iter().chain(made.into_iter().map(Arc::new)).collect();
         self.copies.insert(component, Copy::of(sheets, shown));
         self.recount();
-        let bytes = self.copy(component)?.shown.bytes;
         Ok(Applied { bytes, seconds: began.elapsed().as_secs_f64(), computed, taken_over, already: false })
     }
 
     /// Lets go of sheets whose variants may have left meanwhile, for this reason.
     fn all_let_go(&mut self, sheets: Vec<Arc<Sheet>>, mut reason: CopyError) -> CopyError {
         for sheet in sheets {
-            match self.let_go(sheet).map_err(CopyError::from) {
-                Ok(_) => {}
-                Err(lost @ CopyError::Sticky(_)) => reason = lost,
-                Err(error) => tracing::error!(?error, "the slab of a variant that has left cannot be freed"),
+            if let Err(lost @ CopyError::Sticky(_)) = self.let_go(sheet).map_err(CopyError::from) {
+                reason = lost;
             }
         }
         self.recount();
@@ -168,14 +168,10 @@ impl Copies {
 
 impl Copies {
     /// Frees the slab of what was not made, for this reason. Only a lost device is a greater one.
-    fn given_up(&mut self, slab: SlabId, reason: CopyError) -> CopyError {
-        match self.device.free(slab).map_err(CopyError::from) {
+    pub(super) fn given_up(&mut self, slab: SlabId, reason: CopyError) -> CopyError {
+        match self.free(slab).map_err(CopyError::from) {
             Err(lost @ CopyError::Sticky(_)) => lost,
-            Err(error) => {
-                tracing::error!(?slab, ?error, "the slab of a variant that was not made cannot be freed");
-                reason
-            }
-            Ok(_) => reason,
+            Err(_) | Ok(_) => reason,
         }
     }
 }

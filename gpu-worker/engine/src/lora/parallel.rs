@@ -356,3 +356,6 @@ impl Drop for Watch<'_, '_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

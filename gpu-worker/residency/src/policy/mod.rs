@@ -8,6 +8,7 @@
 pub mod bandwidth;
 pub mod reuse;
 mod score;
+pub mod shared;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use std::{cmp::Reverse, fmt, str::FromStr, time::Duration};
 
 use serde::Serialize;
 
+use shared::{Going, Holding, SharedMemory};
 pub use standing::{Standing, standings};
 
 use crate::request::Key;
@@ -70,8 +72,10 @@ pub struct Rules {
 pub struct Candidate {
     /// The entry.
     pub key: Key,
-    /// Bytes that its eviction gives back.
+    /// Bytes that its eviction alone gives back.
     pub bytes: u64,
+    /// What it holds with others: it comes back with the last of them.
+    pub shared: Vec<SharedMemory>,
     /// Last use, since the tier's start.
     pub last_used: Duration,
     /// When it became ready, since the tier's start.
@@ -88,6 +92,18 @@ pub struct Candidate {
     pub holders: u32,
     /// The operator's keep.
     pub protected: bool,
+}
+
+impl Candidate {
+    /// What it holds.
+    pub fn holding(&self) -> Holding<'_> {
+        Holding { own_bytes: self.bytes, shared: &self.shared }
+    }
+
+    /// Bytes that it takes: its own, and its part of what it holds with others.
+    pub fn takes_bytes(&self) -> u64 {
+        self.shared.iter().fold(self.bytes, |sum, shared| sum.saturating_add(shared.part()))
+    }
 }
 
 /// How much has to go.
@@ -140,7 +156,7 @@ impl Verdict {
 pub struct PlanRow {
     /// The entry.
     pub key: String,
-    /// Its bytes.
+    /// Its bytes; of memory that others hold as well its part.
     pub bytes: u64,
     /// Milliseconds since it became ready.
     pub age_ms: u64,
@@ -188,18 +204,17 @@ pub fn order(rules: Rules, candidates: &[Candidate], now: Duration) -> Vec<&Cand
 }
 
 fn oldest_first(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
-    (a.last_used, Reverse(a.bytes), &a.key).cmp(&(b.last_used, Reverse(b.bytes), &b.key))
+    (a.last_used, Reverse(a.takes_bytes()), &a.key).cmp(&(b.last_used, Reverse(b.takes_bytes()), &b.key))
 }
 
 /// Chooses entries that reach the goal. Leased and protected entries are never chosen; with `cost` no victim could be
 /// spared without missing the goal.
 pub fn select_victims(rules: Rules, candidates: &[Candidate], goal: Goal, now: Duration) -> Plan {
     let order = order(rules, candidates, now);
-    let free = order.iter().filter(|c| may_go(c));
-    let would_free_bytes = free.fold(0, |sum: u64, c| sum.saturating_add(c.bytes));
+    let would_free_bytes = would_free_bytes(candidates);
     let possible = matches!(goal, Goal::UpTo(_)) || would_free_bytes >= goal.bytes();
     let chosen = if possible { choose(rules, &order, goal.bytes()) } else { vec![false; order.len()] };
-    let mut plan = Plan { would_free_bytes, ..Plan::default() };
+    let (mut plan, mut going) = (Plan { would_free_bytes, ..Plan::default() }, Going::default());
     for (candidate, chosen) in order.into_iter().zip(chosen) {
         let verdict = match candidate {
             _ if chosen => Verdict::Evict,
@@ -210,7 +225,7 @@ pub fn select_victims(rules: Rules, candidates: &[Candidate], goal: Goal, now: D
         };
         if chosen {
             plan.victims.push(candidate.key.clone());
-            plan.freed_bytes = plan.freed_bytes.saturating_add(candidate.bytes);
+            plan.freed_bytes = plan.freed_bytes.saturating_add(going.take(candidate.holding()));
         }
         plan.rows.push(row(rules, candidate, now, verdict));
     }
@@ -221,31 +236,24 @@ fn may_go(candidate: &Candidate) -> bool {
     candidate.holders == 0 && !candidate.protected
 }
 
+/// Bytes that evicting everything evictable gives back.
+pub fn would_free_bytes(candidates: &[Candidate]) -> u64 {
+    let mut going = Going::default();
+    let free = candidates.iter().filter(|one| may_go(one));
+    free.fold(0, |sum, one| sum.saturating_add(going.take(one.holding())))
+}
+
 /// The first ones until the bytes are reached; then, with `cost`, the dearest are spared that the rest does without.
 fn choose(rules: Rules, order: &[&Candidate], need_bytes: u64) -> Vec<bool> {
-    let mut freed: u64 = 0;
-    let mut chosen: Vec<bool> = Vec::with_capacity(order.len());
-    for candidate in order {
-        let goes = may_go(candidate) && freed < need_bytes;
-        freed = freed.saturating_add(if goes { candidate.bytes } else { 0 });
-        chosen.push(goes);
-    }
-    if rules.policy == Policy::Cost {
-        for (candidate, goes) in order.iter().zip(&mut chosen).rev() {
-            if *goes && freed.saturating_sub(candidate.bytes) >= need_bytes {
-                freed = freed.saturating_sub(candidate.bytes);
-                *goes = false;
-            }
-        }
-    }
-    chosen
+    let order: Vec<_> = order.iter().map(|one| may_go(one).then(|| one.holding())).collect();
+    shared::choose(&order, need_bytes, rules.policy == Policy::Lru)
 }
 
 /// The line of one candidate.
 pub fn row(rules: Rules, candidate: &Candidate, now: Duration, verdict: Verdict) -> PlanRow {
     PlanRow {
         key: candidate.key.to_string(),
-        bytes: candidate.bytes,
+        bytes: candidate.takes_bytes(),
         age_ms: millis(now.saturating_sub(candidate.loaded_at)),
         idle_ms: millis(now.saturating_sub(candidate.last_used)),
         hits: candidate.hits,

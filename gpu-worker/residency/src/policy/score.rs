@@ -9,7 +9,7 @@ const GIB: f64 = (1u64 << 30) as f64;
 /// Reload seconds to be expected in an hour, per GiB. Finite and not negative, whatever the inputs are.
 pub(super) fn of(candidate: &Candidate) -> f64 {
     let seconds = sane(candidate.reload_seconds) * sane(candidate.reuses_per_hour);
-    sane(seconds / (candidate.bytes.max(1) as f64 / GIB))
+    sane(seconds / (candidate.takes_bytes().max(1) as f64 / GIB))
 }
 
 /// Used again, and here for so short a time that taking it out would be churn.

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use serde::Serialize;
 
-use super::{Candidate, PlanRow, Rules, Verdict, order, row};
+use super::{Candidate, PlanRow, Rules, Verdict, order, row, shared::Going};
 use crate::request::Key;
 
 /// Where one entry stands.
@@ -20,7 +20,7 @@ pub struct Standing {
 
 /// Where each of them stands.
 pub fn standings(rules: Rules, candidates: &[Candidate], now: Duration) -> HashMap<Key, Standing> {
-    let (mut place, mut bytes_before) = (0, 0);
+    let (mut place, mut bytes_before, mut going) = (0, 0, Going::default());
     let mut standings = HashMap::with_capacity(candidates.len());
     for one in order(rules, candidates, now) {
         let verdict = match one {
@@ -32,7 +32,7 @@ pub fn standings(rules: Rules, candidates: &[Candidate], now: Duration) -> HashM
         place += u64::from(goes);
         let row = row(rules, one, now, verdict);
         standings.insert(one.key.clone(), Standing { place: goes.then_some(place), bytes_before, row });
-        bytes_before += if goes { one.bytes } else { 0 };
+        bytes_before += if goes { going.take(one.holding()) } else { 0 };
     }
     standings
 }

@@ -12,6 +12,7 @@ fn candidate(key: &str, bytes: u64, used: u64) -> Candidate {
     Candidate {
         key: key.into(),
         bytes,
+        shared: Vec::new(),
         last_used: Duration::from_secs(used),
         loaded_at: Duration::ZERO,
         hits: 0,
@@ -138,7 +139,43 @@ fn figure() -> impl Strategy<Value = f64> {
     ]
 }
 
+/// Bytes of memory that some of the candidates may hold together.
+const TOGETHER: [u64; 3] = [7, 13, 29];
+
+/// Gives candidates what they hold together: who holds what, and what somebody else holds as well.
+fn share(all: &mut [Candidate], who: &[[bool; 3]], beside: [bool; 3]) {
+    let has = |one: usize, memory: usize| who.get(one).is_some_and(|who| who[memory]);
+    for (memory, bytes) in TOGETHER.into_iter().enumerate() {
+        let holders = (0..all.len()).filter(|one| has(*one, memory)).count() as u32 + u32::from(beside[memory]);
+        for (_, one) in all.iter_mut().enumerate().filter(|(at, _)| has(*at, memory)) {
+            one.shared.push(SharedMemory { memory: memory as u64, bytes, holders });
+        }
+    }
+}
+
+/// Bytes that come back when exactly these go.
+fn come_back(all: &[Candidate], gone: impl Fn(&Candidate) -> bool) -> u64 {
+    let own: u64 = all.iter().filter(|one| gone(one)).map(|one| one.bytes).sum();
+    let last = |memory: usize| {
+        let holds = |one: &&Candidate| one.shared.iter().any(|shared| shared.memory == memory as u64);
+        let holders = all.iter().find(holds).map_or(0, |one| {
+            one.shared.iter().find(|shared| shared.memory == memory as u64).map_or(0, |shared| shared.holders)
+        });
+        let of_it: Vec<_> = all.iter().filter(holds).collect();
+        !of_it.is_empty() && of_it.len() as u32 == holders && of_it.into_iter().all(&gone)
+    };
+    own + TOGETHER.into_iter().enumerate().filter(|(memory, _)| last(*memory)).map(|(_, bytes)| bytes).sum::<u64>()
+}
+
 fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
+    let together = (proptest::collection::vec(any::<[bool; 3]>(), 0..12), any::<[bool; 3]>());
+    (own_candidates(), together).prop_map(|(mut all, (who, beside))| {
+        share(&mut all, &who, beside);
+        all
+    })
+}
+
+fn own_candidates() -> impl Strategy<Value = Vec<Candidate>> {
     let one = (0u64..50, 0u64..4, 990u64..1000, 0u32..2, any::<bool>(), figure(), figure(), any::<bool>());
     proptest::collection::vec(one, 0..20).prop_map(|raw| {
         let each = raw.into_iter().enumerate();
@@ -168,7 +205,8 @@ proptest! {
         prop_assert_eq!(format!("{:?}", plan), format!("{:?}", select_victims(rules, &all, goal, NOW)));
         let find = |key: &Key| all.iter().find(|c| &c.key == key).unwrap();
         prop_assert!(plan.victims.iter().map(find).all(|c| c.holders == 0 && !c.protected));
-        prop_assert_eq!(plan.freed_bytes, plan.victims.iter().map(|k| find(k).bytes).sum::<u64>());
+        let goes = |one: &Candidate| plan.victims.contains(&one.key);
+        prop_assert_eq!(plan.freed_bytes, come_back(&all, goes), "what is told is what comes");
         prop_assert_eq!(plan.rows.len(), all.len());
         prop_assert!(plan.rows.iter().all(|row| row.score.is_finite() && row.score >= 0.0));
         if best_effort {
@@ -178,9 +216,11 @@ proptest! {
             prop_assert_eq!(plan.victims.is_empty() && need > 0, plan.would_free_bytes < need);
         }
         if cost && plan.freed_bytes >= need {
-            let spared = plan.victims.iter().map(find).all(|c| plan.freed_bytes - c.bytes < need);
-            prop_assert!(spared, "a victim could have been spared: {:?}", plan);
+            let without = |key: &Key| come_back(&all, |one| goes(one) && one.key != *key);
+            prop_assert!(plan.victims.iter().all(|key| without(key) < need), "a victim could have been spared: {:?}", plan);
         }
+        let idle = |key: &Key| come_back(&all, |one| goes(one) && one.key != *key) == plan.freed_bytes;
+        prop_assert!(!plan.victims.iter().any(idle) || all.iter().any(|one| one.takes_bytes() == 0), "gone in vain: {:?}", plan);
     }
 
     #[test]
@@ -197,5 +237,16 @@ proptest! {
             let rate = reuse.per_hour(&key.to_string(), now + Duration::from_secs(later));
             prop_assert!(rate.is_finite() && rate >= 0.0);
         }
+    }
+
+    #[test]
+    fn what_is_left_when_some_went_is_planned_as_if_they_had_never_been(all in candidates(), went in 0usize..6, need in 0u64..300) {
+        let gone: Vec<Key> = all.iter().take(went).map(|one| one.key.clone()).collect();
+        let before = come_back(&all, |one| gone.contains(&one.key));
+        let rest = shared::left(all.clone(), |one| gone.contains(&one.key));
+        prop_assert_eq!(rest.len(), all.len() - gone.len());
+        let plan = select_victims(COST, &rest, Goal::UpTo(need), NOW);
+        let both = come_back(&all, |one| gone.contains(&one.key) || plan.victims.contains(&one.key));
+        prop_assert_eq!(plan.freed_bytes, both - before);
     }
 }

@@ -116,6 +116,7 @@ impl Table {
         Some(Candidate {
             key: slot.key.clone(),
             bytes: content.extent.len(),
+            shared: Vec::new(),
             last_used: slot.used.since_start,
             loaded_at: slot.loaded.unwrap_or(slot.used).since_start,
             hits: slot.hits,

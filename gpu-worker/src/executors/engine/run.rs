@@ -150,12 +150,12 @@ async fn shown_beside<T>(
     tokio::join!(run, show).0
 }
 
-/// Bytes of the components that take part, each counted once.
+/// Bytes of the components that take part, each counted once, with what they hold together with others.
 fn weights_bytes(parts: &[RunPart], resident: &[DeviceResident]) -> u64 {
     let takes_part = |copy: &&DeviceResident| {
         parts.iter().any(|part| part.component == copy.component || part.overlay == Some(copy.component))
     };
-    resident.iter().filter(takes_part).map(|copy| copy.bytes).sum()
+    resident.iter().filter(takes_part).map(DeviceResident::held_bytes).sum()
 }
 
 /// Whether a run that has no room now would have it with nothing else on the device. What other programs take may come back

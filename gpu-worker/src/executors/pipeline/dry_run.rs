@@ -3,7 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use residency::policy::{Goal, select_victims};
+use residency::policy::{
+    Goal, select_victims,
+    shared::{Going, left},
+};
 use serde_json::{Value, json};
 use shared::{db::models::ComponentRow, ids::ComponentId, job::ApplyPipelineArgs};
 
@@ -164,14 +167,12 @@ fn evictions(site: Site<'_>, bytes: u64, spared: &BTreeSet<ComponentId>, trimmed
         return (going, free);
     }
     let mut candidates = device_tier::candidates(site.agent, site.device);
-    let stays = |held: ComponentId| {
-        spared.contains(&held)
-            || spared.contains(&site.agent.aliases.now(held))
-            || trimmed.iter().any(|one| one.id == held)
-    };
+    let stays = |held: ComponentId| spared.contains(&held) || spared.contains(&site.agent.aliases.now(held));
+    candidates = left(candidates, |one| trimmed.iter().any(|gone| one.key.parse() == Ok(gone.id)));
     candidates.retain(|one| one.key.parse().is_ok_and(|held: ComponentId| !stays(held)));
     let plan = select_victims(site.device.tier.rules(), &candidates, Goal::UpTo(need), site.device.tier.uptime());
-    let victims: Vec<_> = candidates.iter().filter(|one| plan.victims.contains(&one.key)).collect();
-    going.extend(victims.iter().map(|one| view(&one.key, one.bytes, one.reload_seconds, "room")));
-    (going, victims.iter().fold(free, |free, one| free.saturating_add(one.bytes)))
+    let victims = plan.victims.iter().filter_map(|key| candidates.iter().find(|one| one.key == *key));
+    let mut gone = Going::default();
+    going.extend(victims.map(|one| view(&one.key, gone.take(one.holding()), one.reload_seconds, "room")));
+    (going, free.saturating_add(plan.freed_bytes))
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use residency::policy::shared::{Holding, SharedMemory, choose};
 use shared::ids::{ComponentId, PipelineId};
 
 use crate::{managers::lora::PartPlan, runner::DeviceResident};
@@ -55,13 +56,28 @@ struct Book {
 }
 
 /// A variant as the bound on their bytes sees it.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Weighed {
     pub(super) id: ComponentId,
+    /// Bytes that it alone holds.
     pub(super) bytes: u64,
+    /// What it holds with others.
+    pub(super) shared: Vec<SharedMemory>,
     pub(super) seconds: f64,
     /// Neither in use nor kept.
     pub(super) may_go: bool,
+}
+
+impl Weighed {
+    pub(super) fn holding(&self) -> Holding<'_> {
+        Holding { own_bytes: self.bytes, shared: &self.shared }
+    }
+
+    /// Seconds that making it again takes for each byte that it takes.
+    fn worth(&self) -> f64 {
+        let takes = self.shared.iter().fold(self.bytes, |sum, shared| sum.saturating_add(shared.part()));
+        self.seconds / as_float(takes.max(1))
+    }
 }
 
 impl Variants {
@@ -151,25 +167,21 @@ pub(super) fn closest<'v>(
 }
 
 /// Which variants go so that those that stay and `incoming` bytes are within the budget: the quickest to make again for
-/// their bytes first. No budget is no bound.
+/// their bytes first, and none that gives nothing back because others hold its memory. No budget is no bound.
 pub(super) fn surplus(variants: &[Weighed], incoming: u64, budget: u64) -> Vec<ComponentId> {
     if budget == 0 {
         return Vec::new();
     }
-    let all = variants.iter().fold(incoming, |sum, variant| sum.saturating_add(variant.bytes));
-    let mut excess = all.saturating_sub(budget);
-    let mut going: Vec<&Weighed> = variants.iter().filter(|variant| variant.may_go).collect();
-    let worth = |variant: &Weighed| variant.seconds / as_float(variant.bytes.max(1));
-    going.sort_by(|a, b| worth(a).total_cmp(&worth(b)).then_with(|| a.id.cmp(&b.id)));
-    going
-        .into_iter()
-        .take_while(|variant| {
-            let needed = excess > 0;
-            excess = excess.saturating_sub(variant.bytes);
-            needed
-        })
-        .map(|variant| variant.id)
-        .collect()
+    let own = variants.iter().fold(incoming, |sum, variant| sum.saturating_add(variant.bytes));
+    // what several hold is there once
+    let together: BTreeMap<u64, u64> =
+        variants.iter().flat_map(|variant| &variant.shared).map(|shared| (shared.memory, shared.bytes)).collect();
+    let excess = together.values().fold(own, |sum, bytes| sum.saturating_add(*bytes)).saturating_sub(budget);
+    let mut order: Vec<&Weighed> = variants.iter().filter(|variant| variant.may_go).collect();
+    order.sort_by(|a, b| a.worth().total_cmp(&b.worth()).then_with(|| a.id.cmp(&b.id)));
+    let holdings: Vec<_> = order.iter().map(|variant| Some(variant.holding())).collect();
+    let chosen = choose(&holdings, excess, true);
+    order.iter().zip(chosen).filter(|(_, goes)| *goes).map(|(variant, _)| variant.id).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
@@ -209,6 +221,8 @@ pub(super) mod tests {
             component,
             digest: "k".into(),
             bytes: 10,
+            alone_bytes: 10,
+            shared: Vec::new(),
             since,
             last_used: since,
             uses: 1,
@@ -270,28 +284,44 @@ pub(super) mod tests {
         /// The bound holds whenever it can, nothing goes that has to stay, and nothing goes in vain.
         #[test]
         fn the_bound_holds_and_takes_no_more_than_it_must(
-            given in proptest::collection::vec((1..100_u64, 0.0..10.0_f64, any::<bool>()), 0..8),
+            given in proptest::collection::vec((1..100_u64, 0.0..10.0_f64, any::<bool>(), any::<[bool; 2]>()), 0..8),
             incoming in 0..100_u64,
             budget in 0..300_u64,
         ) {
             let all: Vec<Weighed> = given
                 .iter()
-                .map(|(bytes, seconds, may_go)| Weighed {
-                    id: ComponentId::generate(), bytes: *bytes, seconds: *seconds, may_go: *may_go,
+                .map(|(bytes, seconds, may_go, with)| Weighed {
+                    id: ComponentId::generate(),
+                    bytes: bytes % 60,
+                    shared: (0..2).filter(|memory| with[*memory]).map(|memory| SharedMemory {
+                        memory: memory as u64,
+                        bytes: 40,
+                        holders: given.iter().filter(|(.., with)| with[memory]).count() as u32,
+                    }).collect(),
+                    seconds: *seconds,
+                    may_go: *may_go,
                 })
                 .collect();
             let going = surplus(&all, incoming, budget);
-            let left = |without: usize| -> u64 {
-                let gone = going.get(..without).unwrap_or_default();
-                all.iter().filter(|one| !gone.contains(&one.id)).map(|one| one.bytes).sum::<u64>() + incoming
+            let left = |gone: &dyn Fn(ComponentId) -> bool| -> u64 {
+                let stays = || all.iter().filter(|one| !gone(one.id));
+                let together: BTreeMap<u64, u64> =
+                    stays().flat_map(|one| &one.shared).map(|shared| (shared.memory, shared.bytes)).collect();
+                stays().map(|one| one.bytes).sum::<u64>() + together.values().sum::<u64>() + incoming
             };
+            let after = left(&|id| going.contains(&id));
             prop_assert!(going.iter().all(|id| all.iter().any(|one| one.id == *id && one.may_go)));
             if budget == 0 {
                 prop_assert!(going.is_empty());
-            } else if left(going.len()) > budget {
-                prop_assert_eq!(going.len(), all.iter().filter(|one| one.may_go).count());
-            } else if let Some(last) = going.len().checked_sub(1) {
-                prop_assert!(left(last) > budget, "the last one had to go");
+            } else if after > budget {
+                let all_that_may = left(&|id| all.iter().any(|one| one.id == id && one.may_go));
+                prop_assert_eq!(after, all_that_may, "nothing that would help stays");
+            } else if let Some(last) = going.last() {
+                prop_assert!(left(&|id| going.contains(&id) && id != *last) > budget, "the last one had to go");
+            }
+            if budget > 0 {
+                let in_vain = |one: &ComponentId| left(&|id| going.contains(&id) && id != *one) == after;
+                prop_assert!(!going.iter().any(in_vain) || all.iter().any(|one| one.bytes == 0 && one.shared.is_empty()));
             }
         }
     }

@@ -23,8 +23,8 @@ pub(super) fn reckoned(agent: &Agent, device: &Device, wanted: &Wanted<'_>) -> (
     (closest.map(|variant| variant.id).into_iter().collect(), wanted.plan.bytes().saturating_sub(shared))
 }
 
-/// Takes off variants above the bound on their bytes; `spared` ones and those in use stay. What one shared with another is the other's
-/// afterwards: it is looked at again until nothing more goes.
+/// Takes off variants above the bound on their bytes; `spared` ones and those in use stay. What was taken into use meanwhile does not
+/// go, so it is looked at again until nothing more does.
 pub(super) async fn trim(agent: &Agent, device: &Device, incoming: u64, spared: &BTreeSet<ComponentId>) {
     loop {
         let weighed = weighed(device, &device.variants.among(&device.resident()), spared);
@@ -56,7 +56,8 @@ pub(super) fn weighed(
     let one = |(variant, copy): &(Variant, DeviceResident)| {
         let noted = device.tier.noted(copy);
         let may_go = noted.leases == 0 && !noted.protected && !spared.contains(&variant.id);
-        Weighed { id: variant.id, bytes: variant.bytes, seconds: variant.seconds, may_go }
+        let (bytes, shared) = (copy.alone_bytes, copy.shared.clone());
+        Weighed { id: variant.id, bytes, shared, seconds: variant.seconds, may_go }
     };
     counted.map(one).collect()
 }

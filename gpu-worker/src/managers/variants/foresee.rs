@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use residency::policy::shared::{Going, SharedMemory};
 use shared::ids::ComponentId;
 
 use super::{
@@ -89,10 +90,29 @@ fn foreseen(
         // what is taken over is mostly held by both
         let bytes = wish.plan.bytes().saturating_sub(taken_over);
         trimmed.extend(trim(&mut there, bytes, spared, budget, false));
-        there.push(Weighed { id: ComponentId::generate(), bytes, seconds: 0.0, may_go: false });
+        let from = spared.and_then(|id| there.iter_mut().find(|one| one.id == id));
+        let shared = from.and_then(|from| lent(from, taken_over, ways.len()));
+        there.push(Weighed {
+            id: ComponentId::generate(),
+            bytes,
+            shared: shared.into_iter().collect(),
+            seconds: 0.0,
+            may_go: false,
+        });
         trimmed.extend(trim(&mut there, 0, None, budget, true));
     }
     (ways, trimmed)
+}
+
+/// So many bytes that the variant holds alone are held by one more from now on.
+fn lent(from: &mut Weighed, bytes: u64, number: usize) -> Option<SharedMemory> {
+    let bytes = bytes.min(from.bytes);
+    // slabs are numbered from the other end
+    let memory = u64::MAX - u64::try_from(number).unwrap_or(0);
+    let shared = (bytes > 0).then_some(SharedMemory { memory, bytes, holders: 2 })?;
+    from.bytes -= bytes;
+    from.shared.push(shared);
+    Some(shared)
 }
 
 /// Takes what the bound would take off out of what is there.
@@ -104,11 +124,17 @@ fn trim(
     afterwards: bool,
 ) -> Vec<Trimmed> {
     let seen: Vec<Weighed> =
-        there.iter().map(|one| Weighed { may_go: one.may_go && spared != Some(one.id), ..*one }).collect();
-    let going = surplus(&seen, incoming, budget);
-    let gone = seen.iter().filter(|one| going.contains(&one.id));
-    let gone = gone.map(|one| Trimmed { id: one.id, bytes: one.bytes, seconds: one.seconds, afterwards }).collect();
-    there.retain(|one| !going.contains(&one.id));
+        there.iter().map(|one| Weighed { may_go: one.may_go && spared != Some(one.id), ..one.clone() }).collect();
+    let ids = surplus(&seen, incoming, budget);
+    let mut going = Going::default();
+    let gone = ids.iter().filter_map(|id| seen.iter().find(|one| one.id == *id));
+    let gone = gone.map(|one| {
+        let bytes = going.take(one.holding());
+        Trimmed { id: one.id, bytes, seconds: one.seconds, afterwards }
+    });
+    let gone = gone.collect();
+    there.retain(|one| !ids.contains(&one.id));
+    there.iter_mut().for_each(|one| going.leave(&mut one.shared));
     gone
 }
 
@@ -126,7 +152,9 @@ mod tests {
         let weigh = |kept: usize| {
             let one = |(at, (variant, _)): (usize, &(Variant, DeviceResident))| Weighed {
                 id: variant.id,
-                bytes: variant.bytes,
+                // the first has as many as are taken over from it, and more
+                bytes: if at == 0 { 150 } else { variant.bytes },
+                shared: Vec::new(),
                 seconds: 1.0,
                 may_go: at != kept,
             };
