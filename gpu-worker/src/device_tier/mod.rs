@@ -145,6 +145,20 @@ impl DeviceTier {
         self.bump();
     }
 
+    /// What is said about keeping a copy: whether the operator keeps it, and how long it stays after its last use.
+    pub fn said(&self, copy: &DeviceResident) -> (bool, Option<KeepAlive>) {
+        self.book().of(copy).map_or((false, None), |note| (note.protected, note.keep_alive))
+    }
+
+    /// Just this is said about keeping a copy from here on.
+    pub fn say_exactly(&self, copy: &DeviceResident, protected: bool, keep_alive: Option<KeepAlive>) {
+        let mut book = self.book();
+        let note = book.note(copy, self.uptime());
+        (note.protected, note.keep_alive) = (protected, keep_alive);
+        drop(book);
+        self.bump();
+    }
+
     /// What is noted of one copy counts for another: both hold the same component, and the first is given back.
     pub fn hand_over(&self, from: &DeviceResident, to: &DeviceResident) {
         self.book().hand_over(from, to, self.uptime());

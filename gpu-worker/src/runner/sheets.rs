@@ -134,9 +134,8 @@ impl Copies {
     /// Frees what could not be freed when its time had come.
     pub(super) fn free_late(&mut self) -> Result<(), DeviceError> {
         for slab in std::mem::take(&mut self.unfreed) {
-            match self.free(slab) {
-                Err(lost @ DeviceError::Sticky { .. }) => return Err(lost),
-                Err(_) | Ok(_) => {}
+            if let Err(lost @ DeviceError::Sticky { .. }) = self.free(slab) {
+                return Err(lost);
             }
         }
         Ok(())

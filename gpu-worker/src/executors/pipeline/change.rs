@@ -21,8 +21,12 @@ use shared::{
 use super::{
     super::engine::{Ensemble, Site},
     apply,
+    keeps::Keeps,
 };
-use crate::{context::Agent, managers::variants};
+use crate::{
+    context::{Agent, Device},
+    managers::variants,
+};
 
 /// A pipeline was applied to a device, or restored there.
 #[derive(Debug)]
@@ -40,13 +44,24 @@ pub struct PipelineChange {
 enum Held {
     /// All that was applied, in use until it is noted; nothing of a restoration.
     Applied(Option<Box<Ensemble>>),
-    /// It is noted: the variants that the pipeline used before, and those that it uses since.
-    Noted { before: BTreeSet<ComponentId>, now: BTreeSet<ComponentId> },
+    /// It is noted.
+    Noted(Box<Noted>),
+}
+
+/// What the device's notes said before and say since.
+#[derive(Debug, Default)]
+struct Noted {
+    /// The variants that the pipeline used before, and those that it uses since.
+    before: BTreeSet<ComponentId>,
+    now: BTreeSet<ComponentId>,
+    /// What was said about keeping before, and what is said since.
+    kept_before: Keeps,
+    kept: Keeps,
 }
 
 impl Default for Held {
     fn default() -> Self {
-        Self::Noted { before: BTreeSet::new(), now: BTreeSet::new() }
+        Self::Noted(Box::default())
     }
 }
 
@@ -141,10 +156,10 @@ impl PipelineChange {
         let Some(device) = agent.devices.get(&self.device) else { return };
         let (pipeline, name) = self.pipeline();
         let mut held = self.held();
-        if matches!(*held, Held::Noted { .. }) {
+        if matches!(*held, Held::Noted(_)) {
             return;
         }
-        let before = device.variants.uses_of(pipeline);
+        let (before, kept_before) = (device.variants.uses_of(pipeline), Keeps::of(agent, device));
         let Held::Applied(ensemble) = std::mem::take(&mut *held) else { return };
         match (recorded, &self.what, ensemble) {
             (Recorded::Written, What::Applied { args, .. }, Some(ensemble)) => {
@@ -155,23 +170,30 @@ impl PipelineChange {
             }
             (Recorded::Older | Recorded::Nothing, ..) => {}
         }
-        *held = Held::Noted { before, now: device.variants.uses_of(pipeline) };
+        let (now, kept) = (device.variants.uses_of(pipeline), Keeps::of(agent, device));
+        *held = Held::Noted(Box::new(Noted { before, now, kept_before, kept }));
     }
 
     /// The attempt's end was not taken: somebody else has the job, or an earlier try of the same end was recorded without an answer.
-    /// What the database says decides whether the pipeline uses what it used before; while it says nothing, what is noted stays.
+    /// What the database says decides whether the pipeline uses what it used before, and whether what is kept is what was kept before;
+    /// while it says nothing, what is noted stays.
     pub async fn keep_if_recorded(&self, agent: &Agent, job: JobId) {
-        let Held::Noted { before, now } = std::mem::take(&mut *self.held()) else { return };
+        let Held::Noted(noted) = std::mem::take(&mut *self.held()) else { return };
         let (pipeline, name) = self.pipeline();
+        let Noted { before, now, kept_before, kept } = *noted;
         let device = agent.devices.get(&self.device);
         // what a later job noted is not touched
-        let Some(device) = device.filter(|device| before != now && device.variants.uses_of(pipeline) == now) else {
-            return;
+        let is_mine = |device: &&Device| device.variants.uses_of(pipeline) == now;
+        let Some(device) = device.filter(is_mine).filter(|_| before != now || kept_before != kept) else { return };
+        let take_back = |uses: &BTreeSet<ComponentId>| {
+            kept_before.say_again(&kept, agent, device);
+            // after that: what no pipeline uses any more nobody keeps
+            variants::use_for(device, (pipeline, name), uses);
         };
         match self.is_recorded(agent, job).await {
             Ok(Some(true)) => {}
-            Ok(Some(false)) => variants::use_for(device, (pipeline, name), &before),
-            Ok(None) => variants::use_for(device, (pipeline, name), &BTreeSet::new()),
+            Ok(Some(false)) => take_back(&before),
+            Ok(None) => take_back(&BTreeSet::new()),
             Err(error) => {
                 tracing::warn!(pipeline = name, device = device.id, error = %chain(&error), "whether a pipeline's job was recorded is not known");
             }

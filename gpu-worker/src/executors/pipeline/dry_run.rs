@@ -3,10 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use residency::policy::{
-    Goal, select_victims,
-    shared::{Going, left},
-};
+use residency::policy::{Candidate, shared::left};
 use serde_json::{Value, json};
 use shared::{db::models::ComponentRow, ids::ComponentId, job::ApplyPipelineArgs};
 
@@ -17,7 +14,7 @@ use super::{
         model::unsigned,
     },
     apply,
-    room::{self, Change},
+    room::{self, Change, Space},
 };
 use crate::{
     commit::Effects,
@@ -63,9 +60,12 @@ pub(super) async fn plan(site: Site<'_>, args: &ApplyPipelineArgs, draft: &Draft
         })
         .collect();
     let computed: u64 = changes.iter().filter(|change| !change.is_there()).map(|change| change.bytes).sum();
-    let (evictions, room) = evictions(site, loading.bytes.saturating_add(computed), &spared, &trimmed);
-    let short = loading.bytes.saturating_sub(room);
-    let short = short + room::made(&mut changes, room.saturating_sub(loading.bytes), |base| kept_by(site, base));
+    let mut space = space(site, &trimmed);
+    let takes_part = |one: &Candidate| {
+        let held = one.key.parse::<ComponentId>();
+        held.is_ok_and(|held| spared.contains(&held) || spared.contains(&site.agent.aliases.now(held)))
+    };
+    let short = room::made(&mut space, loading.bytes, &mut changes, takes_part, |base| kept_by(site, base));
     let computing: f64 = changes.iter().map(|change| change.seconds).sum();
     let mut result = apply::facts(args, &site.device.id, loading.seconds + computing);
     let idle = draft.idle().iter().map(|idle| json!({ "lora": idle.lora, "why": idle.why }));
@@ -73,7 +73,7 @@ pub(super) async fn plan(site: Site<'_>, args: &ApplyPipelineArgs, draft: &Draft
         "loads": loads, "load_bytes": loading.bytes, "load_seconds": loading.seconds,
         "variants": changes.iter().map(Change::view).collect::<Vec<_>>(),
         "compute_bytes": computed, "compute_seconds": computing,
-        "evictions": evictions, "short_bytes": short,
+        "evictions": evictions(&space, &trimmed), "short_bytes": short,
         "loras_without_effect": idle.collect::<Vec<_>>(),
     });
     if let Value::Object(more) = more {
@@ -111,9 +111,10 @@ fn change(site: Site<'_>, draft: &Draft, (kind, row, plan): (&str, &ComponentRow
         path: way.path,
         bytes,
         taken_over: way.taken_over,
+        from: way.from,
         tensors: plan.changes.len(),
         seconds: if is_there { 0.0 } else { estimate(bytes.saturating_sub(way.taken_over)) },
-        seconds_in_place: estimate(bytes),
+        seconds_alone: estimate(bytes),
         base_stays: None,
     }
 }
@@ -145,34 +146,28 @@ fn kept_by(site: Site<'_>, base: ComponentId) -> Option<&'static str> {
     let copies = site.device.resident();
     let copy = copies.iter().find(|copy| copy.variant.is_none() && site.agent.aliases.now(copy.component) == base)?;
     let noted = site.device.tier.noted(copy);
-    match (noted.leases, noted.protected) {
-        (0, false) => None,
-        (0, true) => Some("its copy is protected"),
-        _ => Some("its copy is in use"),
-    }
+    variants::base_stays(noted.leases, noted.protected)
 }
 
-/// What would go for so many bytes: variants above their bound, then by the device's policy; and the bytes that are free then.
-/// What takes part stays.
-fn evictions(site: Site<'_>, bytes: u64, spared: &BTreeSet<ComponentId>, trimmed: &[Trimmed]) -> (Vec<Value>, u64) {
-    let view = |component: &str, bytes: u64, seconds: f64, why: &str| json!({ "component": component, "bytes": bytes, "reload_seconds": seconds, "why": why });
-    let mut going: Vec<Value> =
-        trimmed.iter().map(|one| view(&one.id.to_string(), one.bytes, one.seconds, "variant_budget")).collect();
+/// The room that there is once the bound on variants was kept.
+fn space(site: Site<'_>, trimmed: &[Trimmed]) -> Space {
     let memory = site.device.runner.status().borrow().memory;
     let free = memory.capacity_bytes.saturating_sub(memory.used_bytes);
     let before = trimmed.iter().filter(|one| !one.afterwards);
-    let free = before.fold(free, |free, one| free.saturating_add(one.bytes));
-    let need = bytes.saturating_sub(free);
-    if need == 0 {
-        return (going, free);
-    }
-    let mut candidates = device_tier::candidates(site.agent, site.device);
-    let stays = |held: ComponentId| spared.contains(&held) || spared.contains(&site.agent.aliases.now(held));
-    candidates = left(candidates, |one| trimmed.iter().any(|gone| one.key.parse() == Ok(gone.id)));
-    candidates.retain(|one| one.key.parse().is_ok_and(|held: ComponentId| !stays(held)));
-    let plan = select_victims(site.device.tier.rules(), &candidates, Goal::UpTo(need), site.device.tier.uptime());
-    let victims = plan.victims.iter().filter_map(|key| candidates.iter().find(|one| one.key == *key));
-    let mut gone = Going::default();
-    going.extend(victims.map(|one| view(&one.key, gone.take(one.holding()), one.reload_seconds, "room")));
-    (going, free.saturating_add(plan.freed_bytes))
+    let free_bytes = before.fold(free, |free, one| free.saturating_add(one.bytes));
+    // what goes afterwards is still there, and goes for that
+    let is_trimmed = |one: &Candidate| trimmed.iter().any(|gone| !gone.afterwards && one.key.parse() == Ok(gone.id));
+    let candidates = left(device_tier::candidates(site.agent, site.device), is_trimmed);
+    let (rules, now) = (site.device.tier.rules(), site.device.tier.uptime());
+    Space { free_bytes, candidates, rules, now, going: Vec::new() }
+}
+
+/// What would go: variants above their bound, and what the device's policy takes for room.
+fn evictions(space: &Space, trimmed: &[Trimmed]) -> Vec<Value> {
+    let view = |component: &str, bytes: u64, seconds: f64, why: &str| json!({ "component": component, "bytes": bytes, "reload_seconds": seconds, "why": why });
+    let goes = |one: &&Trimmed| !space.going.iter().any(|(gone, _)| gone.key.parse() == Ok(one.id));
+    let bound = trimmed.iter().filter(goes);
+    let bound = bound.map(|one| view(&one.id.to_string(), one.bytes, one.seconds, "variant_budget"));
+    let room = space.going.iter().map(|(one, bytes)| view(&one.key, *bytes, one.reload_seconds, "room"));
+    bound.chain(room).collect()
 }

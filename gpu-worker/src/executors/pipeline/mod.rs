@@ -5,6 +5,7 @@ mod apply;
 mod change;
 mod check;
 mod dry_run;
+mod keeps;
 mod restore;
 mod room;
 

@@ -1,10 +1,16 @@
 //! Variants in the room that there would be, one after the other as they are made: beside their bases, else in their place where
-//! nothing keeps these.
+//! nothing keeps these. What is tried, and what goes for it, is decided by what decides when they are made.
 
-use serde_json::{Value, json};
+use std::{collections::BTreeSet, time::Duration};
+
+use residency::policy::{
+    Candidate, Goal, Rules, select_victims,
+    shared::{Going, left},
+};
+use serde_json::Value;
 use shared::ids::ComponentId;
 
-use crate::managers::variants::Path;
+use crate::managers::variants::{Path, Try};
 
 /// What has to hold when a base is to be converted.
 const CONDITION: &str =
@@ -23,12 +29,14 @@ pub(super) struct Change {
     pub(super) bytes: u64,
     /// Bytes of it that would be taken over from an earlier variant.
     pub(super) taken_over: u64,
+    /// That variant.
+    pub(super) from: Option<ComponentId>,
     /// Tensors that change.
     pub(super) tensors: usize,
     /// Seconds that it would take.
     pub(super) seconds: f64,
     /// The same where nothing can be taken over.
-    pub(super) seconds_in_place: f64,
+    pub(super) seconds_alone: f64,
     /// Why its base's copy could not be converted, where that were needed.
     pub(super) base_stays: Option<&'static str>,
 }
@@ -42,7 +50,7 @@ impl Change {
     /// As a job's result shows it.
     pub(super) fn view(&self) -> Value {
         let Self { kind, base, path, bytes, taken_over, tensors, seconds, .. } = self;
-        let mut view = json!({
+        let mut view = serde_json::json!({
             "component": kind, "base": base, "path": path.as_str(), "bytes": bytes, "seconds": seconds,
             "tensors": tensors, "taken_over_bytes": taken_over,
         });
@@ -54,31 +62,85 @@ impl Change {
         }
         view
     }
+
+    /// It is made so.
+    fn made(&mut self, tried: Try) {
+        self.path = tried.path(self.taken_over > 0);
+        if tried != Try::Delta {
+            (self.taken_over, self.seconds) = (0, self.seconds_alone);
+        }
+    }
 }
 
-/// Makes them in so many bytes of room. What has none beside its base is made in its place, unless `kept_by` says why that stays;
-/// the bytes that would be missing all the same.
+/// The room of a device, and what may go for more.
+#[derive(Debug)]
+pub(super) struct Space {
+    /// Bytes that are free.
+    pub(super) free_bytes: u64,
+    /// The copies on it.
+    pub(super) candidates: Vec<Candidate>,
+    /// How what goes is chosen.
+    pub(super) rules: Rules,
+    /// When.
+    pub(super) now: Duration,
+    /// What has to go, with the bytes that come back with it.
+    pub(super) going: Vec<(Candidate, u64)>,
+}
+
+impl Space {
+    /// Takes so many bytes; where they are not free, what the policy takes goes for them, or nothing where that is not enough.
+    ///
+    /// # Errors
+    /// The bytes that are missing.
+    fn take(&mut self, bytes: u64, stays: impl Fn(&Candidate) -> bool) -> Result<(), u64> {
+        let need = bytes.saturating_sub(self.free_bytes);
+        let mut may_go = self.candidates.clone();
+        may_go.retain(|one| !stays(one));
+        let plan = select_victims(self.rules, &may_go, Goal::AllOf(need), self.now);
+        if need > plan.would_free_bytes {
+            return Err(need - plan.would_free_bytes);
+        }
+        let mut gone = Going::default();
+        for victim in plan.victims.iter().filter_map(|key| may_go.iter().find(|one| one.key == *key)) {
+            self.going.push((victim.clone(), gone.take(victim.holding())));
+        }
+        self.candidates = left(std::mem::take(&mut self.candidates), |one| plan.victims.contains(&one.key));
+        self.free_bytes = self.free_bytes.saturating_add(plan.freed_bytes).saturating_sub(bytes);
+        Ok(())
+    }
+}
+
+/// Loads so many bytes, then makes the changes. `takes_part` says what stays for it in any case, `kept_by` why a base is not
+/// converted. The bytes that are missing all the same.
 pub(super) fn made(
+    space: &mut Space,
+    load_bytes: u64,
     changes: &mut [Change],
-    mut room: u64,
+    takes_part: impl Fn(&Candidate) -> bool,
     kept_by: impl Fn(ComponentId) -> Option<&'static str>,
 ) -> u64 {
-    let mut short = 0;
+    let mut short = space.take(load_bytes, &takes_part).err().unwrap_or(0);
     for change in changes.iter_mut().filter(|change| !change.is_there()) {
-        if change.bytes <= room {
-            room -= change.bytes;
-            continue;
-        }
-        match kept_by(change.base) {
-            None => {
-                (change.path, change.taken_over) = (Path::InPlace, 0);
-                change.seconds = change.seconds_in_place;
-            }
-            Some(why) => {
-                change.base_stays = Some(why);
-                short += change.bytes - room;
-                room = 0;
-            }
+        let mut tried = Try::first(change.from.is_some());
+        loop {
+            // what is taken over is mostly held by both
+            let bytes = match tried {
+                Try::Delta => change.bytes.saturating_sub(change.taken_over),
+                Try::Full => change.bytes,
+                Try::InPlace => 0,
+            };
+            let spared: BTreeSet<String> =
+                change.from.iter().filter(|_| tried == Try::Delta).map(ToString::to_string).collect();
+            let Err(missing) = space.take(bytes, |one| takes_part(one) || spared.contains(&*one.key)) else {
+                change.made(tried);
+                break;
+            };
+            let base_stays = kept_by(change.base);
+            let Some(next) = tried.next(base_stays) else {
+                (change.base_stays, short) = (base_stays, short.saturating_add(missing));
+                break;
+            };
+            tried = next;
         }
     }
     short
@@ -86,44 +148,109 @@ pub(super) fn made(
 
 #[cfg(test)]
 mod tests {
+    use residency::policy::{Policy, shared::SharedMemory};
+
     use super::*;
 
-    fn change(kind: &str, path: Path, bytes: u64) -> Change {
+    fn change(kind: &str, bytes: u64, from: Option<(&Candidate, u64)>) -> Change {
         Change {
             kind: kind.to_owned(),
             base: ComponentId::generate(),
-            path,
+            path: if from.is_some() { Path::Delta } else { Path::Full },
             bytes,
-            taken_over: if path == Path::Delta { 5 } else { 0 },
+            taken_over: from.map_or(0, |(_, bytes)| bytes),
+            from: from.map(|(one, _)| one.key.parse().unwrap()),
             tensors: 1,
             seconds: 1.0,
-            seconds_in_place: 2.0,
+            seconds_alone: 2.0,
             base_stays: None,
         }
     }
 
+    fn candidate(bytes: u64) -> Candidate {
+        Candidate {
+            key: ComponentId::generate().to_string().into(),
+            bytes,
+            shared: Vec::new(),
+            last_used: Duration::ZERO,
+            loaded_at: Duration::ZERO,
+            hits: 1,
+            reload_seconds: 1.0,
+            reuses_per_hour: 1.0,
+            reused: false,
+            holders: 0,
+            protected: false,
+        }
+    }
+
+    fn space(free_bytes: u64, candidates: &[Candidate]) -> Space {
+        let rules = Rules { policy: Policy::Cost, min_age: Duration::ZERO };
+        Space { free_bytes, candidates: candidates.to_vec(), rules, now: Duration::ZERO, going: Vec::new() }
+    }
+
+    fn gone(space: &Space) -> Vec<(&str, u64)> {
+        space.going.iter().map(|(one, bytes)| (&*one.key, *bytes)).collect()
+    }
+
     #[test]
-    fn what_has_no_room_is_made_in_place_of_its_base_unless_that_is_kept() {
-        let all = || vec![change("a", Path::Full, 20), change("b", Path::Cached, 90), change("c", Path::Delta, 30)];
-        let paths = |changes: &[Change]| changes.iter().map(|change| change.path).collect::<Vec<_>>();
-        let mut changes = all();
-        assert_eq!(made(&mut changes, 50, |_| Some("used")), 0);
-        assert_eq!(changes, {
-            let mut same = all();
-            same.iter_mut().zip(&changes).for_each(|(a, b)| a.base = b.base);
-            same
-        });
-        let mut changes = all();
+    fn what_is_taken_over_needs_no_room_and_its_variant_goes_only_where_it_must() {
+        let (earlier, other) = (candidate(45), candidate(5));
+        let all = [earlier.clone(), other.clone()];
+        let tried = |free: u64, all: &[Candidate], kept: Option<&'static str>| {
+            let mut changes = [change("unet", 50, Some((&earlier, 30)))];
+            let mut space = space(free, all);
+            let short = made(&mut space, 5, &mut changes, |_| false, |_| kept);
+            let gone: Vec<u64> = space.going.iter().map(|(_, bytes)| *bytes).collect();
+            (changes[0].path, changes[0].taken_over, gone, short)
+        };
+        assert_eq!(tried(25, &all, None), (Path::Delta, 30, vec![], 0));
+        assert_eq!(tried(21, &all, None), (Path::Delta, 30, vec![5], 0), "something else goes for it");
+        assert_eq!(tried(17, &all, None), (Path::Full, 0, vec![45], 0), "the earlier one goes, all is computed");
+        assert_eq!(tried(5, &[], None), (Path::InPlace, 0, vec![], 0));
+        assert_eq!(tried(5, &all, None), (Path::Full, 0, vec![45, 5], 0));
+        let used = Candidate { holders: 1, ..earlier.clone() };
         assert_eq!(
-            (made(&mut changes, 49, |_| None), paths(&changes)),
-            (0, vec![Path::Full, Path::Cached, Path::InPlace])
+            tried(5, &[used.clone(), other.clone()], None),
+            (Path::InPlace, 0, vec![], 0),
+            "nothing goes in vain"
         );
-        assert_eq!((changes[2].taken_over, changes[2].seconds), (0, 2.0), "nothing is taken over");
-        assert!(changes[2].view()["condition"].is_string() && changes[0].view().get("condition").is_none());
+        assert_eq!(tried(5, &[used, other], Some("used")).3, 45);
+    }
+
+    #[test]
+    fn variants_are_made_one_after_the_other_in_what_the_loads_left() {
+        let all = || [change("a", 20, None), change("b", 30, None)];
+        let paths = |changes: &[Change]| changes.iter().map(|change| change.path).collect::<Vec<_>>();
+        for (free, wanted) in
+            [(60, [Path::Full, Path::Full]), (59, [Path::Full, Path::InPlace]), (29, [Path::InPlace, Path::InPlace])]
+        {
+            let mut changes = all();
+            assert_eq!(made(&mut space(free, &[]), 10, &mut changes, |_| false, |_| None), 0);
+            assert_eq!(paths(&changes), wanted, "{free}");
+            assert_eq!(changes[1].view().get("condition").is_some(), wanted[1] == Path::InPlace);
+        }
         // what a later one would need is not taken from an earlier one
         let mut changes = all();
-        let kept = changes[2].base;
-        assert_eq!(made(&mut changes, 45, |base| (base == kept).then_some("used")), 5);
-        assert_eq!((paths(&changes)[2], changes[2].view()["base_stays"].as_str()), (Path::Delta, Some("used")));
+        let kept = changes[1].base;
+        let stays = |base: ComponentId| (base == kept).then_some("used");
+        assert_eq!(made(&mut space(55, &[]), 10, &mut changes, |_| false, stays), 5);
+        assert_eq!(changes[1].view()["base_stays"].as_str(), Some("used"));
+        // what does not even load is missing, too
+        assert_eq!(made(&mut space(5, &[]), 10, &mut all(), |_| false, |_| None), 5);
+    }
+
+    #[test]
+    fn memory_that_others_hold_comes_back_with_the_last_of_them() {
+        let shared = SharedMemory { memory: 1, bytes: 50, holders: 2 };
+        let [one, two] = [1, 2].map(|bytes| Candidate { shared: vec![shared], ..candidate(bytes) });
+        let mut changes = [change("a", 52, None)];
+        let mut space = space(0, &[one.clone(), two.clone()]);
+        assert_eq!(made(&mut space, 0, &mut changes, |_| false, |_| None), 0);
+        assert_eq!(gone(&space).iter().map(|(_, bytes)| bytes).sum::<u64>(), 53);
+        assert_eq!(changes[0].path, Path::Full);
+        let mut changes = [change("a", 52, None)];
+        let mut space = self::space(0, &[one.clone(), two]);
+        assert_eq!(made(&mut space, 0, &mut changes, |found| found.key == one.key, |_| None), 0);
+        assert_eq!((gone(&space), changes[0].path), (vec![], Path::InPlace));
     }
 }

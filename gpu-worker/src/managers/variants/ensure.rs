@@ -12,6 +12,7 @@ use shared::ids::{ComponentId, PipelineId};
 use super::{
     book::{Variant, closest},
     bound::{reckoned, trim},
+    tries::{Try, base_stays},
 };
 use crate::{
     context::{Agent, Device},
@@ -201,29 +202,29 @@ impl Making<'_> {
         self.attempt.progress.enter("applying", bytes);
         self.attempt.progress.detail(self.wanted.kind);
         let mut reuse = self.reusable();
-        // why the base's copy is converted
-        let mut no_room = None;
+        // and what was missing when the base's copy had to be converted
+        let (mut tried, mut no_room) = (Try::first(reuse.is_some()), None);
         loop {
-            let order = self.order(reuse.as_ref().map(|(id, _)| *id), no_room.is_some());
+            let order = self.order(reuse.as_ref().map(|(id, _)| *id), tried == Try::InPlace);
             let progress = |done: u64| self.attempt.progress.set(done.min(bytes));
-            match self.device.runner.apply(order, progress, &self.attempt.cancel).await {
-                Ok(applied) if no_room.is_some() => return Ok((applied, Path::InPlace)),
-                Ok(applied) if applied.taken_over > 0 => return Ok((applied, Path::Delta)),
-                Ok(applied) => return Ok((applied, Path::Full)),
-                Err(full @ RunnerError::OutOfMemory { .. }) if no_room.is_none() => {
-                    if self.make_room(&full).await {
-                        continue;
-                    }
-                    // the earlier variant may go as well, once nothing is taken over from it
-                    if reuse.take().is_none() {
-                        no_room = Some(self.may_convert(full)?);
-                    }
+            let full = match self.device.runner.apply(order, progress, &self.attempt.cancel).await {
+                Ok(applied) => {
+                    self.attempt.progress.set(bytes);
+                    let path = tried.path(applied.taken_over > 0);
+                    return Ok((applied, path));
                 }
+                Err(full @ RunnerError::OutOfMemory { .. }) if tried != Try::InPlace => full,
                 // somebody reads the base after all: it is about room again, which may come
-                Err(RunnerError::InUse { .. }) if let Some(full) = no_room => return Err(full.into()),
+                Err(RunnerError::InUse { .. }) if let Some(full) = no_room => return Err(full),
                 Err(RunnerError::NotResident { .. }) => return Err(gone(self.device, self.wanted.kind)),
                 Err(error) => return Err(error.into()),
+            };
+            if self.make_room(&full).await {
+                continue;
             }
+            let Some(next) = tried.next(self.base_stays()?) else { return Err(full.into()) };
+            no_room = (next == Try::InPlace).then(|| full.into());
+            (tried, reuse) = (next, None);
         }
     }
 
@@ -258,14 +259,14 @@ impl Making<'_> {
         freed.is_some_and(|freed| freed > 0) || self.device.resident().len() < before
     }
 
-    /// Whether the base's copy may be changed: only whoever asks here uses it, and nobody keeps it.
-    fn may_convert(&self, full: RunnerError) -> Result<RunnerError, WorkError> {
+    /// Why the base's copy may not be changed now, where anybody but who asks here uses it, or somebody keeps it.
+    fn base_stays(&self) -> Result<Option<&'static str>, WorkError> {
         // as it is now: programs may have come to it
         let (copies, base) = (self.device.resident(), self.wanted.base);
         let is_base = |copy: &&DeviceResident| copy.component == base.component && copy.since == base.since;
         let copy = copies.iter().find(is_base).ok_or_else(|| gone(self.device, self.wanted.kind))?;
         let noted = self.device.tier.noted(copy);
-        if noted.leases > 1 || noted.protected { Err(full.into()) } else { Ok(full) }
+        Ok(base_stays(noted.leases.saturating_sub(1), noted.protected))
     }
 }
 

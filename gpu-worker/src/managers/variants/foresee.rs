@@ -9,6 +9,7 @@ use super::{
     book::{Variant, Weighed, closest, surplus},
     bound::weighed,
     ensure::Path,
+    tries::Try,
 };
 use crate::{
     context::{Agent, Device},
@@ -40,6 +41,8 @@ pub struct Way {
     pub path: Path,
     /// Bytes of it that would be taken over from an earlier one.
     pub taken_over: u64,
+    /// The variant that these are taken over from.
+    pub from: Option<ComponentId>,
     /// The variant that is it already.
     pub cached: Option<ComponentId>,
 }
@@ -78,7 +81,7 @@ fn foreseen(
     let (mut ways, mut trimmed): (Vec<Way>, Vec<Trimmed>) = (Vec::new(), Vec::new());
     for wish in wishes {
         if let Some((variant, _)) = all.iter().find(|(variant, _)| wish.is(variant)) {
-            ways.push(Way { path: Path::Cached, taken_over: wish.plan.bytes(), cached: Some(variant.id) });
+            ways.push(Way { path: Path::Cached, taken_over: wish.plan.bytes(), from: None, cached: Some(variant.id) });
             continue;
         }
         let left: Vec<(Variant, DeviceResident)> =
@@ -86,7 +89,8 @@ fn foreseen(
         let from = wish.base_digest.and_then(|digest| closest(&left, (wish.base, digest), wish.plan));
         let spared = from.map(|(variant, _)| variant.id);
         let taken_over = from.map_or(0, |(variant, _)| wish.plan.shared_bytes(&variant.marks));
-        ways.push(Way { path: if from.is_some() { Path::Delta } else { Path::Full }, taken_over, cached: None });
+        let path = Try::first(from.is_some()).path(taken_over > 0);
+        ways.push(Way { path, taken_over, from: spared, cached: None });
         // what is taken over is mostly held by both
         let bytes = wish.plan.bytes().saturating_sub(taken_over);
         trimmed.extend(trim(&mut there, bytes, spared, budget, false));

@@ -7,8 +7,10 @@ mod bound;
 mod ensure;
 mod foresee;
 mod metrics;
+mod tries;
 
 pub use book::{Variant, Variants};
 pub use ensure::{Made, Path, Recipe, Wanted, ensure, find, gone, lease_cached, lease_whole, use_for, whole};
 pub use foresee::{Trimmed, Way, Wish, foresee};
 pub use metrics::{Check, VariantMetrics};
+pub use tries::{Try, base_stays};
