@@ -142,6 +142,7 @@ impl Replay<'_> {
         let key = key(part);
         Candidate {
             bytes: self.library.components[part].bytes,
+            shared: Vec::new(),
             last_used: resident.last_used,
             loaded_at: resident.loaded_at,
             hits: resident.hits,
