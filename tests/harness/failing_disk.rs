@@ -25,7 +25,8 @@ const TTL: Duration = Duration::from_secs(1);
 enum Mode {
     #[default]
     Answer,
-    Hang,
+    /// From this byte on.
+    Hang(u64),
     Fail,
 }
 
@@ -67,7 +68,12 @@ impl FailingDisk {
 
     /// Reads hang from now on.
     pub fn hang(&self) {
-        self.state().mode = Mode::Hang;
+        self.hang_from(HEADERS);
+    }
+
+    /// Reads that begin at this byte or behind it hang from now on.
+    pub fn hang_from(&self, offset: u64) {
+        self.state().mode = Mode::Hang(offset);
     }
 
     /// Reads fail from now on.
@@ -186,7 +192,7 @@ impl Filesystem for Disk {
         let Some(index) = self.index(ino) else { return reply.error(Errno::EISDIR) };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match state.mode {
-            Mode::Hang if offset >= HEADERS => state.held.push((index, offset, size, reply)),
+            Mode::Hang(from) if offset >= from => state.held.push((index, offset, size, reply)),
             Mode::Fail if offset >= HEADERS => reply.error(Errno::EIO),
             _ => answer(&self.files[index], offset, size, reply),
         }

@@ -5,10 +5,10 @@ use serde_json::json;
 use shared::{
     error::ErrorCode,
     job::JobState,
-    wire::{CacheView, JobDetail, JobView},
+    wire::{CacheView, DeviceView, JobDetail, JobView},
 };
 
-use crate::support::loaded;
+use crate::support::{device_is, loaded};
 
 /// A farm with `fine` on its own disk and `far` on one that can fail; none where nothing can be mounted.
 #[expect(clippy::print_stdout, reason = "tests/run counts what says that it was skipped")]
@@ -112,4 +112,29 @@ async fn f26_a_read_error_is_told_and_leaves_nothing() {
     nothing_is_held(&farm).await;
     disk.answer();
     loaded(&farm, "far").await;
+}
+
+/// A copy to the device goes on while its source is read: more has moved than the disk has given. None of it is shown before
+/// it is verified, and a cancel takes it back from both places.
+#[tokio::test]
+async fn f34_what_was_read_is_on_the_device_before_the_rest_is_and_goes_with_a_cancel() {
+    let Some((farm, disk, _agent)) = farm("600").await else { return };
+    let half = mebibytes(12);
+    disk.hang_from(half);
+    let job = load_once(&farm, "far").await;
+    // a read that begins before the half may bring a little more of it
+    let given = half + mebibytes(1);
+    let moved = |seen: &JobDetail| seen.job.progress.as_ref().is_some_and(|progress| progress.bytes_done > given);
+    farm.api.job_is(job.id, "more bytes moved than were read", SHORT, moved).await;
+    assert!(disk.held() > 0, "the disk has given all");
+    let taken = |view: &DeviceView| view.memory_used_bytes > 0 && view.resident.is_empty();
+    device_is(&farm, "a/cpu:0", "has memory of what it does not show", taken).await;
+
+    farm.api.cancel(job.id).await;
+    farm.api.job_ended(job.id, JobState::Cancelled, SHORT).await;
+    nothing_is_held(&farm).await;
+    device_is(&farm, "a/cpu:0", "empty", |view| view.memory_used_bytes == 0).await;
+    disk.answer();
+    loaded(&farm, "far").await;
+    farm.assert_ledger_is_clean().await;
 }

@@ -18,6 +18,7 @@
 //! immutable (the memory file is sealed against writes, growth and shrinking).
 
 pub mod arena;
+mod arrival;
 pub mod budget;
 pub mod digest;
 pub mod entry;
@@ -31,6 +32,7 @@ pub mod progress;
 pub mod request;
 pub mod tier;
 
+pub use arrival::{Arrival, Unverified};
 pub use digest::Digest;
 pub use error::{ResidencyError, Shortage, Squeeze};
 pub use gather::{GatheredTensor, Part, PartOrder};

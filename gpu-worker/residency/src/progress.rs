@@ -1,8 +1,14 @@
 //! How far a load is: shared counters that loader threads write and anyone reads without a lock.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+};
 
 use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::arrival::{Arrival, Unverified};
 
 /// What a load is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -30,6 +36,8 @@ pub struct Progress {
     bytes_total: u64,
     held: AtomicUsize,
     reads: AtomicU64,
+    /// While bytes arrive.
+    arrival: watch::Sender<Option<Arrival>>,
 }
 
 /// A thread of the load waits for something else than its disk.
@@ -62,6 +70,7 @@ impl Progress {
             bytes_total,
             held: AtomicUsize::new(0),
             reads: AtomicU64::new(0),
+            arrival: watch::Sender::new(None),
         }
     }
 
@@ -83,6 +92,32 @@ impl Progress {
     /// Reads that came back.
     pub(crate) fn reads(&self) -> u64 {
         self.reads.load(Ordering::Acquire)
+    }
+
+    /// Bytes arrive in this memory from now on.
+    pub(crate) fn begin_arrival(&self, memory: Unverified) {
+        self.arrival.send_replace(Some(Arrival { memory: Arc::new(memory), complete_bytes: 0 }));
+    }
+
+    /// So many bytes of the memory, from its beginning, are written to no more.
+    pub(crate) fn complete(&self, bytes: u64) {
+        self.arrival.send_if_modified(|arrival| {
+            let arrival = arrival.as_mut().filter(|arrival| arrival.complete_bytes < bytes);
+            arrival.is_some_and(|arrival| {
+                arrival.complete_bytes = bytes;
+                true
+            })
+        });
+    }
+
+    /// The load is over, in whichever way: the memory is not held for followers any more.
+    pub(crate) fn end_arrival(&self) {
+        self.arrival.send_replace(None);
+    }
+
+    /// How far the bytes are while they arrive.
+    pub(crate) fn arrival(&self) -> watch::Receiver<Option<Arrival>> {
+        self.arrival.subscribe()
     }
 
     /// Says, while the guard lives, that a thread waits for something else than its disk.

@@ -2,6 +2,7 @@
 
 mod benchmark;
 mod blend;
+mod bring;
 mod cache_add;
 mod cache_remove;
 mod convert;

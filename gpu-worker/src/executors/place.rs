@@ -1,4 +1,4 @@
-//! A model's components on a device: disk → RAM → device, the next component being read while one is copied.
+//! A model's components on a device: disk → RAM → device, each copied while it is read ([`super::bring`]).
 
 use std::{
     collections::BTreeMap,
@@ -10,19 +10,18 @@ use std::{
 };
 
 use model_formats::Inspection;
-use residency::{Lease, policy::bandwidth::ReadFrom};
+use residency::policy::bandwidth::ReadFrom;
 use shared::{db::models::ComponentRow, ids::ComponentId, job::Keep};
 
 use super::{
-    keep,
     load::watched,
-    model::{self, Landed, Wanted, unsigned},
+    model::{Landed, Wanted, unsigned},
 };
 use crate::{
     context::{Agent, Device},
-    device_tier::{DeviceLease, evict},
+    device_tier::DeviceLease,
     error::WorkError,
-    runner::{DeviceLoad, DeviceLoaded, DeviceResident, DeviceTensor, RunnerError},
+    runner::{DeviceLoaded, DeviceResident, RunnerError},
     running::Attempt,
 };
 
@@ -97,19 +96,19 @@ pub(super) async fn ensure(
     }
 }
 
-struct Load<'a> {
-    agent: &'a Arc<Agent>,
-    attempt: &'a Attempt,
-    device: &'a Device,
-    wanted: &'a Wanted,
+pub(super) struct Load<'a> {
+    pub(super) agent: &'a Arc<Agent>,
+    pub(super) attempt: &'a Attempt,
+    pub(super) device: &'a Device,
+    pub(super) wanted: &'a Wanted,
     /// What is said about the copies in RAM and on the device.
-    keep: Keep,
-    inspection: &'a Inspection,
-    landed: Arc<Landed>,
-    /// Bytes that went to the device; set by the one copy that is under way.
-    copied: AtomicU64,
+    pub(super) keep: Keep,
+    pub(super) inspection: &'a Inspection,
+    pub(super) landed: Arc<Landed>,
+    /// Bytes that went to the device.
+    pub(super) copied: AtomicU64,
     /// Moves that were not needed: the bytes were there already.
-    spared: AtomicU64,
+    pub(super) spared: AtomicU64,
     /// What this attempt puts on the device.
     placed: Mutex<Vec<ComponentId>>,
     /// What of the model is on the device, by the id that it is held under there: nothing takes it off while this goes on.
@@ -122,7 +121,7 @@ pub(super) struct PlacedComponent {
     pub(super) id: ComponentId,
     pub(super) kind: String,
     pub(super) digest: String,
-    from: &'static str,
+    pub(super) from: &'static str,
     pub(super) device: DeviceLoaded,
 }
 
@@ -136,62 +135,13 @@ impl PlacedComponent {
     }
 }
 
-/// A component on its way: in RAM, or already on the device with the registered content.
-enum Arrived {
-    InRam { lease: Lease, cached: bool, read_from: Vec<ReadFrom> },
-    OnDevice(DeviceLoaded, String),
-}
-
 impl Load<'_> {
     fn done_bytes(&self) -> u64 {
         self.landed.bytes() + self.copied.load(Ordering::Acquire) + self.spared.load(Ordering::Acquire)
     }
 
-    async fn all(&self) -> Result<Vec<PlacedComponent>, WorkError> {
-        let mut loaded = Vec::new();
-        let mut rows = self.wanted.components.iter();
-        let mut current = match rows.next() {
-            Some(row) => Some((row, self.arrive(row).await?)),
-            None => None,
-        };
-        while let Some((row, arrived)) = current {
-            let next = rows.next();
-            // the copy of this component and the read of the next one overlap
-            let reading = async {
-                match next {
-                    Some(next) => Ok::<_, WorkError>(Some((next, self.arrive(next).await?))),
-                    None => Ok(None),
-                }
-            };
-            let (done, upcoming) = tokio::try_join!(self.place(row, arrived), reading)?;
-            loaded.push(done);
-            current = upcoming;
-        }
-        Ok(loaded)
-    }
-
-    async fn arrive(&self, row: &ComponentRow) -> Result<Arrived, WorkError> {
-        if self.attempt.cancel.is_cancelled() {
-            return Err(WorkError::Cancelled);
-        }
-        if let Some((resident, digest)) = self.on_device(row) {
-            self.landed_elsewhere(row);
-            keep::remember(self.agent, row.id, self.keep)?;
-            return Ok(Arrived::OnDevice(resident, digest));
-        }
-        self.attempt.progress.detail(&row.kind);
-        let request = model::request(self.agent, self.attempt, row, self.inspection, &self.landed)?;
-        let read_from = request.read_from();
-        let (lease, cached) = model::acquire(self.agent, self.attempt, request).await?;
-        keep::apply(self.agent, &lease, self.keep)?;
-        if cached {
-            self.spared.fetch_add(unsigned(row.bytes), Ordering::AcqRel);
-        }
-        Ok(Arrived::InRam { lease, cached, read_from })
-    }
-
     /// What the device holds already with the digest that the catalogue registered.
-    fn on_device(&self, row: &ComponentRow) -> Option<(DeviceLoaded, String)> {
+    pub(super) fn on_device(&self, row: &ComponentRow) -> Option<(DeviceLoaded, String)> {
         let copies = self.device.resident();
         let resident = copies.iter().find(|copy| self.is(copy, row) && self.leases().contains_key(&copy.component))?;
         (row.digest.as_ref() == Some(&resident.digest))
@@ -224,48 +174,12 @@ impl Load<'_> {
         leased
     }
 
-    fn landed_elsewhere(&self, row: &ComponentRow) {
+    pub(super) fn landed_elsewhere(&self, row: &ComponentRow) {
         self.spared.fetch_add(2 * unsigned(row.bytes), Ordering::AcqRel);
     }
 
-    async fn place(&self, row: &ComponentRow, arrived: Arrived) -> Result<PlacedComponent, WorkError> {
-        let (device, digest, from) = match arrived {
-            Arrived::OnDevice(device, digest) => (device, digest, "device"),
-            Arrived::InRam { lease, cached, read_from } => {
-                let device = self.copy(row, &lease, &read_from).await?;
-                (device, lease.digest().to_string(), if cached { "ram" } else { "disk" })
-            }
-        };
-        Ok(PlacedComponent { id: row.id, kind: row.kind.clone(), digest, from, device })
-    }
-
-    /// Copies to the device; when it has no room, others of its components go first, by the policy.
-    async fn copy(&self, row: &ComponentRow, lease: &Lease, from: &[ReadFrom]) -> Result<DeviceLoaded, WorkError> {
-        self.note_placed(row.id);
-        loop {
-            let mut changes = self.device.tier.changes();
-            let before = self.copied.load(Ordering::Acquire);
-            let progress = |bytes| self.copied.store(before + bytes, Ordering::Release);
-            let load = device_load(row, lease)?;
-            match self.device.runner.load(load, progress, &self.attempt.cancel).await {
-                Ok(loaded) => {
-                    if !self.note_copied(row, &loaded, from) {
-                        // a copy that was there already is being taken off just now: it has to be made again
-                        let _ = changes.changed().await;
-                        continue;
-                    }
-                    self.copied.store(before + unsigned(row.bytes), Ordering::Release);
-                    self.agent.metrics.copied_bytes.inc_by(if loaded.already { 0 } else { loaded.bytes });
-                    return Ok(loaded);
-                }
-                Err(full @ RunnerError::OutOfMemory { .. }) => self.make_room(row, full).await?,
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
     /// Leases the copy that arrived and remembers what it took; false when it is on its way off again.
-    fn note_copied(&self, row: &ComponentRow, loaded: &DeviceLoaded, from: &[ReadFrom]) -> bool {
+    pub(super) fn note_copied(&self, row: &ComponentRow, loaded: &DeviceLoaded, from: &[ReadFrom]) -> bool {
         let copies = self.device.resident();
         let Some(copy) = copies.iter().find(|copy| copy.component == row.id) else { return true };
         if !loaded.already {
@@ -278,7 +192,7 @@ impl Load<'_> {
 
     /// Noted before the copy: one that is dropped when another component fails may have finished all the same.
     /// What the device held before is not this attempt's to take away.
-    fn note_placed(&self, component: ComponentId) {
+    pub(super) fn note_placed(&self, component: ComponentId) {
         let status = self.device.runner.status();
         let held = status.borrow().resident.iter().any(|resident| resident.component == component);
         if !held {
@@ -318,39 +232,4 @@ impl Load<'_> {
             }
         }
     }
-
-    /// At least one byte: a device that has the bytes and still does not find them has them in pieces.
-    async fn make_room(&self, row: &ComponentRow, full: RunnerError) -> Result<(), WorkError> {
-        let need_bytes = match &full {
-            RunnerError::OutOfMemory { needed_bytes, available_bytes, .. } => {
-                needed_bytes.saturating_sub(*available_bytes).max(1)
-            }
-            _ => 1,
-        };
-        let wanted = (row.id, unsigned(row.bytes));
-        let freed = evict::make_room(self.agent, self.device, wanted, need_bytes).await;
-        // nothing was freed where every victim stays: it is tried again later, not at once
-        freed.filter(|freed| *freed > 0).map(|_| ()).ok_or_else(|| full.into())
-    }
-}
-
-fn device_load(row: &ComponentRow, lease: &Lease) -> Result<DeviceLoad, WorkError> {
-    let source = lease
-        .fd_readonly()
-        .map_err(|source| WorkError::System { what: "opening a resident component for the runner".into(), source })?;
-    let tensors = lease.tensors().iter().map(|tensor| DeviceTensor {
-        name: tensor.name.clone(),
-        dtype: tensor.dtype.clone(),
-        shape: tensor.shape.clone(),
-        offset: tensor.offset,
-        len: tensor.len,
-    });
-    Ok(DeviceLoad {
-        component: row.id,
-        digest: lease.digest().to_string(),
-        tensors: tensors.collect(),
-        source,
-        offset: lease.offset(),
-        bytes: lease.bytes(),
-    })
 }

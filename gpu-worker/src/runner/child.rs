@@ -30,6 +30,7 @@ use super::{
     channel,
     copies::{Copies, CopyError, Incoming},
     engine_thread::{EngineThread, MakeWorker, Order, Worker},
+    follow::{Coming, Follows, Landed},
     merge::Merged,
     merges::Merges,
     models::Models,
@@ -167,7 +168,8 @@ pub(super) fn serve(copies: Copies, make: MakeWorker, socket: UnixStream) -> Res
     let threads = NonZeroUsize::new(usize::from(engine.threads)).unwrap_or(NonZeroUsize::MIN);
     voice.say(Event::Hello { facts: copies.device().facts().clone(), engine })?;
     std::thread::Builder::new().name("commands".into()).spawn(move || read_commands(reader.0, &reader.1, &sender))?;
-    let mut child = Child { copies, voice, cancelled, runs, merges: Merges::new(threads, merges) };
+    let (follows, merges) = (Follows::default(), Merges::new(threads, merges));
+    let mut child = Child { copies, follows, voice, cancelled, runs, merges };
     let ended = child.obey_all(&commands);
     child.cancelled.cancel_all();
     // nothing is heard any more: a merge does not wait for that
@@ -192,6 +194,8 @@ fn read_commands(mut socket: UnixStream, cancelled: &Cancelled, commands: &SyncS
         let heard = match channel::receive(&mut socket) {
             Ok(Some((Command::Cancel { call }, _))) => {
                 cancelled.cancel(call);
+                // wakes the thread that may wait for more to copy; one with a queue of commands looks after the next of them
+                let _ = commands.try_send(Heard::Command(Command::Cancel { call }, None));
                 continue;
             }
             Ok(Some((command, fd))) => {
@@ -215,6 +219,7 @@ fn read_commands(mut socket: UnixStream, cancelled: &Cancelled, commands: &SyncS
 
 struct Child {
     copies: Copies,
+    follows: Follows,
     voice: Voice,
     cancelled: Cancelled,
     runs: EngineThread,
@@ -235,7 +240,18 @@ impl Child {
                 }
                 None => self.status()?,
             }
+            self.sweep()?;
         }
+    }
+
+    /// Ends the copies that wait for more and that nobody wants any more.
+    fn sweep(&mut self) -> Result<(), End> {
+        let voice = self.voice.clone();
+        let swept = self.follows.sweep(&mut self.copies, |call, step| tell(&voice, call)(step));
+        swept.into_iter().try_for_each(|(call, done)| {
+            self.cancelled.forget(call);
+            self.answer(call, done)
+        })
     }
 
     fn status(&mut self) -> Result<(), End> {
@@ -254,12 +270,27 @@ impl Child {
         Ok(self.voice.say(event)?)
     }
 
-    /// Carries out a command and answers it; a run or a merge is only begun.
+    /// Carries out a command and answers it; a run, a merge, or a copy of what still comes is only begun.
     fn obey(&mut self, command: Command, fd: Option<OwnedFd>) -> Result<(), End> {
         let (call, done) = match command {
             Command::Load { call, component, digest, tensors, offset, bytes } => {
                 let incoming = fd.map(|source| Incoming { component, digest, tensors, source, offset, bytes });
                 (call, self.load(call, incoming))
+            }
+            Command::Follow { call, component, tensors, offset, bytes } => {
+                let coming = fd.map(|source| Coming { component, tensors, source, offset, bytes });
+                match self.follow(call, coming) {
+                    // the room that it has taken is known at once
+                    Ok(()) => return self.status(),
+                    Err(error) => (call, Err(error)),
+                }
+            }
+            Command::Landed { call, bytes, digest } => {
+                let told = tell(&self.voice, call);
+                match self.follows.landed(&mut self.copies, (call, Landed { bytes, digest }), told) {
+                    Some(done) => (call, done),
+                    None => return Ok(()),
+                }
             }
             Command::Unload { call, component } => (call, self.copies.unload(component)),
             Command::Digest { call, component } => (call, self.digest(call, component)),
@@ -329,12 +360,15 @@ impl Child {
     }
 
     fn load(&mut self, call: Call, incoming: Option<Incoming>) -> Result<Done, CopyError> {
-        let Some(incoming) = incoming else {
-            let message = "a load came without its memory file".to_owned();
-            return Err(CopyError::Failed(Failure::Device { message }));
-        };
+        let incoming = incoming.ok_or_else(no_memory)?;
         let (progress, stop) = (tell(&self.voice, call), self.cancelled.flag(call));
         self.copies.load(incoming, progress, || stop.is_cancelled())
+    }
+
+    fn follow(&mut self, call: Call, coming: Option<Coming>) -> Result<(), CopyError> {
+        let coming = coming.ok_or_else(no_memory)?;
+        let (told, stop) = (tell(&self.voice, call), self.cancelled.flag(call));
+        self.follows.begin(&mut self.copies, (call, coming), stop, told)
     }
 
     fn digest(&mut self, call: Call, component: ComponentId) -> Result<Done, CopyError> {
@@ -352,6 +386,11 @@ impl Child {
         self.status()?;
         Ok(self.voice.say(event)?)
     }
+}
+
+fn no_memory() -> CopyError {
+    let message = "a load came without its memory file".to_owned();
+    CopyError::Failed(Failure::Device { message })
 }
 
 /// Tells the agent how far a call is, until the agent is gone: then the next answer ends the process.

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::OwnedFd,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use chrono::Utc;
@@ -28,7 +28,7 @@ use super::{
 };
 
 /// Bytes copied between two looks at the cancel flag.
-const CHUNK: usize = 8 << 20;
+pub(super) const CHUNK: usize = 8 << 20;
 
 /// A component to copy.
 #[derive(Debug)]
@@ -172,21 +172,41 @@ impl Copies {
             progress(Step::Stopping);
             return Err(self.given_up(slab, error));
         }
+        self.admit(slab, (incoming.component, incoming.digest, incoming.tensors), began.elapsed())
+    }
+
+    /// What a slab was filled with is resident from here on, in place of what was held under its id. Where that is in use, or is
+    /// the same, the slab goes.
+    pub(super) fn admit(
+        &mut self,
+        slab: SlabId,
+        (component, digest, tensors): (ComponentId, String, Vec<DeviceTensor>),
+        took: Duration,
+    ) -> Result<Done, CopyError> {
+        let seconds = took.as_secs_f64();
+        if let Some(copy) = self.copies.get_mut(&component).filter(|copy| copy.shown.digest == digest) {
+            copy.used();
+            let bytes = copy.shown.bytes;
+            self.free(slab)?;
+            return Ok(Done::Loaded { bytes, seconds, already: true });
+        }
+        if let Err(used) = self.free_of_leases(component) {
+            return Err(self.given_up(slab, used));
+        }
         let bytes = self.device.slab_bytes(slab)?;
-        let shown = DeviceResident::new(incoming.component, incoming.digest, bytes, None);
-        let copy = Copy::loaded(slab, incoming.tensors, shown);
-        match self.take_off(incoming.component) {
+        let shown = DeviceResident::new(component, digest, bytes, None);
+        match self.take_off(component) {
             // what could not be freed now is freed later: the new content is there
             Ok(_) | Err(CopyError::Failed(_)) => {}
             Err(lost @ CopyError::Sticky(_)) => return Err(lost),
         }
-        self.copies.insert(incoming.component, copy);
+        self.copies.insert(component, Copy::loaded(slab, tensors, shown));
         self.recount();
-        Ok(Done::Loaded { bytes, seconds: began.elapsed().as_secs_f64(), already: false })
+        Ok(Done::Loaded { bytes, seconds, already: false })
     }
 
     /// Memory of the device that nobody has set aside.
-    fn allocate(&mut self, bytes: u64, wanted: &mut dyn FnMut() -> bool) -> Result<SlabId, DeviceError> {
+    pub(super) fn allocate(&mut self, bytes: u64, wanted: &mut dyn FnMut() -> bool) -> Result<SlabId, DeviceError> {
         let claim = self.claim(bytes)?;
         let slab = self.device.allocate_while(bytes, wanted);
         self.allocated(claim);

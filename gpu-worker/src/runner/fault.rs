@@ -184,10 +184,10 @@ pub(super) mod tests {
     /// A runner in a thread, and a component in memory for it.
     pub(in crate::runner) struct Bench {
         pub(in crate::runner) commands: Commands,
-        events: mpsc::Receiver<Event>,
+        pub(in crate::runner) events: mpsc::Receiver<Event>,
         pub(in crate::runner) runner: JoinHandle<Result<(), End>>,
         dropped: Arc<AtomicBool>,
-        lease: Lease,
+        pub(in crate::runner) lease: Lease,
         last: DeviceMemory,
         resident: usize,
     }

@@ -50,7 +50,7 @@ pub struct DeviceLoad {
 pub struct DeviceLoaded {
     /// Bytes that it takes, as the device measures them.
     pub bytes: u64,
-    /// Seconds that the copy took.
+    /// Seconds that the copy took; those in which it waited for its source are not counted.
     pub seconds: f64,
     /// True when the same content was there already.
     pub already: bool,
@@ -60,7 +60,7 @@ pub struct DeviceLoaded {
 #[derive(Debug, Clone)]
 pub struct Runner {
     device: Arc<str>,
-    requests: mpsc::Sender<Request>,
+    pub(super) requests: mpsc::Sender<Request>,
     pub(super) status: watch::Receiver<RunnerStatus>,
     hold: Arc<watch::Sender<Option<String>>>,
     pub(super) tasks: Tasks,

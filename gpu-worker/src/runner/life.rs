@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Payload, RunPreview, RunnerConfig, RunnerError, RunnerState, RunnerStatus,
+    Landed, Payload, RunPreview, RunnerConfig, RunnerError, RunnerState, RunnerStatus,
     channel::{self, Commands, Events, Frame},
     process,
     protocol::{Call, Command, Done, Event, Shown},
@@ -109,7 +109,10 @@ impl<'a> Life<'a> {
             Request::Command { command, fd, heard, reply, ticket } => {
                 self.command(command, fd, Pending { reply, heard }, &ticket).await
             }
-            Request::Cancel(ticket) => self.cancel(&ticket).await,
+            Request::Landed { ticket, landed: Landed { bytes, digest } } => {
+                self.about(&ticket, |call| Command::Landed { call, bytes, digest }).await
+            }
+            Request::Cancel(ticket) => self.about(&ticket, |call| Command::Cancel { call }).await,
             Request::Kill(why) => return Some(self.kill(&why).await),
             Request::Stop { grace, done } => {
                 let ended = self.stop(grace).await;
@@ -138,9 +141,10 @@ impl<'a> Life<'a> {
         self.send(&framed, fd.as_ref()).await
     }
 
-    async fn cancel(&mut self, ticket: &Ticket) -> bool {
+    /// Says something about a command that is not answered yet.
+    async fn about(&mut self, ticket: &Ticket, command: impl FnOnce(Call) -> Command) -> bool {
         match ticket.call().filter(|call| self.pending.contains_key(call)) {
-            Some(call) => match channel::frame(&Command::Cancel { call }, false) {
+            Some(call) => match channel::frame(&command(call), false) {
                 Ok(framed) => self.send(&framed, None).await,
                 Err(_) => false,
             },

@@ -6,10 +6,11 @@
 //! starting ─────▶ starting ───────▶ ready ──────────────────────────────▶ down{reason} ─ backoff ─▶ starting
 //! ```
 //! While a device is broken its runner is held ([`Runner::hold`]): the process ends and none is started.
-//! The two share a unix socket (the child's standard input): framed JSON messages, and the descriptors of sealed memory
+//! The two share a unix socket (the child's standard input): framed JSON messages, and the descriptors of memory
 //! files beside them. A death costs whoever waited for the process a [`RunnerError::Crashed`]; nothing is resident then.
 
 mod apply;
+mod arriving;
 mod aside;
 mod cancelled;
 pub(crate) mod channel;
@@ -20,7 +21,10 @@ mod error;
 #[cfg(test)]
 mod fault;
 #[cfg(test)]
+mod fault_follows;
+#[cfg(test)]
 mod fault_runs;
+mod follow;
 mod handle;
 mod life;
 mod merge;
@@ -54,6 +58,7 @@ use serde::{Deserialize, Serialize};
 use shared::ids::ComponentId;
 
 pub use apply::{Applied, ApplyOrder, LoraSource, TensorChange, Term};
+pub use arriving::{DeviceFollow, Landed};
 pub use child::{RunnerArgs, run_child};
 pub use error::RunnerError;
 pub use handle::{DeviceLoad, DeviceLoaded, Runner};

@@ -46,6 +46,11 @@ pub(super) enum Command {
         offset: u64,
         bytes: u64,
     },
+    /// Copy a component into which others still write, from the memory file that comes with this message: only what has
+    /// landed. Answered when it is through; other commands are obeyed meanwhile.
+    Follow { call: Call, component: ComponentId, tensors: Vec<DeviceTensor>, offset: u64, bytes: u64 },
+    /// So many bytes of what that call copies will not change any more; with the digest all is there.
+    Landed { call: Call, bytes: u64, digest: Option<String> },
     /// Free a component.
     Unload { call: Call, component: ComponentId },
     /// Read a component back and hash it.

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    RunPreview, RunnerError,
+    Landed, RunPreview, RunnerError,
     protocol::{Call, Command, Done, Step},
 };
 
@@ -81,6 +81,11 @@ pub(super) enum Request {
         reply: oneshot::Sender<Result<Done, RunnerError>>,
         ticket: Ticket,
     },
+    /// More of what a command copies has landed.
+    Landed {
+        ticket: Ticket,
+        landed: Landed,
+    },
     Cancel(Ticket),
     Kill(String),
     Stop {
@@ -93,6 +98,7 @@ impl std::fmt::Debug for Request {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Command { .. } => "Command",
+            Self::Landed { .. } => "Landed",
             Self::Cancel(_) => "Cancel",
             Self::Kill(_) => "Kill",
             Self::Stop { .. } => "Stop",

@@ -117,7 +117,7 @@ async fn refuse_until(
                 let _ = done.send(());
                 return ControlFlow::Break(());
             }
-            Some(Request::Cancel(_) | Request::Kill(_)) => {}
+            Some(Request::Landed { .. } | Request::Cancel(_) | Request::Kill(_)) => {}
             None => return ControlFlow::Break(()),
         }
     }

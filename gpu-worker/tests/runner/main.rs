@@ -3,5 +3,6 @@
 
 mod copies;
 mod faults;
+mod follows;
 mod support;
 mod variants;

@@ -103,6 +103,13 @@ struct Memory {
     live: Arc<Mutex<Live>>,
 }
 
+impl Memory {
+    fn fd_readonly(&self) -> io::Result<OwnedFd> {
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        Ok(open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    }
+}
+
 impl Drop for Memory {
     fn drop(&mut self) {
         lock(&self.live).files.remove(&self.id);
@@ -128,6 +135,20 @@ impl Draft {
     /// Never: an extent has at least one page.
     pub fn is_empty(&self) -> bool {
         self.memory.len == 0
+    }
+
+    /// Tells it from every other of its tier, also once it is sealed.
+    pub fn id(&self) -> u64 {
+        self.memory.id
+    }
+
+    /// A descriptor opened read-only, to be passed to another process. What it reads may still be written to, and is zero once
+    /// the draft was discarded; no mapping of it may be made.
+    ///
+    /// # Errors
+    /// What the system answers (no descriptor left, no `/proc`).
+    pub fn fd_readonly(&self) -> io::Result<OwnedFd> {
+        self.memory.fd_readonly()
     }
 
     /// Backs `begin..end` with pages, rounded outwards: memory that is not there is an error here and
@@ -250,8 +271,12 @@ impl Extent {
     /// # Errors
     /// What the system answers (no descriptor left, no `/proc`).
     pub fn fd_readonly(&self) -> io::Result<OwnedFd> {
-        let path = format!("/proc/self/fd/{}", self.0.fd.as_raw_fd());
-        Ok(open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+        self.0.fd_readonly()
+    }
+
+    /// Tells it from every other of its tier.
+    pub fn id(&self) -> u64 {
+        self.0.id
     }
 
     /// The bytes, mapped in this process.

@@ -27,6 +27,8 @@ pub(super) struct Slice {
 /// Slices that one read of one file brings; they are neighbours in the extent too.
 #[derive(Debug)]
 pub(super) struct Batch {
+    /// Its place among all batches.
+    pub(super) number: usize,
     pub(super) file: usize,
     pub(super) begin: u64,
     pub(super) end: u64,
@@ -47,7 +49,7 @@ pub(super) fn slices(len: u64, chunk: usize) -> usize {
     usize::try_from(len.div_ceil(chunk as u64).max(1)).unwrap_or(usize::MAX)
 }
 
-/// All batches, in file order. Every byte of every tensor is in exactly one slice.
+/// All batches, in file order, which is the extent's. Every byte of every tensor is in exactly one slice.
 pub(super) fn plan(request: &LoadRequest, layout: &Layout, chunk: usize) -> Vec<Batch> {
     let mut batches = Vec::new();
     for (tensor, (placed, index)) in layout.tensors.iter().zip(&layout.order).enumerate() {
@@ -81,5 +83,5 @@ fn add(batches: &mut Vec<Batch>, file: usize, slice: Slice, chunk: u64) {
         last.slices.push(slice);
         return;
     }
-    batches.push(Batch { file, begin: slice.begin, end, slices: vec![slice] });
+    batches.push(Batch { number: batches.len(), file, begin: slice.begin, end, slices: vec![slice] });
 }

@@ -14,7 +14,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{batch::Batch, bounce::Bounce, file::Source, finish::Piece, handoff::Handoff};
+use super::{batch::Batch, bounce::Bounce, file::Source, finish::Piece, front::Front, handoff::Handoff};
 use crate::{arena::Draft, error::ResidencyError, progress::Progress, request::LoadRequest};
 
 /// Buffers beyond the reads under way, at most: what was read and is not hashed yet. Room for the burst of a disk that
@@ -41,6 +41,7 @@ pub(super) struct Crew<'a> {
     pub(super) progress: &'a Progress,
     readers: usize,
     finishers: usize,
+    pub(super) front: Front,
     pub(super) queue: Handoff<Batch>,
     pub(super) free: Handoff<Bounce>,
     pub(super) filled: Handoff<Filled>,
@@ -70,9 +71,10 @@ impl<'a> Crew<'a> {
         let bounces = (0..buffers).map(|_| Bounce::new(request.io.chunk())).collect::<Result<Vec<_>, _>>();
         let memory = |error| ResidencyError::Memory { bytes: draft.len(), source: Arc::new(error) };
         let free = Handoff::new(bounces.map_err(memory)?, finishers);
+        let front = Front::new(&batches);
         let (queue, filled) = (Handoff::new(batches, 0), Handoff::new([], readers));
         let stop = AtomicBool::new(false);
-        Ok(Self { request, sources, draft, cancel, progress, readers, finishers, queue, free, filled, stop })
+        Ok(Self { request, sources, draft, cancel, progress, readers, finishers, front, queue, free, filled, stop })
     }
 
     /// Reads and finishes all batches.

@@ -44,6 +44,7 @@ impl Crew<'_> {
         pieces.extend(batch.slices.iter().map(|slice| hash(slice, part(slice))));
         let memory = |error| ResidencyError::Memory { bytes: self.draft.len(), source: Arc::new(error) };
         self.write(batch, part).map_err(memory)?;
+        self.progress.complete(self.front.done(batch.number));
         let done = self.progress.add(batch.slices.iter().map(|slice| slice.len as u64).sum());
         if let Some(observer) = &self.request.io.on_chunk {
             let _held = self.progress.hold();

@@ -51,6 +51,8 @@ impl Gathering<'_> {
         let memory = |error| ResidencyError::Memory { bytes: self.draft.len(), source: Arc::new(error) };
         let write = |draft: &Draft| draft.write_at(&bytes, placed.offset);
         self.draft.fill(placed.offset, placed.offset + placed.len, write).map_err(memory)?;
+        // one after the other, behind all that the crew has brought
+        self.progress.complete(placed.offset + placed.len);
         let done = self.progress.add(placed.len);
         if let Some(observer) = &self.request.io.on_chunk {
             let _held = self.progress.hold();

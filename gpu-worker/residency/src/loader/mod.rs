@@ -10,6 +10,7 @@ mod crew;
 mod disk;
 mod file;
 mod finish;
+mod front;
 mod gate;
 mod gather;
 mod handoff;
@@ -88,6 +89,7 @@ pub fn load(
     draft
         .allocate(end, draft.len())
         .map_err(|error| ResidencyError::Memory { bytes: draft.len(), source: Arc::new(error) })?;
+    progress.complete(draft.len());
     progress.enter(Phase::Verifying);
     sources.iter().try_for_each(Source::verify_unchanged)?;
     let digest = digest_of(layout, &counts, pieces, whole)

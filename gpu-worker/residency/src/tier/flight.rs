@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Inner, lease::Resident};
 use crate::{
     arena::Draft,
+    arrival::Unverified,
     error::ResidencyError,
     layout::Layout,
     loader::{self, Afoot, Loaded, Verdict, Watchdog},
@@ -59,6 +60,7 @@ impl Drop for Landing {
         let key = &self.request.key;
         let aborted = || Err(ResidencyError::Aborted { key: key.clone() });
         let result = self.result.take().unwrap_or_else(aborted);
+        self.flight.progress.end_arrival();
         self.flight.progress.enter(Phase::Done);
         self.inner.land(key, self.id, result, &self.done);
     }
@@ -106,7 +108,8 @@ impl Inner {
         let memory = |source| ResidencyError::Memory { bytes, source: Arc::new(source) };
         let draft = Arc::new(self.arenas.create(bytes).map_err(memory)?);
         let layout = Arc::new(layout);
-        let loaded = self.read(request, &layout, &draft, cancel, progress)?;
+        progress.begin_arrival(Unverified::of(&draft, &layout).map_err(memory)?);
+        let loaded = self.read(request, &layout, &draft, cancel, progress).inspect_err(|_| discard(&draft, request))?;
         // who read is gone, and a plan that cannot be taken back is a bug
         let aborted = || ResidencyError::Aborted { key: request.key.clone() };
         let (draft, layout) = (Arc::into_inner(draft).ok_or_else(aborted)?, Arc::unwrap_or_clone(layout));
@@ -123,7 +126,7 @@ impl Inner {
     }
 
     /// Reads on a thread of its own, so that a disk which never answers holds that thread and neither the callers nor the
-    /// memory: this one gives up, takes the pages back and lets the other find out when its read returns.
+    /// memory: this one gives up, the pages are taken back, and the other finds out when its read returns.
     fn read(
         &self,
         request: &Arc<LoadRequest>,
@@ -163,9 +166,6 @@ impl Inner {
                 Verdict::Stalled => given_up(request, &reads.give_up(), self.config.io_timeout),
             };
             stop.cancel();
-            if let Err(refused) = draft.discard() {
-                tracing::error!(key = &*request.key, %refused, "the pages of a load that was given up stay until its reads return");
-            }
             return Err(error);
         }
     }
@@ -191,6 +191,13 @@ impl Inner {
         };
         let started = thread::Builder::new().name("read".into()).spawn(run);
         started.map(|_| landed).map_err(|error| ResidencyError::Thread { source: Arc::new(error) })
+    }
+}
+
+/// Gives the pages back, whoever still has a descriptor: a thread that is stuck in a read, or who follows the load.
+fn discard(draft: &Draft, request: &LoadRequest) {
+    if let Err(refused) = draft.discard() {
+        tracing::error!(key = &*request.key, %refused, "the pages of a load that failed stay until the last reader is gone");
     }
 }
 

@@ -78,6 +78,11 @@ impl Lease {
         self.content.extent.offset()
     }
 
+    /// The number of its memory file in this tier.
+    pub(crate) fn arena(&self) -> u64 {
+        self.content.extent.id()
+    }
+
     /// How each source file was read.
     pub fn read_modes(&self) -> &[ReadMode] {
         &self.content.modes

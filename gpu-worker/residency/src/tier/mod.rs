@@ -31,6 +31,7 @@ use table::{Answer, Table};
 
 use crate::{
     arena::Arenas,
+    arrival::Arrival,
     budget::{Budget, BudgetView},
     entry::State,
     error::ResidencyError,
@@ -343,6 +344,13 @@ impl RamTier {
         let table = self.inner.table();
         let slot = table.slots.get(key).filter(|slot| slot.entry.state == State::Loading)?;
         Some(slot.flight.progress.snapshot())
+    }
+
+    /// How far the bytes of a running load of `key` are, for those who carry them on before it ends; none when none runs.
+    pub fn arrival(&self, key: &str) -> Option<watch::Receiver<Option<Arrival>>> {
+        let table = self.inner.table();
+        let slot = table.slots.get(key).filter(|slot| slot.entry.state == State::Loading)?;
+        Some(slot.flight.progress.arrival())
     }
 
     /// Changes whenever an entry does (not for progress); the value is the snapshot's generation.
