@@ -2,12 +2,13 @@
 
 use std::{
     io,
+    ops::Range,
     os::fd::{AsRawFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use huge_pages::{HUGE, Window};
+use huge_pages::{Asked, HUGE, Steps, Window};
 use rustix::{
     fs::{
         FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat,
@@ -22,7 +23,8 @@ use crate::{lora::Sink, mapped::Mapped};
 pub(crate) const PAGE: u64 = 4096;
 /// From here on a slab is made of huge pages where they are to be had.
 const BIG: u64 = 16 << 20;
-/// A step whose huge pages take longer is dearer than with ordinary ones: the system must first move others away.
+/// A step whose huge pages take longer is dearer than with ordinary ones: the system must first move others away. The rest of
+/// the file gets ordinary ones then.
 const PATIENCE: Duration = Duration::from_millis(60);
 /// Bytes promised between two looks at whether they are still wanted: the system takes some 20 ms for them.
 const STEP: usize = 64 << 20;
@@ -45,37 +47,24 @@ impl MemoryFile {
     /// Has the system promise all its pages now, not at the first touch; false when they are not wanted any more.
     pub(crate) fn promise_while(&self, bytes: u64, go_on: &mut dyn FnMut() -> bool) -> Result<bool, Errno> {
         let mut window = Window::open(&self.0, bytes / HUGE * HUGE).ok().filter(|_| bytes >= BIG);
+        let mut steps = Steps::default();
         for begin in (0..bytes).step_by(STEP) {
             if !go_on() {
                 return Ok(false);
             }
-            if window.as_ref().is_some_and(|window| !self.huge(window, begin, bytes)) {
-                window = None;
-            }
-            // pages reserved this way are not zeroed before the first whole-page write
-            fallocate(&self.0, FallocateFlags::empty(), begin, (STEP as u64).min(bytes - begin))?;
+            let end = (begin + STEP as u64).min(bytes);
+            window = window.filter(|window| self.huge(window, &mut steps, begin..end, go_on));
+            // what got no huge page gets ordinary ones; pages reserved this way are not zeroed before the first whole-page write
+            fallocate(&self.0, FallocateFlags::empty(), begin, end - begin)?;
         }
         Ok(true)
     }
 
-    /// Asks for the huge pages of one step; whether to ask for those of the next. What gets none gets ordinary ones.
-    fn huge(&self, window: &Window, begin: u64, bytes: u64) -> bool {
-        let (began, end) = (Instant::now(), (begin + STEP as u64).min(bytes / HUGE * HUGE));
-        for unit in (begin..end).step_by(HUGE as usize) {
-            // one page of each must be there; that there is no memory at all is found out by who allocates the rest
-            let there = fallocate(&self.0, FallocateFlags::empty(), unit, PAGE);
-            if there.is_ok()
-                && window.collapse(unit, HUGE).is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput)
-            {
-                return false;
-            }
-            // looked at after each: where the system has to move others away first, a step of them would take seconds, in which
-            // nobody hears a cancel
-            if began.elapsed() >= PATIENCE {
-                return false;
-            }
-        }
-        true
+    /// Asks for the huge pages of one step; whether to ask for those of the next.
+    fn huge(&self, window: &Window, steps: &mut Steps, range: Range<u64>, go_on: &mut dyn FnMut() -> bool) -> bool {
+        let began = Instant::now();
+        let mut cheap = || began.elapsed() < PATIENCE && go_on();
+        steps.collapse(&self.0, window, range, &mut cheap) == Asked::Whole && began.elapsed() < PATIENCE
     }
 
     /// Has the system promise what nobody wrote to.

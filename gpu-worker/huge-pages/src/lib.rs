@@ -1,11 +1,13 @@
-//! Huge pages under memory files, as both tiers of memory ask for them: the mechanism alone, no policy.
+//! Huge pages under memory files, as both tiers of memory ask for them: the mechanism, and how many at a time.
 //!
 //! A memory file of gigabytes is half a million pages of 4 KiB: making them takes longer than copying into them. The
 //! kernel's setting for memory files is `never` nearly everywhere and the administrator's; a process may still ask for
-//! single huge pages ([`Window::collapse`]).
+//! single huge pages ([`Steps::collapse`]).
 
+mod steps;
 mod window;
 
+pub use steps::{Asked, Steps, processor_time};
 pub use window::Window;
 
 /// Bytes of a huge page.

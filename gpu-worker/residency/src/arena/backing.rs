@@ -1,7 +1,6 @@
 //! The pages of a draft: made by one thread ahead of the bytes that go there, huge ones where the system gives them cheaply.
 //!
-//! Sixteen megabytes are asked for at a time: for each request the kernel first has every processor empty its lists of
-//! pages, and where all of them hash that takes longer than the pages of one huge page.
+//! Not far ahead: a load from a slow disk would else hold memory for what comes in minutes.
 
 use std::{
     collections::BTreeSet,
@@ -11,23 +10,29 @@ use std::{
     time::Duration,
 };
 
-use huge_pages::{HUGE, Window};
+use huge_pages::{Asked, Steps, Window, processor_time};
 use rustix::{
     fs::{FallocateFlags, fallocate},
     io::retry_on_intr,
-    time::{ClockId, clock_gettime},
 };
 
 use super::{
-    BIG, PAGE,
+    BIG,
     trial::{GROUP, Pages, Trial},
 };
+
+/// How far ahead of the bytes pages are made: what the reads of a load that are under way at a time fill, and some.
+pub(super) const AHEAD: u64 = 4 * GROUP;
+/// How often somebody who waits for bytes looks whether they are still wanted.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How far a draft's pages are made.
 #[derive(Debug, Default)]
 pub(super) struct Backing {
     made: Mutex<Made>,
     changed: Condvar,
+    /// Bytes came whose pages are made, or not yet.
+    came: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +41,8 @@ struct Made {
     under_way: bool,
     /// All before here are there; the group that is being made begins here.
     end: u64,
+    /// The furthest byte that has come.
+    needed: u64,
     /// Groups after that one for whose pages somebody did not wait.
     begun: BTreeSet<u64>,
 }
@@ -50,50 +57,77 @@ impl Drop for Making<'_> {
     }
 }
 
+/// What a file's pages are made with.
+struct Maker<'a> {
+    file: &'a OwnedFd,
+    window: Option<Window>,
+    steps: Steps,
+    trial: Trial,
+}
+
 impl Backing {
     fn made(&self) -> MutexGuard<'_, Made> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes all pages of a file of `len` bytes, group by group. `group` does what it is given and is asked before each; an
-    /// error of its own ends this.
+    /// Makes all pages of a file of `len` bytes, group by group, never far ahead of the bytes that come before `until`. `kept`
+    /// is held while a group is made; an error of its own ends this.
     ///
     /// # Errors
-    /// When the system has no memory, or what `group` answers.
-    pub(super) fn make(
+    /// `Interrupted` once they are not `wanted`; when the system has no memory; or what `kept` answers.
+    pub(super) fn make<K>(
         &self,
         file: &OwnedFd,
-        len: u64,
-        mut group: impl FnMut(&mut dyn FnMut() -> io::Result<()>) -> io::Result<()>,
+        (len, until): (u64, u64),
+        wanted: impl Fn() -> bool,
+        kept: impl Fn() -> io::Result<K>,
     ) -> io::Result<()> {
         self.made().under_way = true;
         let making = Making(self);
-        let mut window = Window::open(file, len).ok().filter(|_| len >= BIG);
-        let mut trial = Trial::default();
-        while self.made().end < len {
-            let (begin, is_begun) = {
-                let made = self.made();
-                (made.end, made.begun.contains(&(made.end / GROUP)))
-            };
+        let window = Window::open(file, len).ok().filter(|_| len >= BIG);
+        let mut maker = Maker { file, window, steps: Steps::default(), trial: Trial::default() };
+        while let Some((begin, is_begun)) = self.next(len, until, &wanted)? {
             let end = (begin + GROUP).min(len);
-            group(&mut || match is_begun {
+            let _kept = kept()?;
+            match is_begun {
                 // putting what is there into huge pages would cost a copy
                 true => make_small(file, begin, end),
-                false => make_group(file, &mut window, &mut trial, (begin, end)),
-            })?;
+                false => maker.group(begin, end, &wanted),
+            }?;
             self.made().end = end;
             self.changed.notify_all();
         }
         // a file that is mapped cannot be sealed
-        drop(window);
+        drop(maker);
         drop(making);
         Ok(())
     }
 
-    /// Waits while the pages of `begin..end` are being made; false when whoever asks is to make them: nobody else does, or
-    /// memory is so slow to come that two are better than one.
+    /// Where the next group begins, once it is due, and whether somebody has begun it; none after the last.
+    fn next(&self, len: u64, until: u64, wanted: &impl Fn() -> bool) -> io::Result<Option<(u64, bool)>> {
+        let mut made = self.made();
+        loop {
+            if made.end >= len {
+                return Ok(None);
+            }
+            if !wanted() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            if made.needed >= until || made.end < made.needed.saturating_add(AHEAD) {
+                return Ok(Some((made.end, made.begun.contains(&(made.end / GROUP)))));
+            }
+            made = self.came.wait_timeout(made, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Waits while the pages of `begin..end`, whose bytes have come, are being made; false when whoever asks is to make them:
+    /// nobody else does, or memory is so slow to come that two are better than one.
     pub(super) fn wait(&self, begin: u64, end: u64) -> bool {
         let mut made = self.made();
+        if made.needed < end {
+            made.needed = end;
+            self.came.notify_one();
+        }
         while made.under_way && made.end < end {
             if begin >= made.end.saturating_add(GROUP) {
                 made.begun.extend(begin / GROUP..end.div_ceil(GROUP));
@@ -105,42 +139,27 @@ impl Backing {
     }
 }
 
-/// What the way that is on trial costs is measured as this thread's time on a processor: waiting for one says nothing about
-/// pages.
-fn make_group(
-    file: &OwnedFd,
-    window: &mut Option<Window>,
-    trial: &mut Trial,
-    (begin, end): (u64, u64),
-) -> io::Result<()> {
-    let (pages, before) = (if window.is_some() { trial.way() } else { Pages::Small }, processor_time());
-    if pages == Pages::Huge && window.as_ref().is_some_and(|window| !make_huge(file, window, begin, end)) {
-        *window = None;
+impl Maker<'_> {
+    /// What the way that is on trial costs is measured as this thread's time on a processor: waiting for one says nothing about
+    /// pages.
+    fn group(&mut self, begin: u64, end: u64, wanted: &impl Fn() -> bool) -> io::Result<()> {
+        let way = if self.window.is_some() { self.trial.way() } else { Pages::Small };
+        let before = processor_time();
+        if let Some(window) = self.window.as_ref().filter(|_| way == Pages::Huge) {
+            match self.steps.collapse(self.file, window, begin..end, &mut || wanted()) {
+                Asked::Whole => {}
+                Asked::Unwanted => return Err(io::ErrorKind::Interrupted.into()),
+                Asked::Refused => self.window = None,
+            }
+        }
+        // what got no huge page gets ordinary ones
+        make_small(self.file, begin, end)?;
+        self.trial.record(way, end - begin, processor_time().saturating_sub(before));
+        Ok(())
     }
-    // what got no huge page gets ordinary ones
-    make_small(file, begin, end)?;
-    trial.record(pages, end - begin, processor_time().saturating_sub(before));
-    Ok(())
 }
 
 /// A signal, of a child that ended for one, is no lack of memory.
 fn make_small(file: &OwnedFd, begin: u64, end: u64) -> io::Result<()> {
     Ok(retry_on_intr(|| fallocate(file, FallocateFlags::empty(), begin, end - begin))?)
-}
-
-/// False when the kernel does not know or does not allow it.
-fn make_huge(file: &OwnedFd, window: &Window, begin: u64, end: u64) -> bool {
-    for unit in (begin..end).step_by(HUGE as usize) {
-        // one page of each must be there; that there is no memory at all is found out by who makes the rest
-        if fallocate(file, FallocateFlags::empty(), unit, PAGE).is_err() {
-            return true;
-        }
-    }
-    let whole = (end - begin) / HUGE * HUGE;
-    !window.collapse(begin, whole).is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput)
-}
-
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }

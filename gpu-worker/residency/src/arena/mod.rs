@@ -167,17 +167,14 @@ impl Draft {
         Ok(())
     }
 
-    /// Makes all pages, huge ones where they are cheap, while others [`Draft::fill`] what is there already; ends early once they
-    /// are not `wanted` any more. For one thread.
+    /// Makes all pages, huge ones where they are cheap, while others [`Draft::fill`] what is there already: not far ahead of the
+    /// bytes that are filled in before `until`, and the rest once those have come. Ends early once they are not `wanted` any
+    /// more. For one thread.
     ///
     /// # Errors
     /// What the system answers, e.g. no memory.
-    pub fn back(&self, wanted: impl Fn() -> bool) -> io::Result<()> {
-        let group = |make: &mut dyn FnMut() -> io::Result<()>| {
-            let _kept = self.kept()?;
-            if wanted() { make() } else { Err(io::ErrorKind::Interrupted.into()) }
-        };
-        match self.backing.make(&self.memory.fd, self.memory.len, group) {
+    pub fn back(&self, until: u64, wanted: impl Fn() -> bool) -> io::Result<()> {
+        match self.backing.make(&self.memory.fd, (self.memory.len, until), wanted, || self.kept()) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             made => made,
         }

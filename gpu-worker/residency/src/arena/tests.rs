@@ -62,7 +62,7 @@ fn what_is_filled_in_odd_pieces_is_there_whatever_its_pages() {
     let bytes: Vec<u8> = (0..40_u32 << 20).map(|at| (at / 3 % 251) as u8).collect();
     let piece = 1_777_777;
     std::thread::scope(|scope| {
-        scope.spawn(|| draft.back(|| true).unwrap());
+        scope.spawn(|| draft.back(0, || true).unwrap());
         for half in 0..2 {
             let (draft, bytes) = (&draft, &bytes);
             scope.spawn(move || {
@@ -85,7 +85,7 @@ fn what_is_given_up_gets_no_huge_page_back() {
     draft.fill(0, 4096, |draft| draft.write_at(&[7; 4096], 0)).unwrap();
     draft.discard().unwrap();
     assert!(draft.fill(HUGE, 2 * HUGE, |_| Ok(())).is_err());
-    assert!(draft.back(|| true).is_err());
+    assert!(draft.back(0, || true).is_err());
     assert_eq!(arenas.allocated().unwrap(), (1, 0));
 }
 
@@ -93,12 +93,32 @@ fn what_is_given_up_gets_no_huge_page_back() {
 fn pages_are_made_ahead_until_they_are_not_wanted() {
     let arenas = Arenas::default();
     let (draft, left) = (arenas.create(100 << 20).unwrap(), arenas.create(100 << 20).unwrap());
-    draft.back(|| true).unwrap();
+    draft.back(0, || true).unwrap();
     assert_eq!(arenas.allocated().unwrap().1, draft.len());
     let looks = std::cell::Cell::new(0);
-    left.back(|| looks.replace(looks.get() + 1) == 0).unwrap();
+    left.back(0, || looks.replace(looks.get() + 1) < 2).unwrap();
     let made = arenas.allocated().unwrap().1 - draft.len();
     assert!(made > 0 && made < left.len(), "{made}");
     left.fill(made, left.len(), |draft| draft.write_at(&[1], made)).unwrap();
     assert_eq!(arenas.allocated().unwrap().1, draft.len() + left.len(), "who fills makes what is not there");
+}
+
+#[test]
+fn pages_are_made_a_little_ahead_of_the_bytes_that_come() {
+    let arenas = Arenas::default();
+    let draft = arenas.create(4 * backing::AHEAD).unwrap();
+    let until = 3 * backing::AHEAD;
+    // looked at for each group, each request for huge pages, and while it waits for bytes
+    let back = || {
+        let looks = std::cell::Cell::new(0);
+        draft.back(until, || looks.replace(looks.get() + 1) < 50).unwrap();
+        arenas.allocated().unwrap().1
+    };
+    assert_eq!(back(), backing::AHEAD);
+    let came = 40 << 20;
+    draft.fill(0, came, |_| Ok(())).unwrap();
+    assert_eq!(back(), (came + backing::AHEAD).next_multiple_of(trial::GROUP));
+    draft.fill(until - PAGE, until, |_| Ok(())).unwrap();
+    draft.back(until, || true).unwrap();
+    assert_eq!(arenas.allocated().unwrap().1, draft.len(), "who fills the last of them waits for the rest no more");
 }

@@ -114,9 +114,9 @@ impl<'a> Crew<'a> {
         !self.stop.load(Ordering::Acquire) && !self.cancel.is_cancelled()
     }
 
-    /// The one that makes the memory, ahead of what is read.
+    /// The one that makes the memory, a little ahead of what is read.
     fn back(&self) -> Result<Vec<Piece>, ResidencyError> {
-        self.draft.back(|| self.wanted()).map_err(|error| {
+        self.draft.back(self.front.end(), || self.wanted()).map_err(|error| {
             self.stop();
             ResidencyError::Memory { bytes: self.draft.len(), source: Arc::new(error) }
         })?;

@@ -33,6 +33,11 @@ impl Front {
         Self { begins, end, done: Mutex::default() }
     }
 
+    /// Where the last batch ends; zero without any.
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
     /// One more batch is there; bytes that are from the extent's beginning on.
     pub(super) fn done(&self, number: usize) -> u64 {
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
