@@ -2,6 +2,8 @@
 //! these stories say that they are skipped). The models are small and random, so pictures are noise and figures finite.
 #![expect(clippy::unwrap_used, reason = "a failed step of a story is a failed story")]
 
+use std::path::Path;
+
 use harness::{AgentSettings, Farm, LONG, SHORT, wait_for};
 use serde_json::{Map, Value, json};
 use shared::{
@@ -10,7 +12,10 @@ use shared::{
     wire::{ArtifactView, JobDetail, JobView, TokenizeResult},
 };
 
-use crate::support::{device, device_is, uploaded};
+use crate::{
+    lora_files,
+    support::{device, device_is, uploaded},
+};
 
 /// An agent whose runner has a library; none without one.
 #[expect(clippy::print_stdout, reason = "tests/run counts what says that it was skipped")]
@@ -183,6 +188,15 @@ fn long_generation(steps: u32) -> Value {
     json!({ "model": "sd15-tiny-diffusers", "prompt": "a cat", "steps": steps, "seed": 7, "width": 64, "height": 64 })
 }
 
+/// The encoder of a tiny autoencoder as its authors released it: a file of its own, with numbers for names.
+fn encoder_alone(whole: &Path, target: &Path) {
+    let half = lora_files::read(whole).into_iter().filter_map(|tensor| {
+        let name = tensor.name.strip_prefix("encoder.layers.")?.to_owned();
+        Some(lora_files::Entry { name, ..tensor })
+    });
+    lora_files::write(target, &half.collect::<Vec<_>>());
+}
+
 async fn denoising(farm: &Farm, job: &JobView) -> JobDetail {
     let is_denoising = |seen: &JobDetail| {
         let progress = seen.job.progress.as_ref();
@@ -197,6 +211,8 @@ async fn a_prompt_becomes_a_picture_that_its_seed_makes_again() {
     let farm = Farm::start().await;
     let Some(settings) = with_library(&farm) else { return };
     make_models(&farm, "sd15,sdxl,taesd", "diffusers");
+    let tiny = farm.library().join("taesd-tiny-diffusers/diffusion_pytorch_model.safetensors");
+    encoder_alone(&tiny, &farm.library().join("taesdxl.safetensors"));
     let _agent = farm.agent_with_library(settings).await;
     for model in ["sd15-tiny-diffusers", "sdxl-tiny-diffusers"] {
         let body = |seed: u64, more: Value| {
@@ -219,6 +235,22 @@ async fn a_prompt_becomes_a_picture_that_its_seed_makes_again() {
         let other = done(&farm, "/v1/generate", body(8, json!({ "batch": 2, "format": "webp" }))).await;
         assert_eq!(result(&other)["artifacts"], json!(["image-0.webp", "image-1.webp"]));
     }
+    // the tiny autoencoders are chosen by the names that they were released under
+    let previewed = async |model: &str| {
+        let body = json!({
+            "model": model, "prompt": "a cat", "steps": 2, "seed": 7, "width": 64, "height": 64, "preview_every": 1,
+        });
+        result(&done(&farm, "/v1/generate", body).await)["preview"].clone()
+    };
+    assert_eq!(previewed("sd15-tiny-diffusers").await, json!({ "decoder": "taesd-tiny-diffusers", "without": null }));
+    let without = previewed("sdxl-tiny-diffusers").await;
+    assert!(without["decoder"].is_null(), "{without}");
+    assert_eq!(without["without"], "model `taesdxl` has no decoder", "it is not missed");
+    let mut named = long_generation(400);
+    (named["preview_every"], named["preview_vae"]) = (json!(1), json!("taesdxl"));
+    let job = farm.api.submit("/v1/generate", named).await;
+    let error = farm.api.job_ended(job.id, JobState::Failed, LONG).await.job.error.expect("an error");
+    assert_eq!((error.code, error.message.as_str()), (ErrorCode::Unsupported, "model `taesdxl` has no decoder"));
     let mut shown = long_generation(400);
     shown["preview_every"] = json!(1);
     shown["preview_vae"] = json!("taesd-tiny-diffusers");

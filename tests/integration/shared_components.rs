@@ -3,8 +3,10 @@
 use harness::{Farm, LONG, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::json;
 use shared::{
+    db::jobs,
     error::ErrorCode,
-    job::JobState,
+    ids::{ComponentId, ModelId},
+    job::{JobSpec, JobState, LoadArgs, NewJob, Target, enqueue, enqueue::Needs},
     wire::{CacheView, JobDetail, ModelStatus, Page, SharedComponent},
 };
 
@@ -146,4 +148,40 @@ async fn a_model_that_is_recognised_as_something_else_loses_its_digests() {
         before.id,
         "the same bytes in the same form are the same component"
     );
+}
+
+/// What an unload asks before it takes a component away: whose work has it, whatever model that work is about.
+#[tokio::test]
+async fn work_that_needs_a_component_is_found_beside_that_of_its_model() {
+    let farm = Farm::start().await;
+    let [model, other] = std::array::from_fn(|_| ModelId::generate());
+    let [own, shared, foreign] = std::array::from_fn(|_| ComponentId::generate());
+    // nobody else sees it: the scheduler would place what is pending
+    let mut tx = farm.ledger.pool().begin().await.expect("a transaction");
+    let mut made = Vec::new();
+    for (of, components, state) in [
+        (model, vec![], "placed"),
+        (other, vec![foreign, shared], "running"),
+        (other, vec![foreign], "running"),
+        (other, vec![own], "pending"),
+        (other, vec![own], "placed"),
+    ] {
+        // each about other parts, so that none joins another
+        let kinds = Some(vec![format!("part-{}", made.len())]);
+        let spec = JobSpec::Load(LoadArgs { model: of, components: kinds, keep_alive: None, protect: false });
+        let needs = Needs { components: components.into_iter().map(|component| (component, 1)).collect() };
+        let job = NewJob { needs, ..NewJob::new(spec, Target::Device("a/cpu:0".to_owned())) };
+        let id = enqueue(&mut tx, job).await.expect("a job").id;
+        let place = "update jobs set state = $2, device = 'a/cpu:0', host = 'a' where id = $1";
+        sqlx::query(place).bind(id).bind(state).execute(&mut *tx).await.expect("a place");
+        made.push(id);
+    }
+    let found = jobs::active_that_need(&mut *tx, model, &[own, shared]).await.expect("the jobs");
+    let told: Vec<_> = found.iter().map(|(id, _, state, device)| (*id, state.as_str(), device.as_deref())).collect();
+    let there = Some("a/cpu:0");
+    assert_eq!(told, [(made[0], "placed", there), (made[1], "running", there), (made[4], "placed", there)]);
+    assert!(found.iter().all(|(_, kind, ..)| kind == "load"), "{found:?}");
+    let alone = jobs::active_that_need(&mut *tx, model, &[]).await.expect("the jobs");
+    assert_eq!(alone.iter().map(|(id, ..)| *id).collect::<Vec<_>>(), [made[0]], "the model's own");
+    tx.rollback().await.expect("nothing of it stays");
 }

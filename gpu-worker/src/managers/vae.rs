@@ -38,6 +38,18 @@ impl Candidate {
         }
     }
 
+    /// The same with the family that a tiny autoencoder's name is that of, where neither its files nor anybody say one: good enough
+    /// for previews, which a wrong one only colours wrongly.
+    pub fn by_name(mut self) -> Self {
+        if self.base.is_none() && self.is_tiny {
+            self.base = released(&self.name)
+                .filter(|family| self.latent_channels.is_none_or(|channels| channels == family.latent_channels))
+                .and_then(|family| family.bases.first())
+                .map(|base| (*base).to_owned());
+        }
+        self
+    }
+
     /// Whether latents of this family are its own: by its family, else by channels and scale, which are properties of one.
     /// Without any of these it is not known, and it is not taken.
     fn suits(&self, family: &Family) -> bool {
@@ -57,14 +69,24 @@ struct Family {
     bases: &'static [&'static str],
     latent_channels: u64,
     scaling_factor: f64,
+    /// What its tiny autoencoder is called where it was released.
+    tiny: &'static str,
 }
 
 const FAMILIES: [Family; 4] = [
-    Family { bases: &["sd15", "sd21"], latent_channels: 4, scaling_factor: 0.18215 },
-    Family { bases: &["sdxl", "sdxl-refiner"], latent_channels: 4, scaling_factor: 0.13025 },
-    Family { bases: &["sd3"], latent_channels: 16, scaling_factor: 1.5305 },
-    Family { bases: &["flux"], latent_channels: 16, scaling_factor: 0.3611 },
+    Family { bases: &["sd15", "sd21"], latent_channels: 4, scaling_factor: 0.18215, tiny: "taesd" },
+    Family { bases: &["sdxl", "sdxl-refiner"], latent_channels: 4, scaling_factor: 0.13025, tiny: "taesdxl" },
+    Family { bases: &["sd3"], latent_channels: 16, scaling_factor: 1.5305, tiny: "taesd3" },
+    Family { bases: &["flux"], latent_channels: 16, scaling_factor: 0.3611, tiny: "taef1" },
 ];
+
+/// The family whose tiny autoencoder has this name, alone or beside other words; none where several have.
+fn released(name: &str) -> Option<&'static Family> {
+    let name = name.to_lowercase();
+    let words: Vec<&str> = name.split(|letter: char| !letter.is_alphanumeric()).collect();
+    let mut named = FAMILIES.iter().filter(|family| words.contains(&family.tiny));
+    named.next().filter(|_| named.next().is_none())
+}
 
 /// The VAE for a model of this base: a full one before a tiny one, one that is on the device before one on disk, then by name,
 /// so that equal catalogues choose alike. None when none is known to suit.
@@ -108,6 +130,28 @@ mod tests {
         assert_eq!(chosen("flux", &all), Some("d-flux"));
         assert_eq!(chosen("sd3", &all), None, "nothing is guessed");
         assert_eq!(chosen("unknown", &all), None);
+    }
+
+    #[test]
+    fn a_tiny_autoencoder_says_its_family_by_the_name_that_it_was_released_under() {
+        let tiny = |name: &str, base, latent_channels| {
+            let one = Candidate { is_tiny: true, latent_channels, ..candidate(name, base, None) };
+            one.by_name().base
+        };
+        for (name, base) in [
+            ("taesd_decoder", Some("sd15")),
+            ("madebyollin/TAESDXL", Some("sdxl")),
+            ("taesd3-decoder", Some("sd3")),
+            ("taef1", Some("flux")),
+            ("my-taesdxl2", None),
+            ("taesd-or-taesdxl", None),
+            ("tiny", None),
+        ] {
+            assert_eq!(tiny(name, None, None).as_deref(), base, "{name}");
+        }
+        assert_eq!(tiny("taesd", Some("sdxl"), None).as_deref(), Some("sdxl"), "what somebody said counts");
+        assert_eq!(tiny("taesd", None, Some(16)), None, "its tensors are another family's");
+        assert_eq!(candidate("taesd", None, None).by_name().base, None, "it is none");
     }
 
     #[test]

@@ -1,13 +1,68 @@
-//! One run of a model's graph: the session is looked up, the estimator learns what the run took.
+//! A model's graph over its weights, and one run of it: the session is looked up, the estimator learns what the run took.
+
+use std::sync::Arc;
 
 use super::users;
 use crate::{
     error::EngineError,
-    graph::{Emitted, Provider},
+    graph::{Emitted, Provider, fixed},
     runtime::{Control, Outcome, Runtime},
     tensor::{ElementType, Tensor},
     weights::{TensorFacts, Weights},
 };
+
+/// A graph over its weights.
+#[derive(Debug)]
+pub(super) struct Bound {
+    runtime: Arc<Runtime>,
+    emitted: Emitted,
+    weights: Weights,
+    is_converted: bool,
+}
+
+impl Bound {
+    /// The graph is compiled now, so that what the library refuses is told here.
+    ///
+    /// # Errors
+    /// What ONNX Runtime refuses.
+    pub(super) fn new(runtime: &Arc<Runtime>, emitted: Emitted, weights: Weights) -> Result<Self, EngineError> {
+        runtime.session(&emitted)?;
+        let is_converted = is_converted(&weights);
+        Ok(Self { runtime: Arc::clone(runtime), emitted, weights, is_converted })
+    }
+
+    pub(super) fn emitted(&self) -> &Emitted {
+        &self.emitted
+    }
+
+    /// Whether a run holds converted copies of weights.
+    pub(super) fn is_converted(&self) -> bool {
+        self.is_converted
+    }
+
+    /// Bytes that a run takes whose largest value has so many: measured before, or supposed.
+    pub(super) fn estimate(&self, largest_bytes: u64) -> u64 {
+        self.runtime.memory_factor(&self.emitted).bytes(largest_bytes)
+    }
+
+    /// The only number of rows that the input takes: a user's graph may be for one, and fewer are filled up to it.
+    pub(super) fn only_rows(&self, input: &str) -> Option<usize> {
+        self.emitted.inputs.iter().find(|port| port.name == input).and_then(|port| fixed(port, 0))
+    }
+
+    /// Runs it; the outputs come in the graph's order.
+    ///
+    /// # Errors
+    /// As those of a session and of its run.
+    pub(super) fn run(
+        &self,
+        inputs: &[(&str, &Tensor)],
+        largest_bytes: u64,
+        control: &Control,
+    ) -> Result<Outcome, EngineError> {
+        run_learning(&self.runtime, &self.emitted, &self.weights, inputs, largest_bytes, control)
+    }
+}
 
 /// Runs a graph whose largest value has `largest_bytes`; the outputs come in the graph's order.
 ///
@@ -29,7 +84,7 @@ pub(super) fn run_learning(
 }
 
 /// Whether any weight is stored otherwise than it is computed with, so that a run holds converted copies.
-pub(super) fn is_converted(weights: &Weights) -> bool {
+fn is_converted(weights: &Weights) -> bool {
     weights.iter().any(|(_, weight)| weight.dtype != ElementType::F32)
 }
 

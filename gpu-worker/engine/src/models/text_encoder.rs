@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::{
-    run::{compute_type, is_converted, run_learning},
+    run::{Bound, compute_type},
     users::text::{self, Outputs},
 };
 use crate::{
     arch::clip::{Config, EndOfText, Role},
     error::EngineError,
     forward::Component,
-    graph::{Emitted, UserGraph, fixed},
+    graph::UserGraph,
     runtime::{Control, Outcome, Runtime},
     statistics::check_finite,
     tensor::Tensor,
@@ -55,10 +55,7 @@ pub struct TextStates {
 #[derive(Debug)]
 pub struct TextEncoder {
     config: Config,
-    runtime: Arc<Runtime>,
-    emitted: Emitted,
-    weights: Weights,
-    is_converted: bool,
+    bound: Bound,
     /// Where a user's graph has its states; none for our own.
     outputs: Option<Outputs>,
 }
@@ -87,10 +84,8 @@ impl TextEncoder {
     ) -> Result<Self, EngineError> {
         let outputs = Outputs::of(graph)?;
         let config = text::config(graph, &outputs, component.config)?;
-        let emitted = graph.emitted().clone();
-        runtime.session(&emitted)?;
-        let is_converted = is_converted(&weights);
-        Ok(Self { config, runtime: Arc::clone(runtime), emitted, weights, is_converted, outputs: Some(outputs) })
+        let bound = Bound::new(runtime, graph.emitted().clone(), weights)?;
+        Ok(Self { config, bound, outputs: Some(outputs) })
     }
 
     /// Binds a config to weights.
@@ -101,10 +96,7 @@ impl TextEncoder {
         let provider = runtime.options().provider;
         let compute = compute_type(provider, &weights.facts(), false);
         let emitted = config.emit(provider, compute, &weights)?;
-        // compiled now, so that what the library refuses is told here
-        runtime.session(&emitted)?;
-        let is_converted = is_converted(&weights);
-        Ok(Self { config, runtime: Arc::clone(runtime), emitted, weights, is_converted, outputs: None })
+        Ok(Self { config, bound: Bound::new(runtime, emitted, weights)?, outputs: None })
     }
 
     /// Its config.
@@ -115,19 +107,24 @@ impl TextEncoder {
     /// What states depend on beside the weights: the graph that the config gives, and where a text ends.
     #[must_use]
     pub fn identity(&self) -> String {
-        format!("{} {:?}", self.emitted.key, self.config.end)
+        format!("{} {:?}", self.bound.emitted().key, self.config.end)
     }
 
     /// Bytes that a run of `batch` prompts takes beside the weights: measured before, or supposed.
     pub fn estimate(&self, batch: usize) -> u64 {
-        self.runtime.memory_factor(&self.emitted).bytes(self.config.largest_bytes(batch, self.is_converted))
+        self.bound.estimate(self.largest_bytes(batch))
     }
 
     /// Prompts that a run may have: a user's graph may be for one number of them only.
     #[must_use]
     pub fn most_rows(&self) -> usize {
-        let ids = self.emitted.inputs.iter().find(|port| port.name == "input_ids");
-        ids.and_then(|port| fixed(port, 0)).unwrap_or(usize::MAX)
+        self.bound.only_rows("input_ids").unwrap_or(usize::MAX).max(1)
+    }
+
+    fn largest_bytes(&self, batch: usize) -> u64 {
+        // fewer rows than the graph takes are filled up
+        let batch = batch.max(self.bound.only_rows("input_ids").unwrap_or(0));
+        self.config.largest_bytes(batch, self.bound.is_converted())
     }
 
     /// Encodes prompts, each [`Config::positions`] ids long with its marks and padding.
@@ -177,17 +174,17 @@ impl TextEncoder {
         let ids = self.ids(prompts)?;
         let ends: Vec<i64> =
             prompts.iter().enumerate().map(|(row, prompt)| self.end(row, prompt)).collect::<Result<_, _>>()?;
-        let largest = self.config.largest_bytes(prompts.len(), self.is_converted);
+        let largest = self.largest_bytes(prompts.len());
         if let Some(named) = &self.outputs {
             named.hidden(options, self.config.layers)?;
             let given = [("input_ids", &ids)];
-            let ran = run_learning(&self.runtime, &self.emitted, &self.weights, &given, largest, control)?;
+            let ran = self.bound.run(&given, largest, control)?;
             return Ok(Outcome { outputs: named.states(&ran.outputs, options, self.config.layers, &ends)?, ..ran });
         }
         let layer = Tensor::i64(&[1], vec![self.layer(options)?])?;
         let ends = Tensor::i64(&[prompts.len(), 1], ends)?;
         let inputs = [("input_ids", &ids), ("end", &ends), ("layer", &layer)];
-        run_learning(&self.runtime, &self.emitted, &self.weights, &inputs, largest, control)
+        self.bound.run(&inputs, largest, control)
     }
 
     fn layer(&self, options: EncodeOptions) -> Result<i64, EngineError> {

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::{
     rows,
-    run::{compute_type, is_converted, run_learning},
+    run::{Bound, compute_type},
     users,
 };
 use crate::{
     arch::unet2d::Config,
     error::EngineError,
     forward::Component,
-    graph::{Emitted, UserGraph, fixed},
+    graph::UserGraph,
     runtime::{Control, Outcome, Runtime},
     statistics::check_finite,
     tensor::Tensor,
@@ -49,10 +49,7 @@ pub struct Pair {
 #[derive(Debug)]
 pub struct Unet {
     config: Config,
-    runtime: Arc<Runtime>,
-    emitted: Emitted,
-    weights: Weights,
-    is_converted: bool,
+    bound: Bound,
     /// The place of the prediction among the outputs.
     output: usize,
 }
@@ -79,11 +76,9 @@ impl Unet {
         weights: Weights,
     ) -> Result<Self, EngineError> {
         let output = users::unet::output(graph)?;
-        let config = users::unet::config(graph, component.config)?;
-        let emitted = graph.emitted().clone();
-        runtime.session(&emitted)?;
-        let is_converted = is_converted(&weights);
-        Ok(Self { config, runtime: Arc::clone(runtime), emitted, weights, is_converted, output })
+        let config = users::unet::config(graph, output, component.config)?;
+        let bound = Bound::new(runtime, graph.emitted().clone(), weights)?;
+        Ok(Self { config, bound, output })
     }
 
     /// Binds a config to weights.
@@ -94,10 +89,7 @@ impl Unet {
         let provider = runtime.options().provider;
         let compute = compute_type(provider, &weights.facts(), config.upcast_attention);
         let emitted = config.emit(provider, compute, &weights)?;
-        // compiled now, so that what the library refuses is told here
-        runtime.session(&emitted)?;
-        let is_converted = is_converted(&weights);
-        Ok(Self { config, runtime: Arc::clone(runtime), emitted, weights, is_converted, output: 0 })
+        Ok(Self { config, bound: Bound::new(runtime, emitted, weights)?, output: 0 })
     }
 
     /// Its config.
@@ -108,15 +100,18 @@ impl Unet {
     /// Bytes that a run over samples of this shape with `tokens` of text takes beside the weights: measured before, or
     /// supposed.
     pub fn estimate(&self, sample: &[usize], tokens: usize) -> u64 {
-        self.runtime.memory_factor(&self.emitted).bytes(self.largest_bytes(sample, tokens))
+        self.bound.estimate(self.largest_bytes(sample, tokens))
     }
 
     fn largest_bytes(&self, sample: &[usize], tokens: usize) -> u64 {
         match *sample {
             [batch, _, height, width] => {
-                let own = self.config.largest_bytes(batch, height, width, tokens, self.is_converted);
+                // fewer rows than the graph takes are filled up
+                let batch = batch.max(self.only_rows().unwrap_or(0));
+                let own = self.config.largest_bytes(batch, height, width, tokens, self.bound.is_converted());
                 // exporters spread attention out
-                let spread = if self.emitted.is_users { self.config.spread_bytes(batch, height, width) } else { 0 };
+                let spread =
+                    if self.bound.emitted().is_users { self.config.spread_bytes(batch, height, width) } else { 0 };
                 own.max(spread)
             }
             // not a sample: the run says so
@@ -173,20 +168,17 @@ impl Unet {
         if let Some(batch) = shape.first_mut() {
             *batch = batch.saturating_mul(2);
         }
-        let takes = self.takes_batch(shape.first().copied().unwrap_or_default());
+        let takes = shape.first().is_some_and(|batch| *batch <= self.most_rows());
         takes && memory_bytes.is_none_or(|bound| self.estimate(&shape, tokens(conditions)) <= bound)
     }
 
     /// Samples that a run may have at most: a user's graph may be for one number of them only.
     pub(crate) fn most_rows(&self) -> usize {
-        let sample = self.emitted.inputs.iter().find(|port| port.name == "sample");
-        sample.and_then(|port| fixed(port, 0)).unwrap_or(usize::MAX).max(1)
+        self.only_rows().unwrap_or(usize::MAX).max(1)
     }
 
-    /// Whether a run may have so many samples: a user's graph may be for one number of them only.
-    fn takes_batch(&self, batch: usize) -> bool {
-        let sample = self.emitted.inputs.iter().find(|port| port.name == "sample");
-        sample.and_then(|port| fixed(port, 0)).is_none_or(|only| only == batch)
+    fn only_rows(&self) -> Option<usize> {
+        self.bound.only_rows("sample")
     }
 
     /// The prediction as it comes, numbers or not.
@@ -221,7 +213,7 @@ impl Unet {
             inputs.extend([("text_embeds", added.text_embeds), ("time_ids", added.time_ids)]);
         }
         let largest = self.largest_bytes(&sample.shape, tokens(conditions));
-        run_learning(&self.runtime, &self.emitted, &self.weights, &inputs, largest, control)
+        self.bound.run(&inputs, largest, control)
     }
 
     /// What the session's own check of ranks and fixed sides does not see.

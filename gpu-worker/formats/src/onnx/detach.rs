@@ -1,5 +1,6 @@
 //! The graph of an ONNX model without its weights: large ones become inputs, so that they are bound to whatever memory holds
-//! them; small ones stay, because operators take shapes, axes and scales as constants. Every other byte is copied as it is.
+//! them, and so do small ones that a layer has learned. Other small ones stay, because operators take shapes, axes and scales as
+//! constants. Every other byte is copied as it is.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,6 +10,7 @@ use std::{
 use super::{
     TEXT_TOTAL_BYTES, external, graph,
     tensor::{self, Initializer, Place, element_number},
+    uses::Uses,
     wire::{Field, Walker, put},
 };
 use crate::{
@@ -20,7 +22,7 @@ use crate::{
     vocab::Format,
 };
 
-/// Weights of more bytes become inputs.
+/// Weights of more bytes become inputs whatever uses them.
 const SMALL_BYTES: u64 = 1 << 10;
 /// Most bytes of a graph without its weights.
 const GRAPH_LIMIT: usize = 256 << 20;
@@ -62,7 +64,9 @@ pub fn detach(seen: &FileFacts, beside: &[FileFacts]) -> Result<Detached, Format
         return Err(FormatError::Changed { path: other.path.clone() });
     }
     let tensors = placed.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
-    let mut copy = Copy { probe: &probe, files: &placed.files, tensors, listed: BTreeSet::new(), weights: Vec::new() };
+    let uses = Uses::read(&mut walker(), end)?;
+    let (files, listed) = (placed.files.as_slice(), BTreeSet::new());
+    let mut copy = Copy { probe: &probe, files, tensors, uses, listed, weights: Vec::new() };
     let model = copy.model(&mut walker(), end)?;
     let Copy { weights, .. } = copy;
     probe.check_unchanged()?;
@@ -75,6 +79,7 @@ struct Copy<'p> {
     files: &'p [FileFacts],
     /// Weights that are ranges of files, by name.
     tensors: BTreeMap<&'p str, &'p TensorFacts>,
+    uses: Uses,
     /// Names that the graph lists as inputs.
     listed: BTreeSet<String>,
     weights: Vec<DetachedWeight>,
@@ -137,7 +142,7 @@ impl Copy<'_> {
     ) -> Result<(), FormatError> {
         let found = self.tensors.get(weight.name.as_str()).copied();
         match (found, &weight.place) {
-            (Some(tensor), _) if is_detached(tensor) => {
+            (Some(tensor), _) if is_detached(tensor, &self.uses) => {
                 let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
                 self.weights.push(DetachedWeight { name, dtype: tensor.dtype, shape });
                 Ok(())
@@ -194,9 +199,11 @@ impl Copy<'_> {
 }
 
 /// Numbers that a network has learned; integers of more bits are shapes and indices, which operators take as constants.
-fn is_detached(tensor: &TensorFacts) -> bool {
+fn is_detached(tensor: &TensorFacts, uses: &Uses) -> bool {
     let is_learned = matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::F64 | Dtype::I8 | Dtype::U8);
-    is_learned && tensor.bytes() > SMALL_BYTES && element_number(tensor.dtype).is_some()
+    let elements = tensor.shape.iter().fold(1_u64, |count, side| count.saturating_mul(*side));
+    let is_large = tensor.bytes() > SMALL_BYTES;
+    is_learned && (is_large || uses.are_learned(&tensor.name, elements)) && element_number(tensor.dtype).is_some()
 }
 
 /// The message of an input.

@@ -7,6 +7,7 @@ mod graph;
 mod tensor;
 #[cfg(test)]
 mod tests;
+mod uses;
 mod wire;
 
 use std::path::Path;

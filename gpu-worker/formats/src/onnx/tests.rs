@@ -220,3 +220,42 @@ fn a_weight_that_is_listed_as_an_input_is_listed_once() {
     let names: Vec<&str> = again.graph.inputs.iter().map(|port| port.name.as_str()).collect();
     assert_eq!((names, again.tensors.len()), (vec!["sample", "timestep", "w"], 0));
 }
+
+/// A node: its operator, what it takes, and more of its fields.
+fn node(operator: &str, inputs: &[&str], more: &[u8]) -> Vec<u8> {
+    let inputs: Vec<u8> = inputs.iter().flat_map(|name| bytes(1, name)).collect();
+    bytes(1, [inputs, bytes(4, operator), more.to_vec()].concat())
+}
+
+#[test]
+fn small_numbers_that_layers_have_learned_become_inputs_so_that_fine_tunes_have_one_graph() {
+    let dir = TempDir::new().unwrap();
+    let detached = |value: f32, size: f32| {
+        let inner = [node("Add", &["x", "inner"], &[]), node("Resize", &["x", "", "both"], &[])].concat();
+        let nodes = [
+            node("Conv", &["sample", "large", "bias"], &[]),
+            node("InstanceNormalization", &["x", "scale", "shift"], &[]),
+            node("Mul", &["x", "width"], &[]),
+            // sizes and means of images are no layer's
+            node("Mul", &["x", "mean"], &[]),
+            node("Resize", &["x", "", "sizes"], &[]),
+            node("Add", &["x", "both"], &[]),
+            node("Conv", &["x", "lone"], &bytes(7, "com.example")),
+            node("If", &["condition"], &bytes(5, bytes(6, inner))),
+        ];
+        let learned = [("large", 300), ("bias", 4), ("scale", 32), ("shift", 32), ("width", 8), ("inner", 16)];
+        let kept = [("mean", 3), ("sizes", 4), ("both", 8), ("lone", 8), ("unused", 8)];
+        let weights = learned.map(|(name, count)| bytes(5, floats(name, count, value)));
+        let constants = kept.map(|(name, count)| bytes(5, floats(name, count, size)));
+        let graph = [nodes.concat(), weights.concat(), constants.concat(), bytes(12, port("out"))].concat();
+        let path = dir.path().join("model.onnx");
+        std::fs::write(&path, [number(1, 8), bytes(7, graph), bytes(8, number(2, 17))].concat()).unwrap();
+        let seen = read(&path, "", "").unwrap().files.remove(0);
+        let detached = detach(&seen, &[]).unwrap();
+        let names: Vec<String> = detached.weights.iter().map(|weight| weight.name.clone()).collect();
+        assert_eq!(names, learned.map(|(name, _)| name));
+        detached
+    };
+    assert_eq!(detached(1.0, 2.0), detached(0.5, 2.0), "one graph, whatever was learned");
+    assert_ne!(detached(1.0, 2.0).model, detached(1.0, 3.0).model, "what is no weight is the graph's");
+}

@@ -1,6 +1,7 @@
 //! What decodes the previews of a generation: the tiny autoencoder that the request names, else one of this host for the model's
 //! family; where there is none, or no room for it, the engine shows weighted sums of the latents.
 
+use model_formats::Evidence;
 use serde_json::{Value, json};
 use shared::{
     db::models,
@@ -45,7 +46,7 @@ impl Previewer {
         let Some(model) = chosen else { return Ok(Self::default()) };
         let loaded = Subject::ensure(site.agent, site.attempt, site.device, model, Role::VaeDecoder).await;
         // one that only encodes is told before the first step, and not at the first preview
-        match loaded.and_then(|tiny| tiny.first_part(&DECODERS).map(|_| tiny)) {
+        match loaded.and_then(|tiny| must_decode(&tiny).map(|()| tiny)) {
             Ok(tiny) => Ok(Self { tiny: Some(tiny), without: None }),
             Err(error) if args.preview_vae.is_none() && error.code() != ErrorCode::Cancelled => {
                 Ok(Self { tiny: None, without: Some(chain(&error)) })
@@ -73,9 +74,19 @@ impl Previewer {
     }
 }
 
+/// Refuses an encoder without its other half.
+fn must_decode(tiny: &Subject) -> Result<(), WorkError> {
+    tiny.first_part(&DECODERS)?;
+    let is_encoder = |seen: &Evidence| seen.rule == "taesd.half" && seen.value == "encoder";
+    if tiny.inspection().evidence.iter().any(is_encoder) {
+        return Err(WorkError::NoPart { model: tiny.name().to_owned(), part: "decoder" });
+    }
+    Ok(())
+}
+
 /// The tiny autoencoder of this host for a family.
 async fn chosen(agent: &Agent, base: &str) -> Result<Option<ModelId>, WorkError> {
     let rows = models::of_types_on(&agent.pool, &agent.host, &["taesd"]).await?;
-    let candidates: Vec<Candidate> = rows.iter().map(|row| Candidate::of(row, false)).collect();
+    let candidates: Vec<Candidate> = rows.iter().map(|row| Candidate::of(row, false).by_name()).collect();
     Ok(vae::choose(base, &candidates).map(|candidate| candidate.model))
 }

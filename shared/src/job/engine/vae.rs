@@ -107,7 +107,7 @@ pub enum LatentSample {
     /// Its mean: the same latents every time.
     #[default]
     Mean,
-    /// A sample, by the seed.
+    /// A sample, by the seed. Refused where the encoder gives latents without their variance.
     Sample,
 }
 

@@ -11,15 +11,16 @@ use half::{bf16, f16};
 
 use crate::{
     error::EngineError,
-    graph::{Emitted, Port, Side},
+    graph::{Emitted, Port, Side, fixed},
     runtime::Outcome,
     tensor::{ElementType, Tensor, TensorData},
 };
 
-/// The input whose rows are those of a run.
-const SAMPLE: &str = "sample";
+/// The inputs whose rows are those of a run, of whatever model.
+const COUNTED: [&str; 3] = ["sample", "latent_sample", "input_ids"];
 
-/// Runs a graph; of a user's, with its own types at both ends.
+/// Runs a graph; of a user's, with its own types at both ends. Fewer rows than its only number of them are filled up with the
+/// last one, and what comes of those is left away.
 ///
 /// # Errors
 /// [`EngineError::Input`] for numbers that the graph's types do not hold; what the run answers.
@@ -31,12 +32,40 @@ pub(super) fn adapted(
     if !emitted.is_users {
         return run(inputs);
     }
-    let rows = inputs.iter().find(|(name, _)| *name == SAMPLE).and_then(|(_, sample)| sample.shape.first().copied());
-    let taken = inputs.iter().map(|(name, tensor)| taken(&emitted.inputs, name, tensor, rows));
-    let taken = taken.collect::<Result<Vec<_>, _>>()?;
+    let rows = inputs.iter().find(|(name, _)| COUNTED.contains(name));
+    let rows = rows.and_then(|(_, counted)| counted.shape.first().copied());
+    let filled = rows.zip(counted(&emitted.inputs).and_then(|port| fixed(port, 0)));
+    let filled = filled.filter(|(rows, only)| (1..*only).contains(rows));
+    let taken = inputs.iter().map(|(name, tensor)| {
+        let taken = taken(&emitted.inputs, name, tensor, filled.map(|(_, only)| only).or(rows))?;
+        Ok(match filled {
+            Some((rows, only)) if taken.shape.len() > 1 => Cow::Owned(with_rows(&taken, rows, only)),
+            _ => taken,
+        })
+    });
+    let taken = taken.collect::<Result<Vec<_>, EngineError>>()?;
     let given: Vec<(&str, &Tensor)> = inputs.iter().zip(&taken).map(|((name, _), tensor)| (*name, &**tensor)).collect();
     let Outcome { outputs, peak_bytes } = run(&given)?;
-    Ok(Outcome { outputs: outputs.into_iter().map(floats).collect::<Result<_, _>>()?, peak_bytes })
+    let outputs = outputs.into_iter().map(floats).collect::<Result<Vec<_>, _>>()?;
+    let cut = |tensor: Tensor| match filled {
+        Some((rows, only)) => with_rows(&tensor, only, rows),
+        None => tensor,
+    };
+    Ok(Outcome { outputs: outputs.into_iter().map(cut).collect(), peak_bytes })
+}
+
+/// The port whose rows are those of a run.
+fn counted(ports: &[Port]) -> Option<&Port> {
+    ports.iter().find(|port| COUNTED.contains(&port.name.as_str()))
+}
+
+/// A tensor of `rows` rows with so many: filled up with its last one, or cut. Others stay as they are.
+fn with_rows(tensor: &Tensor, rows: usize, wanted: usize) -> Tensor {
+    let Some(each) = tensor.data.len().checked_div(rows).filter(|_| tensor.shape.first() == Some(&rows)) else {
+        return tensor.clone();
+    };
+    let shape = [wanted].iter().chain(tensor.shape.iter().skip(1)).copied().collect();
+    Tensor { shape, data: reworked(&tensor.data, &Rows { each, wanted }) }
 }
 
 /// A tensor as the input of this name takes it. One that the graph does not have is left: the run names it.
@@ -57,7 +86,7 @@ fn taken<'t>(
             [] => taken.to_mut().shape.clear(),
             [side] => {
                 let count = count(ports, side, rows.unwrap_or(1));
-                let repeated = repeated(&taken.data, count);
+                let repeated = reworked(&taken.data, &Rows { each: 1, wanted: count });
                 *taken.to_mut() = Tensor { shape: vec![count], data: repeated };
             }
             _ => {}
@@ -68,27 +97,38 @@ fn taken<'t>(
 
 /// How many times a lone number is given: once for each row where the input has the rows' own side.
 fn count(ports: &[Port], side: &Side, rows: usize) -> usize {
-    let of_sample = ports.iter().find(|port| port.name == SAMPLE).and_then(|port| port.dims.first());
+    let of_counted = counted(ports).and_then(|port| port.dims.first());
     match side {
         Side::Fixed(count) => *count,
-        Side::Free(name) if !name.is_empty() && of_sample == Some(side) => rows,
+        Side::Free(name) if !name.is_empty() && of_counted == Some(side) => rows,
         Side::Free(_) => 1,
     }
 }
 
-fn repeated(data: &TensorData, count: usize) -> TensorData {
-    fn of<T: Copy>(values: &[T], count: usize) -> Vec<T> {
-        values.first().map(|value| vec![*value; count]).unwrap_or_default()
+/// So many rows of `each` values: filled up with the last one, or cut.
+struct Rows {
+    each: usize,
+    wanted: usize,
+}
+
+impl Rows {
+    fn of<T: Copy>(&self, values: &[T]) -> Vec<T> {
+        let wanted = self.each.saturating_mul(self.wanted);
+        let last = values.get(values.len().saturating_sub(self.each)..).unwrap_or_default();
+        values.iter().chain(last.iter().cycle()).take(wanted).copied().collect()
     }
+}
+
+fn reworked(data: &TensorData, rows: &Rows) -> TensorData {
     match data {
-        TensorData::F32(values) => TensorData::F32(of(values, count)),
-        TensorData::F16(values) => TensorData::F16(of(values, count)),
-        TensorData::Bf16(values) => TensorData::Bf16(of(values, count)),
-        TensorData::F64(values) => TensorData::F64(of(values, count)),
-        TensorData::I64(values) => TensorData::I64(of(values, count)),
-        TensorData::I32(values) => TensorData::I32(of(values, count)),
-        TensorData::U8(values) => TensorData::U8(of(values, count)),
-        TensorData::Bool(values) => TensorData::Bool(of(values, count)),
+        TensorData::F32(values) => TensorData::F32(rows.of(values)),
+        TensorData::F16(values) => TensorData::F16(rows.of(values)),
+        TensorData::Bf16(values) => TensorData::Bf16(rows.of(values)),
+        TensorData::F64(values) => TensorData::F64(rows.of(values)),
+        TensorData::I64(values) => TensorData::I64(rows.of(values)),
+        TensorData::I32(values) => TensorData::I32(rows.of(values)),
+        TensorData::U8(values) => TensorData::U8(rows.of(values)),
+        TensorData::Bool(values) => TensorData::Bool(rows.of(values)),
     }
 }
 
@@ -160,6 +200,38 @@ mod tests {
         let ports = [port("timestep", ElementType::I64, vec![])];
         let refused = taken(&ports, "timestep", &between, None);
         assert!(matches!(refused, Err(EngineError::Input { name, .. }) if name == "timestep"));
+    }
+
+    #[test]
+    fn fewer_rows_than_the_graph_takes_are_filled_up_and_left_away_again() {
+        let graph = crate::graph::test_graph(
+            &[("sample", &[3, 2]), ("timestep", &[3]), ("encoder_hidden_states", &[3, 1, 2])],
+            &[],
+            &[("out_sample", &[3, 2]), ("other", &[5])],
+            &[],
+        );
+        let sample = Tensor::f32(&[2, 2], vec![1.0, 2.0, 3.0, 4.0]).unwrap();
+        let states = Tensor::f32(&[2, 1, 2], vec![5.0, 6.0, 7.0, 8.0]).unwrap();
+        let step = Tensor::f32(&[1], vec![9.0]).unwrap();
+        let given = [("sample", &sample), ("timestep", &step), ("encoder_hidden_states", &states)];
+        let run = |inputs: &[(&str, &Tensor)]| {
+            assert_eq!(*inputs[0].1, Tensor::f32(&[3, 2], vec![1.0, 2.0, 3.0, 4.0, 3.0, 4.0]).unwrap());
+            assert_eq!(*inputs[1].1, Tensor::f32(&[3], vec![9.0; 3]).unwrap());
+            assert_eq!(inputs[2].1.shape, [3, 1, 2]);
+            let other = Tensor::f32(&[5], vec![0.0; 5]).unwrap();
+            Ok(Outcome { outputs: vec![inputs[0].1.clone(), other], peak_bytes: None })
+        };
+        let outcome = adapted(graph.emitted(), &given, run).unwrap();
+        assert_eq!((&outcome.outputs[0], outcome.outputs[1].shape.as_slice()), (&sample, &[5][..]));
+        // as many as it takes are given as they are, and more are for the run to refuse
+        for rows in [3, 4] {
+            let many = Tensor::zeros(&[rows, 2]);
+            let run = |inputs: &[(&str, &Tensor)]| {
+                assert_eq!(*inputs[0].1, many);
+                Ok(Outcome { outputs: Vec::new(), peak_bytes: None })
+            };
+            adapted(graph.emitted(), &[("sample", &many)], run).unwrap();
+        }
     }
 
     #[test]

@@ -30,12 +30,12 @@ pub(in crate::models) fn output(graph: &UserGraph) -> Result<usize, EngineError>
     }
 }
 
-/// Widths as the graph shows them, else as `config.json` says. Levels, from which memory is estimated, are those of the config,
+/// Widths as the graph shows them, whose prediction is the output at that place, else as `config.json` says. Levels, from which memory is estimated, are those of the config,
 /// without one those of SD 1.5.
 ///
 /// # Errors
 /// [`EngineError::Config`] for what neither tells.
-pub(in crate::models) fn config(graph: &UserGraph, json: Option<&Value>) -> Result<Config, EngineError> {
+pub(in crate::models) fn config(graph: &UserGraph, output: usize, json: Option<&Value>) -> Result<Config, EngineError> {
     let told = json.is_some();
     let mut config = Config::from_json(json.unwrap_or(&json!({})))?;
     let known = |name: &str, shown: Option<usize>, said: usize| {
@@ -44,7 +44,7 @@ pub(in crate::models) fn config(graph: &UserGraph, json: Option<&Value>) -> Resu
         })
     };
     config.in_channels = known("sample", graph.channels_in("sample"), config.in_channels)?;
-    let out = graph.outputs().first().and_then(|_| graph.channels_out(OUTPUT));
+    let out = graph.outputs().get(output).and_then(|port| graph.channels_out(&port.name));
     config.out_channels = known(OUTPUT, out, config.out_channels)?;
     let context = graph.input("encoder_hidden_states").and_then(|port| fixed(port, 2));
     config.context = known("encoder_hidden_states", context, config.context)?;
@@ -60,4 +60,27 @@ fn added(graph: &UserGraph, said: Option<Added>) -> Result<Option<Added>, Engine
     let unknown =
         || wrong_graph("time_ids", "without a width".to_owned(), "one, or the part's config.json beside the graph");
     said.or(shown).map(Some).ok_or_else(unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::test_graph;
+
+    const TAKES: [(&str, &[i64]); 3] =
+        [("sample", &[2, 4, 0, 0]), ("timestep", &[]), ("encoder_hidden_states", &[2, 77, 768])];
+
+    #[test]
+    fn a_lone_output_is_the_prediction_whatever_it_is_called_and_of_several_one_must_say_so() {
+        let lone = test_graph(&TAKES, &[], &[("noise_pred", &[2, 4, 0, 0])], &[]);
+        let at = output(&lone).unwrap();
+        let config = config(&lone, at, None).unwrap();
+        assert_eq!((at, config.in_channels, config.out_channels, config.context), (0, 4, 4, 768));
+        let second = test_graph(&TAKES, &[], &[("hidden", &[2, 320]), (OUTPUT, &[2, 8, 0, 0])], &[]);
+        let at = output(&second).unwrap();
+        assert_eq!((at, super::config(&second, at, None).unwrap().out_channels), (1, 8));
+        let neither = test_graph(&TAKES, &[], &[("a", &[2, 4]), ("b", &[2, 4])], &[]);
+        let refused = output(&neither);
+        assert!(matches!(refused, Err(EngineError::Config { field, .. }) if field == OUTPUT));
+    }
 }

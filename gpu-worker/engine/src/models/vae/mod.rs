@@ -215,16 +215,20 @@ impl Vae {
         self.users.map_or_else(|| self.architecture.has_moments(), |half| half.has_moments)
     }
 
-    /// Refuses the mean of a graph that gives latents which it drew.
+    /// Refuses the mean of a graph that gives latents which it drew, and a draw where nothing tells the variance.
     fn check_posterior(&self, posterior: Posterior<'_>) -> Result<(), EngineError> {
-        if matches!(posterior, Posterior::Mode) && self.users.is_some_and(|half| half.draws) {
-            return Err(EngineError::Input {
-                name: "sample".to_owned(),
-                found: "the mean is asked for".to_owned(),
-                expected: "a draw: the graph draws latents itself, each time others".to_owned(),
-            });
-        }
-        Ok(())
+        let draws = self.users.is_some_and(|half| half.draws);
+        let (found, expected) = match posterior {
+            Posterior::Mode if draws => {
+                ("the mean is asked for", "a draw: the graph draws latents itself, each time others")
+            }
+            Posterior::Sample(_) if !draws && !self.has_moments() => {
+                ("a draw is asked for", "the mean: this encoder gives latents without their variance")
+            }
+            Posterior::Mode | Posterior::Sample(_) => return Ok(()),
+        };
+        let (found, expected) = (found.to_owned(), expected.to_owned());
+        Err(EngineError::Input { name: "sample".to_owned(), found, expected })
     }
 
     /// The factors by which latents are scaled: as set, or as the config says.
