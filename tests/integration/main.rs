@@ -41,6 +41,7 @@ mod pipelines;
 mod poison;
 mod pressure;
 mod pressure_group;
+mod recording;
 mod redis_loss;
 mod rescan;
 mod retries;

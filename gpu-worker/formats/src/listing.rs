@@ -66,7 +66,7 @@ fn listing(
 ) -> Result<Listing, FormatError> {
     let Section { metadata, key } = Section::of(text.bytes);
     let format = Format::Safetensors;
-    if let Some(known) = memo.find(&key, text.data_bytes) {
+    if let Some(known) = memo.find(key, text.data_bytes) {
         let mut verdict = known.verdict.clone();
         verdict.refine(&metadata);
         if let Some(cut) = known.cut(correction.of(verdict.model_type, verdict.base)) {

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Memory of everything that is kept, about.
-const LIMIT_BYTES: usize = 32 << 20;
+const LIMIT_BYTES: usize = 64 << 20;
 /// Memory of an entry whose texts are all empty, about.
 const ENTRY_BYTES: usize = 1 << 10;
 
@@ -81,8 +81,27 @@ pub struct Memo {
 
 #[derive(Debug, Default)]
 struct Kept {
-    known: HashMap<SectionKey, Arc<Known>>,
+    /// By the mark of their key. Of different headers with one mark the last one is kept.
+    known: HashMap<u64, Entry>,
     bytes: usize,
+}
+
+/// A header with what is known of it.
+#[derive(Debug, Clone)]
+struct Entry {
+    after_metadata: bool,
+    rest: Arc<[u8]>,
+    known: Arc<Known>,
+}
+
+impl Entry {
+    fn is_of(&self, key: SectionKey<'_>) -> bool {
+        SectionKey { after_metadata: self.after_metadata, rest: &self.rest } == key
+    }
+
+    fn bytes(&self) -> usize {
+        self.known.bytes().saturating_add(self.rest.len())
+    }
 }
 
 impl Default for Memo {
@@ -98,28 +117,31 @@ impl Memo {
         Self { limit_bytes, kept: Mutex::default() }
     }
 
-    /// What is known of a header with so many bytes of data behind it.
-    pub(crate) fn find(&self, key: &SectionKey, data_bytes: u64) -> Option<Arc<Known>> {
-        let known = self.kept().known.get(key).cloned();
-        known.filter(|known| known.data_bytes == data_bytes)
+    /// What is known of a header with so many bytes of data behind it. Compared to the byte, beside everybody who looks for another.
+    pub(crate) fn find(&self, key: SectionKey<'_>, data_bytes: u64) -> Option<Arc<Known>> {
+        let mark = key.mark();
+        let entry = self.kept().known.get(&mark).cloned()?;
+        (entry.known.data_bytes == data_bytes && entry.is_of(key)).then_some(entry.known)
     }
 
     /// Keeps what was found out. What does not fit any more makes room by ending all that was kept: the files of a folder,
     /// which are alike, are listed one after the other.
-    pub(crate) fn keep(&self, key: SectionKey, known: Known) {
+    pub(crate) fn keep(&self, key: SectionKey<'_>, known: Known) {
+        let (mark, rest) = (key.mark(), Arc::from(key.rest));
         let mut kept = self.kept();
-        let before = kept.known.remove(&key);
-        let gone = before.as_ref().map_or(0, |before| before.bytes());
-        let known = match before {
-            Some(before) => known.and(&before),
+        let before = kept.known.remove(&mark);
+        kept.bytes = kept.bytes.saturating_sub(before.as_ref().map_or(0, Entry::bytes));
+        let known = match before.filter(|before| before.is_of(key)) {
+            Some(before) => known.and(&before.known),
             None => known,
         };
-        kept.bytes = kept.bytes.saturating_sub(gone).saturating_add(known.bytes());
+        let entry = Entry { after_metadata: key.after_metadata, rest, known: Arc::new(known) };
+        kept.bytes = kept.bytes.saturating_add(entry.bytes());
         if kept.bytes > self.limit_bytes {
-            *kept = Kept { known: HashMap::new(), bytes: known.bytes() };
+            *kept = Kept { known: HashMap::new(), bytes: entry.bytes() };
         }
         if kept.bytes <= self.limit_bytes {
-            kept.known.insert(key, Arc::new(known));
+            kept.known.insert(mark, entry);
         }
     }
 
@@ -136,8 +158,8 @@ mod tests {
 
     const UNKNOWN: Kind = (ModelType::Unknown, Base::Unknown);
 
-    fn key(number: u64) -> SectionKey {
-        Section::of(&number.to_le_bytes()).key
+    fn key(header: &[u8; 8]) -> SectionKey<'_> {
+        Section::of(header).key
     }
 
     fn known(kind: Kind) -> Known {
@@ -148,16 +170,17 @@ mod tests {
     fn what_is_kept_stays_within_the_limit_and_the_last_one_is_there() {
         let memo = Memo::within(10 * ENTRY_BYTES);
         for number in 0..100 {
-            memo.keep(key(number), known(UNKNOWN));
-            assert!(memo.find(&key(number), 1).is_some());
+            let header = u64::to_le_bytes(number);
+            memo.keep(key(&header), known(UNKNOWN));
+            assert!(memo.find(key(&header), 1).is_some());
             let kept = memo.kept();
-            assert_eq!(kept.bytes, kept.known.values().map(|known| known.bytes()).sum::<usize>());
+            assert_eq!(kept.bytes, kept.known.values().map(Entry::bytes).sum::<usize>());
             assert!(kept.bytes <= memo.limit_bytes);
         }
         assert!(memo.kept().known.len() > 1);
         let small = Memo::within(1);
-        small.keep(key(0), known(UNKNOWN));
-        assert!(small.find(&key(0), 1).is_none(), "what is larger than all there is room for is not kept");
+        small.keep(key(&[0; 8]), known(UNKNOWN));
+        assert!(small.find(key(&[0; 8]), 1).is_none(), "what is larger than all there is room for is not kept");
     }
 
     #[test]
@@ -165,12 +188,27 @@ mod tests {
         let memo = Memo::default();
         let other = (ModelType::Vae, Base::Sdxl);
         for kind in [UNKNOWN, other, UNKNOWN] {
-            memo.keep(key(0), known(kind));
+            memo.keep(key(&[0; 8]), known(kind));
         }
-        let found = memo.find(&key(0), 1).unwrap();
+        let found = memo.find(key(&[0; 8]), 1).unwrap();
         assert!(found.cut(UNKNOWN).is_some() && found.cut(other).is_some());
         assert_eq!(found.cuts.len(), 2);
         assert!(found.cut((ModelType::Lora, Base::Sdxl)).is_none());
-        assert!(memo.find(&key(0), 2).is_none() && memo.find(&key(1), 1).is_none());
+        assert!(memo.find(key(&[0; 8]), 2).is_none() && memo.find(key(&[1; 8]), 1).is_none());
+    }
+
+    #[test]
+    fn of_two_headers_that_share_a_mark_neither_is_taken_for_the_other() {
+        // they differ where no mark looks
+        let (mut one, mut other) = (vec![b' '; 10_000], vec![b' '; 10_000]);
+        (one[300], other[300]) = (b'a', b'b');
+        let (one, other) = (Section::of(&one).key, Section::of(&other).key);
+        assert_eq!(one.mark(), other.mark());
+        let memo = Memo::default();
+        memo.keep(one, known(UNKNOWN));
+        assert!(memo.find(one, 1).is_some() && memo.find(other, 1).is_none());
+        memo.keep(other, known(UNKNOWN));
+        assert!(memo.find(one, 1).is_none() && memo.find(other, 1).is_some());
+        assert_eq!(memo.kept().bytes, 10_000 + known(UNKNOWN).bytes());
     }
 }

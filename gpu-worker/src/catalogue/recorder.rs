@@ -1,5 +1,5 @@
-//! Recording while reading: the headers of a root are read on some threads while what they said is written, batch by batch, each
-//! in a transaction of its own that the job's lease still has to allow.
+//! Recording while reading: the headers of a root are read on some threads while what they said is written, each lane of the catalogue
+//! over a connection, batch by batch, each in a transaction of its own that the job's lease still has to allow.
 
 use std::{
     collections::HashSet,
@@ -9,18 +9,19 @@ use std::{
     },
 };
 
+use futures::future::try_join_all;
 use model_formats::Candidate;
 use shared::db::{
     Pool,
     jobs::JobLease,
-    models::{self, Batch, ScanCounts},
+    models::{self, Batch, LANES, ScanCounts},
 };
 use tokio::sync::mpsc;
 
 use super::{Before, Handover, ScannedRoot, Seen, survey};
 use crate::error::WorkError;
 
-/// Batches that wait for the database; then readers wait.
+/// Batches of a lane that wait for the database; then readers wait.
 const WAITING: usize = 2;
 /// Models whose texts are made in one transaction.
 const TEXTS: i64 = 500;
@@ -58,31 +59,30 @@ pub async fn survey_and_record(
     threads: usize,
     stop: impl Fn() -> bool + Send + Sync + 'static,
 ) -> Result<ScannedRoot, WorkError> {
-    let (send, mut receive) = mpsc::channel::<Batch<'static>>(WAITING);
+    let (send, mut receive): (Vec<_>, Vec<_>) = (0..LANES).map(|_| mpsc::channel::<Batch<'static>>(WAITING)).unzip();
     let reading = tokio::task::spawn_blocking(move || {
         let refused = AtomicBool::new(false);
-        let pass_on = |batch| {
-            if send.blocking_send(batch).is_err() {
+        let pass_on = |lane: usize, batch| {
+            if send.get(lane).is_none_or(|send| send.blocking_send(batch).is_err()) {
                 refused.store(true, Ordering::Relaxed);
             }
         };
         let stop = || refused.load(Ordering::Relaxed) || stop();
         survey(&candidates, &before, &seen, threads, Some(&Handover::new(&pass_on)), &stop)
     });
-    let recorded = record_all(recorder, &mut receive).await;
+    let recorded = try_join_all(receive.iter_mut().map(|lane| record_all(recorder, lane))).await;
     // a reader that waits for room learns that nobody takes it
     drop(receive);
     let system = |error| WorkError::System { what: "reading headers".to_owned(), source: std::io::Error::other(error) };
     let root = reading.await.map_err(system)?;
-    Ok(ScannedRoot { counts: recorded?, ..root })
+    let mut counts = ScanCounts::default();
+    recorded?.into_iter().for_each(|lane| counts += lane);
+    Ok(ScannedRoot { counts, ..root })
 }
 
-async fn record_all(
-    recorder: &Recorder,
-    receive: &mut mpsc::Receiver<Batch<'static>>,
-) -> Result<ScanCounts, WorkError> {
+async fn record_all(recorder: &Recorder, lane: &mut mpsc::Receiver<Batch<'static>>) -> Result<ScanCounts, WorkError> {
     let mut counts = ScanCounts::default();
-    while let Some(batch) = receive.recv().await {
+    while let Some(batch) = lane.recv().await {
         counts += record(recorder, &batch).await?;
     }
     Ok(counts)

@@ -52,6 +52,10 @@ struct Options {
     #[arg(long, default_value_t = 4)]
     threads: usize,
 
+    /// Keeps the trees of files, and measures those that are there.
+    #[arg(long)]
+    keep: bool,
+
     /// The result as JSON.
     #[arg(long)]
     json: bool,
@@ -120,7 +124,9 @@ async fn measure(
     likeness: Likeness,
 ) -> anyhow::Result<Library> {
     let library = options.dir.join(name);
-    tree::make(&library, options.files, likeness)?;
+    if !(options.keep && library.exists()) {
+        tree::make(&library, options.files, likeness)?;
+    }
     let (mut peers, mut firsts, mut agains) = (Vec::new(), Vec::new(), Vec::new());
     for pass in 0..=options.passes {
         let peer = options.python.as_deref().map(|python| peer(python, &library)).transpose()?;
@@ -136,7 +142,9 @@ async fn measure(
             agains.push(again);
         }
     }
-    std::fs::remove_dir_all(&library)?;
+    if !options.keep {
+        std::fs::remove_dir_all(&library)?;
+    }
     peers.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let peer = peers.get(peers.len() / 2).cloned();
     Ok(Library { peer, first: median(firsts)?, again: median(agains)? })

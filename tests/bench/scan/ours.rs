@@ -42,7 +42,7 @@ pub(crate) struct Scan {
 /// # Errors
 /// Database errors.
 pub(crate) async fn catalogue(url: String, root: &Path) -> anyhow::Result<Pool> {
-    let pool = db::pool(&Stores { database_url: url, redis_url: None, database_connections: 2 }, "bench")?;
+    let pool = db::pool(&Stores { database_url: url, redis_url: None, database_connections: 4 }, "bench")?;
     db::migrate(&pool).await?;
     let registration = farm::Registration {
         host: HOST.to_owned(),

@@ -1,10 +1,11 @@
 //! The metadata in a safetensors header: ModelSpec fields and what the kohya trainer writes.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use serde_json::{Map, Value};
 
 use super::extracted::{Gathering, Network, Training};
+use crate::text::first;
 
 /// Most tags, data sets and buckets that are kept.
 const KEPT: usize = 64;
@@ -47,7 +48,11 @@ const SETTINGS: &[&str] = &[
 
 /// `modelspec.*`.
 pub(super) fn model_spec(found: &mut Gathering, metadata: &Map<String, Value>) {
-    let get = |name: &str| metadata.get(&format!("modelspec.{name}")).and_then(Value::as_str);
+    let own = below("modelspec.", metadata);
+    if own.is_empty() {
+        return;
+    }
+    let get = |name: &str| own.get(name).copied();
     let source = "modelspec";
     found.text("title", |out| &mut out.title, source, get("title"));
     found.text("description", |out| &mut out.description, source, get("description"));
@@ -63,6 +68,11 @@ pub(super) fn model_spec(found: &mut Gathering, metadata: &Map<String, Value>) {
     found.claim_prediction(source, get("prediction_type"));
 }
 
+/// The texts whose names begin so, by the rest of their names.
+fn below<'m>(prefix: &str, metadata: &'m Map<String, Value>) -> BTreeMap<&'m str, &'m str> {
+    metadata.iter().filter_map(|(name, value)| Some((name.strip_prefix(prefix)?, value.as_str()?))).collect()
+}
+
 /// The parts of a list with commas.
 pub(super) fn commas(text: Option<&str>) -> impl Iterator<Item = &str> {
     text.unwrap_or_default().split(',')
@@ -70,10 +80,11 @@ pub(super) fn commas(text: Option<&str>) -> impl Iterator<Item = &str> {
 
 /// `ss_*`.
 pub(super) fn trainer(found: &mut Gathering, metadata: &Map<String, Value>) {
-    if !metadata.keys().any(|key| key.starts_with("ss_")) {
+    let own = below("ss_", metadata);
+    if own.is_empty() {
         return;
     }
-    let get = |name: &str| metadata.get(&format!("ss_{name}")).and_then(Value::as_str);
+    let get = |name: &str| own.get(name).copied();
     let source = "ss";
     found.text("title", |out| &mut out.title, source, get("output_name"));
     found.text("description", |out| &mut out.description, source, get("training_comment"));
@@ -140,7 +151,7 @@ fn typed(text: &str) -> Value {
         _ => match (text.parse::<i64>(), text.parse::<f64>()) {
             (Ok(whole), _) => Value::from(whole),
             (_, Ok(number)) if number.is_finite() => Value::from(number),
-            _ => Value::String(text.chars().take(512).collect()),
+            _ => Value::String(first(text, 512)),
         },
     }
 }
@@ -164,16 +175,19 @@ fn nested(found: &mut Gathering, key: &str, text: Option<&str>) -> Option<Value>
 
 /// Counts of one tag over all folders, the most frequent first.
 fn top_tags(frequency: &Value) -> Vec<(String, u64)> {
-    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut counts: Vec<(&str, u64)> = Vec::new();
     for folder in frequency.as_object().into_iter().flat_map(Map::values).filter_map(Value::as_object) {
-        for (tag, count) in folder {
-            let total = counts.entry(tag.trim()).or_default();
-            *total = total.saturating_add(count.as_u64().unwrap_or_default());
-        }
+        counts.extend(folder.iter().map(|(tag, count)| (tag.trim(), count.as_u64().unwrap_or_default())));
     }
-    let mut sorted: Vec<(&str, u64)> = counts.into_iter().collect();
-    sorted.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
-    sorted.into_iter().take(KEPT).map(|(tag, count)| (tag.chars().take(256).collect(), count)).collect()
+    // nearly in order already: that of the folder
+    counts.sort_by_key(|(tag, _)| *tag);
+    counts.dedup_by(|(tag, count), (kept, total)| {
+        let same = tag == kept;
+        *total = if same { total.saturating_add(*count) } else { *total };
+        same
+    });
+    counts.sort_by_key(|(_, count)| Reverse(*count));
+    counts.into_iter().take(KEPT).map(|(tag, count)| (first(tag, 256), count)).collect()
 }
 
 fn entries(value: Value) -> Vec<(String, Value)> {

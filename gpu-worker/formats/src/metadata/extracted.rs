@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::claim;
-use crate::{sidecar::SidecarKind, vocab::Base};
+use crate::{sidecar::SidecarKind, text::first, vocab::Base};
 
 /// Longest text that is kept of one field, in characters.
 const TEXT_CHARS: usize = 16 << 10;
@@ -168,7 +168,7 @@ impl Gathering {
         let Some(value) = value.and_then(meaningful) else { return };
         let slot = field(&mut self.out);
         if slot.is_none() {
-            *slot = Some(value.chars().take(TEXT_CHARS).collect());
+            *slot = Some(first(value, TEXT_CHARS));
             self.note(name, source);
         }
     }
@@ -184,7 +184,7 @@ impl Gathering {
         let kept = field(&mut self.out);
         let before = kept.len();
         for word in words.filter_map(meaningful) {
-            let word: String = word.chars().take(WORD_CHARS).collect();
+            let word = first(word, WORD_CHARS);
             if kept.len() < WORDS && !kept.contains(&word) {
                 kept.push(word);
             }
@@ -197,7 +197,7 @@ impl Gathering {
     /// A family that a source names. A name that is known here replaces one that is not.
     pub(super) fn claim_base(&mut self, source: &str, text: Option<&str>) {
         let Some(text) = text.and_then(meaningful) else { return };
-        let text: String = text.chars().take(WORD_CHARS).collect();
+        let text = first(text, WORD_CHARS);
         let base = claim::base(&text);
         let better = self.out.base_claim.as_ref().is_none_or(|have| have.base.is_none() && base.is_some());
         if better {
@@ -224,7 +224,7 @@ impl Gathering {
     /// Something that could not be read.
     pub(super) fn problem(&mut self, problem: String) {
         if self.out.problems.len() < PROBLEMS {
-            self.out.problems.push(problem.chars().take(WORD_CHARS).collect());
+            self.out.problems.push(first(&problem, WORD_CHARS));
         }
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
-use super::{FileIdentity, ReadAs, components, known, listed, write, written::Batch};
+use super::{FileIdentity, ReadAs, components, known, lanes, listed, write, written::Batch};
 use crate::{
     db::{
         DbError,
@@ -114,13 +114,13 @@ impl Scan<'_> {
 /// Database errors.
 pub async fn record_scan(tx: &mut PgConnection, host: &str, root: &str, scan: Scan<'_>) -> Result<ScanCounts, DbError> {
     let mut counts = ScanCounts { unchanged: scan.unchanged.len() as u64, ..ScanCounts::default() };
-    lock_root(tx, root).await?;
+    lanes::lock_root(tx, root).await?;
     let vanished = known::vanished(tx, host, root, scan).await?;
     known::follow_renames(tx, root, &vanished, scan.found).await?;
     let place = write::Place { host, root };
     for batch in Batch::of(scan.found)? {
-        let ids = write::batch(tx, place, &batch, &mut counts).await?;
-        listed::renew(tx, ids).await?;
+        let wrote = write::batch(tx, place, &batch, &mut counts).await?;
+        listed::renew(tx, wrote.ids()).await?;
     }
     counts.removed = known::remove(tx, host, &vanished).await?;
     components::sweep(tx).await?;
@@ -139,13 +139,33 @@ pub async fn record_scan(tx: &mut PgConnection, host: &str, root: &str, scan: Sc
     Ok(counts)
 }
 
+/// How often a batch is written anew when Postgres ends its transaction to free others.
+const ATTEMPTS: usize = 3;
+
 /// Writes models while the scan that found them goes on, in a transaction of its own; none when `lease` is over, and then nothing
 /// was written. They are listed from then on; their texts follow, by [`super::make_due_texts`]. Only for a scan that misses no path that
 /// the catalogue has: whether a model moved is told from all that was found. Without a lease the caller vouches for being alone.
+/// Batches of different [lanes](super::lane) are written at the same time.
 ///
 /// # Errors
 /// Database errors.
 pub async fn record_models(
+    pool: &PgPool,
+    lease: Option<JobLease>,
+    place: (&str, &str),
+    batch: &Batch<'_>,
+) -> Result<Option<ScanCounts>, DbError> {
+    for _ in 1..ATTEMPTS {
+        match record_batch(pool, lease, place, batch).await {
+            // two batches that took the same names, each one first
+            Err(DbError::Contended(_)) => {}
+            answer => return answer,
+        }
+    }
+    record_batch(pool, lease, place, batch).await
+}
+
+async fn record_batch(
     pool: &PgPool,
     lease: Option<JobLease>,
     (host, root): (&str, &str),
@@ -153,9 +173,9 @@ pub async fn record_models(
 ) -> Result<Option<ScanCounts>, DbError> {
     let mut counts = ScanCounts::default();
     let mut tx = pool.begin().await?;
-    lock_root(&mut tx, root).await?;
-    let ids = write::batch(&mut tx, write::Place { host, root }, batch, &mut counts).await?;
-    listed::list(&mut tx, ids).await?;
+    lanes::lock(&mut tx, root, &batch.lanes()).await?;
+    let wrote = write::batch(&mut tx, write::Place { host, root }, batch, &mut counts).await?;
+    listed::list(&mut tx, host, wrote).await?;
     // last, so that the job's row is not kept from others meanwhile
     if let Some(lease) = lease
         && jobs::hold(&mut tx, lease).await?.is_none()
@@ -177,22 +197,16 @@ pub async fn record_one(
     root: &str,
     found: &FoundModel,
 ) -> Result<(ModelId, String), DbError> {
-    lock_root(tx, root).await?;
+    lanes::lock_root(tx, root).await?;
     for batch in Batch::of(std::slice::from_ref(found))? {
-        let ids = write::batch(tx, write::Place { host, root }, &batch, &mut ScanCounts::default()).await?;
-        listed::renew(tx, ids).await?;
+        let wrote = write::batch(tx, write::Place { host, root }, &batch, &mut ScanCounts::default()).await?;
+        listed::renew(tx, wrote.ids()).await?;
     }
     Ok(sqlx::query_as("select id, name from models where root = $1 and rel_path = $2")
         .bind(root)
         .bind(&found.rel_path)
         .fetch_one(tx)
         .await?)
-}
-
-/// Two hosts that scan the same library at the same time must not create a model twice.
-async fn lock_root(tx: &mut PgConnection, root: &str) -> Result<(), DbError> {
-    sqlx::query("select pg_advisory_xact_lock(hashtextextended('scan/' || $1, 0))").bind(root).execute(tx).await?;
-    Ok(())
 }
 
 /// Records that a root cannot be read, unless that is known; its locations stay as they were last seen.

@@ -36,19 +36,47 @@ struct Existing {
 /// How often names are looked for anew when others take them first.
 const NAME_ATTEMPTS: usize = 5;
 
-/// Writes one batch and counts what is new about it; the ids of its models. Lists follow when the caller says so.
-pub(super) async fn batch(
+/// The models of a batch that was written.
+#[derive(Debug)]
+pub(super) struct Wrote<'w> {
+    /// Those that the catalogue did not have.
+    pub(super) fresh: Vec<Fresh<'w>>,
+    /// The others.
+    pub(super) old: Vec<ModelId>,
+}
+
+impl Wrote<'_> {
+    /// The ids of all of them.
+    pub(super) fn ids(&self) -> Vec<ModelId> {
+        self.fresh.iter().map(|model| model.id).chain(self.old.iter().copied()).collect()
+    }
+}
+
+/// A model that was added.
+#[derive(Debug)]
+pub(super) struct Fresh<'w> {
+    /// Its id.
+    pub(super) id: ModelId,
+    /// The name that was free.
+    pub(super) name: String,
+    /// What was found.
+    pub(super) model: &'w Written<'w>,
+}
+
+/// Writes one batch and counts what is new about it. Lists follow when the caller says so.
+pub(super) async fn batch<'w>(
     tx: &mut PgConnection,
     place: Place<'_>,
-    batch: &Batch<'_>,
+    batch: &'w Batch<'w>,
     counts: &mut ScanCounts,
-) -> Result<Vec<ModelId>, DbError> {
+) -> Result<Wrote<'w>, DbError> {
     let batch = batch.models.as_slice();
     let existing = existing(tx, place, batch).await?;
     listed::wait(tx).await?;
     let (old, fresh): (Vec<&Written<'_>>, Vec<&Written<'_>>) =
         batch.iter().partition(|model| existing.contains_key(&model.found.rel_path));
-    let fresh = insert(tx, place, fresh).await?;
+    let added = insert(tx, place, fresh).await?;
+    let fresh: Vec<(ModelId, &Written<'_>)> = added.iter().map(|fresh| (fresh.id, fresh.model)).collect();
     let old: Vec<(&Existing, &Written<'_>)> =
         old.into_iter().filter_map(|model| Some((existing.get(&model.found.rel_path)?, model))).collect();
     let changed = update(tx, &old).await?;
@@ -73,7 +101,7 @@ pub(super) async fn batch(
     components::forget(tx, &ids).await?;
     components::add(tx, fresh.iter().chain(&outdated).map(|(id, model)| (*id, model.found.components.as_slice())))
         .await?;
-    Ok(everything.into_iter().map(|(id, _)| id).collect())
+    Ok(Wrote { fresh: added, old: old.iter().map(|(before, _)| before.id).collect() })
 }
 
 /// Locks the rows in the order of their paths: whoever else writes several models does the same or waits for one at most.
@@ -123,20 +151,22 @@ impl<'a> Columns<'a> {
             predictions: option(|model| model.found.prediction.as_deref()),
             sizes: models.iter().map(|model| model.found.size_bytes).collect(),
             reasons: option(|model| model.found.reason.as_deref()),
-            evidence: text(|model| &model.evidence),
-            metadata: text(|model| &model.metadata),
-            read_as: text(|model| &model.read_as),
+            evidence: text(|model| &model.texts.evidence),
+            metadata: text(|model| &model.texts.metadata),
+            read_as: text(|model| &model.texts.read_as),
         }
     }
 }
 
-/// Adds models under free names; their ids.
+/// Adds models under free names.
 async fn insert<'w>(
     tx: &mut PgConnection,
     place: Place<'_>,
-    models: Vec<&'w Written<'w>>,
-) -> Result<Vec<(ModelId, &'w Written<'w>)>, DbError> {
+    mut models: Vec<&'w Written<'w>>,
+) -> Result<Vec<Fresh<'w>>, DbError> {
     let mut added = Vec::with_capacity(models.len());
+    // names are taken in one order by everybody, so that nobody waits for one who waits for him
+    models.sort_by(|a, b| a.found.name.cmp(&b.found.name));
     let mut left: Vec<(ModelId, &Written<'_>)> = models.into_iter().map(|model| (ModelId::generate(), model)).collect();
     for _ in 0..NAME_ATTEMPTS {
         if left.is_empty() {
@@ -145,8 +175,14 @@ async fn insert<'w>(
         let wanted: Vec<&str> = left.iter().map(|(_, model)| model.found.name.as_str()).collect();
         let names = free_names::free_names(tx, &wanted).await?;
         let done: HashSet<ModelId> = insert_as(tx, place, &left, &names).await?.into_iter().collect();
-        let (in_, out): (Vec<_>, Vec<_>) = left.into_iter().partition(|(id, _)| done.contains(id));
-        added.extend(in_);
+        let mut out = Vec::new();
+        for ((id, model), name) in left.into_iter().zip(names) {
+            if done.contains(&id) {
+                added.push(Fresh { id, name, model });
+            } else {
+                out.push((id, model));
+            }
+        }
         left = out;
     }
     match left.first() {
@@ -263,7 +299,7 @@ async fn forget_hashes(
 async fn locations(tx: &mut PgConnection, place: Place<'_>, models: &[(ModelId, &Written<'_>)]) -> Result<(), DbError> {
     let ids: Vec<ModelId> = models.iter().map(|(id, _)| *id).collect();
     let paths: Vec<&str> = models.iter().map(|(_, model)| model.found.rel_path.as_str()).collect();
-    let files: Vec<&str> = models.iter().map(|(_, model)| model.files.as_str()).collect();
+    let files: Vec<&str> = models.iter().map(|(_, model)| model.texts.files.as_str()).collect();
     let stamps: Vec<Option<&str>> = models.iter().map(|(_, model)| model.found.stamp.as_deref()).collect();
     sqlx::query(
         "insert into model_locations (model_id, host, root, rel_path, files, stamp)

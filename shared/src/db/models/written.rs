@@ -1,10 +1,10 @@
 //! Models as they are written: in rounds that a few statements write, with what is large as text already.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use serde_json::Value;
 
-use super::FoundModel;
+use super::{FoundModel, lane};
 use crate::db::DbError;
 
 /// Models that are written by one round of statements, and the bytes of their metadata that end a round sooner.
@@ -34,9 +34,15 @@ impl<'f> Batch<'f> {
         self.models.iter().map(|model| model.found.rel_path.as_str())
     }
 
+    /// The lanes of its models, in order.
+    pub(super) fn lanes(&self) -> Vec<usize> {
+        let lanes: BTreeSet<usize> = self.paths().map(lane).collect();
+        lanes.into_iter().collect()
+    }
+
     /// Adds a model.
     pub fn push(&mut self, model: Written<'f>) {
-        self.bytes += model.metadata.len() + model.evidence.len();
+        self.bytes += model.texts.metadata.len() + model.texts.evidence.len();
         self.models.push(model);
     }
 
@@ -65,14 +71,44 @@ impl<'f> Batch<'f> {
 pub struct Written<'f> {
     /// The model.
     pub(super) found: Cow<'f, FoundModel>,
-    /// Its evidence as JSON.
+    /// What is made of it for the database.
+    pub(super) texts: Texts,
+}
+
+/// What of a model is written as text; JSON but for the title.
+#[derive(Debug)]
+pub(super) struct Texts {
+    /// Its evidence.
     pub(super) evidence: String,
-    /// Its metadata as JSON.
+    /// Its metadata.
     pub(super) metadata: String,
-    /// Its files as JSON.
+    /// Its files.
     pub(super) files: String,
-    /// Its correction as JSON.
+    /// Its correction.
     pub(super) read_as: String,
+    /// The title that its files give it.
+    pub(super) title: Option<String>,
+    /// The tags that they give it; none when there are none.
+    pub(super) tags: Option<String>,
+}
+
+impl Texts {
+    fn of(found: &FoundModel) -> Result<Self, serde_json::Error> {
+        let said = |key| found.metadata.get("extracted").and_then(|said| said.get(key));
+        let tags = said("tags").filter(|tags| tags.as_array().is_some_and(|tags| !tags.is_empty()));
+        Ok(Self {
+            evidence: serde_json::to_string(&found.evidence)?,
+            metadata: serde_json::to_string(&found.metadata)?,
+            files: serde_json::to_string(&found.files)?,
+            read_as: serde_json::to_string(&found.read_as)?,
+            title: said("title").and_then(Value::as_str).map(str::to_owned),
+            tags: tags.map(serde_json::to_string).transpose()?,
+        })
+    }
+}
+
+fn no_json(error: serde_json::Error) -> DbError {
+    DbError::BadRow(error.to_string())
 }
 
 impl<'f> Written<'f> {
@@ -81,14 +117,7 @@ impl<'f> Written<'f> {
     /// # Errors
     /// [`DbError::BadRow`] for what is no JSON.
     pub fn of(found: &'f FoundModel) -> Result<Self, DbError> {
-        let text = |value: Result<String, serde_json::Error>| value.map_err(|error| DbError::BadRow(error.to_string()));
-        Ok(Self {
-            evidence: text(serde_json::to_string(&found.evidence))?,
-            metadata: text(serde_json::to_string(&found.metadata))?,
-            files: text(serde_json::to_string(&found.files))?,
-            read_as: text(serde_json::to_string(&found.read_as))?,
-            found: Cow::Borrowed(found),
-        })
+        Ok(Self { texts: Texts::of(found).map_err(no_json)?, found: Cow::Borrowed(found) })
     }
 }
 
@@ -98,13 +127,11 @@ impl Written<'static> {
     /// # Errors
     /// As [`Written::of`], with the model.
     pub fn by_value(mut found: FoundModel) -> Result<Self, (DbError, Box<FoundModel>)> {
-        let texts =
-            Written::of(&found).map(|written| (written.evidence, written.metadata, written.files, written.read_as));
-        let (evidence, metadata, files, read_as) = match texts {
+        let texts = match Texts::of(&found) {
             Ok(texts) => texts,
-            Err(error) => return Err((error, Box::new(found))),
+            Err(error) => return Err((no_json(error), Box::new(found))),
         };
         (found.evidence, found.metadata) = (Value::Null, Value::Null);
-        Ok(Self { found: Cow::Owned(found), evidence, metadata, files, read_as })
+        Ok(Self { found: Cow::Owned(found), texts })
     }
 }

@@ -177,7 +177,7 @@ fn a_listing_with_memory_says_what_each_file_says_alone() {
             assert!(alone.metadata.contains_key("facts"), "{name} is not read: {:?}", alone.reason);
             for time in ["new", "known"] {
                 assert_eq!(lister.list(&path, correction).unwrap(), alone, "{name}, {time}, {claim}, {correction:?}");
-                let is_kept = memo.find(&Section::of(header.as_bytes()).key, bytes).is_some();
+                let is_kept = memo.find(Section::of(header.as_bytes()).key, bytes).is_some();
                 assert_eq!(is_kept, !is_last, "{name}: metadata behind the entries is not told apart from them");
             }
         }

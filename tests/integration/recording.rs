@@ -1,0 +1,135 @@
+//! Models that a scan records while it reads others: what is listed of them at once, and several hosts that record one library.
+
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use harness::Farm;
+use serde_json::json;
+use shared::{
+    config::Stores,
+    db::{
+        self, DbError, Pool, farm,
+        models::{self, Batch, FoundComponent, FoundModel, ReadAs, Written},
+    },
+    ids::Incarnation,
+};
+
+const HOSTS: [&str; 2] = ["a", "b"];
+
+async fn catalogue(farm: &Farm) -> Pool {
+    let url = farm.server.empty_database().await;
+    let stores = Stores { database_url: url, redis_url: None, database_connections: 8 };
+    let pool = db::pool(&stores, "test").expect("a pool");
+    db::migrate(&pool).await.expect("a schema");
+    for host in HOSTS {
+        let registration = farm::Registration {
+            host: host.to_owned(),
+            incarnation: Incarnation::generate(),
+            agent_version: "test".to_owned(),
+            labels: Vec::new(),
+            slots: 1,
+            ram_budget_bytes: 0,
+            capabilities: json!({}),
+            devices: Vec::new(),
+            roots: vec![("main".to_owned(), "/library".to_owned(), None)],
+        };
+        let mut tx = pool.begin().await.expect("a transaction");
+        farm::register(&mut tx, &registration, Duration::from_secs(600)).await.expect("a host");
+        tx.commit().await.expect("a commit");
+    }
+    pool
+}
+
+/// One of a library in which every third model wants a name that others want.
+fn found(number: usize) -> FoundModel {
+    let kinds: &[&str] = [["vae"].as_slice(), &[], &["vae", "text_encoder", "unet"]][number % 3];
+    let component = |kind: &&str| FoundComponent {
+        kind: (*kind).to_owned(),
+        bytes: 1,
+        param_count: 1,
+        tensor_count: 1,
+        dtype: "fp16".to_owned(),
+    };
+    let said = match number % 4 {
+        0 => json!({ "extracted": { "title": "é".repeat(1200), "tags": ["Style", "b", "style", "Ä,\"ß'"] } }),
+        1 => {
+            json!({ "extracted": { "title": "One", "tags": [], "trigger_words": ["zorg"], "description": "<p>x</p>" } })
+        }
+        2 => json!({ "extracted": { "tags": ["a b"] } }),
+        _ => json!({}),
+    };
+    let name = if number.is_multiple_of(3) { "model".to_owned() } else { format!("model-{number}") };
+    FoundModel {
+        rel_path: format!("{:02}/{name}-{number}.safetensors", number * 7 % 60),
+        name,
+        model_type: ["checkpoint", "vae"][number % 2].to_owned(),
+        base: "sd15".to_owned(),
+        format: "safetensors".to_owned(),
+        variant: (number % 2 == 1).then(|| "fp16".to_owned()),
+        prediction: (number % 5 == 1).then(|| "epsilon".to_owned()),
+        size_bytes: 1,
+        reason: (number % 5 == 0).then(|| "no rule matched".to_owned()),
+        evidence: json!([]),
+        metadata: said,
+        files: Vec::new(),
+        read_as: ReadAs::default(),
+        components: kinds.iter().map(component).collect(),
+        stamp: None,
+    }
+}
+
+fn batch(models: &[FoundModel]) -> Batch<'_> {
+    let mut batch = Batch::default();
+    models.iter().for_each(|model| batch.push(Written::of(model).expect("JSON")));
+    batch.sort();
+    batch
+}
+
+async fn lists(pool: &Pool) -> Vec<String> {
+    sqlx::query_scalar("select s::text from model_search s order by model_id").fetch_all(pool).await.expect("lists")
+}
+
+/// What lists read of new models is written without reading them back from the tables.
+#[tokio::test]
+async fn models_that_are_new_are_listed_as_they_are_listed_ever_after() {
+    let farm = Farm::start().await;
+    let pool = catalogue(&farm).await;
+    let models: Vec<FoundModel> = (0..60).map(found).collect();
+    models::record_models(&pool, None, ("a", "main"), &batch(&models)).await.expect("a record");
+    let first = lists(&pool).await;
+    assert_eq!(first.len(), models.len());
+    sqlx::query("select model_search_list(array(select id from models))").execute(&pool).await.expect("lists anew");
+    assert_eq!(lists(&pool).await, first);
+    // with its text
+    while models::make_due_texts(&pool, 25).await.expect("texts") > 0 {}
+    let whole = lists(&pool).await;
+    sqlx::query("select model_search_renew(array(select id from models))").execute(&pool).await.expect("all anew");
+    assert_eq!(lists(&pool).await, whole);
+}
+
+/// Two hosts that have one library, each over several connections, with batches that are cut differently.
+#[tokio::test]
+async fn hosts_that_record_one_library_at_once_make_every_model_once() {
+    let farm = Farm::start().await;
+    let pool = catalogue(&farm).await;
+    let models: Vec<FoundModel> = (0..60).map(found).collect();
+    let record = async |host: &str, batch: &[FoundModel]| -> Result<u64, DbError> {
+        let counts = self::batch(batch);
+        let counts = models::record_models(&pool, None, (host, "main"), &counts).await?;
+        Ok(counts.map_or(0, |counts| counts.added))
+    };
+    let batches = HOSTS.into_iter().zip([7, 11]).flat_map(|(host, size)| {
+        let record = &record;
+        models.chunks(size).map(move |batch| record(host, batch))
+    });
+    let added: u64 = try_join_all(batches).await.expect("every batch is recorded").into_iter().sum();
+    assert_eq!(added, models.len() as u64);
+    let count = async |what: &'static str| -> i64 { sqlx::query_scalar(what).fetch_one(&pool).await.expect("a count") };
+    assert_eq!(count("select count(distinct (name, rel_path)) from models").await, 60);
+    assert_eq!(count("select count(*) from model_locations").await, 120);
+    assert_eq!(count("select count(*) from model_components").await, 20 + 3 * 20);
+    assert_eq!(
+        count("select count(*) from model_search where hosts = '{a,b}' and name in (select name from models)").await,
+        60
+    );
+}
