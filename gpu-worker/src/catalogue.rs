@@ -6,13 +6,16 @@ mod survey;
 
 use std::path::Path;
 
-use model_formats::{ComponentSummary, Correction, FileFacts, Inspection, Listing};
+use model_formats::{ComponentSummary, Correction, FORM_VERSION, FileFacts, Inspection, Listing};
 use shared::db::models::{FileIdentity, FoundComponent, FoundModel, ReadAs};
 
 use crate::error::WorkError;
 pub use handover::Handover;
 pub use recorder::{Recorder, make_texts, misses_any, survey_and_record};
 pub use survey::{Before, ScannedRoot, Seen, survey};
+
+/// The canonical form of this build, as the catalogue keeps it.
+pub const CANONICAL_FORM: i32 = FORM_VERSION.cast_signed();
 
 /// The rows of one listed file or folder.
 pub fn found(rel_path: &str, inspection: Listing, read_as: ReadAs) -> FoundModel {
@@ -31,6 +34,7 @@ pub fn found(rel_path: &str, inspection: Listing, read_as: ReadAs) -> FoundModel
         metadata: serde_json::Value::Object(inspection.metadata),
         files: inspection.files.iter().map(identity).collect(),
         read_as,
+        canonical_form: CANONICAL_FORM,
         components: inspection.components.iter().map(component).collect(),
         stamp: None,
     }
@@ -53,6 +57,7 @@ pub fn unreadable(rel_path: &str, path: &Path, reason: String, read_as: ReadAs) 
         metadata: serde_json::json!({}),
         files: Vec::new(),
         read_as,
+        canonical_form: CANONICAL_FORM,
         components: Vec::new(),
         stamp: None,
     }

@@ -73,6 +73,7 @@ fn found(number: usize) -> FoundModel {
         metadata: said,
         files: Vec::new(),
         read_as: ReadAs::default(),
+        canonical_form: 1,
         components: kinds.iter().map(component).collect(),
         stamp: None,
     }

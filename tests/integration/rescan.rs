@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use harness::{Farm, ModelFile, SHORT, mebibytes};
+use harness::{Farm, LONG, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::{Value, json};
 use shared::job::JobState;
 
@@ -60,4 +60,27 @@ async fn what_is_as_before_is_not_read_again_and_a_renamed_file_keeps_its_model(
     assert_eq!(counts(&scan(&farm).await), [0, 0, 0, 2, 1]);
     assert_eq!(farm.model("one").await.summary.state, "missing");
     farm.assert_ledger_is_clean().await;
+}
+
+/// When a later build gives components other tensors or names, their digests say nothing any more.
+#[tokio::test]
+async fn components_of_an_older_canonical_form_are_read_again_and_hashed_anew() {
+    let farm = Farm::start().await;
+    ModelFile::vae(mebibytes(1)).write(&farm.library(), "one.safetensors");
+    let _agent = farm.agent_with_library(farm.agent("a").hash_limit("none")).await;
+    let hashed = async || {
+        wait_for("a digest", LONG, || async {
+            let component = farm.model("one").await.components.remove(0);
+            component.digest.clone().map(|digest| (component.id, digest)).ok_or_else(|| "none".to_owned())
+        })
+        .await
+    };
+    let before = hashed().await;
+    let pool = farm.ledger.pool();
+    sqlx::query("update models set canonical_form = canonical_form - 1").execute(pool).await.expect("an older form");
+    assert_eq!(counts(&scan(&farm).await), [1, 0, 1, 0, 0]);
+    let after = hashed().await;
+    assert_ne!(after.0, before.0);
+    assert_eq!(after.1, before.1, "the same bytes, in truth");
+    assert_eq!(counts(&scan(&farm).await), [0, 0, 0, 1, 0]);
 }

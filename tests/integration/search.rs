@@ -143,6 +143,7 @@ async fn g5_models_found_by_a_zombie_are_not_listed() {
         metadata: json!({}),
         files: Vec::new(),
         read_as: ReadAs::default(),
+        canonical_form: 1,
         components: Vec::new(),
         stamp: None,
     };

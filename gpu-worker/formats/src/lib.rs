@@ -41,7 +41,7 @@ pub mod validate;
 mod vocab;
 pub mod write;
 
-pub use canonical::{Canonical, CanonicalTensor, Order, Piece, canonicalise};
+pub use canonical::{Canonical, CanonicalTensor, FORM_VERSION, Order, Piece, canonicalise};
 pub use correction::Correction;
 pub use discover::{
     Candidate, CandidateKind, Discovery, cached_repository, discover, discover_within, is_passed_over, stamp,

@@ -10,7 +10,7 @@ use std::{
 use model_formats::{Candidate, Lister, Memo, cached_repository, metadata};
 use shared::db::models::{FileIdentity, FoundModel, KnownModel, ReadAs, ScanCounts};
 
-use super::{correction, found, handover::Handover, unreadable};
+use super::{CANONICAL_FORM, correction, found, handover::Handover, unreadable};
 
 /// What a scan of one root saw.
 #[derive(Debug, Default)]
@@ -160,9 +160,11 @@ fn in_one(answers: Vec<Answer>) -> ScannedRoot {
     root
 }
 
-/// Whether today's rules have read it as it is, with everything beside it, and as what the operator says that it is.
+/// Whether today's rules have read it as it is, with everything beside it, into today's canonical form, and as what the operator says
+/// that it is.
 fn is_unchanged(candidate: &Candidate, stamp: &str, known: &KnownModel) -> bool {
     known.stamp.as_deref() == Some(stamp)
+        && known.canonical_form >= CANONICAL_FORM
         && known.said == known.read_as
         && !known.files.is_empty()
         && known.files.iter().all(|file| is_still(&place(candidate, &file.rel_path), file))

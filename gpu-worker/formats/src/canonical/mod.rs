@@ -26,6 +26,10 @@ use crate::{
 };
 use place::Place;
 
+/// Version of the canonical form: of the tables of names, the shapes, the order, and what is left out. Raised whenever a component may
+/// get other tensors than before, and so another digest: digests of two versions say nothing about each other.
+pub const FORM_VERSION: u32 = 1;
+
 /// A component under canonical names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Canonical {

@@ -21,6 +21,8 @@ pub struct KnownModel {
     pub said: ReadAs,
     /// The correction that it was read with.
     pub read_as: ReadAs,
+    /// Version of the canonical form that its components have.
+    pub canonical_form: i32,
 }
 
 #[derive(FromRow)]
@@ -30,6 +32,7 @@ struct Known {
     stamp: Option<String>,
     said: Json<ReadAs>,
     read_as: Json<ReadAs>,
+    canonical_form: i32,
 }
 
 /// What is known of the models of a root, by path below it. Of a model that this host has not seen no files are known; one
@@ -45,7 +48,7 @@ pub async fn known(
 ) -> Result<HashMap<String, KnownModel>, DbError> {
     let rows: Vec<Known> = sqlx::query_as(
         "select m.rel_path, l.files, case when m.state = 'available' and m.id is distinct from $3 then l.stamp end as stamp,
-                m.overrides as said, m.read_as
+                m.overrides as said, m.read_as, m.canonical_form
          from models m left join model_locations l on l.model_id = m.id and l.host = $1
          where m.root = $2",
     )
@@ -60,8 +63,9 @@ pub async fn known(
             let files: Option<Vec<FileIdentity>> = files
                 .map_err(|error| DbError::BadRow(format!("files of `{}` in root {root}: {error}", row.rel_path)))?;
             let (said, read_as) = (row.said.0, row.read_as.0);
-            let listed = files.is_some();
-            Ok((row.rel_path, KnownModel { listed, files: files.unwrap_or_default(), stamp: row.stamp, said, read_as }))
+            let (listed, files) = (files.is_some(), files.unwrap_or_default());
+            let canonical_form = row.canonical_form;
+            Ok((row.rel_path, KnownModel { listed, files, stamp: row.stamp, said, read_as, canonical_form }))
         })
         .collect()
 }
@@ -224,6 +228,7 @@ mod tests {
             metadata: Value::Null,
             files,
             read_as: ReadAs::default(),
+            canonical_form: 1,
             components: Vec::new(),
             stamp: None,
         }

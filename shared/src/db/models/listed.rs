@@ -2,7 +2,7 @@
 
 use sqlx::{PgConnection, PgExecutor};
 
-use super::write::{Fresh, Wrote};
+use super::{added::Fresh, write::Wrote};
 use crate::{db::DbError, ids::ModelId};
 
 /// From now on, in this transaction, lists do not follow what is written, until [`renew`].

@@ -1,5 +1,7 @@
 //! The catalogue: models, their locations and components.
 
+mod added;
+mod columns;
 mod component_list;
 mod components;
 mod free_names;

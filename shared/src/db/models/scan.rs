@@ -44,6 +44,8 @@ pub struct FoundModel {
     pub files: Vec<FileIdentity>,
     /// The correction that it was read with.
     pub read_as: ReadAs,
+    /// Version of the canonical form that its components have.
+    pub canonical_form: i32,
     /// Components.
     pub components: Vec<FoundComponent>,
     /// Of everything else that was looked at; what has the same files and the same stamp need not be read again.
