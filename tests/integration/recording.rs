@@ -68,7 +68,7 @@ fn found(number: usize) -> FoundModel {
         variant: (number % 2 == 1).then(|| "fp16".to_owned()),
         prediction: (number % 5 == 1).then(|| "epsilon".to_owned()),
         size_bytes: 1,
-        reason: (number % 5 == 0).then(|| "no rule matched".to_owned()),
+        reason: number.is_multiple_of(5).then(|| "no rule matched".to_owned()),
         evidence: json!([]),
         metadata: said,
         files: Vec::new(),
