@@ -7,6 +7,8 @@
 mod batch;
 mod bounce;
 mod crew;
+#[cfg(test)]
+mod crew_tests;
 mod disk;
 mod file;
 mod finish;
