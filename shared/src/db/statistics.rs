@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sqlx::PgExecutor;
+use sqlx::{PgConnection, PgExecutor};
 
 use super::DbError;
-use crate::ids::ValidationId;
+use crate::ids::{ModelId, ValidationId};
 
 /// What the numbers of one tensor are like. Stored as a list of its fields in this order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,6 +67,54 @@ pub struct StatisticsFilter {
     pub after: i64,
 }
 
+/// Stores the statistics of a report, a list in the order of the files.
+///
+/// # Errors
+/// Database errors.
+pub async fn record(db: impl PgExecutor<'_>, validation: ValidationId, statistics: &Value) -> Result<(), DbError> {
+    sqlx::query(
+        "insert into validation_statistics (validation_id, number, component, tensor, facts)
+         select $1, t.number, t.facts ->> 0, t.facts ->> 1, t.facts
+         from jsonb_array_elements($2) with ordinality as t (facts, number)",
+    )
+    .bind(validation)
+    .bind(statistics)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Drops the statistics of a model's reports from a host but this one's.
+///
+/// # Errors
+/// Database errors.
+pub async fn keep_only(
+    tx: &mut PgConnection,
+    (model, host): (ModelId, &str),
+    validation: ValidationId,
+) -> Result<(), DbError> {
+    sqlx::query(
+        "delete from validation_statistics s using validations v
+         where v.id = s.validation_id and v.model_id = $1 and v.host = $2 and v.id <> $3",
+    )
+    .bind(model)
+    .bind(host)
+    .bind(validation)
+    .execute(&mut *tx)
+    .await?;
+    // what the release before this one stored
+    sqlx::query(
+        "update validations set statistics = null
+         where model_id = $1 and host = $2 and id <> $3 and statistics is not null",
+    )
+    .bind(model)
+    .bind(host)
+    .bind(validation)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 /// Statistics of a report with their numbers from 1, in the order of the files; one keyset page.
 ///
 /// # Errors
@@ -78,11 +126,10 @@ pub async fn list(
     limit: i64,
 ) -> Result<Vec<(i64, TensorStatistics)>, DbError> {
     let rows: Vec<(i64, Value)> = sqlx::query_as(
-        "select t.number, t.tensor
-         from validations v cross join lateral jsonb_array_elements(v.statistics) with ordinality as t (tensor, number)
-         where v.id = $1 and t.number > $2 and ($3::text is null or t.tensor ->> 0 = $3)
-           and ($4::text is null or position(lower($4) in lower(t.tensor ->> 1)) > 0)
-         order by t.number limit $5",
+        "select number, facts from validation_statistics
+         where validation_id = $1 and number > $2 and ($3::text is null or component = $3)
+           and ($4::text is null or position(lower($4) in lower(tensor)) > 0)
+         order by number limit $5",
     )
     .bind(validation)
     .bind(filter.after)

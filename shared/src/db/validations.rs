@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection, PgExecutor};
 
-use super::DbError;
+use super::{DbError, statistics};
 use crate::ids::{JobId, ModelId, ValidationId};
 
 /// Reports kept of one model.
@@ -89,8 +89,8 @@ pub async fn record(tx: &mut PgConnection, job: JobId, new: &NewValidation) -> R
     let [errors, warnings, infos] = new.counts;
     let stored = sqlx::query(
         "insert into validations (id, model_id, job_id, host, level, verdict, errors, warnings, infos, findings, omitted,
-                                  tensors, bytes, seconds, files, statistics)
-         select $1, m.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16 from models m where m.id = $2",
+                                  tensors, bytes, seconds, files)
+         select $1, m.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15 from models m where m.id = $2",
     )
     .bind(new.id)
     .bind(new.model)
@@ -107,11 +107,12 @@ pub async fn record(tx: &mut PgConnection, job: JobId, new: &NewValidation) -> R
     .bind(new.bytes)
     .bind(new.seconds)
     .bind(&new.files)
-    .bind(&new.statistics)
     .execute(&mut *tx)
     .await?;
-    if new.statistics.is_some() {
-        drop_earlier_statistics(tx, new).await?;
+    if let Some(all) = new.statistics.as_ref().filter(|_| stored.rows_affected() == 1) {
+        // they are as large as a model has tensors: those of the newest report of the files of a host are kept
+        statistics::record(&mut *tx, new.id, all).await?;
+        statistics::keep_only(&mut *tx, (new.model, &new.host), new.id).await?;
     }
     sqlx::query(
         "delete from validations where model_id = $1
@@ -122,20 +123,6 @@ pub async fn record(tx: &mut PgConnection, job: JobId, new: &NewValidation) -> R
     .execute(tx)
     .await?;
     Ok(stored.rows_affected() == 1)
-}
-
-/// Statistics are as large as a model has tensors: those of the newest report of the files of a host are kept.
-async fn drop_earlier_statistics(tx: &mut PgConnection, new: &NewValidation) -> Result<(), DbError> {
-    sqlx::query(
-        "update validations set statistics = null
-         where model_id = $1 and host = $2 and id <> $3 and statistics is not null",
-    )
-    .bind(new.model)
-    .bind(&new.host)
-    .bind(new.id)
-    .execute(tx)
-    .await?;
-    Ok(())
 }
 
 /// A model's reports, the newest first, without their findings; those before `after` (time and id) if given.
@@ -151,7 +138,7 @@ pub async fn of_model(
     let (at, id) = after.unzip();
     Ok(sqlx::query_as(
         "select v.id, v.model_id, v.job_id, v.host, v.level, v.verdict, v.errors, v.warnings, v.infos, '[]'::jsonb as findings,
-                v.omitted, v.tensors, coalesce(jsonb_array_length(v.statistics), 0)::bigint as statistics, v.bytes, v.seconds, l.files is distinct from v.files as stale, v.created_at
+                v.omitted, v.tensors, coalesce((select max(number) from validation_statistics where validation_id = v.id), 0) as statistics, v.bytes, v.seconds, l.files is distinct from v.files as stale, v.created_at
          from validations v left join model_locations l on l.model_id = v.model_id and l.host = v.host
          where v.model_id = $1 and ($2::timestamptz is null or (v.created_at, v.id) < ($2, $3))
          order by v.created_at desc, v.id desc limit $4",
@@ -171,7 +158,7 @@ pub async fn of_model(
 pub async fn find(db: impl PgExecutor<'_>, model: ModelId, id: ValidationId) -> Result<Option<ValidationRow>, DbError> {
     Ok(sqlx::query_as(
         "select v.id, v.model_id, v.job_id, v.host, v.level, v.verdict, v.errors, v.warnings, v.infos, v.findings,
-                v.omitted, v.tensors, coalesce(jsonb_array_length(v.statistics), 0)::bigint as statistics, v.bytes, v.seconds, l.files is distinct from v.files as stale, v.created_at
+                v.omitted, v.tensors, coalesce((select max(number) from validation_statistics where validation_id = v.id), 0) as statistics, v.bytes, v.seconds, l.files is distinct from v.files as stale, v.created_at
          from validations v left join model_locations l on l.model_id = v.model_id and l.host = v.host
          where v.model_id = $1 and v.id = $2",
     )
