@@ -4,7 +4,10 @@ use std::{
     io,
     ops::Range,
     os::fd::{AsRawFd, OwnedFd},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -34,37 +37,47 @@ const BLOCK: u64 = 512;
 /// A memory file. Its writable descriptor never leaves this value: other processes are given descriptors for reading, after the
 /// file was sealed against every write.
 #[derive(Debug)]
-pub(crate) struct MemoryFile(OwnedFd);
+pub(crate) struct MemoryFile {
+    file: OwnedFd,
+    /// No more huge pages are asked for: they were too dear, or the system has none.
+    ordinary: AtomicBool,
+}
 
 impl MemoryFile {
     /// A file of so many bytes, none of which the system has promised yet.
     pub(crate) fn new(bytes: u64) -> Result<Self, Errno> {
         let file = memfd_create("modelyard-device", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&file, bytes)?;
-        Ok(Self(file))
+        Ok(Self { file, ordinary: AtomicBool::new(bytes < BIG) })
     }
 
     /// Has the system promise all its pages now, not at the first touch; false when they are not wanted any more.
     pub(crate) fn promise_while(&self, bytes: u64, go_on: &mut dyn FnMut() -> bool) -> Result<bool, Errno> {
-        let mut window = Window::open(&self.0, bytes / HUGE * HUGE).ok().filter(|_| bytes >= BIG);
-        let mut steps = Steps::default();
         for begin in (0..bytes).step_by(STEP) {
             if !go_on() {
                 return Ok(false);
             }
             let end = (begin + STEP as u64).min(bytes);
-            window = window.filter(|window| self.huge(window, &mut steps, begin..end, go_on));
+            self.huge(begin..end, go_on);
             // what got no huge page gets ordinary ones; pages reserved this way are not zeroed before the first whole-page write
-            fallocate(&self.0, FallocateFlags::empty(), begin, end - begin)?;
+            fallocate(&self.file, FallocateFlags::empty(), begin, end - begin)?;
         }
         Ok(true)
     }
 
-    /// Asks for the huge pages of one step; whether to ask for those of the next.
-    fn huge(&self, window: &Window, steps: &mut Steps, range: Range<u64>, go_on: &mut dyn FnMut() -> bool) -> bool {
+    /// Asks for the whole huge pages of a range, which begins with one; for no more of this file once they were dear.
+    fn huge(&self, range: Range<u64>, go_on: &mut dyn FnMut() -> bool) {
+        let range = range.start..range.end / HUGE * HUGE;
+        if range.is_empty() || self.ordinary.load(Ordering::Relaxed) {
+            return;
+        }
         let began = Instant::now();
         let mut cheap = || began.elapsed() < PATIENCE && go_on();
-        steps.collapse(&self.0, window, range, &mut cheap) == Asked::Whole && began.elapsed() < PATIENCE
+        let window = Window::open(&self.file, range.end);
+        let asked = window.map(|window| Steps::default().collapse(&self.file, &window, range, &mut cheap));
+        if !matches!(asked, Ok(Asked::Whole)) || began.elapsed() >= PATIENCE {
+            self.ordinary.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Has the system promise what nobody wrote to.
@@ -77,25 +90,25 @@ impl MemoryFile {
 
     /// Bytes that the system has given it.
     pub(crate) fn system_bytes(&self) -> Result<u64, Errno> {
-        Ok(u64::try_from(fstat(&self.0)?.st_blocks).unwrap_or(0) * BLOCK)
+        Ok(u64::try_from(fstat(&self.file)?.st_blocks).unwrap_or(0) * BLOCK)
     }
 
     /// True once other processes may have it.
     pub(crate) fn is_sealed(&self) -> Result<bool, Errno> {
-        Ok(fcntl_get_seals(&self.0)?.contains(SealFlags::WRITE))
+        Ok(fcntl_get_seals(&self.file)?.contains(SealFlags::WRITE))
     }
 
     /// A read-only descriptor of the file, which nobody can write to or cut any more.
     pub(crate) fn sealed(&self) -> Result<OwnedFd, Errno> {
-        if !fcntl_get_seals(&self.0)?.contains(SealFlags::SEAL) {
+        if !fcntl_get_seals(&self.file)?.contains(SealFlags::SEAL) {
             let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-            fcntl_add_seals(&self.0, seals)?;
+            fcntl_add_seals(&self.file, seals)?;
         }
         self.read_only()
     }
 
     fn read_only(&self) -> Result<OwnedFd, Errno> {
-        let path = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
     }
 
@@ -104,7 +117,7 @@ impl MemoryFile {
     /// # Errors
     /// What the system answers, or that it is shorter.
     pub(crate) fn map(self: &Arc<Self>, len: u64) -> io::Result<Mapped> {
-        if u64::try_from(fstat(&self.0)?.st_size).unwrap_or(0) < len {
+        if u64::try_from(fstat(&self.file)?.st_size).unwrap_or(0) < len {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the slab's memory is shorter than the slab"));
         }
         // a mapping that could be made writable would keep the file from being sealed
@@ -114,10 +127,18 @@ impl MemoryFile {
 
 /// Written to by the device, or by the one writer that the device has handed out, never while it is mapped.
 impl Sink for MemoryFile {
+    fn expect(&self, range: Range<u64>) {
+        let size = fstat(&self.file).ok().and_then(|of| u64::try_from(of.st_size).ok()).unwrap_or(0);
+        let end = range.end.next_multiple_of(HUGE).min(size);
+        for begin in (range.start / HUGE * HUGE..end).step_by(STEP) {
+            self.huge(begin..end.min(begin + STEP as u64), &mut || true);
+        }
+    }
+
     fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let (mut at, mut rest) = (at, bytes);
         while !rest.is_empty() {
-            let written = retry_on_intr(|| pwrite(&self.0, rest, at))?;
+            let written = retry_on_intr(|| pwrite(&self.file, rest, at))?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -130,7 +151,7 @@ impl Sink for MemoryFile {
     fn read(&self, at: u64, out: &mut [u8]) -> io::Result<()> {
         let mut done = 0;
         while let Some(rest) = out.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            let read = retry_on_intr(|| pread(&self.0, &mut *rest, at + done as u64))?;
+            let read = retry_on_intr(|| pread(&self.file, &mut *rest, at + done as u64))?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

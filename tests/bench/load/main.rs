@@ -3,6 +3,8 @@
 //! `README.md` in the parent folder has the method.
 #![expect(clippy::print_stdout, reason = "printing results is what a bench is for")]
 
+#[path = "../backed.rs"]
+mod backed;
 mod cache;
 mod digest;
 #[path = "../facts.rs"]
@@ -97,7 +99,7 @@ impl Subject {
         if self.pressure {
             memory::fill_page_cache(self.path.parent().unwrap_or(&self.path))?;
         } else {
-            memory::back(usize::try_from(std::fs::metadata(&self.path)?.len())? / 4 * 5)?;
+            backed::back(usize::try_from(std::fs::metadata(&self.path)?.len())? / 4 * 5)?;
         }
         Ok(cold)
     }

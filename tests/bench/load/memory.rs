@@ -1,8 +1,4 @@
-//! The state of the machine's memory before a load: free and backed, or full of the page cache.
-//!
-//! In a virtual machine, memory that was free for some seconds may have been handed back to the host (free page reporting);
-//! whoever takes it next waits for the host, many times as long as the load itself. That is no property of a loader, so the
-//! bench has the memory backed first, for every way alike.
+//! Memory that is full of the page cache before a load, and the kernel's figures of it.
 
 use std::{
     fs::{self, File},
@@ -10,25 +6,8 @@ use std::{
     path::Path,
 };
 
-use memmap2::{Advice, MmapOptions};
-
-const PAGE: usize = 4096;
 /// Free bytes at which memory counts as full of the page cache: the kernel keeps about that many.
 const FULL: u64 = 400 << 20;
-
-/// Has so many bytes backed, and free again.
-///
-/// # Errors
-/// When the system has no memory for it.
-pub(crate) fn back(bytes: usize) -> anyhow::Result<()> {
-    let mut memory = MmapOptions::new().len(bytes).map_anon()?;
-    // a hint; without it the same takes longer
-    let _ = memory.advise(Advice::HugePage);
-    for byte in memory.iter_mut().step_by(PAGE) {
-        *byte = 1;
-    }
-    Ok(())
-}
 
 /// Fills memory with pages of a file in `dir` that has no blocks.
 ///

@@ -2,6 +2,8 @@
 //! in a process of its own. `README.md` in the parent folder has the method.
 #![expect(clippy::print_stdout, reason = "printing results is what a bench is for")]
 
+#[path = "../backed.rs"]
+mod backed;
 #[path = "../cpu.rs"]
 mod cpu;
 #[path = "../facts.rs"]

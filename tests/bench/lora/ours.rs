@@ -10,7 +10,7 @@ use shared::{ids::ComponentId, shutdown::Tasks};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cpu,
+    backed, cpu,
     model::{self, Component, Modules},
     report::{Pass, Passes},
 };
@@ -36,6 +36,8 @@ struct Bench {
     base: ComponentId,
     loras: Vec<Lora>,
     rounds: usize,
+    /// Bytes that are backed before each pass: more than a variant takes.
+    room: usize,
     /// Works whose names hold this.
     work: String,
     passes: Passes,
@@ -68,14 +70,16 @@ pub(crate) async fn measure(
     let runner = Runner::supervise(config, &tasks);
     runner.status().wait_for(|status| status.state == RunnerState::Ready).await?;
     let unet = model::unet(small)?;
-    let base = load(&runner, &Component::of(&unet), 1).await?;
+    let whole = Component::of(&unet);
+    let room = usize::try_from(whole.bytes)?;
+    let base = load(&runner, &whole, 1).await?;
     let mut loras = Vec::new();
     for (seed, modules) in [Modules::All, Modules::Attention, Modules::Middle, Modules::All].into_iter().enumerate() {
         let changed = model::changed(&unet, modules);
         let component = load(&runner, &Component::of(&model::lora(&changed, RANK)), seed as u64 + 2).await?;
         loras.push(Lora { component, paths: changed.into_iter().map(|(path, ..)| path).collect() });
     }
-    let mut bench = Bench { runner, base, loras, rounds, work: work.to_owned(), passes: Passes::new() };
+    let mut bench = Bench { runner, base, loras, rounds, room, work: work.to_owned(), passes: Passes::new() };
     let before = bench.runner.digest(base).await?;
     let bytes = bench.all().await?;
     anyhow::ensure!(bench.runner.digest(base).await? == before, "the base is not what it was");
@@ -183,6 +187,7 @@ impl Bench {
     }
 
     async fn timed(&self, order: ApplyOrder) -> anyhow::Result<(Applied, Pass)> {
+        backed::back(self.room)?;
         let (processors, began) = (cpu::seconds()?, Instant::now());
         let applied = self.runner.apply(order, |_| {}, &CancellationToken::new()).await?;
         let seconds = began.elapsed().as_secs_f64();

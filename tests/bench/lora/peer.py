@@ -3,6 +3,7 @@
 Prints one line of JSON: passes by work. Arguments: torch|diffusers FOLDER THREADS ROUNDS real|small [PART OF A WORK'S NAME]."""
 
 import json
+import mmap
 import os
 import resource
 import sys
@@ -54,6 +55,10 @@ def unet():
     return made
 
 
+def size(model):
+    return sum(weight.nbytes for weight in model.parameters())
+
+
 def has(path, modules):
     attention = ".attn1." in path or ".attn2." in path
     last = path.rsplit(".", 1)[-1]
@@ -77,9 +82,19 @@ def lora(model, modules, seed):
 
 
 passes = {}
+room = 0
+
+
+def backed():
+    """Has the memory of a pass backed, and free again (see `backed.rs`)."""
+    memory = mmap.mmap(-1, max(room, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    torch.frombuffer(memory, dtype=torch.uint8)[:: mmap.PAGESIZE].fill_(1)
+    memory.close()
 
 
 def timed(work, what):
+    backed()
     before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     done = what()
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
@@ -90,7 +105,9 @@ def timed(work, what):
 
 
 def plain():
+    global room
     model = unet()
+    room = size(model)
     for modules in KINDS:
         factors = lora(model, modules, 10_000)
 
@@ -110,7 +127,9 @@ def through_diffusers():
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
     from safetensors.torch import save_file
 
+    global room
     model = unet()
+    room = size(model)
     for modules in KINDS:
         save_file(lora(model, modules, 10_000), os.path.join(folder, f"{modules}.safetensors"))
     pipe = StableDiffusionXLPipeline(

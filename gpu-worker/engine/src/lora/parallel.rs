@@ -34,6 +34,9 @@ pub(crate) type Prepare<'a> = Box<dyn FnOnce(Stored<'_>) -> Result<Vec<Summand>,
 
 /// Where tensors go: memory that several threads write to, each its own range.
 pub(crate) trait Sink: Sync {
+    /// Hears that all of this range is written next: memory can be made ready for it.
+    fn expect(&self, _range: Range<u64>) {}
+
     /// Writes all bytes from this place on.
     ///
     /// # Errors
@@ -317,6 +320,9 @@ fn open(task: Task<'_>) -> Result<Open<'_>, Trouble> {
     let changes = prepare.map(|prepare| prepare(stored)).transpose().map_err(|error| failed(name, error))?;
     let width = (columns * element.bytes()).max(1);
     let share = (BLOCK / width).next_multiple_of(ROWS).max(ROWS) * width;
+    if from.is_some() {
+        sink.expect(to.clone());
+    }
     let (to, lost) = (to.start, AtomicUsize::new(0));
     let facts = Facts { name, sink, element, from, to, length, columns, width, share, changes, lost };
     Ok(Open { next: 0, facts: Arc::new(facts) })
@@ -329,8 +335,8 @@ fn make(Block { range, facts }: Block<'_>, buffer: &mut Vec<u8>) -> Result<(), T
         // what is to be copied from where it goes is there
         return from.map_or(Ok(()), |from| facts.sink.write(at, from)).map_err(Trouble::Memory);
     };
-    // written from a buffer that stays in the processor's cache: memory of the sink that was never touched would cost a fault
-    // and a page of zeros for each page
+    // written from a buffer that stays in the processor's cache: where the sink has ordinary pages, writing to them through a
+    // mapping would cost a fault and a page of zeros for each
     buffer.resize(range.len(), 0);
     if from.is_none() {
         facts.sink.read(at, buffer).map_err(Trouble::Memory)?;
