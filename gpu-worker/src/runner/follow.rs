@@ -19,6 +19,9 @@ use super::{
     protocol::{Call, Done, Failure, Step},
 };
 
+/// Bytes between the component's memory and the device's: few, since no ledger holds them, and from one cache to the other.
+const PIECE: usize = 1 << 20;
+
 /// A component that is on its way into memory.
 #[derive(Debug)]
 pub(super) struct Coming {
@@ -90,6 +93,10 @@ impl Follows {
         let began = Instant::now();
         let copied = follow.copy(copies, &mut self.buffer, landed.bytes, &mut told);
         follow.took += began.elapsed();
+        if landed.digest.is_some() || copied.is_err() {
+            // it is nobody's memory in any ledger
+            self.buffer = Vec::new();
+        }
         match (copied, landed.digest) {
             (Ok(()), None) => {
                 self.by_call.insert(call, follow);
@@ -107,11 +114,16 @@ impl Follows {
         mut told: impl FnMut(Call, Step),
     ) -> Vec<(Call, Result<Done, CopyError>)> {
         let cancelled = self.by_call.extract_if(.., |_, follow| follow.stop.is_cancelled());
-        let given_up = cancelled.map(|(call, follow)| {
-            let error = CopyError::Failed(Failure::Cancelled);
-            (call, Err(follow.give_up(copies, error, |step| told(call, step))))
-        });
-        given_up.collect()
+        let given_up: Vec<_> = cancelled
+            .map(|(call, follow)| {
+                let error = CopyError::Failed(Failure::Cancelled);
+                (call, Err(follow.give_up(copies, error, |step| told(call, step))))
+            })
+            .collect();
+        if self.by_call.is_empty() {
+            self.buffer = Vec::new();
+        }
+        given_up
     }
 }
 
@@ -131,12 +143,19 @@ impl Follow {
             if self.stop.is_cancelled() {
                 return Err(CopyError::Failed(Failure::Cancelled));
             }
-            let length = usize::try_from(to - self.done).unwrap_or(CHUNK).min(CHUNK);
-            buffer.resize(length, 0);
+            self.chunk(copies, buffer, to.min(self.done + CHUNK as u64))?;
+            told(Step::Copied(self.done));
+        }
+        Ok(())
+    }
+
+    /// The same in one go.
+    fn chunk(&mut self, copies: &mut Copies, buffer: &mut Vec<u8>, to: u64) -> Result<(), CopyError> {
+        while self.done < to {
+            buffer.resize(usize::try_from(to - self.done).unwrap_or(PIECE).min(PIECE), 0);
             read(&self.coming.source, self.coming.offset + self.done, buffer)?;
             copies.device.write(self.slab, self.done, buffer)?;
-            self.done += length as u64;
-            told(Step::Copied(self.done));
+            self.done += buffer.len() as u64;
         }
         Ok(())
     }
