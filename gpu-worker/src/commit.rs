@@ -30,7 +30,7 @@ use shared::{
 
 use crate::{
     aliases,
-    catalogue::ScannedRoot,
+    catalogue::{CANONICAL_FORM, ScannedRoot},
     context::Agent,
     error::WorkError,
     executors::{HashedPart, PipelineChange, Recorded},
@@ -246,7 +246,7 @@ async fn register<'d>(
     digests.sort_unstable_by(|a, b| a.1.cmp(b.1));
     let mut refused = Vec::new();
     for (component, digest) in digests {
-        match models::register_digest(tx, component, digest).await? {
+        match models::register_digest(tx, component, digest, CANONICAL_FORM).await? {
             Registered::Own | Registered::Gone => {}
             Registered::Merged(now) => met.merged.push((component, now)),
             Registered::Mismatch => refused.push((component, digest)),
@@ -305,14 +305,14 @@ async fn follow_up(agent: &Agent, tx: &mut Session, effects: &Effects) -> Result
     let args = match effects {
         Effects::Hashed(Hashed { again: Some(args), .. }) => args.clone(),
         Effects::Scanned(_) | Effects::Made { .. } if agent.hashes_after_scan => {
-            if hashes::unhashed(&mut *tx, &agent.host, None, None, 1).await?.is_empty() {
+            if hashes::unhashed(&mut *tx, &agent.host, None, None, CANONICAL_FORM, 1).await?.is_empty() {
                 return Ok(());
             }
             HashArgs::default()
         }
         // models that were recorded meanwhile joined this job, which had its list by then
         Effects::Hashed(Hashed { looked_at: Some(looked_at), .. }) if agent.hashes_after_scan => {
-            let without = hashes::unhashed(&mut *tx, &agent.host, None, None, MANY).await?;
+            let without = hashes::unhashed(&mut *tx, &agent.host, None, None, CANONICAL_FORM, MANY).await?;
             if without.iter().all(|model| looked_at.contains(&model.id)) {
                 return Ok(());
             }

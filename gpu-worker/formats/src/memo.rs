@@ -86,12 +86,21 @@ struct Kept {
     bytes: usize,
 }
 
+impl Kept {
+    fn forget_unmet(&mut self) {
+        self.known.retain(|_, entry| std::mem::take(&mut entry.met));
+        self.bytes = self.known.values().map(Entry::bytes).sum();
+    }
+}
+
 /// A header with what is known of it.
 #[derive(Debug, Clone)]
 struct Entry {
     after_metadata: bool,
     rest: Arc<[u8]>,
     known: Arc<Known>,
+    /// Somebody had the same header since room was made last.
+    met: bool,
 }
 
 impl Entry {
@@ -121,12 +130,20 @@ impl Memo {
     pub(crate) fn find(&self, key: SectionKey<'_>, data_bytes: u64) -> Option<Arc<Known>> {
         let mark = key.mark();
         let entry = self.kept().known.get(&mark).cloned()?;
-        (entry.known.data_bytes == data_bytes && entry.is_of(key)).then_some(entry.known)
+        let found = (entry.known.data_bytes == data_bytes && entry.is_of(key)).then_some(entry.known)?;
+        if let Some(entry) = self.kept().known.get_mut(&mark).filter(|entry| Arc::ptr_eq(&entry.known, &found)) {
+            entry.met = true;
+        }
+        Some(found)
     }
 
-    /// Keeps what was found out. What does not fit any more makes room by ending all that was kept: the files of a folder,
-    /// which are alike, are listed one after the other.
+    /// Keeps what was found out. What does not fit any more makes room by ending what no second file had since room was made
+    /// last, and everything where that does not do: the files of a folder, which are alike, are listed one after the other.
     pub(crate) fn keep(&self, key: SectionKey<'_>, known: Known) {
+        // one that has no room alone is not even copied
+        if key.rest.len() > self.limit_bytes {
+            return;
+        }
         let (mark, rest) = (key.mark(), Arc::from(key.rest));
         let mut kept = self.kept();
         let before = kept.known.remove(&mark);
@@ -135,12 +152,16 @@ impl Memo {
             Some(before) => known.and(&before.known),
             None => known,
         };
-        let entry = Entry { after_metadata: key.after_metadata, rest, known: Arc::new(known) };
-        kept.bytes = kept.bytes.saturating_add(entry.bytes());
-        if kept.bytes > self.limit_bytes {
-            *kept = Kept { known: HashMap::new(), bytes: entry.bytes() };
+        let entry = Entry { after_metadata: key.after_metadata, rest, known: Arc::new(known), met: false };
+        let bytes = entry.bytes();
+        if kept.bytes.saturating_add(bytes) > self.limit_bytes {
+            kept.forget_unmet();
         }
-        if kept.bytes <= self.limit_bytes {
+        if kept.bytes.saturating_add(bytes) > self.limit_bytes {
+            *kept = Kept::default();
+        }
+        if bytes <= self.limit_bytes {
+            kept.bytes += bytes;
             kept.known.insert(mark, entry);
         }
     }
@@ -181,6 +202,17 @@ mod tests {
         let small = Memo::within(1);
         small.keep(key(&[0; 8]), known(UNKNOWN));
         assert!(small.find(key(&[0; 8]), 1).is_none(), "what is larger than all there is room for is not kept");
+    }
+
+    #[test]
+    fn what_other_files_had_too_outlives_what_only_one_had() {
+        let memo = Memo::within(10 * ENTRY_BYTES);
+        let common = [255; 8];
+        memo.keep(key(&common), known(UNKNOWN));
+        for number in 0..100 {
+            assert!(memo.find(key(&common), 1).is_some(), "lost before {number}");
+            memo.keep(key(&u64::to_le_bytes(number)), known(UNKNOWN));
+        }
     }
 
     #[test]

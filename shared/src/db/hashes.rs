@@ -44,7 +44,7 @@ pub struct Unhashed {
 }
 
 /// Models on a host without hashes, or with components whose digest or tensors are not known, small ones first; narrowed to
-/// one model or one root.
+/// one model or one root. Only such as stand in the canonical form of this version: a scan reads the others first.
 ///
 /// # Errors
 /// Database errors.
@@ -53,6 +53,7 @@ pub async fn unhashed(
     host: &str,
     model: Option<ModelId>,
     root: Option<&str>,
+    form: i32,
     limit: i64,
 ) -> Result<Vec<Unhashed>, DbError> {
     Ok(sqlx::query_as(
@@ -63,13 +64,14 @@ pub async fn unhashed(
                      where c.digest is null and c.merged_into is null) open
          join models m on m.id = open.id
          join model_locations l on l.model_id = m.id join roots r on r.host = l.host and r.name = l.root
-         where l.host = $1 and jsonb_array_length(l.files) > 0
+         where l.host = $1 and jsonb_array_length(l.files) > 0 and m.canonical_form = $4
            and ($2::text is null or m.id = $2) and ($3::text is null or l.root = $3)
-         order by m.size_bytes, m.id limit $4",
+         order by m.size_bytes, m.id limit $5",
     )
     .bind(host)
     .bind(model)
     .bind(root)
+    .bind(form)
     .bind(limit)
     .fetch_all(db)
     .await?)
@@ -84,7 +86,8 @@ pub async fn twins(db: impl PgExecutor<'_>, host: &str, model: ModelId) -> Resul
         "select distinct on (p.kind) p.kind, c.digest
          from models m join model_locations l on l.model_id = m.id and l.host = $1
          join model_locations twin on twin.host = $1 and twin.files = l.files and twin.model_id <> m.id
-         join models other on other.id = twin.model_id and other.read_as = m.read_as and other.type = m.type and other.base = m.base
+         join models other on other.id = twin.model_id and other.canonical_form = m.canonical_form
+              and other.read_as = m.read_as and other.type = m.type and other.base = m.base
          join model_components p on p.model_id = other.id join components c on c.id = p.component_id
          where m.id = $2 and c.digest is not null order by p.kind, c.id",
     )

@@ -50,6 +50,9 @@ pub enum DbError {
     /// Postgres ended the transaction in favour of another one; the same again may go through.
     #[error("another transaction was in the way")]
     Contended(#[source] sqlx::Error),
+    /// Names that were free were taken by others each time; the same again may go through.
+    #[error("others kept taking the names like `{0}`")]
+    Names(String),
     /// What a new row refers to is not there any more.
     #[error("{0} is not there")]
     Gone(String),
@@ -99,7 +102,9 @@ impl Classify for DbError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::BadUrl(_) => ErrorCode::InvalidArgument,
-            Self::Unavailable(_) | Self::ReadOnly(_) | Self::Contended(_) | Self::Schema(_) => ErrorCode::Unavailable,
+            Self::Unavailable(_) | Self::ReadOnly(_) | Self::Contended(_) | Self::Names(_) | Self::Schema(_) => {
+                ErrorCode::Unavailable
+            }
             Self::Gone(_) => ErrorCode::NotFound,
             Self::BadRow(_) | Self::Statement(_) => ErrorCode::Internal,
         }

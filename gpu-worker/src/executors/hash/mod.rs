@@ -35,6 +35,7 @@ use super::{
     model::{blocking, unsigned},
 };
 use crate::{
+    catalogue::CANONICAL_FORM,
     commit::{Effects, Hashed, HashedModel},
     context::Agent,
     error::WorkError,
@@ -52,7 +53,8 @@ const FAILURES: usize = 50;
 pub(super) async fn run(agent: &Arc<Agent>, args: HashArgs, attempt: &Attempt) -> Result<Done, WorkError> {
     let started = Instant::now();
     attempt.progress.enter("locating", 0);
-    let models = hashes::unhashed(&agent.pool, &agent.host, args.model, args.root.as_deref(), BATCH).await?;
+    let models =
+        hashes::unhashed(&agent.pool, &agent.host, args.model, args.root.as_deref(), CANONICAL_FORM, BATCH).await?;
     attempt.progress.enter("hashing", models.iter().map(|model| unsigned(model.size_bytes)).sum());
     let mut slice = Slice { agent, attempt, read: Arc::default(), hashed: Hashed::default(), failed: Vec::new() };
     let (mut passed, mut left) = (0, models.len());

@@ -25,11 +25,9 @@ pub(super) struct Fresh<'w> {
 pub(super) async fn insert<'w>(
     tx: &mut PgConnection,
     place: Place<'_>,
-    mut models: Vec<&'w Written<'w>>,
+    models: Vec<&'w Written<'w>>,
 ) -> Result<Vec<Fresh<'w>>, DbError> {
     let mut added = Vec::with_capacity(models.len());
-    // names are taken in one order by everybody, so that nobody waits for one who waits for him
-    models.sort_by(|a, b| a.found.name.cmp(&b.found.name));
     let mut left: Vec<(ModelId, &Written<'_>)> = models.into_iter().map(|model| (ModelId::generate(), model)).collect();
     for _ in 0..NAME_ATTEMPTS {
         if left.is_empty() {
@@ -37,32 +35,27 @@ pub(super) async fn insert<'w>(
         }
         let wanted: Vec<&str> = left.iter().map(|(_, model)| model.found.name.as_str()).collect();
         let names = free_names::free_names(tx, &wanted).await?;
-        let done: HashSet<ModelId> = insert_as(tx, place, &left, &names).await?.into_iter().collect();
-        let mut out = Vec::new();
-        for ((id, model), name) in left.into_iter().zip(names) {
-            if done.contains(&id) {
-                added.push(Fresh { id, name, model });
-            } else {
-                out.push((id, model));
-            }
-        }
-        left = out;
+        let mut named: Vec<Fresh<'_>> =
+            left.into_iter().zip(names).map(|((id, model), name)| Fresh { id, name, model }).collect();
+        // a round takes its names in one order, so that few wait for one who waits for them: Postgres ends one of those
+        named.sort_by(|a, b| a.name.cmp(&b.name));
+        let done: HashSet<ModelId> = insert_as(tx, place, &named).await?.into_iter().collect();
+        let (there, taken): (Vec<_>, Vec<_>) = named.into_iter().partition(|fresh| done.contains(&fresh.id));
+        added.extend(there);
+        left = taken.into_iter().map(|fresh| (fresh.id, fresh.model)).collect();
     }
     match left.first() {
         None => Ok(added),
-        Some((_, model)) => Err(DbError::BadRow(format!("others kept taking the names like `{}`", model.found.name))),
+        // with the names that this transaction holds others cannot go on either
+        Some((_, model)) => Err(DbError::Names(model.found.name.clone())),
     }
 }
 
 /// The ids of those whose name nobody else took in the meantime.
-async fn insert_as(
-    tx: &mut PgConnection,
-    place: Place<'_>,
-    models: &[(ModelId, &Written<'_>)],
-    names: &[String],
-) -> Result<Vec<ModelId>, DbError> {
-    let ids: Vec<ModelId> = models.iter().map(|(id, _)| *id).collect();
-    let models: Vec<&Written<'_>> = models.iter().map(|(_, model)| *model).collect();
+async fn insert_as(tx: &mut PgConnection, place: Place<'_>, named: &[Fresh<'_>]) -> Result<Vec<ModelId>, DbError> {
+    let ids: Vec<ModelId> = named.iter().map(|fresh| fresh.id).collect();
+    let names: Vec<&str> = named.iter().map(|fresh| fresh.name.as_str()).collect();
+    let models: Vec<&Written<'_>> = named.iter().map(|fresh| fresh.model).collect();
     let paths: Vec<&str> = models.iter().map(|model| model.found.rel_path.as_str()).collect();
     let columns = Columns::of(&models);
     Ok(sqlx::query_scalar(

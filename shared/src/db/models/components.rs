@@ -24,7 +24,8 @@ pub enum Registered {
     Gone,
 }
 
-/// Registers the digest that a read of a component's tensors computed, in the caller's transaction.
+/// Registers the digest that a read of a component's tensors computed in the canonical form of this version, in the caller's transaction.
+/// Of a component that stands in the form of another build, nothing is registered or compared: a scan reads its model again.
 ///
 /// # Errors
 /// Database errors.
@@ -32,6 +33,7 @@ pub async fn register_digest(
     tx: &mut PgConnection,
     component: ComponentId,
     digest: &str,
+    form: i32,
 ) -> Result<Registered, DbError> {
     // two loads of equal content under two rows: the second sees the first one's row
     sqlx::query("select pg_advisory_xact_lock(hashtextextended('digest/' || $1, 0))")
@@ -39,11 +41,15 @@ pub async fn register_digest(
         .execute(&mut *tx)
         .await?;
     // not `for update`: the agent's own report of what is resident refers to the row at the same time
-    let row: Option<(Option<String>, Option<ComponentId>)> =
-        sqlx::query_as("select digest, merged_into from components where id = $1 for no key update")
-            .bind(component)
-            .fetch_optional(&mut *tx)
-            .await?;
+    let row: Option<(Option<String>, Option<ComponentId>)> = sqlx::query_as(
+        "select digest, merged_into from components c where id = $1 and not exists
+                 (select 1 from model_components p join models m on m.id = p.model_id
+                  where p.component_id = c.id and m.canonical_form <> $2) for no key update of c",
+    )
+    .bind(component)
+    .bind(form)
+    .fetch_optional(&mut *tx)
+    .await?;
     match row {
         None => Ok(Registered::Gone),
         Some((Some(known), _)) => Ok(if known == digest { Registered::Own } else { Registered::Mismatch }),

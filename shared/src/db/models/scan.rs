@@ -141,7 +141,7 @@ pub async fn record_scan(tx: &mut PgConnection, host: &str, root: &str, scan: Sc
     Ok(counts)
 }
 
-/// How often a batch is written anew when Postgres ends its transaction to free others.
+/// How often a batch is written anew when Postgres ends its transaction to free others, or others take its names.
 const ATTEMPTS: usize = 3;
 
 /// Writes models while the scan that found them goes on, in a transaction of its own; none when `lease` is over, and then nothing
@@ -160,7 +160,7 @@ pub async fn record_models(
     for _ in 1..ATTEMPTS {
         match record_batch(pool, lease, place, batch).await {
             // two batches that took the same names, each one first
-            Err(DbError::Contended(_)) => {}
+            Err(DbError::Contended(_) | DbError::Names(_)) => {}
             answer => return answer,
         }
     }

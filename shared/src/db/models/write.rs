@@ -82,7 +82,7 @@ pub(super) async fn batch<'w>(
     let outdated = old.iter().filter(|(before, model)| {
         let recognised = (&before.model_type, &before.base, &before.read_as.0)
             != (&model.found.model_type, &model.found.base, &model.found.read_as)
-            || before.canonical_form < model.found.canonical_form;
+            || before.canonical_form != model.found.canonical_form;
         // its tensors have another canonical form, whatever was known of the old one
         let other = || recognised || !components::are(parts.get(&before.id), &model.found.components);
         moved.contains(&before.id) || (changed.contains(&before.id) && other())
@@ -126,8 +126,7 @@ async fn update(tx: &mut PgConnection, models: &[(&Existing, &Written<'_>)]) -> 
     let changed: Vec<ModelId> = sqlx::query_scalar(
         "update models m set type = f.type, base = f.base, format = f.format, variant = f.variant, prediction = f.prediction,
              size_bytes = f.size_bytes, state = 'available', reason = f.reason, evidence = f.evidence, metadata = f.metadata,
-             read_as = f.read_as, canonical_form = greatest(m.canonical_form, f.canonical_form), version = m.version + 1,
-             updated_at = now()
+             read_as = f.read_as, canonical_form = f.canonical_form, version = m.version + 1, updated_at = now()
          from (select id, type, base, format, variant, prediction, size_bytes, reason, evidence::jsonb, metadata::jsonb,
                       read_as::jsonb, canonical_form
                from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::text[],
@@ -135,11 +134,11 @@ async fn update(tx: &mut PgConnection, models: &[(&Existing, &Written<'_>)]) -> 
                     as f (id, type, base, format, variant, prediction, size_bytes, reason, evidence, metadata, read_as,
                           canonical_form)) as f
          where m.id = f.id
-           and (m.canonical_form < f.canonical_form or (m.type, m.base, m.format, m.variant, m.prediction, m.size_bytes, m.state, m.reason, m.evidence, m.metadata,
-                m.read_as)
+           and (m.type, m.base, m.format, m.variant, m.prediction, m.size_bytes, m.state, m.reason, m.evidence, m.metadata,
+                m.read_as, m.canonical_form)
                is distinct from
                (f.type, f.base, f.format, f.variant, f.prediction, f.size_bytes, 'available', f.reason, f.evidence, f.metadata,
-                f.read_as))
+                f.read_as, f.canonical_form)
          returning m.id",
     )
     .bind(ids)
