@@ -72,6 +72,35 @@ impl Going {
     }
 }
 
+/// One more holds so many bytes of what an entry holds: first of what the entry holds with others, then of its own, which are memory
+/// of this number from then on. What the new holder has of it; whoever else holds it is told with [`joined`].
+pub fn lend(own_bytes: &mut u64, shared: &mut Vec<SharedMemory>, bytes: u64, memory: u64) -> Vec<SharedMemory> {
+    let (mut rest, mut lent) = (bytes, Vec::new());
+    for one in shared.iter_mut() {
+        if rest == 0 {
+            break;
+        }
+        one.holders = one.holders.saturating_add(1);
+        rest = rest.saturating_sub(one.bytes);
+        lent.push(*one);
+    }
+    let bytes = rest.min(*own_bytes);
+    if bytes > 0 {
+        *own_bytes -= bytes;
+        let one = SharedMemory { memory, bytes, holders: 2 };
+        shared.push(one);
+        lent.push(one);
+    }
+    lent
+}
+
+/// Somebody came to hold this memory as well.
+pub fn joined(shared: &mut [SharedMemory], lent: &[SharedMemory]) {
+    for one in shared {
+        one.holders = lent.iter().find(|lent| lent.memory == one.memory).map_or(one.holders, |lent| lent.holders);
+    }
+}
+
 /// Which of these go so that `need_bytes` come back, if they can: the first ones, of which the last ones are spared that the rest
 /// does without. `only_idle` spares no others than those with which nothing comes back. None stands for what cannot go.
 pub fn choose(order: &[Option<Holding<'_>>], need_bytes: u64, only_idle: bool) -> Vec<bool> {

@@ -186,9 +186,10 @@ impl PipelineChange {
         let is_mine = |device: &&Device| device.variants.uses_of(pipeline) == now;
         let Some(device) = device.filter(is_mine).filter(|_| before != now || kept_before != kept) else { return };
         let take_back = |uses: &BTreeSet<ComponentId>| {
-            kept_before.say_again(&kept, agent, device);
-            // after that: what no pipeline uses any more nobody keeps
-            variants::use_for(device, (pipeline, name), uses);
+            let then = kept_before.before_noted(&kept, &Keeps::of(agent, device));
+            let left = variants::use_for(device, (pipeline, name), uses);
+            // what it used before and no pipeline uses any more nobody keeps; what it came to use is kept as it was before
+            then.say(agent, device, &(&left & &before));
         };
         match self.is_recorded(agent, job).await {
             Ok(Some(true)) => {}

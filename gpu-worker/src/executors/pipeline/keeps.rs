@@ -1,7 +1,7 @@
 //! What is said about keeping copies, before and after a pipeline says it: so that what was said for an application that nobody
 //! recorded is taken back, and nothing that anybody said since.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use residency::{KeepAlive, entry::State};
@@ -37,39 +37,55 @@ impl Keeps {
         Self { on_device: on_device.collect(), in_ram: in_ram.collect() }
     }
 
-    /// Says again what was said before, where what was noted since still stands.
-    pub(super) fn say_again(&self, noted: &Self, agent: &Agent, device: &Device) {
+    /// What is to be said instead of what is said now: what noting changed and nobody changed since is as it was before.
+    pub(super) fn before_noted(&self, noted: &Self, now: &Self) -> Self {
+        Self {
+            on_device: taken_back(&self.on_device, &noted.on_device, &now.on_device),
+            in_ram: taken_back(&self.in_ram, &noted.in_ram, &now.in_ram),
+        }
+    }
+
+    /// Says just this where something else is said; copies of `but` are left as they are.
+    pub(super) fn say(&self, agent: &Agent, device: &Device, but: &BTreeSet<ComponentId>) {
         let now = Self::of(agent, device);
         let copies = device.resident();
-        for ((component, since), kept) in taken_back(&self.on_device, &noted.on_device, &now.on_device) {
-            if let Some(copy) = copies.iter().find(|copy| copy.component == component && copy.since == since) {
+        let on_device = otherwise(&self.on_device, &now.on_device);
+        for ((component, since), kept) in on_device.filter(|((component, _), _)| !but.contains(component)) {
+            if let Some(copy) = copies.iter().find(|copy| copy.component == *component && copy.since == *since) {
                 device.tier.say_exactly(copy, kept.protected, kept.keep_alive);
             }
         }
-        for (key, kept) in taken_back(&self.in_ram, &noted.in_ram, &now.in_ram) {
-            let said = agent.tier.protect(&key, kept.protected);
-            if let Err(error) = said.and_then(|()| agent.tier.set_keep_alive(&key, kept.keep_alive)) {
+        for (key, kept) in otherwise(&self.in_ram, &now.in_ram) {
+            let said = agent.tier.protect(key, kept.protected);
+            if let Err(error) = said.and_then(|()| agent.tier.set_keep_alive(key, kept.keep_alive)) {
                 tracing::debug!(key, error = %chain(&error), "what was said about keeping left with what it was said of");
             }
         }
     }
 }
 
-/// Of what is there now, what is to be said of it instead: what noting changed and nobody changed since is as it was before.
+/// Of what was noted and is there now, what is to be said of it: what nobody changed since is as it was before.
 fn taken_back<K: Ord + Clone>(
     before: &BTreeMap<K, Kept>,
     noted: &BTreeMap<K, Kept>,
     now: &BTreeMap<K, Kept>,
-) -> Vec<(K, Kept)> {
+) -> BTreeMap<K, Kept> {
     let one = |(key, noted): (&K, &Kept)| {
         let now = *now.get(key)?;
         let before = before.get(key).copied().unwrap_or_default();
         let protected = if now.protected == noted.protected { before.protected } else { now.protected };
         let keep_alive = if now.keep_alive == noted.keep_alive { before.keep_alive } else { now.keep_alive };
-        let then = Kept { protected, keep_alive };
-        (then != now).then(|| (key.clone(), then))
+        Some((key.clone(), Kept { protected, keep_alive }))
     };
     noted.iter().filter_map(one).collect()
+}
+
+/// What is to be said of what is there and of which something else is said.
+fn otherwise<'k, K: Ord>(
+    wanted: &'k BTreeMap<K, Kept>,
+    now: &'k BTreeMap<K, Kept>,
+) -> impl Iterator<Item = (&'k K, &'k Kept)> {
+    wanted.iter().filter(|(key, kept)| now.get(key).is_some_and(|now| now != *kept))
 }
 
 #[cfg(test)]
@@ -100,8 +116,7 @@ mod tests {
             now.extend(since.clone());
             let back = taken_back(&before, &noted, &now);
             let mut after = now.clone();
-            after.extend(back.iter().cloned());
-            prop_assert!(back.iter().all(|(key, kept)| now[key] != *kept), "nothing is said twice");
+            after.extend(otherwise(&back, &now));
             for (key, found) in &after {
                 let (was, seen) = (before.get(key).copied().unwrap_or_default(), now[key]);
                 match noted.get(key) {
@@ -114,5 +129,17 @@ mod tests {
                 }
             }
         }
+    }
+    #[test]
+    fn what_an_operator_kept_before_is_kept_when_the_only_pipeline_that_used_it_since_is_taken_back() {
+        let protected = Kept { protected: true, keep_alive: None };
+        // the application found it protected and protected it again
+        let noted = BTreeMap::from([("variant", protected)]);
+        let back = taken_back(&noted, &noted, &noted);
+        // no pipeline uses it any more, so nobody keeps it
+        let left = BTreeMap::from([("variant", Kept::default())]);
+        assert_eq!(otherwise(&back, &left).collect::<Vec<_>>(), [(&"variant", &protected)]);
+        assert_eq!(otherwise(&back, &noted).count(), 0, "nothing is said twice");
+        assert_eq!(otherwise(&back, &BTreeMap::new()).count(), 0, "it has gone");
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use residency::policy::{
     Candidate, Goal, Rules, select_victims,
-    shared::{Going, left},
+    shared::{Going, joined, left, lend},
 };
 use serde_json::Value;
 use shared::ids::ComponentId;
@@ -108,6 +108,22 @@ impl Space {
         self.free_bytes = self.free_bytes.saturating_add(plan.freed_bytes).saturating_sub(bytes);
         Ok(())
     }
+
+    /// What there is is taken, and not enough: nothing of it is left for anything else.
+    fn drain(&mut self, stays: impl Fn(&Candidate) -> bool) {
+        self.free_bytes = 0;
+        self.candidates.retain(stays);
+    }
+
+    /// So many bytes of this one are held by what was made now as well: they do not come back with it.
+    fn lend(&mut self, from: ComponentId, bytes: u64, number: usize) {
+        let key = from.to_string();
+        let Some(one) = self.candidates.iter_mut().find(|one| *one.key == *key) else { return };
+        // slabs are numbered from the other end
+        let memory = u64::MAX - u64::try_from(number).unwrap_or(0);
+        let lent = lend(&mut one.bytes, &mut one.shared, bytes, memory);
+        self.candidates.iter_mut().for_each(|one| joined(&mut one.shared, &lent));
+    }
 }
 
 /// Loads so many bytes, then makes the changes. `takes_part` says what stays for it in any case, `kept_by` why a base is not
@@ -120,7 +136,10 @@ pub(super) fn made(
     kept_by: impl Fn(ComponentId) -> Option<&'static str>,
 ) -> u64 {
     let mut short = space.take(load_bytes, &takes_part).err().unwrap_or(0);
-    for change in changes.iter_mut().filter(|change| !change.is_there()) {
+    if short > 0 {
+        space.drain(&takes_part);
+    }
+    for (number, change) in changes.iter_mut().enumerate().filter(|(_, change)| !change.is_there()) {
         let mut tried = Try::first(change.from.is_some());
         loop {
             // what is taken over is mostly held by both
@@ -133,11 +152,15 @@ pub(super) fn made(
                 change.from.iter().filter(|_| tried == Try::Delta).map(ToString::to_string).collect();
             let Err(missing) = space.take(bytes, |one| takes_part(one) || spared.contains(&*one.key)) else {
                 change.made(tried);
+                if let Some(from) = change.from.filter(|_| tried == Try::Delta) {
+                    space.lend(from, change.taken_over, number);
+                }
                 break;
             };
             let base_stays = kept_by(change.base);
             let Some(next) = tried.next(base_stays) else {
                 (change.base_stays, short) = (base_stays, short.saturating_add(missing));
+                space.drain(&takes_part);
                 break;
             };
             tried = next;
@@ -235,8 +258,26 @@ mod tests {
         let stays = |base: ComponentId| (base == kept).then_some("used");
         assert_eq!(made(&mut space(55, &[]), 10, &mut changes, |_| false, stays), 5);
         assert_eq!(changes[1].view()["base_stays"].as_str(), Some("used"));
+        let both = |_: ComponentId| Some("used");
+        let mut changes = [change("a", 50, None), change("b", 50, None)];
+        assert_eq!(made(&mut space(20, &[]), 0, &mut changes, |_| false, both), 80, "what is there is there once");
+        assert_eq!(made(&mut space(0, &[candidate(20)]), 0, &mut changes, |_| false, both), 80);
+        assert_eq!(made(&mut space(5, &[]), 10, &mut changes, |_| false, both), 105);
         // what does not even load is missing, too
         assert_eq!(made(&mut space(5, &[]), 10, &mut all(), |_| false, |_| None), 5);
+    }
+
+    #[test]
+    fn what_was_taken_over_does_not_come_back_with_what_it_was_taken_over_from() {
+        let earlier = candidate(100);
+        let tried = |bytes: u64| {
+            let mut changes = [change("text_encoder", 100, Some((&earlier, 90))), change("unet", bytes, None)];
+            let mut space = space(10, std::slice::from_ref(&earlier));
+            let short = made(&mut space, 0, &mut changes, |_| false, |_| Some("used"));
+            (changes.map(|change| change.path), gone(&space).iter().map(|(_, bytes)| *bytes).sum::<u64>(), short)
+        };
+        assert_eq!(tried(10), ([Path::Delta, Path::Full], 10, 0), "what it alone holds comes back");
+        assert_eq!(tried(95), ([Path::Delta, Path::Full], 0, 85));
     }
 
     #[test]

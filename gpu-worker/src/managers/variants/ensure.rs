@@ -159,12 +159,17 @@ pub fn lease_cached(device: &Device, attempt: &Attempt, key: &str) -> Option<Dev
     device.tier.lease(&copy, &holder(attempt))
 }
 
-/// A pipeline uses these variants on a device and no others any more. What its last pipeline left nobody keeps.
-pub fn use_for(device: &Device, (pipeline, name): (PipelineId, &str), ids: &BTreeSet<ComponentId>) {
+/// A pipeline uses these variants on a device and no others any more. What its last pipeline left nobody keeps: which those are.
+pub fn use_for(
+    device: &Device,
+    (pipeline, name): (PipelineId, &str),
+    ids: &BTreeSet<ComponentId>,
+) -> BTreeSet<ComponentId> {
     let left = device.variants.used_by(pipeline, name, ids);
     for copy in device.resident().iter().filter(|copy| left.contains(&copy.component)) {
         device.tier.say(copy, Some(false), None);
     }
+    left
 }
 
 fn holder(attempt: &Attempt) -> String {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use residency::policy::shared::{Going, SharedMemory};
+use residency::policy::shared::{Going, SharedMemory, joined, lend};
 use shared::ids::ComponentId;
 
 use super::{
@@ -94,29 +94,21 @@ fn foreseen(
         // what is taken over is mostly held by both
         let bytes = wish.plan.bytes().saturating_sub(taken_over);
         trimmed.extend(trim(&mut there, bytes, spared, budget, false));
-        let from = spared.and_then(|id| there.iter_mut().find(|one| one.id == id));
-        let shared = from.and_then(|from| lent(from, taken_over, ways.len()));
-        there.push(Weighed {
-            id: ComponentId::generate(),
-            bytes,
-            shared: shared.into_iter().collect(),
-            seconds: 0.0,
-            may_go: false,
-        });
+        let shared = lent(&mut there, spared, taken_over, ways.len());
+        there.push(Weighed { id: ComponentId::generate(), bytes, shared, seconds: 0.0, may_go: false });
         trimmed.extend(trim(&mut there, 0, None, budget, true));
     }
     (ways, trimmed)
 }
 
-/// So many bytes that the variant holds alone are held by one more from now on.
-fn lent(from: &mut Weighed, bytes: u64, number: usize) -> Option<SharedMemory> {
-    let bytes = bytes.min(from.bytes);
+/// So many bytes of what this variant holds are held by one more from now on: what that one has of it.
+fn lent(there: &mut [Weighed], from: Option<ComponentId>, bytes: u64, number: usize) -> Vec<SharedMemory> {
+    let Some(from) = there.iter_mut().find(|one| Some(one.id) == from) else { return Vec::new() };
     // slabs are numbered from the other end
     let memory = u64::MAX - u64::try_from(number).unwrap_or(0);
-    let shared = (bytes > 0).then_some(SharedMemory { memory, bytes, holders: 2 })?;
-    from.bytes -= bytes;
-    from.shared.push(shared);
-    Some(shared)
+    let lent = lend(&mut from.bytes, &mut from.shared, bytes, memory);
+    there.iter_mut().for_each(|one| joined(&mut one.shared, &lent));
+    lent
 }
 
 /// Takes what the bound would take off out of what is there.
@@ -187,5 +179,20 @@ mod tests {
         made[0].0.key = next.key("d");
         let (way, trimmed) = foreseen(&made, weigh(0), &wishes[1..], 10_000);
         assert_eq!((way[0].cached, trimmed), (Some(all[0].0.id), Vec::new()));
+    }
+    #[test]
+    fn what_a_chain_of_variants_holds_comes_back_with_none_of_them_while_the_newest_holds_it() {
+        let unet = ComponentId::generate();
+        let all = [variant(unet, &[("z", 9)]), variant(unet, &[("a", 1)])];
+        let sheet = SharedMemory { memory: 1, bytes: 100, holders: 2 };
+        let weigh = |(at, (variant, _)): (usize, &(Variant, DeviceResident))| {
+            let bytes = if at == 0 { 3 } else { 4 };
+            Weighed { id: variant.id, bytes, shared: vec![sheet], seconds: 1.0, may_go: true }
+        };
+        let there: Vec<Weighed> = all.iter().enumerate().map(weigh).collect();
+        let next = plan(&[("a", 1), ("b", 2)]);
+        let (way, trimmed) = foreseen(&all, there, &[Wish { base: unet, base_digest: Some("d"), plan: &next }], 1);
+        assert_eq!((way[0].taken_over, way[0].from), (100, Some(all[1].0.id)));
+        assert_eq!(trimmed.iter().map(|one| one.bytes).sum::<u64>(), 7, "the sheet stays with the new one");
     }
 }
