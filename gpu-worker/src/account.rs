@@ -105,13 +105,22 @@ fn sums(agent: &Agent, copies: &[Candidate], elsewhere: &impl Fn(&Candidate) -> 
         .sum();
     TierMemory {
         copies: copies.len() as u64,
-        leased_bytes: of(&|copy| copy.holders > 0),
-        protected_bytes: of(&|copy| copy.protected),
+        leased_bytes: held_by(copies.iter().filter(|copy| copy.holders > 0)),
+        protected_bytes: held_by(copies.iter().filter(|copy| copy.protected)),
         evictable_bytes: would_free_bytes(copies),
         duplicate_bytes: second,
         elsewhere_bytes: of(&|copy| elsewhere(copy)),
         ..TierMemory::default()
     }
+}
+
+/// Bytes of which nothing comes back while these stay: all that they hold, once.
+fn held_by<'c>(copies: impl Iterator<Item = &'c Candidate>) -> u64 {
+    let mut seen = BTreeSet::new();
+    copies.fold(0, |sum, copy| {
+        let shared = copy.shared.iter().filter(|shared| seen.insert(shared.memory)).map(|shared| shared.bytes);
+        shared.fold(sum.saturating_add(copy.bytes), u64::saturating_add)
+    })
 }
 
 fn processes(agent: &Agent) -> Vec<ProcessMemory> {
@@ -128,4 +137,32 @@ fn processes(agent: &Agent) -> Vec<ProcessMemory> {
 
 fn difference(ledger_bytes: u64, reserved_bytes: u64, system_bytes: u64) -> i64 {
     Reading { tier: String::new(), ledger_bytes, reserved_bytes, system_bytes, allowed_bytes: 0 }.difference()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use residency::policy::shared::SharedMemory;
+
+    use super::*;
+
+    #[test]
+    fn memory_that_one_in_use_holds_with_others_is_in_use_whole_and_once() {
+        let of = |bytes: u64, holders: u32| Candidate {
+            key: bytes.to_string().into(),
+            bytes,
+            shared: vec![SharedMemory { memory: 1, bytes: 91, holders }],
+            last_used: Duration::ZERO,
+            loaded_at: Duration::ZERO,
+            hits: 0,
+            reload_seconds: 0.0,
+            reuses_per_hour: 0.0,
+            reused: false,
+            holders: 1,
+            protected: false,
+        };
+        assert_eq!(held_by([of(10, 2)].iter()), 101);
+        assert_eq!(held_by([of(10, 3), of(20, 3)].iter()), 121);
+    }
 }

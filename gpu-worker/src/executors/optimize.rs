@@ -107,7 +107,11 @@ impl Work<'_> {
                 let Some(piece) = pieces.get(step.piece) else { continue };
                 let mut action = line(step, piece, "done");
                 match take(self.agent, piece).await? {
-                    Ok(bytes) => self.freed_bytes = self.freed_bytes.saturating_add(bytes),
+                    // what others came to hold meanwhile, or did not let go of, does not come back with it
+                    Ok(bytes) => {
+                        action.bytes = bytes;
+                        self.freed_bytes = self.freed_bytes.saturating_add(bytes);
+                    }
                     Err(stays) => (action.state, action.reason) = ("stayed".to_owned(), stays),
                 }
                 self.attempt.progress.set(self.freed_bytes.min(self.need_bytes));

@@ -255,6 +255,7 @@ impl Child {
     }
 
     fn status(&mut self) -> Result<(), End> {
+        self.copies.free_late().map_err(|lost| End::Sticky(lost.to_string()))?;
         let memory = match self.copies.device().memory() {
             Ok(memory) => {
                 self.copies.ledger().look(memory);

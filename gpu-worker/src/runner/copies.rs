@@ -196,7 +196,7 @@ impl Copies {
         let bytes = self.device.slab_bytes(slab)?;
         let shown = DeviceResident::new(component, digest, bytes, None);
         match self.take_off(component) {
-            // what could not be freed now is freed later: the new content is there
+            // nothing was there
             Ok(_) | Err(CopyError::Failed(_)) => {}
             Err(lost @ CopyError::Sticky(_)) => return Err(lost),
         }

@@ -103,27 +103,28 @@ impl Copies {
         Arc::into_inner(sheet).map_or(Ok(0), |sheet| self.free(sheet.slab))
     }
 
-    /// Takes a copy off and frees the slabs that it alone holds. Where one cannot be freed the copy is gone all the same: what is
-    /// left of it would serve runs and other variants with less than it had.
+    /// Takes a copy off and frees the slabs that it alone holds: bytes that came back. Where a slab cannot be freed the copy is gone all
+    /// the same, as what is left of it would serve runs and other variants with less than it had, and the slab is freed later.
     pub(super) fn take_off(&mut self, component: ComponentId) -> Result<u64, CopyError> {
         let copy = self.copies.remove(&component).ok_or(CopyError::Failed(Failure::NotResident { component }))?;
-        let (mut bytes, mut failed) = (0, None);
+        let mut bytes = 0;
         for sheet in copy.sheets {
             match self.let_go(sheet) {
                 Ok(freed) => bytes += freed,
                 Err(lost @ DeviceError::Sticky { .. }) => return Err(lost.into()),
-                Err(error) => failed = Some(error),
+                Err(error) => tracing::warn!(%component, %error, "a copy has left, and not all of its memory"),
             }
         }
         self.recount();
-        failed.map_or(Ok(bytes), |error| Err(error.into()))
+        Ok(bytes)
     }
 
-    /// Frees a slab that nothing has any more. One that cannot be freed is tried again before memory is taken.
+    /// Frees a slab that nothing has any more. One that cannot be freed is tried again, before memory is taken and whenever the device's
+    /// memory is looked at.
     pub(super) fn free(&mut self, slab: SlabId) -> Result<u64, DeviceError> {
         let freed = self.device.free(slab);
         if let Err(error) = &freed
-            && !matches!(error, DeviceError::NoSlab(_) | DeviceError::Sticky { .. })
+            && is_for_later(error)
         {
             tracing::error!(?slab, %error, "a slab that nothing has any more cannot be freed yet");
             self.unfreed.push(slab);
@@ -131,11 +132,13 @@ impl Copies {
         freed
     }
 
-    /// Frees what could not be freed when its time had come.
+    /// Frees what could not be freed when its time had come; what still cannot be stays for the next time.
     pub(super) fn free_late(&mut self) -> Result<(), DeviceError> {
         for slab in std::mem::take(&mut self.unfreed) {
-            if let Err(lost @ DeviceError::Sticky { .. }) = self.free(slab) {
-                return Err(lost);
+            match self.device.free(slab) {
+                Err(lost @ DeviceError::Sticky { .. }) => return Err(lost),
+                Err(error) if is_for_later(&error) => self.unfreed.push(slab),
+                Ok(_) | Err(_) => {}
             }
         }
         Ok(())
@@ -155,6 +158,10 @@ impl Copies {
             copy.shown.shared = shared.into_iter().map(held).collect();
         }
     }
+}
+
+fn is_for_later(error: &DeviceError) -> bool {
+    !matches!(error, DeviceError::NoSlab(_) | DeviceError::Sticky { .. })
 }
 
 fn held(sheet: &Arc<Sheet>) -> SharedMemory {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use residency::policy::{Candidate, shared::left};
+use residency::policy::Candidate;
 use serde_json::{Value, json};
 use shared::{db::models::ComponentRow, ids::ComponentId, job::ApplyPipelineArgs};
 
@@ -44,6 +44,12 @@ pub(super) async fn plan(site: Site<'_>, args: &ApplyPipelineArgs, draft: &Draft
     let mut spared: BTreeSet<ComponentId> = ways.iter().filter_map(|way| way.cached).collect();
     let mut changes: Vec<Change> =
         parts.iter().zip(&ways).map(|(part, way)| change(site, draft, *part, *way)).collect();
+    // what goes afterwards is still there when it is made, and goes for that
+    for one in trimmed.iter().filter(|one| !one.afterwards) {
+        if let Some(change) = changes.get_mut(one.wish) {
+            change.trimmed.push(one.id);
+        }
+    }
     // what was converted into just that needs no base
     let whole: BTreeSet<&str> =
         parts.iter().filter(|part| is_converted(site, **part)).map(|(kind, _, _)| *kind).collect();
@@ -60,7 +66,7 @@ pub(super) async fn plan(site: Site<'_>, args: &ApplyPipelineArgs, draft: &Draft
         })
         .collect();
     let computed: u64 = changes.iter().filter(|change| !change.is_there()).map(|change| change.bytes).sum();
-    let mut space = space(site, &trimmed);
+    let mut space = space(site);
     let takes_part = |one: &Candidate| {
         let held = one.key.parse::<ComponentId>();
         held.is_ok_and(|held| spared.contains(&held) || spared.contains(&site.agent.aliases.now(held)))
@@ -115,6 +121,7 @@ fn change(site: Site<'_>, draft: &Draft, (kind, row, plan): (&str, &ComponentRow
         tensors: plan.changes.len(),
         seconds: if is_there { 0.0 } else { estimate(bytes.saturating_sub(way.taken_over)) },
         seconds_alone: estimate(bytes),
+        trimmed: Vec::new(),
         base_stays: None,
     }
 }
@@ -149,15 +156,11 @@ fn kept_by(site: Site<'_>, base: ComponentId) -> Option<&'static str> {
     variants::base_stays(noted.leases, noted.protected)
 }
 
-/// The room that there is once the bound on variants was kept.
-fn space(site: Site<'_>, trimmed: &[Trimmed]) -> Space {
+/// The room that there is, and what may go for more.
+fn space(site: Site<'_>) -> Space {
     let memory = site.device.runner.status().borrow().memory;
-    let free = memory.capacity_bytes.saturating_sub(memory.used_bytes);
-    let before = trimmed.iter().filter(|one| !one.afterwards);
-    let free_bytes = before.fold(free, |free, one| free.saturating_add(one.bytes));
-    // what goes afterwards is still there, and goes for that
-    let is_trimmed = |one: &Candidate| trimmed.iter().any(|gone| !gone.afterwards && one.key.parse() == Ok(gone.id));
-    let candidates = left(device_tier::candidates(site.agent, site.device), is_trimmed);
+    let free_bytes = memory.capacity_bytes.saturating_sub(memory.used_bytes);
+    let candidates = device_tier::candidates(site.agent, site.device);
     let (rules, now) = (site.device.tier.rules(), site.device.tier.uptime());
     Space { free_bytes, candidates, rules, now, going: Vec::new() }
 }

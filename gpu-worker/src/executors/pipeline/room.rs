@@ -37,6 +37,8 @@ pub(super) struct Change {
     pub(super) seconds: f64,
     /// The same where nothing can be taken over.
     pub(super) seconds_alone: f64,
+    /// What the bound on variants takes off before it is made.
+    pub(super) trimmed: Vec<ComponentId>,
     /// Why its base's copy could not be converted, where that were needed.
     pub(super) base_stays: Option<&'static str>,
 }
@@ -109,6 +111,15 @@ impl Space {
         Ok(())
     }
 
+    /// These go, if they have not gone for room before.
+    fn trim(&mut self, trimmed: &[ComponentId]) {
+        let goes = |one: &Candidate| one.key.parse().is_ok_and(|id| trimmed.contains(&id));
+        let mut gone = Going::default();
+        let bytes = self.candidates.iter().filter(|one| goes(one)).map(|one| gone.take(one.holding()));
+        self.free_bytes = bytes.fold(self.free_bytes, u64::saturating_add);
+        self.candidates = left(std::mem::take(&mut self.candidates), goes);
+    }
+
     /// What there is is taken, and not enough: nothing of it is left for anything else.
     fn drain(&mut self, stays: impl Fn(&Candidate) -> bool) {
         self.free_bytes = 0;
@@ -140,6 +151,7 @@ pub(super) fn made(
         space.drain(&takes_part);
     }
     for (number, change) in changes.iter_mut().enumerate().filter(|(_, change)| !change.is_there()) {
+        space.trim(&change.trimmed);
         let mut tried = Try::first(change.from.is_some());
         loop {
             // what is taken over is mostly held by both
@@ -186,6 +198,7 @@ mod tests {
             tensors: 1,
             seconds: 1.0,
             seconds_alone: 2.0,
+            trimmed: Vec::new(),
             base_stays: None,
         }
     }
@@ -265,6 +278,18 @@ mod tests {
         assert_eq!(made(&mut space(5, &[]), 10, &mut changes, |_| false, both), 105);
         // what does not even load is missing, too
         assert_eq!(made(&mut space(5, &[]), 10, &mut all(), |_| false, |_| None), 5);
+    }
+
+    #[test]
+    fn what_the_bound_takes_off_is_room_from_its_wish_on() {
+        let trimmed = Candidate { holders: 1, ..candidate(50) };
+        for (at, wanted) in [(0, [Path::Full, Path::InPlace]), (1, [Path::InPlace, Path::Full])] {
+            let mut changes = [change("a", 50, None), change("b", 50, None)];
+            changes[at].trimmed.push(trimmed.key.parse().unwrap());
+            let mut space = space(0, std::slice::from_ref(&trimmed));
+            assert_eq!(made(&mut space, 0, &mut changes, |_| false, |_| None), 0);
+            assert_eq!(changes.map(|change| change.path), wanted);
+        }
     }
 
     #[test]

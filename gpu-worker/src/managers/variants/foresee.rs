@@ -56,6 +56,8 @@ pub struct Trimmed {
     pub bytes: u64,
     /// Seconds that making it again takes.
     pub seconds: f64,
+    /// The place of the wish that it goes for.
+    pub wish: usize,
     /// Only once what is made is there: its bytes are no room for that.
     pub afterwards: bool,
 }
@@ -79,7 +81,7 @@ fn foreseen(
     budget: u64,
 ) -> (Vec<Way>, Vec<Trimmed>) {
     let (mut ways, mut trimmed): (Vec<Way>, Vec<Trimmed>) = (Vec::new(), Vec::new());
-    for wish in wishes {
+    for (number, wish) in wishes.iter().enumerate() {
         if let Some((variant, _)) = all.iter().find(|(variant, _)| wish.is(variant)) {
             ways.push(Way { path: Path::Cached, taken_over: wish.plan.bytes(), from: None, cached: Some(variant.id) });
             continue;
@@ -93,10 +95,10 @@ fn foreseen(
         ways.push(Way { path, taken_over, from: spared, cached: None });
         // what is taken over is mostly held by both
         let bytes = wish.plan.bytes().saturating_sub(taken_over);
-        trimmed.extend(trim(&mut there, bytes, spared, budget, false));
+        trimmed.extend(trim(&mut there, (number, bytes), spared, budget, false));
         let shared = lent(&mut there, spared, taken_over, ways.len());
         there.push(Weighed { id: ComponentId::generate(), bytes, shared, seconds: 0.0, may_go: false });
-        trimmed.extend(trim(&mut there, 0, None, budget, true));
+        trimmed.extend(trim(&mut there, (number, 0), None, budget, true));
     }
     (ways, trimmed)
 }
@@ -114,7 +116,7 @@ fn lent(there: &mut [Weighed], from: Option<ComponentId>, bytes: u64, number: us
 /// Takes what the bound would take off out of what is there.
 fn trim(
     there: &mut Vec<Weighed>,
-    incoming: u64,
+    (wish, incoming): (usize, u64),
     spared: Option<ComponentId>,
     budget: u64,
     afterwards: bool,
@@ -126,7 +128,7 @@ fn trim(
     let gone = ids.iter().filter_map(|id| seen.iter().find(|one| one.id == *id));
     let gone = gone.map(|one| {
         let bytes = going.take(one.holding());
-        Trimmed { id: one.id, bytes, seconds: one.seconds, afterwards }
+        Trimmed { id: one.id, bytes, seconds: one.seconds, wish, afterwards }
     });
     let gone = gone.collect();
     there.retain(|one| !ids.contains(&one.id));
