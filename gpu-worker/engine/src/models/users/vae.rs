@@ -27,8 +27,8 @@ pub(in crate::models) struct Half {
     pub(in crate::models) has_moments: bool,
     /// Whether it is latents that the graph drew itself.
     pub(in crate::models) draws: bool,
-    /// Whether it takes one image at a time.
-    pub(in crate::models) is_single: bool,
+    /// The only number of images that it takes at a time: fewer are filled up to it.
+    pub(in crate::models) only_rows: Option<usize>,
 }
 
 impl Half {
@@ -47,8 +47,8 @@ impl Half {
         let output = moments.or_else(|| place(wanted)).or_else(alone);
         let output = output.ok_or_else(|| wrong_graph(wanted, "no output".to_owned(), "an output of this name"))?;
         let draws = !decodes && moments.is_none() && graph.draws_noise();
-        let is_single = graph.input(input).and_then(|port| fixed(port, 0)) == Some(1);
-        Ok(Self { decodes, output, has_moments: moments.is_some(), draws, is_single })
+        let only_rows = graph.input(input).and_then(|port| fixed(port, 0));
+        Ok(Self { decodes, output, has_moments: moments.is_some(), draws, only_rows })
     }
 
     /// The VAE that it is half of: its `config.json`, else what the graph shows and its family has.
@@ -92,7 +92,7 @@ mod tests {
     fn halves_are_told_apart_and_what_draws_is_known() {
         let decoder = test_graph(&[(LATENTS, &[1, 4, 0, 0])], &[], &[(IMAGE, &[])], &[]);
         let half = Half::of(&decoder).unwrap();
-        assert!(half.decodes && half.is_single && !half.has_moments && !half.draws);
+        assert!(half.decodes && half.only_rows == Some(1) && !half.has_moments && !half.draws);
         let architecture = half.architecture(&decoder, None, Some("sdxl")).unwrap();
         assert_eq!((architecture.latent_channels(), architecture.scale()), (4, 8));
         assert_eq!(architecture.scaling_factor(), Some(0.13025));
@@ -106,6 +106,9 @@ mod tests {
         let noise = [("RandomNormalLike", &[IMAGE][..], "noise")];
         let drawn = test_graph(&[(IMAGE, &[0, 3, 0, 0])], &noise, &[(LATENTS, &[0, 4, 0, 0])], &[]);
         assert!(Half::of(&drawn).unwrap().draws);
+
+        let three = test_graph(&[(LATENTS, &[3, 4, 0, 0])], &[], &[(IMAGE, &[])], &[]);
+        assert_eq!(Half::of(&three).unwrap().only_rows, Some(3));
 
         let both = test_graph(&[(IMAGE, &[0]), ("mask", &[0])], &[], &[(LATENTS, &[])], &[]);
         assert!(matches!(Half::of(&both), Err(EngineError::Config { field, .. }) if field == "mask"));

@@ -85,7 +85,7 @@ impl Vae {
     ) -> Result<Self, EngineError> {
         let half = Half::of(graph)?;
         let architecture = half.architecture(graph, component.config, component.base)?;
-        settings.slicing |= half.is_single;
+        settings.slicing |= half.only_rows == Some(1);
         let emitted = graph.emitted().clone();
         let (decoder, encoder) = if half.decodes { (Some(emitted), None) } else { (None, Some(emitted)) };
         let runtime = Arc::clone(runtime);
@@ -138,10 +138,9 @@ impl Vae {
         let emitted = half(self.decoder.as_ref(), "decoder.conv_in.weight")?;
         let factor = self.runtime.memory_factor(emitted);
         let whole = self.host_bytes((batch, height, width), true)?;
-        let bytes = |batch, side: (usize, usize)| {
-            factor.bytes(self.architecture.decode_bytes(batch, side)).saturating_add(whole)
-        };
-        plan::plan(&self.settings, &self.architecture, (batch, height, width), &bytes, bound_bytes, true)
+        let bytes =
+            |batch, side: (usize, usize)| factor.bytes(self.base_bytes(batch, side, true)).saturating_add(whole);
+        plan::plan(&self.settings_for(batch), &self.architecture, (batch, height, width), &bytes, bound_bytes, true)
     }
 
     /// How an image of this shape would be encoded within `bound_bytes`, and what memory that would take.
@@ -161,10 +160,9 @@ impl Vae {
         let emitted = half(self.encoder.as_ref(), "encoder.conv_in.weight")?;
         let factor = self.runtime.memory_factor(emitted);
         let whole = self.host_bytes((batch, height, width), false)?;
-        let bytes = |batch, side: (usize, usize)| {
-            factor.bytes(self.architecture.encode_bytes(batch, side)).saturating_add(whole)
-        };
-        plan::plan(&self.settings, &self.architecture, (batch, height, width), &bytes, bound_bytes, false)
+        let bytes =
+            |batch, side: (usize, usize)| factor.bytes(self.base_bytes(batch, side, false)).saturating_add(whole);
+        plan::plan(&self.settings_for(batch), &self.architecture, (batch, height, width), &bytes, bound_bytes, false)
     }
 
     /// Decodes latents [batch, channels, h, w], as a UNet sees them, to images [batch, 3, h·scale, w·scale] in −1..1.
@@ -293,7 +291,7 @@ impl Vae {
         for slice in slices {
             let mut part = |tile: Planes| -> Result<Planes, EngineError> {
                 control.cancel.check()?;
-                let base = self.base_bytes(&tile, decodes);
+                let base = self.base_bytes(tile.batch, (tile.height, tile.width), decodes);
                 let tile = tile.into_tensor()?;
                 let given = [(input.as_str(), &tile)];
                 let outcome = run_learning(&self.runtime, emitted, &self.weights, &given, base, control)?;
@@ -326,13 +324,20 @@ impl Vae {
         self.users.map_or(0, |half| half.output)
     }
 
-    fn base_bytes(&self, tile: &Planes, decodes: bool) -> u64 {
-        let side = (tile.height, tile.width);
-        if decodes {
-            self.architecture.decode_bytes(tile.batch, side)
-        } else {
-            self.architecture.encode_bytes(tile.batch, side)
-        }
+    /// Bytes of the largest value of a run; fewer images than the graph takes are filled up.
+    fn base_bytes(&self, batch: usize, side: (usize, usize), decodes: bool) -> u64 {
+        let batch = batch.max(self.only_rows().unwrap_or(0));
+        if decodes { self.architecture.decode_bytes(batch, side) } else { self.architecture.encode_bytes(batch, side) }
+    }
+
+    /// As set; more images than the graph takes go through it one after the other.
+    fn settings_for(&self, batch: usize) -> VaeSettings {
+        let slicing = self.settings.slicing || self.only_rows().is_some_and(|rows| batch > rows);
+        VaeSettings { slicing, ..self.settings }
+    }
+
+    fn only_rows(&self) -> Option<usize> {
+        self.users.and_then(|half| half.only_rows)
     }
 }
 
