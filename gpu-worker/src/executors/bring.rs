@@ -17,7 +17,7 @@ use std::{
 use futures::future::try_join_all;
 use residency::{Arrival, Lease, LoadRequest, PlacedTensor, Unverified, policy::bandwidth::ReadFrom};
 use shared::db::models::ComponentRow;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 use super::{
     keep,
@@ -32,6 +32,16 @@ use crate::{
 
 /// What is smaller is read in a moment, and goes to the device in one piece.
 const FOLLOWED_MIN: u64 = 8 << 20;
+/// Components of one load that are held in RAM at a time: one that is copied, and one that is read. Those that were there
+/// before would else all be held at once, and what they leave may be too little for the next.
+const AHEAD: usize = 2;
+
+/// Whose turn it is, in the order of the components.
+struct Turns {
+    /// To be on the way, from before it is read until the device has it.
+    ahead: Semaphore,
+    reading: Mutex<()>,
+}
 
 /// A component in RAM, verified.
 struct InRam {
@@ -59,13 +69,15 @@ enum Ended {
 impl Load<'_> {
     /// Brings all components to the device.
     pub(super) async fn all(&self) -> Result<Vec<PlacedComponent>, WorkError> {
-        let reading = Mutex::new(());
-        try_join_all(self.wanted.components.iter().map(|row| self.bring(row, &reading))).await
+        let turns = Turns { ahead: Semaphore::new(AHEAD), reading: Mutex::new(()) };
+        try_join_all(self.wanted.components.iter().map(|row| self.bring(row, &turns))).await
     }
 
     /// One of them. Whose turn it is to read is in their order, and ends when the bytes are in RAM.
-    async fn bring(&self, row: &ComponentRow, reading: &Mutex<()>) -> Result<PlacedComponent, WorkError> {
-        let turn = reading.lock().await;
+    async fn bring(&self, row: &ComponentRow, turns: &Turns) -> Result<PlacedComponent, WorkError> {
+        // nobody closes it
+        let _under_way = turns.ahead.acquire().await;
+        let turn = turns.reading.lock().await;
         if self.attempt.cancel.is_cancelled() {
             return Err(WorkError::Cancelled);
         }
@@ -105,16 +117,17 @@ impl Load<'_> {
         key: &str,
         from: &[ReadFrom],
     ) -> Result<(InRam, DeviceLoaded), WorkError> {
+        let mine = AtomicU64::new(0);
         let got = tokio::select! {
             biased;
             got = acquiring.as_mut() => got?,
-            coming = self.coming(row, key) => match self.follow(row, acquiring, coming, from).await {
+            coming = self.coming(row, key) => match self.follow(row, acquiring, coming, (from, &mine)).await {
                 Ok(both) => return Ok(both),
                 Err(Ended::Failed(error)) => return Err(error),
                 Err(Ended::Elsewhere(got)) => got,
             },
         };
-        let device = self.copy(row, &Source::Whole(&got.lease), from).await?;
+        let device = self.copy(row, &Source::Whole(&got.lease), (from, &mine)).await?;
         Ok((got, device))
     }
 
@@ -146,7 +159,7 @@ impl Load<'_> {
         row: &ComponentRow,
         acquiring: Pin<&mut impl Future<Output = Result<InRam, WorkError>>>,
         (memory, arrivals): Coming,
-        from: &[ReadFrom],
+        told: (&[ReadFrom], &AtomicU64),
     ) -> Result<(InRam, DeviceLoaded), Ended> {
         let (landed, seen) = watch::channel(Landed::default());
         let reading = async {
@@ -162,19 +175,20 @@ impl Load<'_> {
             Ok(got)
         };
         let source = Source::Coming(&memory, &seen);
-        let copying = async { self.copy(row, &source, from).await.map_err(Ended::Failed) };
-        tokio::try_join!(reading, copying)
+        let copying = async { self.copy(row, &source, told).await.map_err(Ended::Failed) };
+        // the load hears of a cancel before the copy ends for it, and what it fails for is the reason
+        tokio::try_join!(biased; reading, copying)
     }
 
-    /// Copies to the device; when it has no room, others of its components go first, by the policy.
+    /// Copies to the device; when it has no room, others of its components go first, by the policy. What was
+    /// copied of it is counted once in `mine`, however often a copy begins anew.
     async fn copy(
         &self,
         row: &ComponentRow,
         source: &Source<'_>,
-        from: &[ReadFrom],
+        (from, mine): (&[ReadFrom], &AtomicU64),
     ) -> Result<DeviceLoaded, WorkError> {
         self.note_placed(row.id);
-        let mine = AtomicU64::new(0);
         // a copy that is made again adds nothing before it is further than it was
         let copied = |bytes: u64| {
             let bytes = bytes.min(unsigned(row.bytes));

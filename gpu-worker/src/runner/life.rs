@@ -31,6 +31,8 @@ const OPENING: Duration = Duration::from_secs(60);
 const SENDING: Duration = Duration::from_secs(5);
 /// How long callers wait for a killed process to be gone before they are told.
 pub(crate) const DYING: Duration = Duration::from_secs(5);
+/// Why a process is killed that does not.
+const DEAF: &str = "it takes no commands";
 /// Events that may wait for this task.
 const EVENTS: usize = 64;
 
@@ -90,6 +92,9 @@ impl<'a> Life<'a> {
                     Some(event) => {
                         hung_at = tokio::time::Instant::now() + SILENCE;
                         self.heard(event);
+                        if !self.stop_unheard().await {
+                            return self.kill(DEAF).await;
+                        }
                     }
                     None => return self.closed().await,
                 },
@@ -121,7 +126,7 @@ impl<'a> Life<'a> {
                 return Some(ended);
             }
         };
-        if taken { None } else { Some(self.kill("it takes no commands").await) }
+        if taken { None } else { Some(self.kill(DEAF).await) }
     }
 
     async fn command(&mut self, command: MakeCommand, fd: Option<OwnedFd>, pending: Pending, ticket: &Ticket) -> bool {
@@ -150,6 +155,23 @@ impl<'a> Life<'a> {
             },
             None => true,
         }
+    }
+
+    /// Has long work stop whose caller is gone. Callers say so themselves, but not where the queue is full just then; and a
+    /// copy that follows a load would wait for the rest of it for ever.
+    async fn stop_unheard(&mut self) -> bool {
+        let is_unheard = |pending: &Pending| pending.heard.progress.is_some() && pending.reply.is_closed();
+        let unheard: Vec<_> = self.pending.extract_if(|_, pending| is_unheard(pending)).map(|(call, _)| call).collect();
+        for call in unheard {
+            let taken = match channel::frame(&Command::Cancel { call }, false) {
+                Ok(framed) => self.send(&framed, None).await,
+                Err(_) => false,
+            };
+            if !taken {
+                return false;
+            }
+        }
+        true
     }
 
     /// False when the process does not take it: a command cut off in its middle leaves the socket unusable.

@@ -115,7 +115,7 @@ pub(super) struct Unwanted {
 impl Drop for Unwanted {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket.take() {
-            // a full queue means that it runs to its end: a copy is then resident and can be evicted as any other
+            // where the queue is full, the supervisor notices that nobody waits for the answer
             let _ = self.requests.try_send(Request::Cancel(ticket));
         }
     }
