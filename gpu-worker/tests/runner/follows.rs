@@ -115,6 +115,30 @@ async fn f34_a_copy_that_is_cancelled_while_it_waits_for_more_gives_its_memory_b
     bench.end().await;
 }
 
+#[tokio::test]
+async fn a_copy_whose_cancel_found_the_queue_full_gives_its_memory_back_all_the_same() {
+    let bench = Bench::new(64 * MIB).await;
+    let coming = Coming::new(&bench, "coming", 20 * MIB).await;
+    let mut copying = Box::pin(coming.follow(&bench));
+    tokio::select! {
+        ended = &mut copying => panic!("{ended:?}"),
+        () = async {
+            coming.lands(MIB);
+            coming.copied(MIB).await;
+        } => {}
+    }
+    tokio::task::yield_now().await;
+    // on one thread nobody takes what is asked meanwhile
+    let mut others: Vec<_> = (0..40).map(|_| Box::pin(bench.runner.unload(ComponentId::generate()))).collect();
+    for other in &mut others {
+        assert!(futures::poll!(other).is_pending());
+    }
+    drop(copying);
+    drop(others);
+    bench.wait(|status| status.memory.used_bytes == 0 && status.memory.system_bytes == 0).await;
+    bench.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_ends_early_or_is_not_there_becomes_nothing() {
     let bench = Bench::new(64 * MIB).await;
