@@ -2,9 +2,15 @@
 //!
 //! For each request the kernel first has every processor empty its lists of pages, and one that computes is late; many pages
 //! at a time therefore cost less than one by one. Where it must first move other pages away, a single one may take a tenth of
-//! a second. So the number follows what the last ones took on a processor: waiting for one says nothing about pages.
+//! a second. So the number follows what the last ones took on a processor: waiting for one says nothing about pages. Only
+//! where they took very long by the clock, too: the kernel may have slept until memory was written away for them.
 
-use std::{io, ops::Range, os::fd::AsFd, time::Duration};
+use std::{
+    io,
+    ops::Range,
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
 
 use rustix::{
     fs::{FallocateFlags, fallocate},
@@ -19,6 +25,8 @@ const PAGE: u64 = 4096;
 const PAGES_MAX: u64 = 8;
 /// What a request should take on a processor, at most.
 const REQUEST: Duration = Duration::from_millis(20);
+/// What it should take by the clock, at most.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How many huge pages are asked for at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,11 +52,10 @@ impl Default for Steps {
 }
 
 impl Steps {
-    /// After so many pages took this long: as many as should stay within what a request may take.
-    fn learn(&mut self, pages: u64, took: Duration) {
-        let each = took.as_nanos() / u128::from(pages.max(1));
-        let fit = REQUEST.as_nanos().checked_div(each).unwrap_or(u128::from(PAGES_MAX));
-        self.pages = u64::try_from(fit).unwrap_or(PAGES_MAX).clamp(1, PAGES_MAX);
+    /// After so many pages took this long, on a processor and by the clock: as many as should stay within what a request may
+    /// take.
+    fn learn(&mut self, pages: u64, computed: Duration, took: Duration) {
+        self.pages = fit(pages, computed, REQUEST).min(fit(pages, took, PATIENCE));
     }
 
     /// Asks for huge pages under `range` of the window's file, as far as whole ones fit into it; `go_on` is asked before each
@@ -66,7 +73,8 @@ impl Steps {
             if !go_on() {
                 return Asked::Unwanted;
             }
-            let (length, before) = ((self.pages * HUGE).min(end - begin), processor_time());
+            let length = (self.pages * HUGE).min(end - begin);
+            let (began, before) = (Instant::now(), processor_time());
             // one ordinary page of each must be there
             let mut units = (begin..begin + length).step_by(HUGE as usize);
             if units.any(|unit| fallocate(file.as_fd(), FallocateFlags::empty(), unit, PAGE).is_err()) {
@@ -76,11 +84,18 @@ impl Steps {
             if asked.is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput) {
                 return Asked::Refused;
             }
-            self.learn(length / HUGE, processor_time().saturating_sub(before));
+            self.learn(length / HUGE, processor_time().saturating_sub(before), began.elapsed());
             begin += length;
         }
         Asked::Whole
     }
+}
+
+/// How many pages stay within a time, when so many took this long.
+fn fit(pages: u64, took: Duration, within: Duration) -> u64 {
+    let each = took.as_nanos() / u128::from(pages.max(1));
+    let fit = within.as_nanos().checked_div(each).unwrap_or(u128::from(PAGES_MAX));
+    u64::try_from(fit).unwrap_or(PAGES_MAX).clamp(1, PAGES_MAX)
 }
 
 /// Time that this thread had on a processor.
@@ -108,13 +123,17 @@ mod tests {
     fn dear_pages_are_asked_for_one_by_one_and_cheap_ones_together() {
         let mut steps = Steps::default();
         assert_eq!(steps.pages, 1, "nothing is known");
-        steps.learn(1, REQUEST / 40);
+        steps.learn(1, REQUEST / 40, REQUEST);
+        assert_eq!(steps.pages, 5, "by the clock they may take longer");
+        steps.learn(5, REQUEST / 40, REQUEST / 40);
         assert_eq!(steps.pages, PAGES_MAX);
-        steps.learn(8, REQUEST * 2);
+        steps.learn(8, REQUEST * 2, REQUEST * 2);
         assert_eq!(steps.pages, 4);
-        steps.learn(4, REQUEST * 40);
+        steps.learn(4, Duration::ZERO, PATIENCE * 2);
+        assert_eq!(steps.pages, 2, "it slept");
+        steps.learn(4, REQUEST * 40, REQUEST * 40);
         assert_eq!(steps.pages, 1);
-        steps.learn(1, Duration::ZERO);
+        steps.learn(1, Duration::ZERO, Duration::ZERO);
         assert_eq!(steps.pages, PAGES_MAX);
     }
 

@@ -24,7 +24,7 @@ use super::{
 /// How far ahead of the bytes pages are made: what the reads of a load that are under way at a time fill, and some.
 pub(super) const AHEAD: u64 = 4 * GROUP;
 /// How often somebody who waits for bytes looks whether they are still wanted.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 50 });
 
 /// How far a draft's pages are made.
 #[derive(Debug, Default)]

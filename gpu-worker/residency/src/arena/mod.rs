@@ -34,6 +34,10 @@ use rustix::{
     io::{Errno, pwrite, retry_on_intr},
 };
 
+/// How often a file is tried to be sealed whose pages somebody looks at just then. The kernel waits for readers each time, a
+/// tenth of a second and more; a copy to a device that follows the load reads the newest bytes right before that, and may be
+/// kept from its processor meanwhile.
+const SEALED_TRIES: u32 = 20;
 /// Granularity of a small extent.
 const PAGE: u64 = 4096;
 /// From here on an extent is rounded to huge pages: at most 1/8 is lost to rounding.
@@ -237,8 +241,14 @@ impl Draft {
     /// # Errors
     /// What the system answers; the draft is dropped then.
     pub fn seal(self) -> io::Result<Extent> {
-        fcntl_add_seals(&self.memory.fd, SealFlags::WRITE | SealFlags::SEAL)?;
-        Ok(Extent(self.memory))
+        let mut tries = 1;
+        loop {
+            match fcntl_add_seals(&self.memory.fd, SealFlags::WRITE | SealFlags::SEAL) {
+                Ok(()) => return Ok(Extent(self.memory)),
+                Err(Errno::BUSY) if tries < SEALED_TRIES => tries += 1,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
     }
 }
 
