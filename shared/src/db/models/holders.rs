@@ -158,14 +158,15 @@ fn together(terms: &[Term]) -> String {
     all.join(" & ")
 }
 
-/// The rarest narrow words, as many as are likely to leave few models if words do not go together.
+/// The rarest words that an index finds soon, as many as are likely to leave few models if words do not go together: narrow ones, and
+/// beginnings of few models.
 fn rarest(terms: &[Term], sample: &Sample) -> Vec<usize> {
     let mut narrow: Vec<(i64, usize)> = sample
         .each
         .iter()
         .zip(terms)
         .enumerate()
-        .filter(|(_, (_, term))| term.is_narrow)
+        .filter(|(_, (held, term))| term.is_narrow || sample.models(**held) < FREQUENT)
         .map(|(at, (held, _))| (*held, at))
         .collect();
     narrow.sort_unstable();
@@ -255,8 +256,9 @@ mod tests {
         let narrow = [term(true), term(true), term(true), term(true)];
         assert_eq!(rarest(&narrow, &sample(&[50, 5, 40, 8])), [1, 3]);
         assert_eq!(rarest(&narrow, &sample(&[50, 0, 40, 90])), [1, 2]);
-        assert_eq!(rarest(&[term(false), term(false)], &sample(&[1, 2])), [] as [usize; 0]);
+        assert_eq!(rarest(&[term(false), term(false)], &sample(&[5, 6])), [] as [usize; 0], "collecting takes long");
         let broad = [term(false), term(true), term(true)];
-        assert_eq!(rarest(&broad, &sample(&[0, 90, 80])), [2, 1]);
+        assert_eq!(rarest(&broad, &sample(&[50, 90, 80])), [2, 1]);
+        assert_eq!(rarest(&broad, &sample(&[1, 90, 80])), [0, 2], "a beginning of few models");
     }
 }
