@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use huge_pages::{Asked, HUGE, Steps, Window};
+use huge_pages::{Asked, HUGE, Steps, Window, processor_time};
 use rustix::{
     fs::{
         FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat,
@@ -29,6 +29,8 @@ const BIG: u64 = 16 << 20;
 /// A step whose huge pages take longer is dearer than with ordinary ones: the system must first move others away. The rest of
 /// the file gets ordinary ones then.
 const PATIENCE: Duration = Duration::from_millis(60);
+/// The same by the clock, where the system waits for something meanwhile.
+const STALLED: Duration = Duration::from_millis(300);
 /// Bytes promised between two looks at whether they are still wanted: the system takes some 20 ms for them.
 const STEP: usize = 64 << 20;
 /// What the system counts a file's memory in.
@@ -71,11 +73,13 @@ impl MemoryFile {
         if range.is_empty() || self.ordinary.load(Ordering::Relaxed) {
             return;
         }
-        let began = Instant::now();
-        let mut cheap = || began.elapsed() < PATIENCE && go_on();
+        // by the processor's time first: whoever computes beside others waits for his turn, which says nothing about pages
+        let (began, before) = (Instant::now(), processor_time());
+        let are_cheap = || began.elapsed() < STALLED && processor_time().saturating_sub(before) < PATIENCE;
+        let mut go_on = || are_cheap() && go_on();
         let window = Window::open(&self.file, range.end);
-        let asked = window.map(|window| Steps::default().collapse(&self.file, &window, range, &mut cheap));
-        if !matches!(asked, Ok(Asked::Whole)) || began.elapsed() >= PATIENCE {
+        let asked = window.map(|window| Steps::default().collapse(&self.file, &window, range, &mut go_on));
+        if !matches!(asked, Ok(Asked::Whole)) || !are_cheap() {
             self.ordinary.store(true, Ordering::Relaxed);
         }
     }

@@ -187,7 +187,10 @@ impl Copies {
         if let Some(copy) = self.copies.get_mut(&component).filter(|copy| copy.shown.digest == digest) {
             copy.used();
             let bytes = copy.shown.bytes;
-            self.free(slab)?;
+            // what cannot be freed now is tried again, and the component is there
+            if let Err(lost @ DeviceError::Sticky { .. }) = self.free(slab) {
+                return Err(lost.into());
+            }
             return Ok(Done::Loaded { bytes, seconds, already: true });
         }
         if let Err(used) = self.free_of_leases(component) {

@@ -37,7 +37,7 @@ use rustix::{
 /// How often a file is tried to be sealed whose pages somebody looks at just then. The kernel waits for readers each time, a
 /// tenth of a second and more; a copy to a device that follows the load reads the newest bytes right before that, and may be
 /// kept from its processor meanwhile.
-const SEALED_TRIES: u32 = 20;
+const SEALED_TRIES: u32 = 5;
 /// Granularity of a small extent.
 const PAGE: u64 = 4096;
 /// From here on an extent is rounded to huge pages: at most 1/8 is lost to rounding.

@@ -72,13 +72,14 @@ impl Going {
     }
 }
 
-/// One more holds so many bytes of what an entry holds: first of what the entry holds with others, then of its own, which are memory
-/// of this number from then on. What the new holder has of it; whoever else holds it is told with [`joined`].
+/// One more holds so many bytes of what an entry holds: first what the entry holds with others and fits whole, then of its own, which are
+/// memory of this number from then on. What the new holder has of it; whoever else holds it is told with [`joined`].
 pub fn lend(own_bytes: &mut u64, shared: &mut Vec<SharedMemory>, bytes: u64, memory: u64) -> Vec<SharedMemory> {
     let (mut rest, mut lent) = (bytes, Vec::new());
     for one in shared.iter_mut() {
-        if rest == 0 {
-            break;
+        // memory is held whole or not at all
+        if one.bytes > rest {
+            continue;
         }
         one.holders = one.holders.saturating_add(1);
         rest = rest.saturating_sub(one.bytes);
@@ -134,4 +135,18 @@ pub fn left(mut candidates: Vec<Candidate>, gone: impl Fn(&Candidate) -> bool) -
     }
     candidates.iter_mut().for_each(|one| went.leave(&mut one.shared));
     candidates
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_does_not_fit_whole_is_passed_over_and_the_rest_comes_from_what_the_entry_holds_alone() {
+        let held = SharedMemory { memory: 1, bytes: 100, holders: 2 };
+        let (mut own, mut shared) = (50, vec![held]);
+        let lent = lend(&mut own, &mut shared, 50, 7);
+        assert_eq!(lent, [SharedMemory { memory: 7, bytes: 50, holders: 2 }]);
+        assert_eq!((own, shared), (0, vec![held, lent[0]]));
+    }
 }

@@ -185,16 +185,19 @@ impl PipelineChange {
         // what a later job noted is not touched
         let is_mine = |device: &&Device| device.variants.uses_of(pipeline) == now;
         let Some(device) = device.filter(is_mine).filter(|_| before != now || kept_before != kept) else { return };
-        let take_back = |uses: &BTreeSet<ComponentId>| {
+        let take_back = || {
             let then = kept_before.before_noted(&kept, &Keeps::of(agent, device));
-            let left = variants::use_for(device, (pipeline, name), uses);
-            // what it used before and no pipeline uses any more nobody keeps; what it came to use is kept as it was before
-            then.say(agent, device, &(&left & &before));
+            variants::use_for(device, (pipeline, name), &before);
+            then.say(agent, device);
         };
         match self.is_recorded(agent, job).await {
             Ok(Some(true)) => {}
-            Ok(Some(false)) => take_back(&before),
-            Ok(None) => take_back(&BTreeSet::new()),
+            Ok(Some(false)) => take_back(),
+            Ok(None) => {
+                take_back();
+                // and what the pipeline used before its removal loses the protection that it had for the pipeline's sake
+                variants::use_for(device, (pipeline, name), &BTreeSet::new());
+            }
             Err(error) => {
                 tracing::warn!(pipeline = name, device = device.id, error = %chain(&error), "whether a pipeline's job was recorded is not known");
             }

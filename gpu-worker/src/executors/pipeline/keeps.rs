@@ -1,7 +1,7 @@
 //! What is said about keeping copies, before and after a pipeline says it: so that what was said for an application that nobody
 //! recorded is taken back, and nothing that anybody said since.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use residency::{KeepAlive, entry::State};
@@ -45,12 +45,11 @@ impl Keeps {
         }
     }
 
-    /// Says just this where something else is said; copies of `but` are left as they are.
-    pub(super) fn say(&self, agent: &Agent, device: &Device, but: &BTreeSet<ComponentId>) {
+    /// Says just this where something else is said.
+    pub(super) fn say(&self, agent: &Agent, device: &Device) {
         let now = Self::of(agent, device);
         let copies = device.resident();
-        let on_device = otherwise(&self.on_device, &now.on_device);
-        for ((component, since), kept) in on_device.filter(|((component, _), _)| !but.contains(component)) {
+        for ((component, since), kept) in otherwise(&self.on_device, &now.on_device) {
             if let Some(copy) = copies.iter().find(|copy| copy.component == *component && copy.since == *since) {
                 device.tier.say_exactly(copy, kept.protected, kept.keep_alive);
             }

@@ -44,7 +44,7 @@ pub async fn register_digest(
     let row: Option<(Option<String>, Option<ComponentId>)> = sqlx::query_as(
         "select digest, merged_into from components c where id = $1 and not exists
                  (select 1 from model_components p join models m on m.id = p.model_id
-                  where p.component_id = c.id and m.canonical_form <> $2) for no key update of c",
+                  where p.component_id = c.id and m.canonical_form <> $2 and m.state <> 'missing') for no key update of c",
     )
     .bind(component)
     .bind(form)
