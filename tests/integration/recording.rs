@@ -9,9 +9,9 @@ use shared::{
     config::Stores,
     db::{
         self, DbError, Pool, farm,
-        models::{self, Batch, FoundComponent, FoundModel, ReadAs, Written},
+        models::{self, Batch, FoundComponent, FoundModel, ReadAs, Registered, Written},
     },
-    ids::Incarnation,
+    ids::{ComponentId, Incarnation},
 };
 
 const HOSTS: [&str; 2] = ["a", "b"];
@@ -142,4 +142,24 @@ async fn hosts_that_record_one_library_at_once_make_every_model_once() {
         count("select count(*) from model_search s join models m on m.id = s.model_id where s.hosts = '{a,b}' and s.name = m.name").await,
         60
     );
+}
+
+/// What another build cut has another digest for the same bytes: nothing is wrong with them.
+#[tokio::test]
+async fn digests_of_another_form_are_neither_registered_nor_compared() {
+    let farm = Farm::start().await;
+    let pool = catalogue(&farm).await;
+    models::record_models(&pool, None, ("a", "main"), &batch(&[found(0)])).await.expect("a record");
+    let component: ComponentId = sqlx::query_scalar("select id from components").fetch_one(&pool).await.expect("one");
+    let (mine, other) = ("a".repeat(64), "b".repeat(64));
+    let mut tx = pool.begin().await.expect("a transaction");
+    for (digest, form, expected) in [
+        (&mine, 2, Registered::Gone),
+        (&mine, 1, Registered::Own),
+        (&other, 2, Registered::Gone),
+        (&other, 1, Registered::Mismatch),
+    ] {
+        let answer = models::register_digest(&mut tx, component, digest, form).await.expect("an answer");
+        assert_eq!(answer, expected, "{digest} of form {form}");
+    }
 }
