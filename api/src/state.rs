@@ -117,6 +117,14 @@ impl AppState {
         Ok(lent.map_err(DbError::from)?)
     }
 
+    /// A picture of the database for showing one thing by several statements.
+    ///
+    /// # Errors
+    /// As [`AppState::connection`].
+    pub(crate) async fn snapshot(&self) -> Result<Transaction, ApiError> {
+        Ok(timeout(CONNECT_PATIENCE, db::snapshot(&self.pool)).await.map_err(|_| DbError::timed_out())??)
+    }
+
     /// A transaction for accepting work.
     ///
     /// # Errors

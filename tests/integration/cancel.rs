@@ -43,6 +43,24 @@ async fn what_has_not_started_is_cancelled_at_once() {
     assert!(farm.ledger.attempts(job.id).await.is_empty());
 }
 
+/// What is shown of a job by several statements is of one moment: never its attempts beside the state before them.
+#[tokio::test]
+async fn what_is_shown_of_a_job_is_one_picture() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let job = load_with(&farm, "small", json!({ "labels": ["nowhere"] })).await;
+    let mut picture = shared::db::snapshot(farm.ledger.pool()).await.expect("a picture");
+    let mut now = farm.ledger.pool().acquire().await.expect("a connection");
+    let state = async |session: &mut shared::db::Session| {
+        shared::db::jobs::find(session, job.id).await.expect("a look").expect("the job").state
+    };
+    let before = state(&mut picture).await;
+    farm.api.cancel(job.id).await;
+    farm.api.job_ended(job.id, JobState::Cancelled, SHORT).await;
+    assert_eq!((state(&mut picture).await, state(&mut now).await), (before, "cancelled".to_owned()));
+}
+
 #[tokio::test]
 async fn what_has_ended_stays_ended() {
     let farm = Farm::start().await;

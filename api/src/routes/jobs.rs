@@ -161,7 +161,7 @@ pub(crate) async fn get_one_job(
         answer.insert(PREFERENCE_APPLIED, wait.applied());
         wait::for_end(&state, id, wait.duration()).await?;
     }
-    let mut conn = state.connection().await?;
+    let mut conn = state.snapshot().await?;
     let row = get_job(&mut conn, id).await?;
     let placement = row.placement.clone();
     let attempts = jobs::attempts(&mut *conn, id).await?.into_iter().map(views::attempt).collect();

@@ -39,7 +39,7 @@ pub(crate) async fn get_one_model(
     _: NoParameters,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let mut conn = state.connection().await?;
+    let mut conn = state.snapshot().await?;
     let row = get_model(&mut conn, &model).await?;
     let detail = detail(&state, &mut conn, row).await?;
     Ok(tag::answer(&headers, detail.version, &detail))

@@ -89,7 +89,7 @@ pub(crate) async fn get_one_pipeline(
     _: NoParameters,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let mut conn = state.connection().await?;
+    let mut conn = state.snapshot().await?;
     let row = get(&mut conn, &name).await?;
     let shown = view(&mut conn, &row).await?;
     Ok(tag::answer(&headers, version_of(&row), &shown))
@@ -149,7 +149,7 @@ pub(crate) async fn diff_pipeline(
     Path(name): Path<String>,
     _: NoParameters,
 ) -> Result<axum::Json<PipelineDiff>, ApiError> {
-    let mut conn = state.connection().await?;
+    let mut conn = state.snapshot().await?;
     let row = get(&mut conn, &name).await?;
     let declared = row.declared()?;
     let mut there: Vec<(PipelineDeviceRow, Option<Declared>)> = Vec::new();

@@ -153,6 +153,15 @@ pub fn pool(stores: &Stores, name: &str) -> Result<PgPool, DbError> {
     Ok(pool.connect_lazy_with(options(&stores.database_url, name)?))
 }
 
+/// A transaction that only reads, and reads all of it as it was at its first statement: what is shown of one thing by several
+/// statements belongs together, whatever is committed between them.
+///
+/// # Errors
+/// When no connection can be had.
+pub async fn snapshot(pool: &PgPool) -> Result<Transaction, DbError> {
+    Ok(pool.begin_with("begin isolation level repeatable read, read only").await?)
+}
+
 /// One connection outside the pool, for heartbeats and LISTEN, which a busy pool must not delay.
 ///
 /// # Errors
