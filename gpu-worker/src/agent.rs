@@ -164,7 +164,7 @@ fn assemble(
     });
     let rules = Rules { policy: config.vram_policy, ..tier.rules() };
     let agent = Arc::new(Agent {
-        devices: devices::start(&host, &chosen, &program, config, rules, tasks),
+        devices: devices::start(&host, &chosen, &program, config, (rules, &vitals.views()), tasks),
         host,
         me: Incarnation::generate(),
         teller: db::tell::Teller::start(pool.clone(), tasks),

@@ -11,7 +11,7 @@ use crate::{
     context::Device,
     device_tier::DeviceTier,
     memory,
-    runner::{Runner, RunnerConfig, RunnerState},
+    runner::{Runner, RunnerConfig, RunnerState, Views},
 };
 
 /// How long a start waits for a runner to say what its device is.
@@ -61,13 +61,13 @@ fn known(cuda: &[String]) -> String {
         .join(", ")
 }
 
-/// Starts a runner for each chosen device.
+/// Starts a runner for each chosen device; `views` tell how devices are.
 pub fn start(
     host: &str,
     chosen: &[Chosen],
     program: &Path,
     config: &AgentConfig,
-    rules: Rules,
+    (rules, views): (Rules, &Views),
     tasks: &Tasks,
 ) -> BTreeMap<String, Device> {
     let device = |chosen: &Chosen| {
@@ -81,7 +81,7 @@ pub fn start(
             log_filter: config.logging.filter.clone(),
         };
         let id = format!("{host}/{}", chosen.name);
-        let (name, runner) = (chosen.name.clone(), Runner::supervise(config, tasks));
+        let (name, runner) = (chosen.name.clone(), Runner::supervise(config, views.clone(), tasks));
         (id.clone(), Device { id, name, runner, tier: Arc::new(DeviceTier::new(rules)), variants: Arc::default() })
     };
     chosen.iter().map(device).collect()

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use gpu_worker::runner::{DeviceLoad, DeviceTensor, Runner, RunnerConfig, RunnerState};
+use gpu_worker::runner::{DeviceLoad, DeviceTensor, Runner, RunnerConfig, RunnerState, unwatched};
 use residency::{FileIdentity, IoOptions, Lease, LoadRequest, RamTier, SourceFile, TensorRange, TierConfig};
 use shared::{ids::ComponentId, shutdown::Tasks};
 use tempfile::TempDir;
@@ -69,7 +69,7 @@ fn with_runner(device: &str, worker: &Path, work: impl AsyncFnOnce(&Runner) -> R
             threads: None,
             log_filter: "warn".to_owned(),
         };
-        let runner = Runner::supervise(config, &tasks);
+        let runner = Runner::supervise(config, unwatched(), &tasks);
         let mut status = runner.status();
         let ready = status.wait_for(|status| status.state == RunnerState::Ready);
         // what a wait returns locks the status: it must be gone before the work begins

@@ -239,3 +239,33 @@ async fn f33_a_sticky_error_ends_the_runner_and_the_job_is_done_again() {
     assert_eq!(outcomes.last().map(String::as_str), Some("succeeded"), "{outcomes:?}");
     assert!(outcomes.len() >= 2, "{outcomes:?}");
 }
+
+/// After its runner's end a device gets no other before the management library was asked anew; one that fell off the bus
+/// gets none before it is back.
+#[tokio::test]
+async fn f33_a_device_is_looked_at_before_its_runner_is_started_again() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let mut host = host(&farm, "a");
+    let agent = farm.agent_with_library(host.settings.clone()).await;
+    good(&farm, "a/cuda:0").await;
+    // nobody can ask while its process ends
+    host.nvml.say("hang.nvmlDeviceGetTemperature 1");
+    device_is(&farm, "a/cuda:0", "unknown", |view| condition(view) == "unknown").await;
+    harness::kill(runner_of(&agent, "cuda:0").expect("a runner"));
+    wait_for("the wait for a look", SHORT, || async {
+        let log = agent.process.log();
+        if log.contains("no other runner is started yet") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    // the round that hung does not know it yet: only the next one tells that the device is gone
+    host.nvml.say("0.handle 15");
+    host.nvml.unsay("hang.nvmlDeviceGetTemperature");
+    device_is(&farm, "a/cuda:0", "broken", |view| condition(view) == "broken").await;
+    assert_eq!(runner_of(&agent, "cuda:0"), None);
+    host.nvml.unsay("0.handle");
+    good(&farm, "a/cuda:0").await;
+    loaded_on(&farm, "small", "a/cuda:0").await;
+    // one that had been started meanwhile would have ended with the device
+    assert_eq!(agent.metric("modelyard_runner_exits_total", "device=\"cuda:0\"").await, 1.0);
+}

@@ -366,7 +366,7 @@ pub(super) mod tests {
             threads: None,
             log_filter: "info".into(),
         };
-        let runner = Runner::supervise(config, &Tasks::new());
+        let runner = Runner::supervise(config, crate::runner::unwatched(), &Tasks::new());
         let mut status = runner.status();
         let seen = status.wait_for(|status| status.restarts_total >= 2).await.unwrap().clone();
         assert_eq!(seen.last_exit.as_deref(), Some("exit code 86: sticky device error"));

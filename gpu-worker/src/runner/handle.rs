@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    DeviceTensor, RunPreview, RunnerConfig, RunnerError, RunnerState, RunnerStatus,
+    DeviceTensor, RunPreview, RunnerConfig, RunnerError, RunnerState, RunnerStatus, Views,
     protocol::{Command, Done, Step},
     request::{Heard, MakeCommand, Patience, Request, Ticket, Unwanted},
     supervisor,
@@ -68,13 +68,13 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Starts the process and keeps one running until the tasks stop.
-    pub fn supervise(config: RunnerConfig, tasks: &Tasks) -> Self {
+    /// Starts the process and keeps one running until the tasks stop. `views` tell how its device is after an end.
+    pub fn supervise(config: RunnerConfig, views: Views, tasks: &Tasks) -> Self {
         let (requests, receiver) = mpsc::channel(QUEUE);
         let (publish, status) = watch::channel(RunnerStatus::new());
         let (hold, held) = watch::channel(None);
         let device = Arc::from(config.device.as_str());
-        tasks.spawn("runner", supervisor::run(config, receiver, publish, held, tasks.token().clone()));
+        tasks.spawn("runner", supervisor::run(config, receiver, publish, (held, views), tasks.token().clone()));
         Self { device, requests, status, hold: Arc::new(hold), tasks: tasks.clone(), lease_numbers: Arc::default() }
     }
 

@@ -3,8 +3,9 @@
 //!
 //! ```text
 //!          spawn            hello             dies, silent, told to stop
-//! starting ─────▶ starting ───────▶ ready ──────────────────────────────▶ down{reason} ─ backoff ─▶ starting
+//! starting ─────▶ starting ───────▶ ready ──────────────────────────────▶ down{reason} ─ backoff, look ─▶ starting
 //! ```
+//! A device that the vendor's library watches gets another process once it was looked at ([`Views`]).
 //! While a device is broken its runner is held ([`Runner::hold`]): the process ends and none is started.
 //! The two share a unix socket (the child's standard input): framed JSON messages, and the descriptors of memory
 //! files beside them. A death costs whoever waited for the process a [`RunnerError::Crashed`]; nothing is resident then.
@@ -27,6 +28,7 @@ mod fault_runs;
 mod follow;
 mod handle;
 mod life;
+mod looked;
 mod merge;
 mod merges;
 mod models;
@@ -63,6 +65,7 @@ pub use child::{RunnerArgs, run_child};
 pub use error::RunnerError;
 pub use handle::{DeviceLoad, DeviceLoaded, Runner};
 pub(crate) use life::DYING;
+pub use looked::{Views, unwatched};
 pub use payload::{Blob, BlobFacts, Packed, Payload};
 pub use protocol::{DeviceTensor, RunPart, RunPhase, RunStep};
 pub(crate) use run::HURRIED_GRACE;

@@ -9,8 +9,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    RunnerConfig, RunnerError, RunnerState, RunnerStatus,
+    RunnerConfig, RunnerError, RunnerState, RunnerStatus, Views,
     life::{Ended, Life},
+    looked::{Clearance, Objection, Past},
     process,
     request::Request,
 };
@@ -26,7 +27,7 @@ pub(super) async fn run(
     config: RunnerConfig,
     mut requests: mpsc::Receiver<Request>,
     status: watch::Sender<RunnerStatus>,
-    mut held: watch::Receiver<Option<String>>,
+    (mut held, mut views): (watch::Receiver<Option<String>>, Views),
     stop: CancellationToken,
 ) {
     let mut backoff = BACKOFF_FIRST;
@@ -36,14 +37,17 @@ pub(super) async fn run(
         }
         let began = Instant::now();
         let learned = status.borrow().learned.clone();
+        let mut pid = None;
         let ended = match process::spawn(&config, &learned) {
             Ok((child, commands, events)) => {
+                pid = child.id();
                 let mut life = Life::new(&config, &status, child, commands);
                 life.live(events, &mut requests, &stop).await
             }
             Err(error) => Ended::Died(format!("it cannot be started: {error}")),
         };
         let Ended::Died(how) = ended else { return update(&status, |status| down(status, "it was stopped")) };
+        let past = Past { at: Instant::now(), pid };
         tracing::error!(device = config.device, how, "the runner died; starting another");
         update(&status, |status| {
             down(status, &how);
@@ -55,6 +59,48 @@ pub(super) async fn run(
             return update(&status, |status| down(status, "it was stopped"));
         }
         backoff = (backoff * 2).min(BACKOFF_LONGEST);
+        if wait_until_looked_at(past, &mut requests, &config, &status, &mut views, &stop).await.is_break() {
+            return update(&status, |status| down(status, "it was stopped"));
+        }
+    }
+}
+
+/// Waits until the device was looked at since the process ended, and nothing speaks against another one.
+async fn wait_until_looked_at(
+    past: Past,
+    requests: &mut mpsc::Receiver<Request>,
+    config: &RunnerConfig,
+    status: &watch::Sender<RunnerStatus>,
+    views: &mut Views,
+    stop: &CancellationToken,
+) -> ControlFlow<()> {
+    let uuid = status.borrow().facts.as_ref().and_then(|facts| facts.uuid.clone());
+    let mut clearance = Clearance::after(past, uuid);
+    loop {
+        let objection = clearance.objection(views.borrow_and_update().as_ref(), Instant::now());
+        let Some(Objection { reason, until }) = objection else { return ControlFlow::Continue(()) };
+        if status.borrow().state != (RunnerState::Down { reason: reason.clone() }) {
+            tracing::warn!(device = config.device, reason, "no other runner is started yet");
+            update(status, |status| down(status, &reason));
+        }
+        if refuse_until(news(views, until), &reason, requests, config, stop).await.is_break() {
+            return ControlFlow::Break(());
+        }
+    }
+}
+
+/// Something new was seen of devices, or a moment has come.
+async fn news(views: &mut Views, until: Option<Instant>) {
+    let moment = async {
+        match until {
+            Some(until) => tokio::time::sleep_until(until.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = moment => {}
+        // where whoever watches is gone the agent is, too: then `requests` ends
+        Ok(()) = views.changed() => {}
     }
 }
 
@@ -139,4 +185,83 @@ pub(super) fn down(status: &mut RunnerStatus, reason: &str) {
     status.memory.system_bytes = 0;
     status.ready_since = None;
     status.rss_bytes = 0;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::PermissionsExt, path::Path};
+
+    use engine::{
+        DeviceFacts,
+        nvml::{DeviceFault, Identity, NvmlDevice, NvmlFigures, NvmlView, Standing},
+        onnx::OnnxCapability,
+    };
+    use shared::shutdown::Tasks;
+
+    use super::{
+        super::{EngineFacts, Runner, channel, protocol::Event},
+        *,
+    };
+
+    const UUID: &str = "GPU-a";
+
+    fn view(fault: Option<DeviceFault>, standing: Standing) -> Option<NvmlView> {
+        let identity = Identity { uuid: UUID.into(), ..Identity::default() };
+        let device = NvmlDevice { identity, fault, ..NvmlDevice::default() };
+        let figures = NvmlFigures { began: Some(Instant::now()), driver: None, devices: vec![device] };
+        let (events, errors) = (Vec::new(), Default::default());
+        Some(NvmlView { standing, figures: Some(figures), events, events_reason: None, errors })
+    }
+
+    /// A program that notes that it was started, says what its device is and ends with the reserved code.
+    fn program(dir: &Path) -> RunnerConfig {
+        let facts = DeviceFacts {
+            name: "cuda:0".into(),
+            kind: "cuda".into(),
+            uuid: Some(UUID.into()),
+            product: "Scripted".into(),
+            capacity_bytes: 1,
+            align_bytes: 1,
+        };
+        let onnxruntime = OnnxCapability { available: false, path: None, version: None, build: None, reason: None };
+        let engine = EngineFacts { onnxruntime, provider: "cuda".into(), threads: 1 };
+        let (header, text) = channel::frame(&Event::Hello { facts, engine }, false).unwrap();
+        std::fs::write(dir.join("hello"), [&header[..], &text].concat()).unwrap();
+        let program = dir.join("runner");
+        let (started, hello) = (dir.join("started"), dir.join("hello"));
+        let script = format!("#!/bin/sh\necho >> {}\ncat {} >&0\nexit 86\n", started.display(), hello.display());
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        RunnerConfig {
+            device: "cuda:0".into(),
+            memory_bytes: 0,
+            program,
+            onnxruntime: None,
+            python: None,
+            threads: None,
+            log_filter: "info".into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn f33_no_process_follows_one_that_ended_before_the_device_was_looked_at_and_answers() {
+        let dir = tempfile::tempdir().unwrap();
+        let starts = || std::fs::read(dir.path().join("started")).unwrap().len();
+        let hung = Standing::Unresponsive { call: "memory", seconds: 4 };
+        let (looks, views) = watch::channel(view(None, hung));
+        let runner = Runner::supervise(program(dir.path()), views, &Tasks::new());
+        let mut status = runner.status();
+        let mut down_for = async |word: &str| {
+            let is = |state: &RunnerState| matches!(state, RunnerState::Down { reason } if reason.contains(word));
+            status.wait_for(|status| is(&status.state)).await.unwrap().clone()
+        };
+        let seen = down_for("NVML is unresponsive").await;
+        assert_eq!((seen.restarts_total, seen.last_exit.as_deref()), (1, Some("exit code 86: sticky device error")));
+        looks.send_replace(view(Some(DeviceFault::Lost), Standing::Answering));
+        assert_eq!((down_for("fell off the bus").await.restarts_total, starts()), (1, 1));
+        looks.send_replace(view(None, Standing::Answering));
+        let mut status = runner.status();
+        status.wait_for(|status| status.restarts_total == 2).await.unwrap();
+        assert_eq!(starts(), 2);
+    }
 }

@@ -100,7 +100,8 @@ mod tests {
 
     fn view(events: Vec<NvmlEvent>, standing: Standing) -> NvmlView {
         let identity = Identity { uuid: UUID.into(), ..Identity::default() };
-        let figures = NvmlFigures { driver: None, devices: vec![NvmlDevice { identity, ..NvmlDevice::default() }] };
+        let figures =
+            NvmlFigures { devices: vec![NvmlDevice { identity, ..NvmlDevice::default() }], ..NvmlFigures::default() };
         NvmlView { standing, figures: Some(figures), events, events_reason: None, errors: BTreeMap::new() }
     }
 

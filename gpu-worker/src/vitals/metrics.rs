@@ -217,7 +217,7 @@ mod tests {
         };
         let mut view = NvmlView {
             standing: Standing::Answering,
-            figures: Some(NvmlFigures { driver: None, devices: vec![device.clone()] }),
+            figures: Some(NvmlFigures { devices: vec![device.clone()], ..NvmlFigures::default() }),
             events: Vec::new(),
             events_reason: None,
             errors: Default::default(),
@@ -234,7 +234,7 @@ mod tests {
             assert!(seen.contains(line), "{line}: {seen}");
         }
         let lost = NvmlDevice { fault: Some(DeviceFault::Lost), identity: device.identity, ..NvmlDevice::default() };
-        view.figures = Some(NvmlFigures { driver: None, devices: vec![lost] });
+        view.figures = Some(NvmlFigures { devices: vec![lost], ..NvmlFigures::default() });
         metrics.observe(&view);
         let seen = text(&registry);
         assert!(!seen.contains("temperature_celsius{") && !seen.contains("ecc_errors{"), "{seen}");

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! engine::nvml::Monitor ──view──▶ acts (pure) ──▶ runners: hold, release, recycle
+//!                            ├───▶ supervisors of runners: no other process before the device was looked at
 //!                            └───▶ status, metrics
 //! ```
 //! Nothing here waits for the library: a view is what its threads left behind.
@@ -16,10 +17,13 @@ use std::{io, sync::Arc, time::Duration};
 use acts::{Act, Keeper, Watched};
 use engine::nvml::{Monitor, MonitorOptions, NvmlView};
 pub use metrics::VitalsMetrics;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 pub use view::{device_vitals, nvml_status};
 
-use crate::{context::Agent, runner::RunnerState};
+use crate::{
+    context::Agent,
+    runner::{RunnerState, Views},
+};
 
 /// Time between looks when no news comes: a call that hangs brings none.
 const LOOK: Duration = Duration::from_millis(500);
@@ -29,6 +33,8 @@ const LOOK: Duration = Duration::from_millis(500);
 pub struct Vitals {
     monitor: Option<Monitor>,
     news: Arc<Notify>,
+    /// What was known at the last look, for runners whose process has ended.
+    views: watch::Sender<Option<NvmlView>>,
 }
 
 impl Vitals {
@@ -40,7 +46,14 @@ impl Vitals {
         let news = Arc::new(Notify::new());
         let bell = news.clone();
         let start = |options| Monitor::start(options, move || bell.notify_one());
-        Ok(Self { monitor: options.map(start).transpose()?, news })
+        let monitor = options.map(start).transpose()?;
+        let views = watch::Sender::new(monitor.as_ref().map(Monitor::view));
+        Ok(Self { monitor, news, views })
+    }
+
+    /// What is known, look by look.
+    pub fn views(&self) -> Views {
+        self.views.subscribe()
     }
 
     /// What is known now; none when nothing is watched.
@@ -58,6 +71,7 @@ pub async fn watch(agent: Arc<Agent>) {
             carry_out(&agent, act).await;
         }
         agent.metrics.vitals.observe(&view);
+        agent.vitals.views.send_replace(Some(view.clone()));
         // figures are published with the next picture anyhow; what changes decisions is published at once
         let news = (view.standing.as_str(), view.events.len(), conditions(&agent, &view));
         if told.as_ref() != Some(&news) {

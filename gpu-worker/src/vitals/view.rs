@@ -109,7 +109,7 @@ mod tests {
             processes: Some(vec![NvmlProcess { pid: 7, bytes: Some(3) }]),
             ..NvmlDevice::default()
         };
-        let figures = NvmlFigures { driver: Some("570".into()), devices: vec![device] };
+        let figures = NvmlFigures { began: None, driver: Some("570".into()), devices: vec![device] };
         NvmlView {
             standing,
             figures: Some(figures),

@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use gpu_worker::runner::{Runner, RunnerError, RunnerState};
+use gpu_worker::runner::{Runner, RunnerError, RunnerState, unwatched};
 use rustix::process::Signal;
 use shared::shutdown::Tasks;
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,7 @@ async fn a_killed_runner_costs_its_caller_an_error_and_is_replaced_empty() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_cannot_be_opened_is_down_with_its_reason() {
     let tasks = Tasks::new();
-    let runner = Runner::supervise(config("tpu:0", 0), &tasks);
+    let runner = Runner::supervise(config("tpu:0", 0), unwatched(), &tasks);
     let mut status = runner.status();
     let down = status.wait_for(|status| matches!(status.state, RunnerState::Down { .. }));
     let status = tokio::time::timeout(PATIENCE, down).await.unwrap().unwrap().clone();

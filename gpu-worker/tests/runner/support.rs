@@ -2,7 +2,9 @@
 
 use std::{fs::File, io::Write, path::PathBuf, sync::Arc, time::Duration};
 
-use gpu_worker::runner::{DeviceLoad, DeviceTensor, Runner, RunnerConfig, RunnerError, RunnerState, RunnerStatus};
+use gpu_worker::runner::{
+    DeviceLoad, DeviceTensor, Runner, RunnerConfig, RunnerError, RunnerState, RunnerStatus, unwatched,
+};
 use residency::{FileIdentity, IoOptions, Lease, LoadRequest, RamTier, SourceFile, TensorRange, TierConfig};
 use shared::{ids::ComponentId, shutdown::Tasks};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +23,7 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) async fn new(memory_bytes: u64) -> Self {
         let tasks = Tasks::new();
-        let runner = Runner::supervise(config("cpu:0", memory_bytes), &tasks);
+        let runner = Runner::supervise(config("cpu:0", memory_bytes), unwatched(), &tasks);
         let tier = RamTier::new(TierConfig::new(1 << 30));
         let bench = Self { folder: tempfile::tempdir().unwrap(), tier, tasks, runner };
         bench.wait(|status| status.state == RunnerState::Ready).await;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, time::Instant};
 
 use anyhow::Context;
 use gpu_worker::runner::{
-    Applied, ApplyOrder, DeviceLoad, LoraSource, Runner, RunnerConfig, RunnerState, TensorChange, Term,
+    Applied, ApplyOrder, DeviceLoad, LoraSource, Runner, RunnerConfig, RunnerState, TensorChange, Term, unwatched,
 };
 use shared::{ids::ComponentId, shutdown::Tasks};
 use tokio_util::sync::CancellationToken;
@@ -67,7 +67,7 @@ pub(crate) async fn measure(
         threads: Some(threads),
         log_filter: "warn".into(),
     };
-    let runner = Runner::supervise(config, &tasks);
+    let runner = Runner::supervise(config, unwatched(), &tasks);
     runner.status().wait_for(|status| status.state == RunnerState::Ready).await?;
     let unet = model::unet(small)?;
     let whole = Component::of(&unet);

@@ -91,7 +91,7 @@ mod tests {
     fn view(standing: Standing) -> NvmlView {
         let identity = |uuid: &str| Identity { uuid: uuid.into(), ..Identity::default() };
         let device = |uuid| NvmlDevice { identity: identity(uuid), ..NvmlDevice::default() };
-        let figures = NvmlFigures { driver: None, devices: vec![device(UUID), device("GPU-b")] };
+        let figures = NvmlFigures { devices: vec![device(UUID), device("GPU-b")], ..NvmlFigures::default() };
         NvmlView {
             standing,
             figures: Some(figures),

@@ -1,8 +1,12 @@
 //! What the management library says, as plain data. A figure that a device or driver does not give is absent, never zero.
 
+use std::time::Instant;
+
 /// All devices at one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NvmlFigures {
+    /// When the round of calls began that gave them: what happened later is not in them.
+    pub began: Option<Instant>,
     /// Version of the driver.
     pub driver: Option<String>,
     /// Devices, in the library's order.
@@ -143,7 +147,7 @@ mod tests {
         let identity = Identity { uuid: "GPU-aa-01".into(), ..Identity::default() };
         let part = MigInstance { uuid: "MIG-bb-02".into(), name: "1g".into(), total_bytes: None };
         let device = NvmlDevice { identity, parts: vec![part], ..NvmlDevice::default() };
-        let figures = NvmlFigures { driver: None, devices: vec![NvmlDevice::default(), device] };
+        let figures = NvmlFigures { devices: vec![NvmlDevice::default(), device], ..NvmlFigures::default() };
         assert!(figures.device("GPU-AA-01").is_some() && figures.device("GPU-bb-02").is_some());
         assert!(figures.device("GPU-cc-03").is_none());
     }

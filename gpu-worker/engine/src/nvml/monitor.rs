@@ -235,8 +235,9 @@ fn read_until_it_fails(
     let driver = opening.make("driver version", || nvml.sys_driver_version()).ok();
     let mut calls = opening;
     loop {
+        let began = Some(Instant::now());
         let devices = library::devices(&nvml, known, &calls)?;
-        shared.publish(NvmlFigures { driver: driver.clone(), devices });
+        shared.publish(NvmlFigures { began, driver: driver.clone(), devices });
         *backoff = Backoff::new(&shared.options);
         if !shared.rest(shared.options.period) {
             return Ok(());
