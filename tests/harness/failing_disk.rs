@@ -1,4 +1,5 @@
-//! A file system whose reads hang or fail on command: what a dead file server or a dying disk does. Needs the right to mount.
+//! A file system that hangs or fails on command, when it is read or when a file is closed: what a dead file server or a dying
+//! disk does. Needs the right to mount.
 
 use std::{
     ffi::OsStr,
@@ -12,7 +13,7 @@ use std::{
 
 use fuser::{
     BackgroundSession, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, LockOwner,
-    OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry, ReplyOpen, Request,
+    OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, Request,
 };
 
 /// Reads before this offset are always answered: headers can be listed.
@@ -27,6 +28,8 @@ enum Mode {
     Answer,
     /// From this byte on.
     Hang(u64),
+    /// When a file is closed of which more than the header was read.
+    HangClosing,
     Fail,
 }
 
@@ -35,6 +38,10 @@ struct State {
     mode: Mode,
     /// Reads that hang: what was asked, and where the answer goes.
     held: Vec<(usize, u64, u32, ReplyData)>,
+    /// More than headers was read.
+    read: bool,
+    /// Closings that hang.
+    closing: Vec<ReplyEmpty>,
 }
 
 /// The files of one folder, read-only, under another path.
@@ -76,6 +83,17 @@ impl FailingDisk {
         self.state().mode = Mode::Hang(offset);
     }
 
+    /// Closing a file hangs from now on, once more than headers was read.
+    pub fn hang_closing(&self) {
+        let mut state = self.state();
+        (state.mode, state.read) = (Mode::HangClosing, false);
+    }
+
+    /// Files that hang in being closed.
+    pub fn closing(&self) -> usize {
+        self.state().closing.len()
+    }
+
     /// Reads fail from now on.
     pub fn fail(&self) {
         self.state().mode = Mode::Fail;
@@ -93,6 +111,7 @@ impl FailingDisk {
         for (file, offset, size, reply) in state.held.drain(..) {
             answer(&self.files[file], offset, size, reply);
         }
+        state.closing.drain(..).for_each(ReplyEmpty::ok);
     }
 }
 
@@ -191,11 +210,18 @@ impl Filesystem for Disk {
     ) {
         let Some(index) = self.index(ino) else { return reply.error(Errno::EISDIR) };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.read |= offset >= HEADERS;
         match state.mode {
             Mode::Hang(from) if offset >= from => state.held.push((index, offset, size, reply)),
             Mode::Fail if offset >= HEADERS => reply.error(Errno::EIO),
             _ => answer(&self.files[index], offset, size, reply),
         }
+    }
+
+    /// A file is closed, which waits for the answer.
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.mode == Mode::HangClosing && state.read { state.closing.push(reply) } else { reply.ok() }
     }
 
     fn readdir(&self, _: &Request, _: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {

@@ -86,6 +86,30 @@ async fn f26_loads_from_a_disk_that_hangs_are_given_up_and_others_go_on() {
     farm.assert_ledger_is_clean().await;
 }
 
+/// A disk may answer all reads and hang when its file is closed: it is the disk, and is named.
+#[tokio::test]
+async fn f26_a_disk_that_hangs_when_a_file_is_closed_is_found_out() {
+    let Some((farm, disk, agent)) = farm("1").await else { return };
+    disk.hang_closing();
+    let job = load_once(&farm, "far").await;
+    let ended = fails_with(&farm, &job, ErrorCode::Timeout).await;
+    let text = ended.job.error.expect("an error").message;
+    assert!(disk.closing() > 0 && text.contains("far.safetensors") && text.contains("does not answer"), "{text}");
+    nothing_is_held(&farm).await;
+    wait_for("the metric to say so", SHORT, || async {
+        let hung = agent.metric("modelyard_hung_disks", "").await;
+        if hung == 1.0 { Ok(()) } else { Err(hung.to_string()) }
+    })
+    .await;
+    disk.answer();
+    wait_for("the disk to be trusted again", SHORT, || async {
+        let hung = agent.metric("modelyard_hung_disks", "").await;
+        if hung == 0.0 { Ok(()) } else { Err(hung.to_string()) }
+    })
+    .await;
+    loaded(&farm, "far").await;
+}
+
 #[tokio::test]
 async fn f26_a_load_that_hangs_can_be_cancelled() {
     let Some((farm, disk, _agent)) = farm("600").await else { return };

@@ -3,12 +3,14 @@
 //! Nothing of it is verified: whoever follows an arrival shows nobody what came of it before the load has ended well and its
 //! lease is of the same memory ([`Unverified::became`]). Until then the bytes may turn to zeros at any moment.
 
-use std::{io, os::fd::OwnedFd, sync::Arc};
+use std::{future::pending, io, os::fd::OwnedFd, sync::Arc};
+
+use tokio::sync::watch;
 
 use crate::{
     arena::Draft,
     layout::{Layout, PlacedTensor},
-    tier::Lease,
+    tier::{Lease, RamTier},
 };
 
 /// How far a load has come.
@@ -56,5 +58,18 @@ impl Unverified {
     /// Whether this lease is of this very memory, now whole, verified and sealed.
     pub fn became(&self, lease: &Lease) -> bool {
         lease.arena() == self.arena
+    }
+}
+
+impl RamTier {
+    /// Ends once another load of `key` runs than the one that `arrivals` are of. What came with that one is for nobody who
+    /// waits for `key` any more, and whoever follows it is to let go: no ledger counts it.
+    pub async fn superseded(&self, key: &str, arrivals: &watch::Receiver<Option<Arrival>>) {
+        let mut changes = self.changes();
+        while self.arrival(key).is_none_or(|now| now.same_channel(arrivals)) {
+            if changes.changed().await.is_err() {
+                pending::<()>().await;
+            }
+        }
     }
 }

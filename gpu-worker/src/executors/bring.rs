@@ -64,6 +64,8 @@ enum Ended {
     Failed(WorkError),
     /// The load was given up, and the component came in another way.
     Elsewhere(InRam),
+    /// It was somebody else's load of other content, and the one that is wanted runs now.
+    Superseded,
 }
 
 impl Load<'_> {
@@ -118,20 +120,25 @@ impl Load<'_> {
         from: &[ReadFrom],
     ) -> Result<(InRam, DeviceLoaded), WorkError> {
         let mine = AtomicU64::new(0);
-        let got = tokio::select! {
-            biased;
-            got = acquiring.as_mut() => got?,
-            coming = self.coming(row, key) => match self.follow(row, acquiring, coming, (from, &mine)).await {
+        let got = loop {
+            let coming = tokio::select! {
+                biased;
+                got = acquiring.as_mut() => break got?,
+                coming = self.coming(row, key) => coming,
+            };
+            match self.follow(row, acquiring.as_mut(), (key, coming), (from, &mine)).await {
                 Ok(both) => return Ok(both),
                 Err(Ended::Failed(error)) => return Err(error),
-                Err(Ended::Elsewhere(got)) => got,
-            },
+                Err(Ended::Elsewhere(got)) => break got,
+                Err(Ended::Superseded) => {}
+            }
         };
         let device = self.copy(row, &Source::Whole(&got.lease), (from, &mine)).await?;
         Ok((got, device))
     }
 
-    /// The memory that the component comes into, once its load has some; never where the copy is not to begin before its end.
+    /// The memory that the component comes into, once some of it is there: its files were then found to be those that are
+    /// wanted, and their disk answers. Never where the copy is not to begin before the load's end.
     async fn coming(&self, row: &ComponentRow, key: &str) -> Coming {
         // other content under this id may have to go first, and stays until the new one is verified
         let replaces = self.device.resident().iter().any(|copy| copy.component == row.id);
@@ -140,9 +147,11 @@ impl Load<'_> {
         }
         let mut changes = self.agent.tier.changes();
         loop {
-            if let Some(mut arrivals) = self.agent.tier.arrival(key) {
-                let begun = arrivals.wait_for(Option::is_some).await.ok();
-                let memory = begun.and_then(|arrival| arrival.as_ref().map(|arrival| arrival.memory.clone()));
+            if let Some(arrivals) = self.agent.tier.arrival(key) {
+                let memory = tokio::select! {
+                    memory = begun(arrivals.clone()) => memory,
+                    () = self.agent.tier.superseded(key, &arrivals) => None,
+                };
                 if let Some(memory) = memory {
                     return (memory, arrivals);
                 }
@@ -158,14 +167,16 @@ impl Load<'_> {
         &self,
         row: &ComponentRow,
         acquiring: Pin<&mut impl Future<Output = Result<InRam, WorkError>>>,
-        (memory, arrivals): Coming,
+        (key, (memory, arrivals)): (&str, Coming),
         told: (&[ReadFrom], &AtomicU64),
     ) -> Result<(InRam, DeviceLoaded), Ended> {
         let (landed, seen) = watch::channel(Landed::default());
+        let load = arrivals.clone();
         let reading = async {
             let got = tokio::select! {
                 biased;
                 got = acquiring => got.map_err(Ended::Failed)?,
+                () = self.agent.tier.superseded(key, &load) => return Err(Ended::Superseded),
                 never = pass_on(arrivals, &landed) => match never {},
             };
             if !memory.became(&got.lease) {
@@ -242,6 +253,13 @@ impl Load<'_> {
         // nothing was freed where every victim stays: it is tried again later, not at once
         freed.filter(|freed| *freed > 0).map(|_| ()).ok_or_else(|| full.into())
     }
+}
+
+/// The memory of a load once some of it is complete; none when it has ended before.
+async fn begun(mut arrivals: watch::Receiver<Option<Arrival>>) -> Option<Arc<Unverified>> {
+    let some = |arrival: &Option<Arrival>| arrival.as_ref().is_some_and(|arrival| arrival.complete_bytes > 0);
+    let begun = arrivals.wait_for(some).await.ok()?;
+    begun.as_ref().map(|arrival| arrival.memory.clone())
 }
 
 /// Says what has landed, as far as the load goes on.

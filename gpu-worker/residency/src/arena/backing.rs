@@ -70,15 +70,15 @@ impl Backing {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes all pages of a file of `len` bytes, group by group, never far ahead of the bytes that come before `until`. `kept`
-    /// is held while a group is made; an error of its own ends this.
+    /// Makes the pages of a file of `len` bytes before `end`, group by group, never far ahead of the bytes that come before
+    /// `until`. `kept` is held while a group is made; an error of its own ends this.
     ///
     /// # Errors
     /// `Interrupted` once they are not `wanted`; when the system has no memory; or what `kept` answers.
     pub(super) fn make<K>(
         &self,
         file: &OwnedFd,
-        (len, until): (u64, u64),
+        (len, end, until): (u64, u64, u64),
         wanted: impl Fn() -> bool,
         kept: impl Fn() -> io::Result<K>,
     ) -> io::Result<()> {
@@ -86,8 +86,8 @@ impl Backing {
         let making = Making(self);
         let window = Window::open(file, len).ok().filter(|_| len >= BIG);
         let mut maker = Maker { file, window, steps: Steps::default(), trial: Trial::default() };
-        while let Some((begin, is_begun)) = self.next(len, until, &wanted)? {
-            let end = (begin + GROUP).min(len);
+        while let Some((begin, is_begun)) = self.next(end, until, &wanted)? {
+            let end = (begin + GROUP).min(end);
             let _kept = kept()?;
             match is_begun {
                 // putting what is there into huge pages would cost a copy
@@ -104,10 +104,10 @@ impl Backing {
     }
 
     /// Where the next group begins, once it is due, and whether somebody has begun it; none after the last.
-    fn next(&self, len: u64, until: u64, wanted: &impl Fn() -> bool) -> io::Result<Option<(u64, bool)>> {
+    fn next(&self, last: u64, until: u64, wanted: &impl Fn() -> bool) -> io::Result<Option<(u64, bool)>> {
         let mut made = self.made();
         loop {
-            if made.end >= len {
+            if made.end >= last {
                 return Ok(None);
             }
             if !wanted() {

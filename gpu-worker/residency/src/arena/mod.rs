@@ -24,6 +24,7 @@ use std::{
 
 use backing::Backing;
 use huge_pages::HUGE;
+use trial::GROUP;
 
 pub use map::ReadMap;
 use rustix::{
@@ -171,14 +172,15 @@ impl Draft {
         Ok(())
     }
 
-    /// Makes all pages, huge ones where they are cheap, while others [`Draft::fill`] what is there already: not far ahead of the
-    /// bytes that are filled in before `until`, and the rest once those have come. Ends early once they are not `wanted` any
-    /// more. For one thread.
+    /// Makes the pages that are not made before `end`, huge ones where they are cheap, while others [`Draft::fill`] what is
+    /// there already: not far ahead of the bytes that are filled in before `until`, and the rest once those have come. Ends
+    /// early once they are not `wanted` any more. For one thread at a time.
     ///
     /// # Errors
     /// What the system answers, e.g. no memory.
-    pub fn back(&self, until: u64, wanted: impl Fn() -> bool) -> io::Result<()> {
-        match self.backing.make(&self.memory.fd, (self.memory.len, until), wanted, || self.kept()) {
+    pub fn back(&self, until: u64, end: u64, wanted: impl Fn() -> bool) -> io::Result<()> {
+        let end = end.checked_next_multiple_of(GROUP).unwrap_or(end).min(self.memory.len);
+        match self.backing.make(&self.memory.fd, (self.memory.len, end, until), wanted, || self.kept()) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             made => made,
         }
@@ -241,6 +243,11 @@ impl Draft {
     /// # Errors
     /// What the system answers; the draft is dropped then.
     pub fn seal(self) -> io::Result<Extent> {
+        self.seal_again(|| {})
+    }
+
+    /// The same, which says each time that somebody still looks at its pages and it is tried again.
+    fn seal_again(self, mut busy: impl FnMut()) -> io::Result<Extent> {
         let mut tries = 1;
         loop {
             match fcntl_add_seals(&self.memory.fd, SealFlags::WRITE | SealFlags::SEAL) {
@@ -248,6 +255,7 @@ impl Draft {
                 Err(Errno::BUSY) if tries < SEALED_TRIES => tries += 1,
                 Err(errno) => return Err(errno.into()),
             }
+            busy();
         }
     }
 }

@@ -114,9 +114,11 @@ impl<'a> Crew<'a> {
         !self.stop.load(Ordering::Acquire) && !self.cancel.is_cancelled()
     }
 
-    /// The one that makes the memory, a little ahead of what is read.
+    /// The one that makes the memory, a little ahead of what is read. What is gathered later is not ahead of anything yet.
     fn back(&self) -> Result<Vec<Piece>, ResidencyError> {
-        self.draft.back(self.front.end(), || self.wanted()).map_err(|error| {
+        let until = self.front.end();
+        let end = if self.request.gathered.is_empty() { self.draft.len() } else { until };
+        self.draft.back(until, end, || self.wanted()).map_err(|error| {
             self.stop();
             ResidencyError::Memory { bytes: self.draft.len(), source: Arc::new(error) }
         })?;

@@ -53,6 +53,15 @@ pub(super) struct Source<'a> {
     follow: bool,
     disk: Arc<Disk>,
     reading: &'a Reading,
+    /// Its disk is called once more when the files are closed, which may take as long as a read. The last field, so that the
+    /// call ends after they are.
+    closing: Option<Call<'a>>,
+}
+
+impl Drop for Source<'_> {
+    fn drop(&mut self) {
+        self.closing = Some(self.reading.call(self.expected.expected.dev));
+    }
 }
 
 impl<'a> Source<'a> {
@@ -88,6 +97,7 @@ impl<'a> Source<'a> {
             follow: io.follow_symlinks,
             disk,
             reading,
+            closing: None,
         };
         opened.compare_descriptors()?;
         Ok(opened)

@@ -1,6 +1,13 @@
 //! The gathered tensors of a load: read part by part, put in order, hashed and written, one tensor at a time.
 
-use std::sync::Arc;
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -9,7 +16,7 @@ use crate::{
     arena::Draft,
     digest::Digest,
     error::ResidencyError,
-    gather::{GatheredTensor, Part},
+    gather::{GatheredTensor, Part, PartOrder},
     layout::PlacedTensor,
     progress::Progress,
     request::LoadRequest,
@@ -25,16 +32,33 @@ pub(super) struct Gathering<'a> {
 }
 
 impl Gathering<'_> {
-    /// Brings all gathered tensors to their places; their hashes, in order. Beside the extent it holds one tensor and
-    /// the stored bytes of one part at a time.
+    /// Brings all gathered tensors to their places; their hashes, in order. A thread makes the memory a little ahead of them.
+    /// Beside it there are one part that is turned, with its stored bytes, or a chunk of one that is not.
     pub(super) fn run(&self, placed: &[PlacedTensor]) -> Result<Vec<Digest>, ResidencyError> {
-        if placed.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut bounce = Bounce::new(self.request.io.chunk())
-            .map_err(|error| ResidencyError::Memory { bytes: self.draft.len(), source: Arc::new(error) })?;
-        let of = |(tensor, place)| self.one(tensor, place, &mut bounce);
-        self.request.gathered.iter().zip(placed).map(of).collect()
+        let Some(end) = placed.last().map(|last| last.offset + last.len) else { return Ok(Vec::new()) };
+        let mut bounce = Bounce::new(self.request.io.chunk()).map_err(|error| self.no_memory(error))?;
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let over = &over;
+            let wanted = move || !over.load(Ordering::Acquire) && !self.cancel.is_cancelled();
+            let make = move || self.draft.back(end, self.draft.len(), wanted);
+            let maker = thread::Builder::new().name("load-memory".into()).spawn_scoped(scope, make);
+            let maker = maker.map_err(|error| ResidencyError::Thread { source: Arc::new(error) })?;
+            let of = |(tensor, place)| self.one(tensor, place, &mut bounce);
+            let digests: Result<Vec<_>, _> = self.request.gathered.iter().zip(placed).map(of).collect();
+            if digests.is_err() {
+                over.store(true, Ordering::Release);
+            }
+            let made = maker.join().map_err(|_| ResidencyError::Aborted { key: self.request.key.clone() })?;
+            // a tensor that cannot be gathered is the reason, and not the memory that was not made for the rest
+            let digests = digests?;
+            made.map_err(|error| self.no_memory(error))?;
+            Ok(digests)
+        })
+    }
+
+    fn no_memory(&self, error: io::Error) -> ResidencyError {
+        ResidencyError::Memory { bytes: self.draft.len(), source: Arc::new(error) }
     }
 
     fn one(
@@ -43,14 +67,22 @@ impl Gathering<'_> {
         placed: &PlacedTensor,
         bounce: &mut Bounce,
     ) -> Result<Digest, ResidencyError> {
-        let mut bytes = Vec::with_capacity(placed.len as usize);
+        let mut to = Target { gathering: self, at: placed.offset, hasher: blake3::Hasher::new() };
         for part in &tensor.parts {
-            let stored = self.stored(part, bounce)?;
-            part.append(&stored, tensor.element_bytes as usize, &mut bytes);
+            match &part.order {
+                PartOrder::RowMajor => self.stored(part, bounce, |bytes| to.put(bytes))?,
+                PartOrder::Strided { .. } => {
+                    let mut stored = Vec::with_capacity((part.end - part.begin) as usize);
+                    self.stored(part, bounce, |bytes| {
+                        stored.extend_from_slice(bytes);
+                        Ok(())
+                    })?;
+                    let mut turned = Vec::with_capacity(placed.len as usize);
+                    part.append(&stored, tensor.element_bytes as usize, &mut turned);
+                    to.put(&turned)?;
+                }
+            }
         }
-        let memory = |error| ResidencyError::Memory { bytes: self.draft.len(), source: Arc::new(error) };
-        let write = |draft: &Draft| draft.write_at(&bytes, placed.offset);
-        self.draft.fill(placed.offset, placed.offset + placed.len, write).map_err(memory)?;
         // one after the other, behind all that the crew has brought
         self.progress.complete(placed.offset + placed.len);
         let done = self.progress.add(placed.len);
@@ -58,11 +90,16 @@ impl Gathering<'_> {
             let _held = self.progress.hold();
             observer(done);
         }
-        Ok(Digest::from_bytes(*blake3::hash(&bytes).as_bytes()))
+        Ok(Digest::from_bytes(*to.hasher.finalize().as_bytes()))
     }
 
-    fn stored(&self, part: &Part, bounce: &mut Bounce) -> Result<Vec<u8>, ResidencyError> {
-        let mut stored = Vec::with_capacity((part.end - part.begin) as usize);
+    /// The stored bytes of a part, a chunk at a time.
+    fn stored(
+        &self,
+        part: &Part,
+        bounce: &mut Bounce,
+        mut each: impl FnMut(&[u8]) -> Result<(), ResidencyError>,
+    ) -> Result<(), ResidencyError> {
         let mut at = part.begin;
         while at < part.end {
             let end = part.end.min(at + self.request.io.chunk() as u64);
@@ -70,10 +107,27 @@ impl Gathering<'_> {
             let read = if wanted() { self.sources[part.file_index].read(bounce, at, end, wanted)? } else { None };
             let cancelled = || ResidencyError::Cancelled { key: self.request.key.clone() };
             let begin = read.ok_or_else(cancelled)?;
-            stored.extend_from_slice(bounce.bytes(begin, (end - at) as usize));
             self.progress.read();
+            each(bounce.bytes(begin, (end - at) as usize))?;
             at = end;
         }
-        Ok(stored)
+        Ok(())
+    }
+}
+
+/// Where the next bytes of a gathered tensor go.
+struct Target<'a> {
+    gathering: &'a Gathering<'a>,
+    at: u64,
+    hasher: blake3::Hasher,
+}
+
+impl Target<'_> {
+    fn put(&mut self, bytes: &[u8]) -> Result<(), ResidencyError> {
+        let (draft, begin) = (self.gathering.draft, self.at);
+        self.at += bytes.len() as u64;
+        self.hasher.update(bytes);
+        let write = |draft: &Draft| draft.write_at(bytes, begin);
+        draft.fill(begin, self.at, write).map_err(|error| self.gathering.no_memory(error))
     }
 }

@@ -1,6 +1,11 @@
 //! Following a load: what is complete stays as it is, and a load that fails leaves its followers nothing.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    future::{Future, poll_fn},
+    path::Path,
+    task::Poll,
+};
 
 use residency::{Arrival, RamTier, ResidencyError, Unverified};
 use rustix::{fs::fstat, io::pread};
@@ -82,4 +87,45 @@ async fn followers_of_a_load_that_fails_hold_no_page() {
     let (cancelled, left) = spoilt(|_, cancel| cancel.cancel()).await;
     assert!(matches!(cancelled, ResidencyError::Cancelled { .. }), "{cancelled}");
     assert_eq!(fstat(left.memory.fd_readonly().unwrap()).unwrap().st_blocks, 0);
+}
+
+/// Another load of the key begins: who followed the one before is told, while it still has memory that nobody counts.
+#[tokio::test]
+async fn who_follows_a_load_is_told_when_another_takes_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (write(&dir, "old", &bytes(MIB, 4)), write(&dir, "new", &bytes(MIB, 5)));
+    let (tier, gates) = (tier(8 * MIB), [Gate::default(), Gate::default()]);
+    let held = |path: &Path, gate: &Gate| {
+        let mut wanted = request("m", path);
+        wanted.io = slow_io();
+        gate.hold(&mut wanted.io);
+        wanted
+    };
+    let (first, second) = (held(&old, &gates[0]), held(&new, &gates[1]));
+    let follow = async {
+        let arrival = followed(&tier, "m").await;
+        let arrivals = tier.arrival("m").unwrap();
+        {
+            let mut superseded = std::pin::pin!(tier.superseded("m", &arrivals));
+            let looked = poll_fn(|context| Poll::Ready(superseded.as_mut().poll(context)));
+            assert!(looked.await.is_pending(), "its load still runs");
+            gates[0].open();
+            superseded.await;
+        }
+        assert!(read(&arrival.memory, MIB) == bytes(MIB, 4), "it is still held");
+        drop((arrival, arrivals));
+        let audit = tier.accounted_vs_system().unwrap();
+        assert!(audit.system_bytes <= audit.used_bytes + audit.reserved_bytes, "{audit:?}");
+        gates[1].open();
+    };
+    let (one, other, ()) = tokio::join!(
+        async { drop(acquire(&tier, first).await.unwrap()) },
+        async {
+            gates[0].reached().await;
+            acquire(&tier, second).await
+        },
+        follow
+    );
+    let () = one;
+    assert_eq!(other.unwrap().tensor_bytes(), MIB);
 }

@@ -297,3 +297,31 @@ async fn gathered_tensors_have_the_digest_of_plain_ones() {
     assert_eq!(straight.digest(), other.digest());
     assert_eq!(other.tensor_bytes(), 16);
 }
+
+/// More than the pages that are made at a time, in pieces that lie the other way round in the file.
+#[tokio::test]
+async fn gathered_tensors_of_many_chunks_are_as_plain_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second) = (bytes(19 * MIB, 1), bytes(3 * MIB, 2));
+    let plain = write(&folder, "plain", &[&first[..], &second].concat());
+    let turned = write(&folder, "turned", &[&second[..], &first].concat());
+    let tier = tier(64 * MIB);
+    let mut straight = request("plain", &plain);
+    straight.tensors = vec![tensor("a", 0, 0, 22 * MIB)];
+    let mut other = request("turned", &turned);
+    other.tensors = Vec::new();
+    let part = |begin, end| Part { file_index: 0, begin, end, order: PartOrder::RowMajor };
+    other.gathered = vec![GatheredTensor {
+        name: "a".into(),
+        dtype: "F16".into(),
+        shape: vec![11 * MIB],
+        element_bytes: 2,
+        parts: vec![part(3 * MIB, 22 * MIB), part(0, 3 * MIB)],
+    }];
+    let straight = acquire(&tier, straight).await.unwrap();
+    let other = acquire(&tier, other).await.unwrap();
+    assert_eq!(straight.digest(), other.digest());
+    assert!(straight.map().unwrap()[..] == other.map().unwrap()[..]);
+    let audit = tier.accounted_vs_system().unwrap();
+    assert_eq!(audit.used_bytes, audit.system_bytes, "{audit:?}");
+}
