@@ -82,6 +82,30 @@ impl CpuDevice {
         self.slabs.get_mut(&id.0).ok_or(DeviceError::NoSlab(id))
     }
 
+    /// Room for so many bytes, in whole pages, if it is there.
+    fn room(&self, bytes: u64) -> Result<u64, DeviceError> {
+        let Some(rounded) = bytes.max(1).checked_next_multiple_of(PAGE) else { return Err(self.out_of_memory(bytes)) };
+        if rounded > self.available() { Err(self.out_of_memory(rounded)) } else { Ok(rounded) }
+    }
+
+    fn book(&mut self, file: MemoryFile, bytes: u64) -> SlabId {
+        let id = self.next;
+        self.next += 1;
+        self.used_bytes += bytes;
+        self.slabs.insert(id, Slab { file: Arc::new(file), bytes, map: None, writer: Weak::new() });
+        SlabId(id)
+    }
+
+    /// Takes a slab that nobody uses out of the books.
+    fn taken(&mut self, id: SlabId) -> Result<Slab, DeviceError> {
+        if self.slab(id)?.in_use() {
+            return Err(DeviceError::InUse(id));
+        }
+        let slab = self.slabs.remove(&id.0).ok_or(DeviceError::NoSlab(id))?;
+        self.used_bytes = self.used_bytes.saturating_sub(slab.bytes);
+        Ok(slab)
+    }
+
     /// A slab that nobody uses, and that is mapped nowhere from here on.
     fn idle(&mut self, id: SlabId) -> Result<&mut Slab, DeviceError> {
         let slab = self.slab_mut(id)?;
@@ -134,16 +158,23 @@ impl Device for CpuDevice {
     }
 
     fn reserve(&mut self, bytes: u64) -> Result<SlabId, DeviceError> {
-        let Some(rounded) = bytes.max(1).checked_next_multiple_of(PAGE) else { return Err(self.out_of_memory(bytes)) };
-        if rounded > self.available() {
-            return Err(self.out_of_memory(rounded));
-        }
-        let file = Arc::new(MemoryFile::new(rounded).map_err(system("making a slab"))?);
-        let id = self.next;
-        self.next += 1;
-        self.used_bytes += rounded;
-        self.slabs.insert(id, Slab { file, bytes: rounded, map: None, writer: Weak::new() });
-        Ok(SlabId(id))
+        let rounded = self.room(bytes)?;
+        let file = MemoryFile::new(rounded).map_err(system("making a slab"))?;
+        Ok(self.book(file, rounded))
+    }
+
+    fn replace(&mut self, slab: SlabId, bytes: u64) -> Result<SlabId, DeviceError> {
+        // of what was opened to other processes no byte changes any more, and a mapping keeps its pages
+        let Slab { file, map, .. } = self.taken(slab)?;
+        drop(map);
+        let rounded = self.room(bytes)?;
+        let file = match Arc::into_inner(file) {
+            Some(file) if !file.is_sealed().map_err(system("asking for a slab's seals"))? => {
+                file.resized(rounded).map_err(system("making a slab of another"))?
+            }
+            _ => return self.reserve(bytes),
+        };
+        Ok(self.book(file, rounded))
     }
 
     fn slab_bytes(&self, slab: SlabId) -> Result<u64, DeviceError> {
@@ -203,11 +234,6 @@ impl Device for CpuDevice {
     }
 
     fn free(&mut self, id: SlabId) -> Result<u64, DeviceError> {
-        if self.slab(id)?.in_use() {
-            return Err(DeviceError::InUse(id));
-        }
-        let slab = self.slabs.remove(&id.0).ok_or(DeviceError::NoSlab(id))?;
-        self.used_bytes = self.used_bytes.saturating_sub(slab.bytes);
-        Ok(slab.bytes)
+        self.taken(id).map(|slab| slab.bytes)
     }
 }

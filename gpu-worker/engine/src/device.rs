@@ -171,6 +171,16 @@ pub trait Device: Send {
         self.allocate(bytes)
     }
 
+    /// As [`Device::free`] of one slab and [`Device::reserve`] of another: where the system can be left out, the second has the first
+    /// one's memory.
+    ///
+    /// # Errors
+    /// `InUse` as for [`Device::free`]; otherwise the first one is gone.
+    fn replace(&mut self, slab: SlabId, bytes: u64) -> Result<SlabId, DeviceError> {
+        self.free(slab)?;
+        self.reserve(bytes)
+    }
+
     /// Bytes that a slab really takes.
     ///
     /// # Errors

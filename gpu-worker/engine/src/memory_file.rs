@@ -20,7 +20,10 @@ use rustix::{
     io::{Errno, pread, pwrite, retry_on_intr},
 };
 
-use crate::{lora::Sink, mapped::Mapped};
+use crate::{
+    lora::Sink,
+    mapped::{Mapped, MappedMut},
+};
 
 /// Memory comes in pages.
 pub(crate) const PAGE: u64 = 4096;
@@ -43,6 +46,8 @@ pub(crate) struct MemoryFile {
     file: OwnedFd,
     /// No more huge pages are asked for: they were too dear, or the system has none.
     ordinary: AtomicBool,
+    /// Bytes that it had as another slab: nobody asks for their pages again.
+    had: u64,
 }
 
 impl MemoryFile {
@@ -50,7 +55,15 @@ impl MemoryFile {
     pub(crate) fn new(bytes: u64) -> Result<Self, Errno> {
         let file = memfd_create("modelyard-device", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&file, bytes)?;
-        Ok(Self { file, ordinary: AtomicBool::new(bytes < BIG) })
+        Ok(Self { file, ordinary: AtomicBool::new(bytes < BIG), had: 0 })
+    }
+
+    /// The same memory as a file of another length. What was in it stays there until it is overwritten.
+    pub(crate) fn resized(self, bytes: u64) -> Result<Self, Errno> {
+        let had = self.system_bytes()?.min(bytes);
+        ftruncate(&self.file, bytes)?;
+        let ordinary = self.ordinary.into_inner() || bytes < BIG;
+        Ok(Self { file: self.file, ordinary: AtomicBool::new(ordinary), had })
     }
 
     /// Has the system promise all its pages now, not at the first touch; false when they are not wanted any more.
@@ -127,16 +140,35 @@ impl MemoryFile {
         // a mapping that could be made writable would keep the file from being sealed
         Mapped::of(&self.read_only()?, len)
     }
+
+    /// Maps its first `len` bytes for the slab's writer. None where pages are ordinary ones: each costs a fault, and
+    /// a page of zeros before it is written, which writing through the descriptor does not.
+    ///
+    /// # Errors
+    /// As [`MemoryFile::map`].
+    pub(crate) fn map_mut(&self, len: u64) -> io::Result<Option<MappedMut>> {
+        if self.ordinary.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        if u64::try_from(fstat(&self.file)?.st_size).unwrap_or(0) < len {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the slab's memory is shorter than the slab"));
+        }
+        MappedMut::of(&self.file, len).map(Some)
+    }
 }
 
 /// Written to by the device, or by the one writer that the device has handed out, never while it is mapped.
 impl Sink for MemoryFile {
-    fn expect(&self, range: Range<u64>) {
+    fn expect(&self, range: Range<u64>) -> bool {
         let size = fstat(&self.file).ok().and_then(|of| u64::try_from(of.st_size).ok()).unwrap_or(0);
         let end = range.end.next_multiple_of(HUGE).min(size);
-        for begin in (range.start / HUGE * HUGE..end).step_by(STEP) {
+        for begin in (range.start.max(self.had) / HUGE * HUGE..end).step_by(STEP) {
             self.huge(begin..end.min(begin + STEP as u64), &mut || true);
         }
+        // what got no huge page is promised as well; where it cannot be, writing through the descriptor says why
+        !self.ordinary.load(Ordering::Relaxed)
+            && (range.is_empty()
+                || fallocate(&self.file, FallocateFlags::empty(), range.start, range.end - range.start).is_ok())
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {

@@ -4,9 +4,11 @@
 //! kernel's setting for memory files is `never` nearly everywhere and the administrator's; a process may still ask for
 //! single huge pages ([`Steps::collapse`]).
 
+mod aligned;
 mod steps;
 mod window;
 
+pub use aligned::{Access, Aligned};
 pub use steps::{Asked, Steps, processor_time};
 pub use window::Window;
 

@@ -44,5 +44,5 @@ pub use progress::{Phase, Progress, ProgressSnapshot};
 pub use request::{Direct, IoOptions, Key, LoadRequest, TensorRange};
 pub use tier::{
     AGE_BOUNDS_SECONDS, Audit, ClearReport, Decision, Decisions, Draft, EntrySnapshot, EvictionCounts, FreedBytes,
-    KeepAlive, Lease, RamTier, Reason, TierConfig, TierSnapshot, TierStats,
+    KeepAlive, Kept, Lease, RamTier, Reason, Said, TierConfig, TierSnapshot, TierStats,
 };

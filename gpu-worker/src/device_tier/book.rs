@@ -7,7 +7,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use residency::{
-    KeepAlive,
+    KeepAlive, Said,
     policy::{
         Candidate,
         bandwidth::{Bandwidth, ReadFrom},
@@ -33,9 +33,9 @@ pub(super) struct Note {
     /// It is being taken off: nobody may lease it any more.
     pub(super) leaving: bool,
     /// The operator's keep.
-    pub(super) protected: bool,
+    pub(super) protected: Said<bool>,
     /// How long it stays after its last use.
-    pub(super) keep_alive: Option<KeepAlive>,
+    pub(super) keep_alive: Said<Option<KeepAlive>>,
     /// When it was loaded, and when it was last taken or let go.
     loaded: Duration,
     used: Duration,
@@ -55,8 +55,8 @@ impl Note {
             models: BTreeSet::new(),
             leases: BTreeMap::new(),
             leaving: false,
-            protected: false,
-            keep_alive: None,
+            protected: Said::default(),
+            keep_alive: Said::default(),
             loaded: now,
             used: now,
             used_at: copy.last_used,
@@ -68,8 +68,8 @@ impl Note {
 
     /// When its keep-alive ends; none while it is used or kept or has no end.
     pub(super) fn expires(&self) -> Option<Duration> {
-        match self.keep_alive {
-            Some(KeepAlive::For(span)) if self.leases.is_empty() && !self.protected && !self.leaving => {
+        match self.keep_alive.value {
+            Some(KeepAlive::For(span)) if self.leases.is_empty() && !self.protected.value && !self.leaving => {
                 self.used.checked_add(span)
             }
             _ => None,
@@ -159,7 +159,7 @@ impl Book {
             note if !note.leases.is_empty() || copy.leases > 0 => {
                 Err(Stays::Leased(note.leases.len() + copy.leases as usize))
             }
-            note if note.protected && !protected_too => Err(Stays::Protected),
+            note if note.protected.value && !protected_too => Err(Stays::Protected),
             note => {
                 note.leaving = true;
                 Ok(())
@@ -195,8 +195,12 @@ impl Book {
         let Some(note) = self.of(from).cloned() else { return };
         let there = self.note(to, now);
         there.models.extend(note.models);
-        there.protected |= note.protected;
-        there.keep_alive = note.keep_alive.or(there.keep_alive);
+        if note.protected.value {
+            there.protected = note.protected;
+        }
+        if note.keep_alive.value.is_some() {
+            there.keep_alive = note.keep_alive;
+        }
     }
 
     /// A copy as the policy sees it. `reading` tells how long its bytes take to come into RAM, where they may be already.
@@ -224,7 +228,7 @@ impl Book {
                     u32::try_from(note.leases.len()).unwrap_or(u32::MAX).max(u32::from(note.leaving))
                 }),
             ),
-            protected: note.is_some_and(|note| note.protected),
+            protected: note.is_some_and(|note| note.protected.value),
             key: key.into(),
         }
     }
@@ -262,12 +266,12 @@ mod tests {
         let mut book = Book::default();
         let note = book.note(&copy(a, now), at(0));
         note.models.insert(model);
-        note.protected = true;
+        note.protected = Said::now(true);
         let later = copy(a, now + TimeDelta::seconds(1));
         assert!(book.of(&later).is_none(), "the runner died and the component was loaded again");
 
         book.hand_over(&copy(a, now), &copy(b, now), at(1));
-        assert!(book.of(&copy(b, now)).is_some_and(|note| note.models.contains(&model) && note.protected));
+        assert!(book.of(&copy(b, now)).is_some_and(|note| note.models.contains(&model) && note.protected.value));
         assert!(book.note(&later, at(1)).models.is_empty());
         book.forget_model(model, b);
         assert!(book.of(&copy(b, now)).is_some_and(|note| note.models.is_empty()));
@@ -285,7 +289,7 @@ mod tests {
         let attached = DeviceResident { leases: 2, ..one.clone() };
         assert_eq!(book.leave(&attached, true, at(2)), Err(Stays::Leased(2)), "programs hold it at the runner");
         assert_eq!(book.candidate(&attached, |_| 0.0, at(2)).holders, 2);
-        book.note(&one, at(2)).protected = true;
+        book.note(&one, at(2)).protected = Said::now(true);
         assert_eq!(book.leave(&one, false, at(3)), Err(Stays::Protected));
         assert_eq!(book.leave(&one, true, at(3)), Ok(()));
         assert_eq!(book.leave(&one, true, at(3)), Err(Stays::Leaving));
@@ -314,7 +318,7 @@ mod tests {
         let one = copy(ComponentId::generate(), Utc::now());
         let mut book = Book::default();
         let lease = book.lease(&one, "job", at(0)).unwrap();
-        book.note(&one, at(0)).keep_alive = Some(KeepAlive::For(at(10)));
+        book.note(&one, at(0)).keep_alive = Said::now(Some(KeepAlive::For(at(10))));
         assert_eq!(book.of(&one).unwrap().expires(), None);
         book.release(one.component, lease, at(5));
         assert_eq!(book.of(&one).unwrap().expires(), Some(at(15)));

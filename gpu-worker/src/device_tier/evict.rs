@@ -39,10 +39,10 @@ pub enum Refused {
 }
 
 /// Marks a copy as leaving until its bytes are back, or it stays.
-struct Leaving<'t> {
-    tier: &'t DeviceTier,
-    component: ComponentId,
-    gone: bool,
+pub(super) struct Leaving<'t> {
+    pub(super) tier: &'t DeviceTier,
+    pub(super) component: ComponentId,
+    pub(super) gone: bool,
 }
 
 impl Drop for Leaving<'_> {

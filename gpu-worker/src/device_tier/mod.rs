@@ -5,10 +5,12 @@
 //! was replaced or went away with its runner, the note says nothing any more. What is noted here is published with the
 //! bytes, so that the database has it as well.
 //!
-//! [`evict`] takes copies off: plan by the policy, mark as leaving, have the runner free it, keep the decision.
+//! [`evict`] takes copies off: plan by the policy, mark as leaving, have the runner free it, keep the decision. [`lend()`] does so with
+//! those that the runner takes off for what it makes in their memory.
 
 mod book;
 pub mod evict;
+mod lend;
 mod view;
 
 use std::{
@@ -18,7 +20,7 @@ use std::{
 
 use book::Book;
 use residency::{
-    Decision, Decisions, Draft, KeepAlive,
+    Decision, Decisions, Draft, KeepAlive, Kept, Said,
     policy::{Rules, bandwidth::ReadFrom},
 };
 use shared::{
@@ -27,6 +29,7 @@ use shared::{
 };
 use tokio::sync::watch;
 
+pub(crate) use lend::lend;
 pub use view::{Noted, Standings, candidates, is_in_ram, standings};
 
 use crate::runner::DeviceResident;
@@ -121,9 +124,11 @@ impl DeviceTier {
         let mut book = self.book();
         let note = book.note(copy, self.uptime());
         note.models.insert(model);
-        note.protected |= keep.protect;
+        if keep.protect {
+            note.protected = Said::now(true);
+        }
         if let Some(shared::job::KeepAlive(span)) = keep.keep_alive.filter(|keep| keep.0 != Some(Duration::ZERO)) {
-            note.keep_alive = Some(span.map_or(KeepAlive::Forever, KeepAlive::For));
+            note.keep_alive = Said::now(Some(span.map_or(KeepAlive::Forever, KeepAlive::For)));
         }
         drop(book);
         self.bump();
@@ -139,19 +144,20 @@ impl DeviceTier {
     pub fn say(&self, copy: &DeviceResident, protect: Option<bool>, keep_alive: Option<KeepAlive>) {
         let mut book = self.book();
         let note = book.note(copy, self.uptime());
-        note.protected = protect.unwrap_or(note.protected);
-        note.keep_alive = keep_alive.or(note.keep_alive);
+        note.protected = protect.map_or(note.protected, Said::now);
+        note.keep_alive = keep_alive.map_or(note.keep_alive, |keep| Said::now(Some(keep)));
         drop(book);
         self.bump();
     }
 
-    /// What is said about keeping a copy: whether the operator keeps it, and how long it stays after its last use.
-    pub fn said(&self, copy: &DeviceResident) -> (bool, Option<KeepAlive>) {
-        self.book().of(copy).map_or((false, None), |note| (note.protected, note.keep_alive))
+    /// What is said about keeping a copy.
+    pub fn kept(&self, copy: &DeviceResident) -> Kept {
+        let kept = |note: &book::Note| Kept { protected: note.protected, keep_alive: note.keep_alive };
+        self.book().of(copy).map(kept).unwrap_or_default()
     }
 
-    /// Just this is said about keeping a copy from here on.
-    pub fn say_exactly(&self, copy: &DeviceResident, protected: bool, keep_alive: Option<KeepAlive>) {
+    /// Just this is said about keeping a copy from here on, as if nothing had been said since it was.
+    pub fn say_exactly(&self, copy: &DeviceResident, Kept { protected, keep_alive }: Kept) {
         let mut book = self.book();
         let note = book.note(copy, self.uptime());
         (note.protected, note.keep_alive) = (protected, keep_alive);

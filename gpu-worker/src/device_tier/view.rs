@@ -46,7 +46,7 @@ impl DeviceTier {
         Noted {
             models: note.models.iter().copied().collect(),
             leases: note.leases.len() + attached,
-            protected: note.protected,
+            protected: note.protected.value,
             used_at: Some(note.used_at),
             uses: note.uses,
             // what a program is attached to outlives its time, and goes when the program does

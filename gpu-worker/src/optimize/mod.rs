@@ -2,5 +2,5 @@
 
 pub mod plan;
 #[cfg(test)]
-mod properties;
+pub(crate) mod properties;
 pub mod survey;

@@ -14,12 +14,13 @@ fn rules(policy: Policy) -> Rules {
     Rules { policy, min_age: Duration::from_secs(30) }
 }
 
-fn piece(place: Place, component: ComponentId, key: usize, bytes: u64) -> Piece {
-    let candidate = Candidate {
-        key: key.to_string().into(),
+/// Something that was used once, when time began, and that nobody holds.
+pub(crate) fn candidate(key: &str, bytes: u64) -> Candidate {
+    Candidate {
+        key: key.into(),
         bytes,
         shared: Vec::new(),
-        last_used: Duration::from_secs(1),
+        last_used: Duration::ZERO,
         loaded_at: Duration::ZERO,
         hits: 1,
         reload_seconds: 1.0,
@@ -27,7 +28,11 @@ fn piece(place: Place, component: ComponentId, key: usize, bytes: u64) -> Piece 
         reused: false,
         holders: 0,
         protected: false,
-    };
+    }
+}
+
+fn piece(place: Place, component: ComponentId, key: usize, bytes: u64) -> Piece {
+    let candidate = Candidate { last_used: Duration::from_secs(1), ..candidate(&key.to_string(), bytes) };
     Piece { place, component, candidate, disk_seconds: 10.0, in_scope: true }
 }
 

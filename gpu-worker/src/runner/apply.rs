@@ -31,6 +31,9 @@ pub struct ApplyOrder {
     /// An earlier variant of the same base: what is equal in it is taken over, and sheets of any other that hold the same are held
     /// by both. One that is gone is done without. Without one everything is computed.
     pub reuse: Option<ComponentId>,
+    /// Variants that go for one that is made beside its base: where nobody uses them they are gone whatever becomes of it, and their
+    /// memory is this one's as far as it needs it.
+    pub replaces: Vec<ComponentId>,
     /// Changes the base's own copy, which nobody may use, where there is no room for another: the variant then holds every
     /// tensor, and the base is no more on the device.
     pub in_place: bool,

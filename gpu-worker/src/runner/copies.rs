@@ -224,6 +224,15 @@ impl Copies {
         slab
     }
 
+    /// The same in the memory of a slab that nothing has any more.
+    pub(super) fn replace(&mut self, slab: SlabId, bytes: u64) -> Result<SlabId, DeviceError> {
+        let more = bytes.saturating_sub(self.device.slab_bytes(slab)?);
+        let claim = self.claim(more)?;
+        let slab = self.device.replace(slab, bytes);
+        self.allocated(claim);
+        slab
+    }
+
     fn claim(&mut self, bytes: u64) -> Result<Claim, DeviceError> {
         self.free_late()?;
         self.ledger.look(self.device.memory()?);

@@ -42,6 +42,7 @@ mod share;
 mod sheets;
 #[cfg(test)]
 mod sheets_tests;
+mod spare;
 mod supervisor;
 mod variants;
 #[cfg(test)]

@@ -116,6 +116,66 @@ fn a_run_of_one_variant_does_not_hold_another_that_has_some_of_the_same_memory()
 }
 
 #[test]
+fn a_variant_goes_for_another_and_what_is_used_stays() {
+    let mut host = host();
+    let (stack, next): (Stack, Stack) = (vec![(0, 8), (1, 3)], vec![(0, 7), (1, 4)]);
+    let wanted = host.made(&next, None).0;
+    let bytes = tensors(&mut host.copies, wanted.variant);
+    host.copies.unload(wanted.variant).unwrap();
+    let (first, _) = host.made(&stack, None);
+    let used = host.used();
+    let second = ApplyOrder { replaces: vec![first.variant, host.base], ..order(host.base, &host.loras, &next) };
+    apply(&mut host.copies, &second, 2).unwrap();
+    assert_eq!(
+        (host.used(), tensors(&mut host.copies, second.variant)),
+        (used, bytes),
+        "in its place, the base is none"
+    );
+    assert!(host.copies.copy(first.variant).is_err() && host.copies.copy(host.base).is_ok());
+
+    // what a run reads stays, and so does what is copied from
+    let part = RunPart { slot: "unet".into(), component: host.base, overlay: Some(second.variant) };
+    let parts = host.copies.parts(vec![part]).unwrap();
+    let third = ApplyOrder { replaces: vec![second.variant], ..order(host.base, &host.loras, &stack) };
+    apply(&mut host.copies, &third, 2).unwrap();
+    assert!(host.copies.copy(second.variant).is_ok());
+    drop(parts);
+
+    // one that is refused takes nothing off; one that fails later has
+    let absent = ComponentId::generate();
+    let refused = ApplyOrder { base: absent, replaces: vec![second.variant], ..order(host.base, &host.loras, &stack) };
+    assert!(apply(&mut host.copies, &refused, 2).is_err() && host.copies.copy(second.variant).is_ok());
+    let failing = ApplyOrder { replaces: vec![second.variant], ..order(host.base, &host.loras, &vec![(0, 5)]) };
+    let Begun::Merge(merge, pending) = host.copies.begin(&failing).unwrap() else { panic!("it is not there") };
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let merged = merge.run(NonZeroUsize::MIN, &cancel, |_| {});
+    assert!(host.copies.finish(*pending, merged).is_err() && host.copies.copy(second.variant).is_err());
+    let sum: u64 = host.copies.resident().iter().map(|copy| copy.bytes).sum();
+    assert_eq!(sum, host.used(), "nothing is left of it");
+}
+
+#[test]
+fn what_is_missing_is_told_when_what_goes_is_not_enough() {
+    let mut host = host();
+    let (small, _) = host.made(&vec![(1, 3)], None);
+    let capacity = host.copies.device().memory().unwrap().capacity_bytes;
+    let free = capacity - host.used();
+    let blocker = host.copies.device.allocate(free).unwrap();
+    let large = ApplyOrder { replaces: vec![small.variant], ..order(host.base, &host.loras, &vec![(0, 8), (1, 3)]) };
+    match apply(&mut host.copies, &large, 2) {
+        Err(CopyError::Failed(Failure::OutOfMemory { needed_bytes, available_bytes, .. })) => {
+            assert_eq!(available_bytes, capacity - host.used(), "as it is now");
+            assert!(needed_bytes > available_bytes);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(host.copies.copy(small.variant).is_err());
+    host.copies.device.free(blocker).unwrap();
+    host.made(&vec![(0, 8), (1, 3)], None);
+}
+
+#[test]
 fn what_lies_in_several_pieces_is_not_given_to_other_programs() {
     let mut host = host();
     let (several, _) = host.made(&vec![(0, 8), (1, 3)], None);
@@ -169,18 +229,24 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn every_variant_keeps_its_bytes_and_all_together_are_what_the_device_gave(
-        steps in vec((any::<bool>(), vec((0_usize..3, 6_i8..=8), 1..3), any::<Index>()), 1..12),
+        steps in vec((any::<bool>(), vec((0_usize..3, 6_i8..=8), 1..3), any::<Index>(), any::<bool>()), 1..12),
     ) {
         let mut host = host();
         let mut there: Vec<(ComponentId, String)> = Vec::new();
-        for (makes, stack, which) in steps {
+        for (makes, stack, which, replaces) in steps {
             if makes || there.is_empty() {
                 let (fresh, _) = host.made(&stack, None);
                 let wanted = digest(&mut host.copies, fresh.variant);
                 host.copies.unload(fresh.variant).unwrap();
                 let reuse = (!there.is_empty()).then(|| there[which.index(there.len())].0);
-                let (order, applied) = host.made(&stack, reuse);
+                let replaced: Vec<_> = there.drain(..if replaces { which.index(there.len() + 1) } else { 0 }).collect();
+                let ids = replaced.iter().map(|(variant, _)| *variant).collect();
+                let order = ApplyOrder { reuse, replaces: ids, ..order(host.base, &host.loras, &stack) };
+                let applied = apply(&mut host.copies, &order, 2).unwrap();
                 prop_assert_eq!(applied.computed + applied.taken_over, order.changes.len());
+                // one stays that something was copied from
+                let stays = replaced.into_iter().filter(|(variant, _)| host.copies.copy(*variant).is_ok());
+                there.extend(stays.inspect(|(variant, _)| assert_eq!(Some(*variant), order.reuse)));
                 there.push((order.variant, wanted));
             } else {
                 // several at once: what a plan of all of them expects is what comes

@@ -58,7 +58,9 @@ impl Copies {
             (vec![self.converted(order.base)?], None)
         } else {
             let base = self.layer(order.base)?;
-            (self.reserved(&plan.sheets)?, Some(base))
+            let spare = self.spared(&order.replaces);
+            let sizes: Vec<u64> = plan.sheets.iter().map(|sheet| sheet.bytes).collect();
+            (self.reserved(&sizes, spare)?, Some(base))
         };
         let (mut made, mut sheets, mut bytes) = (Vec::new(), Vec::new(), 0);
         for (sheet, (slab, writer)) in plan.sheets.into_iter().zip(slabs) {
@@ -84,42 +86,6 @@ impl Copies {
         let writer = self.device.writer(slab)?;
         self.copies.remove(&base);
         Ok((slab, writer))
-    }
-
-    /// Slabs for all of these sheets, or none.
-    fn reserved(&mut self, sheets: &[PlannedSheet]) -> Result<Vec<(SlabId, SlabWriter)>, CopyError> {
-        let mut slabs = Vec::with_capacity(sheets.len());
-        for (at, sheet) in sheets.iter().enumerate() {
-            let reserved = self.reserve(sheet.bytes).map_err(|error| self.with_would_free(error));
-            let slab = reserved.and_then(|slab| match self.device.writer(slab) {
-                Ok(writer) => Ok((slab, writer)),
-                Err(error) => Err(self.given_up(slab, error.into())),
-            });
-            match slab {
-                Ok(slab) => slabs.push(slab),
-                Err(error) => {
-                    let later = sheets.iter().skip(at + 1).map(|sheet| sheet.bytes).sum();
-                    return Err(self.none_reserved(slabs, later, error));
-                }
-            }
-        }
-        Ok(slabs)
-    }
-
-    /// Gives slabs back because there are not all; what was needed and free is told of all together, `later` bytes more of which
-    /// were not even asked for.
-    fn none_reserved(&mut self, slabs: Vec<(SlabId, SlabWriter)>, later: u64, mut why: CopyError) -> CopyError {
-        let mut before = 0;
-        for (slab, writer) in slabs {
-            drop(writer);
-            before += self.device.slab_bytes(slab).unwrap_or(0);
-            why = self.given_up(slab, why);
-        }
-        if let CopyError::Failed(Failure::OutOfMemory { needed_bytes, available_bytes, .. }) = &mut why {
-            *needed_bytes = needed_bytes.saturating_add(before).saturating_add(later);
-            *available_bytes = available_bytes.saturating_add(before);
-        }
-        why
     }
 
     /// The variant, where it is there already.

@@ -54,6 +54,7 @@ impl Slow {
             loras: vec![LoraSource { component: self.lora, settings: BTreeMap::new() }],
             changes: vec![TensorChange { tensor: "x.weight".into(), terms: vec![term] }],
             reuse: None,
+            replaces: Vec::new(),
             in_place: false,
         }
     }

@@ -170,6 +170,7 @@ pub(super) fn order(base: ComponentId, loras: &[ComponentId], stack: &Stack) -> 
         loras: loras.iter().map(|component| LoraSource { component: *component, settings: BTreeMap::new() }).collect(),
         changes: changes.into_iter().map(|(tensor, terms)| TensorChange { tensor: tensor.to_owned(), terms }).collect(),
         reuse: None,
+        replaces: Vec::new(),
         in_place: false,
     }
 }

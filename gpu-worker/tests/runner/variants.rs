@@ -49,6 +49,7 @@ fn order(base: &Lease, lora: &Lease) -> ApplyOrder {
         loras: vec![LoraSource { component: id(lora), settings: BTreeMap::new() }],
         changes: vec![TensorChange { tensor: "x.weight".into(), terms }],
         reuse: None,
+        replaces: Vec::new(),
         in_place: false,
     }
 }

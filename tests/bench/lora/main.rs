@@ -1,5 +1,5 @@
-//! The bench of LoRAs: variants of an SDXL UNet of real size in a runner's memory, beside diffusers and a plain merge on torch, each side
-//! in a process of its own. `README.md` in the parent folder has the method.
+//! The bench of LoRAs: variants of an SDXL UNet of real size in a runner's memory, beside diffusers and merges on torch, each side in a
+//! process of its own. `README.md` in the parent folder has the method.
 #![expect(clippy::print_stdout, reason = "printing results is what a bench is for")]
 
 #[path = "../backed.rs"]
@@ -46,9 +46,9 @@ struct Cli {
     /// A UNet with few channels: checks that everything runs, says nothing about speed.
     #[arg(long)]
     small: bool,
-    /// One side only: `ours`, `torch` or `diffusers`.
-    #[arg(long)]
-    only: Option<String>,
+    /// These sides only: `ours`, `plain`, `addmm`, `diffusers`.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// Works whose names hold this, only.
     #[arg(long, default_value = "")]
     work: String,
@@ -61,7 +61,7 @@ fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let machine = facts::facts(&cli.dir)?;
     let mut report = Report { machine, threads: cli.threads, small: cli.small, sides: BTreeMap::new(), bytes: None };
-    let wanted = |side: &str| cli.only.as_deref().is_none_or(|only| only == side);
+    let wanted = |side: &str| cli.only.is_empty() || cli.only.iter().any(|only| only == side);
     if wanted("ours") {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let measured = runtime.block_on(ours::measure(&cli.program, cli.threads, cli.rounds, cli.small, &cli.work))?;
@@ -69,7 +69,7 @@ fn main() -> anyhow::Result<()> {
         report.sides.insert("ours".to_owned(), measured.passes);
     }
     if let Some(python) = &cli.python {
-        for side in ["torch", "diffusers"].into_iter().filter(|side| wanted(side)) {
+        for side in ["plain", "addmm", "diffusers"].into_iter().filter(|side| wanted(side)) {
             let mut command = Command::new(python);
             command.args(["-c", PEER, side]).arg(&cli.dir).args([cli.threads.to_string(), cli.rounds.to_string()]);
             command.args([if cli.small { "small" } else { "real" }, &cli.work]);

@@ -105,19 +105,20 @@ async fn load(runner: &Runner, component: &Component, seed: u64) -> anyhow::Resu
 impl Bench {
     async fn all(&mut self) -> anyhow::Result<BTreeMap<String, u64>> {
         let mut bytes = BTreeMap::new();
-        for (name, stack) in [("attention", &[(1, 0.8)]), ("all", &[(0, 0.8)])] {
-            if let Some(taken) = self.fresh(&format!("apply: {name}"), stack).await? {
-                bytes.insert(name.to_owned(), taken);
+        let three: Stack<'_> = &[(0, 0.8), (1, 0.5), (2, 0.3)];
+        let (attention, all): (Stack<'_>, Stack<'_>) = (&[(1, 0.8)], &[(0, 0.8)]);
+        for (name, stack) in [("attention", attention), ("all", all), ("a stack of three", three)] {
+            for (memory, kept) in [("", true), (", new memory", false)] {
+                let taken = self.fresh(&format!("apply: {name}{memory}"), stack, kept).await?;
+                bytes.extend(taken.map(|taken| (name.to_owned(), taken)));
             }
         }
-        self.fresh("apply: a stack of three", &[(0, 0.8), (1, 0.5), (2, 0.3)]).await?;
-        let before: Stack<'_> = &[(0, 0.8), (1, 0.5), (2, 0.3)];
         for (what, after) in [
             ("the weight of one over the middle block", &[(0, 0.8), (1, 0.5), (2, 0.4)]),
             ("the weight of one over attention", &[(0, 0.8), (1, 0.6), (2, 0.3)]),
             ("the weight of one over all", &[(0, 0.9), (1, 0.5), (2, 0.3)]),
         ] {
-            self.change(&format!("change in a stack of three: {what}"), before, after).await?;
+            self.change(&format!("change in a stack of three: {what}"), three, after).await?;
         }
         self.change("swap one over all for another", &[(0, 0.8)], &[(3, 0.8)]).await?;
         self.back("return to a cached variant", &[(0, 0.8)]).await?;
@@ -133,36 +134,53 @@ impl Bench {
         Ok(bytes)
     }
 
-    /// A stack over the base alone; the bytes of its variant.
-    async fn fresh(&mut self, what: &str, stack: Stack<'_>) -> anyhow::Result<Option<u64>> {
-        let mut bytes = None;
+    /// A stack over the base alone; the bytes of its variant. With `kept` an earlier pass's variant goes for it, which is not counted
+    /// for the first.
+    async fn fresh(&mut self, what: &str, stack: Stack<'_>, kept: bool) -> anyhow::Result<Option<u64>> {
+        let mut there = None;
         if !what.contains(&self.work) {
-            return Ok(bytes);
+            return Ok(None);
         }
-        for _ in 0..self.rounds {
-            let order = self.order(stack, None);
-            let (applied, pass) = self.timed(order.clone()).await?;
-            self.keep(what, pass);
-            bytes = Some(applied.bytes);
-            self.runner.unload(order.variant).await?;
+        for round in 0..self.rounds + usize::from(kept) {
+            let mut order = self.order(stack, None);
+            if let Some((earlier, _)) = there {
+                if kept {
+                    order.replaces.push(earlier);
+                } else {
+                    self.runner.unload(earlier).await?;
+                }
+            }
+            let (variant, (applied, pass)) = (order.variant, self.timed(order).await?);
+            if round > 0 || !kept {
+                self.keep(what, pass);
+            }
+            there = Some((variant, applied.bytes));
         }
-        Ok(bytes)
+        if let Some((last, _)) = there {
+            self.runner.unload(last).await?;
+        }
+        Ok(there.map(|(_, bytes)| bytes))
     }
 
-    /// One stack after another, whose variant is still there.
+    /// One stack after another, whose variant is still there; each pass's variant goes for the next one's, and the first is not counted.
     async fn change(&mut self, what: &str, before: Stack<'_>, after: Stack<'_>) -> anyhow::Result<()> {
         if !what.contains(&self.work) {
             return Ok(());
         }
         let earlier = self.order(before, None);
         self.timed(earlier.clone()).await?;
-        for _ in 0..self.rounds {
-            let order = self.order(after, Some(earlier.variant));
-            let (_, pass) = self.timed(order.clone()).await?;
-            self.keep(what, pass);
-            self.runner.unload(order.variant).await?;
+        let mut there = None;
+        for _ in 0..=self.rounds {
+            let order =
+                ApplyOrder { replaces: there.into_iter().collect(), ..self.order(after, Some(earlier.variant)) };
+            let (variant, (_, pass)) = (order.variant, self.timed(order).await?);
+            if there.replace(variant).is_some() {
+                self.keep(what, pass);
+            }
         }
-        self.runner.unload(earlier.variant).await?;
+        for variant in there.into_iter().chain([earlier.variant]) {
+            self.runner.unload(variant).await?;
+        }
         Ok(())
     }
 
@@ -211,6 +229,7 @@ impl Bench {
             loras: self.loras.iter().map(source).collect(),
             changes: changes.into_iter().map(change).collect(),
             reuse,
+            replaces: Vec::new(),
             in_place: false,
         }
     }

@@ -1,6 +1,6 @@
-"""The peers of the LoRA bench in a process of their own: a plain merge on torch, or diffusers with peft.
+"""The peers of the LoRA bench in a process of their own: a merge on torch as the tools write it or in the fewest calls, or diffusers with peft.
 
-Prints one line of JSON: passes by work. Arguments: torch|diffusers FOLDER THREADS ROUNDS real|small [PART OF A WORK'S NAME]."""
+Prints one line of JSON: passes by work. Arguments: plain|addmm|diffusers FOLDER THREADS ROUNDS real|small [PART OF A WORK'S NAME]."""
 
 import json
 import mmap
@@ -104,7 +104,20 @@ def timed(work, what):
     return done
 
 
-def plain():
+def as_the_tools(weight, up, down):
+    """One operation after the other, as ComfyUI's `calculate_weight` has them and, but for the place of the factor, kohya's merge script."""
+    merged = weight.to(torch.float32, copy=True)
+    difference = torch.mm(up.float().flatten(start_dim=1), down.float().flatten(start_dim=1)).reshape(merged.shape)
+    merged += (0.8 * difference).type(merged.dtype)
+    return merged.to(weight.dtype)
+
+
+def in_one_call(weight, up, down):
+    """The least that torch can do."""
+    return torch.addmm(weight.float(), up.float(), down.float(), alpha=0.8).half()
+
+
+def on_torch(merge):
     global room
     model = unet()
     room = size(model)
@@ -116,7 +129,7 @@ def plain():
             out = {}
             for path, weight in matrices(model, modules):
                 up, down = factors[f"unet.{path}.lora_B.weight"], factors[f"unet.{path}.lora_A.weight"]
-                out[path] = torch.addmm(weight.float(), up.float(), down.float(), alpha=0.8).half()
+                out[path] = merge(weight, up, down)
             return out
 
         for _ in range(rounds):
@@ -153,5 +166,6 @@ def through_diffusers():
             timed(f"remove: {modules}", removed)
 
 
-{"torch": plain, "diffusers": through_diffusers}[side]()
+SIDES = {"plain": lambda: on_torch(as_the_tools), "addmm": lambda: on_torch(in_one_call), "diffusers": through_diffusers}
+SIDES[side]()
 print(json.dumps(passes), file=answers, flush=True)

@@ -52,6 +52,7 @@ const PLACES: [Place; 4] = [
 const UNSAFE: &[(&str, &str)] = &[
     ("gpu-worker/formats/tests/bounds/allocator.rs", "counts what a test allocates"),
     ("gpu-worker/residency/src/arena/map.rs", "maps sealed memory files"),
+    ("gpu-worker/huge-pages/src/aligned.rs", "maps memory files where huge pages may begin"),
     ("gpu-worker/huge-pages/src/window.rs", "asks for huge pages through a mapping that nobody accesses"),
     ("tests/gpu/share.rs", "opens a handle of the CUDA driver"),
     ("tests/gpu/copy.rs", "the CUDA driver's own copies, as peers"),
@@ -64,6 +65,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("gpu-worker/engine/src/cuda/batch.rs", "starts programs of a CUDA device"),
     ("gpu-worker/engine/src/cuda/kernel.rs", "loads and starts programs of a CUDA device"),
     ("gpu-worker/engine/src/lora/kernel/avx.rs", "vector loads and stores of the processor"),
+    ("gpu-worker/engine/src/lora/kernel/stream.rs", "stores of the processor that pass its caches by"),
     ("gpu-worker/engine/src/lora/kernel/mod.rs", "calls a loop that is compiled for the features this processor has"),
     ("gpu-worker/engine/src/runtime/binding.rs", "binds weights to a session for the time of a run"),
     ("gpu-worker/engine/src/runtime/peak.rs", "asks ONNX Runtime's allocator what it has taken"),

@@ -20,6 +20,7 @@ pub fn check(device: &mut dyn Device) -> Result<(), String> {
     stale_slabs(device)?;
     churn(device)?;
     whole_again(device)?;
+    replacing(device)?;
     sharing(device)?;
     viewing(device)?;
     sharing_what_is_looked_at(device)?;
@@ -92,6 +93,41 @@ fn whole_again(device: &mut dyn Device) -> Result<(), String> {
 }
 
 /// What is shared is what was written, and is not written any more where the device can see to that.
+/// A slab in the memory of another: the first is gone, and whoever was given its bytes has them still.
+fn replacing(device: &mut dyn Device) -> Result<(), String> {
+    for (bytes, shared) in [(300_000, false), (70_000, false), (300_000, true)] {
+        let first = allocate(device, 200_000)?;
+        device.write(first, 0, &[3; 4096]).map_err(|error| error.to_string())?;
+        let view = device.view(first).map_err(|error| error.to_string())?;
+        ensure(
+            matches!(device.replace(first, bytes), Err(DeviceError::InUse(_))),
+            "a slab went that somebody looks at",
+        )?;
+        drop(view);
+        let share = shared.then(|| device.share(first)).transpose().map_err(|error| error.to_string())?;
+        let second = device.replace(first, bytes).map_err(|error| format!("replacing a slab: {error}"))?;
+        ensure(matches!(device.slab_bytes(first), Err(DeviceError::NoSlab(_))), "a replaced slab is there")?;
+        let real = device.slab_bytes(second).map_err(|error| error.to_string())?;
+        ensure(real >= bytes && settled(device)?.used_bytes == real, "the ledger is not the sum of the slabs")?;
+        device.write(second, bytes - 4096, &[9; 4096]).map_err(|error| error.to_string())?;
+        device.write(second, 0, &[9; 4096]).map_err(|error| error.to_string())?;
+        if let Some(Share::Memory(file)) = share {
+            let mut seen = [0; 4096];
+            rustix::io::pread(&file, &mut seen, 0).map_err(|error| error.to_string())?;
+            ensure(seen == [3; 4096], "bytes that others have were written over")?;
+        }
+        let mut seen = [0; 4096];
+        device.read(second, bytes - 4096, &mut seen).map_err(|error| error.to_string())?;
+        ensure(seen == [9; 4096], "what was written is not what was read")?;
+        device.free(second).map_err(|error| error.to_string())?;
+    }
+    let first = allocate(device, 200_000)?;
+    let beyond = settled(device)?.capacity_bytes.saturating_add(1);
+    let refused = device.replace(first, beyond);
+    ensure(matches!(refused, Err(DeviceError::OutOfMemory { .. })), "more than the device has was given")?;
+    ensure(settled(device)?.used_bytes == 0, "a slab that was to be replaced is left")
+}
+
 fn sharing(device: &mut dyn Device) -> Result<(), String> {
     let slab = allocate(device, 4096)?;
     let written: Vec<u8> = (0..4096_u32).map(|index| (index * 7) as u8).collect();
@@ -238,23 +274,38 @@ fn churn(device: &mut dyn Device) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use proptest::{collection::vec, prelude::*, sample::Index};
 
     use super::*;
+    use crate::{Cancel, lora::MergeControl};
 
     #[test]
     fn cpu_contract() {
         check(&mut crate::CpuDevice::new(16 << 20)).unwrap();
     }
 
+    fn whole(device: &mut crate::CpuDevice, slab: SlabId) {
+        let control = MergeControl { threads: NonZeroUsize::MIN, done: &|_| {}, cancel: &Cancel::new() };
+        device.writer(slab).unwrap().merge(Vec::new(), &control).unwrap();
+    }
+
     proptest! {
         #[test]
-        fn any_order_of_steps_keeps_the_ledger_true(steps in vec((any::<bool>(), 0_u64..3 << 20, any::<Index>()), 1..60)) {
+        fn any_order_of_steps_keeps_the_ledger_true(steps in vec((0..3_u8, 0_u64..3 << 20, any::<Index>()), 1..60)) {
             let mut device = crate::CpuDevice::new(8 << 20);
             let mut live: Vec<(SlabId, u64)> = Vec::new();
             for (take, bytes, which) in steps {
-                if take {
-                    match device.allocate(bytes) {
+                if take < 2 {
+                    let given = if take == 0 || live.is_empty() {
+                        device.allocate(bytes)
+                    } else {
+                        // its pages come with whoever writes it
+                        let (slab, _) = live.swap_remove(which.index(live.len()));
+                        device.replace(slab, bytes).inspect(|slab| whole(&mut device, *slab))
+                    };
+                    match given {
                         Ok(slab) => live.push((slab, device.slab_bytes(slab).unwrap())),
                         Err(DeviceError::OutOfMemory { needed_bytes, available_bytes, .. }) => {
                             prop_assert!(needed_bytes > available_bytes);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use half::{bf16, f16};
+use half::{bf16, f16, slice::HalfFloatSliceExt};
 use shared::error::{Classify, ErrorCode};
 
 use super::{index::LoraIndex, part::Part, settings::AdapterSettings, spelling::components};
@@ -356,17 +356,30 @@ fn factor(tensor: &LoraTensor<'_>) -> Result<Factor, LoraError> {
     }
     let values = floats(tensor.element, tensor.bytes)
         .ok_or_else(|| wrong(format!("stored as {}, a float of 16, 32 or 64 bits is expected", tensor.element)))?;
-    if values.iter().any(|value| !value.is_finite()) {
+    // all of them looked at, as that goes several at a time
+    if values.iter().fold(false, |found, value| found | !value.is_finite()) {
         return Err(LoraError::NotFinite { tensor: tensor.name.to_owned() });
     }
     Ok(Factor { shape: tensor.shape.to_vec(), values })
+}
+
+/// Several at a time, as processors convert them.
+fn halves(stored: &[[u8; 2]]) -> Vec<f32> {
+    let mut values = vec![0.0; stored.len()];
+    let mut some = [f16::ZERO; 64];
+    for (values, stored) in values.chunks_mut(some.len()).zip(stored.chunks(some.len())) {
+        let some = some.get_mut(..stored.len()).unwrap_or_default();
+        some.iter_mut().zip(stored).for_each(|(to, value)| *to = f16::from_le_bytes(*value));
+        some.convert_to_f32_slice(values);
+    }
+    values
 }
 
 /// Stored floats as 32-bit ones; none for other types.
 pub(super) fn floats(element: ElementType, bytes: &[u8]) -> Option<Vec<f32>> {
     Some(match element {
         ElementType::F32 => bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect(),
-        ElementType::F16 => bytes.as_chunks().0.iter().map(|value| f16::from_le_bytes(*value).to_f32()).collect(),
+        ElementType::F16 => halves(bytes.as_chunks().0),
         ElementType::Bf16 => bytes.as_chunks().0.iter().map(|value| bf16::from_le_bytes(*value).to_f32()).collect(),
         #[expect(clippy::cast_possible_truncation, reason = "rounding to the nearest 32-bit float is wanted")]
         ElementType::F64 => bytes.as_chunks().0.iter().map(|value| f64::from_le_bytes(*value) as f32).collect(),

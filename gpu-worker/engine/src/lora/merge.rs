@@ -107,7 +107,8 @@ pub fn merge_tensor(
     };
     let to = 0..bytes.len() as u64;
     let out = Out(Mutex::new(vec![0; bytes.len()]));
-    let task = Task { sink: &out, name, element, shape, from: Some(bytes), to, prepare: Some(Box::new(prepare)) };
+    let task =
+        Task { sink: &out, name, element, shape, from: Some(bytes), to, place: None, prepare: Some(Box::new(prepare)) };
     match carry_out(vec![vec![task]], threads, &|_| {}, &Cancel::new()) {
         Ok(()) => Ok(out.0.into_inner().unwrap_or_else(PoisonError::into_inner)),
         Err(Trouble::Tensor(failed)) => Err(failed.error),

@@ -18,7 +18,7 @@ use std::{
 
 use super::{
     change::Stored,
-    kernel::{ROWS, Rows, Summand, change},
+    kernel::{ROWS, Rows, Summand, change, stream},
     merge::MergeError,
 };
 use crate::{
@@ -29,13 +29,19 @@ use crate::{
 /// Bytes of a block, about: a fraction of a millisecond for usual ranks, and within a processor's cache.
 const BLOCK: usize = 256 << 10;
 
+/// Bytes that are made at a time where memory is written to past the caches, about: they stay in the innermost one.
+const PIECE: usize = 16 << 10;
+
 /// Makes what is added to a tensor.
 pub(crate) type Prepare<'a> = Box<dyn FnOnce(Stored<'_>) -> Result<Vec<Summand>, MergeError> + Send + 'a>;
 
 /// Where tensors go: memory that several threads write to, each its own range.
 pub(crate) trait Sink: Sync {
-    /// Hears that all of this range is written next: memory can be made ready for it.
-    fn expect(&self, _range: Range<u64>) {}
+    /// Hears that all of this range is written next: memory can be made ready for it. Whether all of it is there now, so that it
+    /// may be written to as memory.
+    fn expect(&self, _range: Range<u64>) -> bool {
+        false
+    }
 
     /// Writes all bytes from this place on.
     ///
@@ -61,6 +67,8 @@ pub(crate) struct Task<'a> {
     pub(crate) from: Option<&'a [u8]>,
     /// Where it goes.
     pub(crate) to: Range<u64>,
+    /// The same as memory of this process, where the sink has it.
+    pub(crate) place: Option<&'a mut [u8]>,
     /// The changes; none when the bytes are only to be copied.
     pub(crate) prepare: Option<Prepare<'a>>,
 }
@@ -147,6 +155,8 @@ struct Group<'a> {
 struct Open<'a> {
     /// The first byte of the next block.
     next: usize,
+    /// Memory for it and those after it.
+    place: Option<&'a mut [u8]>,
     facts: Arc<Facts<'a>>,
 }
 
@@ -170,6 +180,7 @@ struct Facts<'a> {
 
 struct Block<'a> {
     range: Range<usize>,
+    place: Option<&'a mut [u8]>,
     facts: Arc<Facts<'a>>,
 }
 
@@ -194,11 +205,17 @@ impl<'a> Group<'a> {
         let open = self.open.front_mut()?;
         let (begin, facts) = (open.next, open.facts.clone());
         open.next += facts.share;
+        let range = begin..facts.length.min(open.next);
+        let place = open.place.take().and_then(|place| place.split_at_mut_checked(range.len()));
+        let place = place.map(|(place, rest)| {
+            open.place = Some(rest);
+            place
+        });
         // only its blocks hold the facts of a tensor that is through
         if open.next >= facts.length {
             self.open.pop_front();
         }
-        Some(Block { range: begin..facts.length.min(begin + facts.share), facts })
+        Some(Block { range, place, facts })
     }
 }
 
@@ -300,7 +317,7 @@ impl<'a> Queue<'a> {
 
 fn open(task: Task<'_>) -> Result<Open<'_>, Trouble> {
     let length = task.length();
-    let Task { sink, name, element, shape, from, to, prepare } = task;
+    let Task { sink, name, element, shape, from, to, place, prepare } = task;
     let whole = elements(shape).and_then(|count| count.checked_mul(element.bytes()));
     let Some(length) = length.filter(|length| whole == Some(*length) && from.is_none_or(|from| from.len() == *length))
     else {
@@ -320,32 +337,62 @@ fn open(task: Task<'_>) -> Result<Open<'_>, Trouble> {
     let changes = prepare.map(|prepare| prepare(stored)).transpose().map_err(|error| failed(name, error))?;
     let width = (columns * element.bytes()).max(1);
     let share = (BLOCK / width).next_multiple_of(ROWS).max(ROWS) * width;
-    if from.is_some() {
-        sink.expect(to.clone());
-    }
+    // what is changed where it lies is read and written through the sink
+    let place = place.filter(|_| from.is_some());
+    let is_there = from.is_some() && sink.expect(to.clone());
+    let place = place.filter(|place| is_there && place.len() == length);
     let (to, lost) = (to.start, AtomicUsize::new(0));
     let facts = Facts { name, sink, element, from, to, length, columns, width, share, changes, lost };
-    Ok(Open { next: 0, facts: Arc::new(facts) })
+    Ok(Open { next: 0, place, facts: Arc::new(facts) })
 }
 
-fn make(Block { range, facts }: Block<'_>, buffer: &mut Vec<u8>) -> Result<(), Trouble> {
+fn make(Block { range, place, facts }: Block<'_>, buffer: &mut Vec<u8>) -> Result<(), Trouble> {
+    if let Some(place) = place {
+        return make_in(place, range, &facts, buffer);
+    }
     let at = facts.to + range.start as u64;
     let from = facts.from.and_then(|from| from.get(range.clone()));
     let Some(changes) = &facts.changes else {
         // what is to be copied from where it goes is there
         return from.map_or(Ok(()), |from| facts.sink.write(at, from)).map_err(Trouble::Memory);
     };
-    // written from a buffer that stays in the processor's cache: where the sink has ordinary pages, writing to them through a
+    // from a buffer that stays in the processor's cache: where the sink has ordinary pages, writing to them through a
     // mapping would cost a fault and a page of zeros for each
     buffer.resize(range.len(), 0);
     if from.is_none() {
         facts.sink.read(at, buffer).map_err(Trouble::Memory)?;
     }
-    let rows = Rows { from, first: range.start / facts.width, columns: facts.columns };
-    let lost = change(facts.element, rows, buffer, changes);
-    let lost = lost.ok_or_else(|| failed(facts.name, MergeError::Type { found: facts.element }))?;
-    facts.lost.fetch_add(lost, Ordering::Relaxed);
+    facts.change(from, range.start, buffer, changes)?;
     facts.sink.write(at, buffer).map_err(Trouble::Memory)
+}
+
+/// As [`make`], in memory that is there: a few rows at a time, which then go past the caches.
+fn make_in(place: &mut [u8], range: Range<usize>, facts: &Facts<'_>, buffer: &mut Vec<u8>) -> Result<(), Trouble> {
+    let from = facts.from.and_then(|from| from.get(range.clone())).unwrap_or_default();
+    let Some(changes) = &facts.changes else {
+        stream(place, from);
+        return Ok(());
+    };
+    let piece = (PIECE / facts.width).next_multiple_of(ROWS).max(ROWS) * facts.width;
+    let mut first = range.start;
+    for (place, from) in place.chunks_mut(piece).zip(from.chunks(piece)) {
+        buffer.resize(from.len(), 0);
+        facts.change(Some(from), first, buffer, changes)?;
+        stream(place, buffer);
+        first += from.len();
+    }
+    Ok(())
+}
+
+impl Facts<'_> {
+    /// Rows with the changes added; the first of them begins at this byte of the tensor.
+    fn change(&self, from: Option<&[u8]>, at: usize, to: &mut [u8], changes: &[Summand]) -> Result<(), Trouble> {
+        let rows = Rows { from, first: at / self.width, columns: self.columns };
+        let lost = change(self.element, rows, to, changes);
+        let lost = lost.ok_or_else(|| failed(self.name, MergeError::Type { found: self.element }))?;
+        self.lost.fetch_add(lost, Ordering::Relaxed);
+        Ok(())
+    }
 }
 
 fn failed(name: &str, error: MergeError) -> Trouble {

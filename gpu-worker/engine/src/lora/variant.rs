@@ -119,13 +119,14 @@ impl Classify for VariantError {
     }
 }
 
-/// What is to be done for the tensors that go into so many bytes of host memory.
+/// What is to be done for the tensors that go into so many bytes of host memory, which `map` is where this process has it mapped.
 ///
 /// # Errors
 /// [`VariantError::Layout`] for one that lies outside, or over another.
 pub(crate) fn tasks_on_host<'a>(
     sink: &'a dyn Sink,
     bytes: u64,
+    mut map: Option<&'a mut [u8]>,
     mut tensors: Vec<VariantTensor<'a>>,
 ) -> Result<Vec<Task<'a>>, VariantError> {
     tensors.sort_by_key(|tensor| tensor.to.start);
@@ -135,10 +136,20 @@ pub(crate) fn tasks_on_host<'a>(
         if tensor.to.start < end || tensor.to.end < tensor.to.start || tensor.to.end > bytes {
             return Err(tensor.outside());
         }
+        let place = cut(&mut map, tensor.to.start - end, tensor.to.end - tensor.to.start);
         end = tensor.to.end;
-        tasks.push(task(sink, tensor)?);
+        tasks.push(Task { place, ..task(sink, tensor)? });
     }
     Ok(tasks)
+}
+
+/// So many bytes behind a gap, which are no more in the rest then.
+fn cut<'a>(rest: &mut Option<&'a mut [u8]>, gap: u64, length: u64) -> Option<&'a mut [u8]> {
+    let (gap, length) = (usize::try_from(gap).ok()?, usize::try_from(length).ok()?);
+    let (_, behind) = rest.take()?.split_at_mut_checked(gap)?;
+    let (found, behind) = behind.split_at_mut_checked(length)?;
+    *rest = Some(behind);
+    Some(found)
 }
 
 fn task<'a>(sink: &'a dyn Sink, tensor: VariantTensor<'a>) -> Result<Task<'a>, VariantError> {
@@ -157,7 +168,7 @@ fn task<'a>(sink: &'a dyn Sink, tensor: VariantTensor<'a>) -> Result<Task<'a>, V
         Made::Taken(_) => None,
         Made::Changed(_, changes) => Some(summands(name, changes)),
     };
-    Ok(Task { sink, name, element, shape, from, to, prepare })
+    Ok(Task { sink, name, element, shape, from, to, place: None, prepare })
 }
 
 /// Reads the modules and makes what they add to the tensor: to a bias what stands in the file for it, to a weight the rest.

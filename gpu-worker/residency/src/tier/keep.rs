@@ -8,7 +8,8 @@ use super::{
     Inner,
     decisions::{Draft, Reason},
     evict::FreedBytes,
-    table::{Slot, Table},
+    said::{Kept, Said},
+    table::{Slot, Table, refusal},
 };
 use crate::{
     entry::{Event, State},
@@ -30,7 +31,7 @@ impl Slot {
     /// When its keep-alive ends, since the tier's start; none while it is held, protected or has no end.
     pub(super) fn expires(&self, default: Option<KeepAlive>) -> Option<Duration> {
         let free = self.entry.state == State::Ready && self.entry.holders() == 0 && !self.entry.protected;
-        match self.keep_alive.or(default) {
+        match self.keep_alive.value.or(default) {
             Some(KeepAlive::For(span)) if free => self.used.since_start.checked_add(span),
             _ => None,
         }
@@ -48,16 +49,32 @@ impl Table {
 
 impl Inner {
     pub(super) fn set_keep_alive(&self, key: &str, keep_alive: Option<KeepAlive>) -> Result<(), ResidencyError> {
-        let mut table = self.table();
-        let slot = table.slots.get_mut(key).filter(|slot| matches!(slot.entry.state, State::Loading | State::Ready));
-        slot.ok_or_else(|| ResidencyError::NotResident { key: key.into() })?.keep_alive = keep_alive;
-        drop(table);
-        self.bump();
-        Ok(())
+        self.say(key, None, Some(Said::now(keep_alive)))
     }
 
     pub(super) fn protect(&self, key: &str, protected: bool) -> Result<(), ResidencyError> {
-        self.apply(key, Event::Protect(protected))?;
+        self.say(key, Some(Said::now(protected)), None)
+    }
+
+    pub(super) fn say_exactly(&self, key: &str, kept: Kept) -> Result<(), ResidencyError> {
+        self.say(key, Some(kept.protected), Some(kept.keep_alive))
+    }
+
+    fn say(
+        &self,
+        key: &str,
+        protected: Option<Said<bool>>,
+        keep_alive: Option<Said<Option<KeepAlive>>>,
+    ) -> Result<(), ResidencyError> {
+        let mut table = self.table();
+        let slot = table.slots.get_mut(key).filter(|slot| matches!(slot.entry.state, State::Loading | State::Ready));
+        let slot = slot.ok_or_else(|| ResidencyError::NotResident { key: key.into() })?;
+        if let Some(protected) = protected {
+            slot.apply(Event::Protect(protected.value)).map_err(|refused| refusal(&key.into(), refused))?;
+            slot.protected = protected;
+        }
+        slot.keep_alive = keep_alive.unwrap_or(slot.keep_alive);
+        drop(table);
         self.bump();
         Ok(())
     }

@@ -10,10 +10,12 @@ mod evict;
 mod flight;
 mod keep;
 mod lease;
+mod said;
 mod snapshot;
 mod table;
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -26,6 +28,7 @@ pub use decisions::{Decision, Decisions, Draft, Reason};
 pub use evict::{ClearReport, FreedBytes};
 pub use keep::KeepAlive;
 pub use lease::Lease;
+pub use said::{Kept, Said};
 pub use snapshot::{AGE_BOUNDS_SECONDS, Audit, EntrySnapshot, EvictionCounts, TierSnapshot, TierStats};
 use table::{Answer, Table};
 
@@ -356,6 +359,19 @@ impl RamTier {
     /// Changes whenever an entry does (not for progress); the value is the snapshot's generation.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changes.subscribe()
+    }
+
+    /// Just this is said about keeping a loading or ready component from here on, as if nothing had been said since it was.
+    ///
+    /// # Errors
+    /// `NotResident`.
+    pub fn say_exactly(&self, key: &str, kept: Kept) -> Result<(), ResidencyError> {
+        self.inner.say_exactly(key, kept)
+    }
+
+    /// What is said about keeping what is ready, by key.
+    pub fn kept(&self) -> BTreeMap<String, Kept> {
+        self.inner.table().kept()
     }
 
     /// Everything at one moment.

@@ -168,7 +168,7 @@ pub struct Audit {
 impl Slot {
     fn snapshot(&self, default: Option<KeepAlive>, now: Duration, standing: Option<Standing>) -> EntrySnapshot {
         let loading = self.entry.state == State::Loading;
-        let keep_alive = self.keep_alive.or(default);
+        let keep_alive = self.keep_alive.value.or(default);
         let expires_in = self.expires(default).map(|at| at.saturating_sub(now));
         EntrySnapshot {
             key: self.key.to_string(),

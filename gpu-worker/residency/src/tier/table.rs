@@ -14,6 +14,7 @@ use super::{
     flight::{Flight, Outcome},
     keep::KeepAlive,
     lease::{Lease, Release, Resident, Ticket},
+    said::{Kept, Said},
     snapshot::TierStats,
 };
 use crate::{
@@ -58,7 +59,9 @@ pub(super) struct Slot {
     pub(super) used: Moment,
     pub(super) loaded: Option<Moment>,
     pub(super) took: Duration,
-    pub(super) keep_alive: Option<KeepAlive>,
+    /// Whose value is the entry's.
+    pub(super) protected: Said<bool>,
+    pub(super) keep_alive: Said<Option<KeepAlive>>,
     /// Who the leases belong to, where they said so.
     pub(super) marks: BTreeMap<u64, Arc<str>>,
     read_from: Vec<ReadFrom>,
@@ -71,13 +74,6 @@ pub(super) struct Slot {
 pub(super) struct Moment {
     pub(super) since_start: Duration,
     pub(super) unix_ms: u64,
-}
-
-/// What the operator said about an entry.
-#[derive(Debug, Clone, Copy, Default)]
-struct Kept {
-    protected: bool,
-    keep_alive: Option<KeepAlive>,
 }
 
 /// What a caller is told.
@@ -96,7 +92,7 @@ impl Slot {
 
     /// What the operator said about it, which a new load of the key inherits.
     fn kept(&self) -> Kept {
-        Kept { protected: self.entry.protected, keep_alive: self.keep_alive }
+        Kept { protected: self.protected, keep_alive: self.keep_alive }
     }
 
     fn same_files(&self, request: &LoadRequest) -> bool {
@@ -105,6 +101,12 @@ impl Slot {
 }
 
 impl Table {
+    /// What is said about keeping what is ready.
+    pub(super) fn kept(&self) -> BTreeMap<String, Kept> {
+        let ready = self.slots.values().filter(|slot| slot.entry.state == State::Ready);
+        ready.map(|slot| (slot.key.to_string(), slot.kept())).collect()
+    }
+
     /// A ready entry as the policy sees it.
     pub(super) fn candidate(&self, slot: &Slot, now: Duration) -> Option<Candidate> {
         self.candidate_of(slot, now).filter(|_| slot.entry.state == State::Ready)
@@ -225,7 +227,7 @@ impl Inner {
         let mut slot = Slot {
             id,
             key: request.key.clone(),
-            entry: Entry { protected: kept.protected, ..Entry::ABSENT },
+            entry: Entry { protected: kept.protected.value, ..Entry::ABSENT },
             flight: flight.clone(),
             content: None,
             failure: None,
@@ -233,6 +235,7 @@ impl Inner {
             used: now,
             loaded: None,
             took: Duration::ZERO,
+            protected: kept.protected,
             keep_alive: kept.keep_alive,
             marks: BTreeMap::new(),
             read_from: request.read_from(),
@@ -278,13 +281,6 @@ impl Inner {
         table.stats.hits_total += 1;
         table.reuse.touch(&slot.key, now);
         Ok(lease)
-    }
-
-    /// Applies an event to the current slot of a key.
-    pub(super) fn apply(&self, key: &str, event: Event) -> Result<(), ResidencyError> {
-        let mut table = self.table();
-        let slot = table.slots.get_mut(key).ok_or_else(|| ResidencyError::NotResident { key: key.into() })?;
-        slot.apply(event).map_err(|refused| refusal(&slot.key, refused))
     }
 
     /// Ends a load: the slot becomes ready, failed or absent, then its callers are told.

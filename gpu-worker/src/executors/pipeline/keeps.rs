@@ -4,19 +4,10 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use residency::{KeepAlive, entry::State};
+use residency::{Kept, Said};
 use shared::{error::chain, ids::ComponentId};
 
 use crate::context::{Agent, Device};
-
-/// What is said of one copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Kept {
-    /// The operator's keep.
-    pub(super) protected: bool,
-    /// How long it stays after its last use.
-    pub(super) keep_alive: Option<KeepAlive>,
-}
 
 /// What is said of all copies on a device, and of the host's RAM.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -28,13 +19,9 @@ pub(super) struct Keeps {
 impl Keeps {
     /// As it is now.
     pub(super) fn of(agent: &Agent, device: &Device) -> Self {
-        let on_device = device.resident().into_iter().map(|copy| {
-            let (protected, keep_alive) = device.tier.said(&copy);
-            ((copy.component, copy.since), Kept { protected, keep_alive })
-        });
-        let in_ram = agent.tier.snapshot().entries.into_iter().filter(|entry| entry.state == State::Ready);
-        let in_ram = in_ram.map(|entry| (entry.key, Kept { protected: entry.protected, keep_alive: entry.keep_alive }));
-        Self { on_device: on_device.collect(), in_ram: in_ram.collect() }
+        let copies = device.resident().into_iter();
+        let on_device = copies.map(|copy| ((copy.component, copy.since), device.tier.kept(&copy)));
+        Self { on_device: on_device.collect(), in_ram: agent.tier.kept() }
     }
 
     /// What is to be said instead of what is said now: what noting changed and nobody changed since is as it was before.
@@ -51,12 +38,11 @@ impl Keeps {
         let copies = device.resident();
         for ((component, since), kept) in otherwise(&self.on_device, &now.on_device) {
             if let Some(copy) = copies.iter().find(|copy| copy.component == *component && copy.since == *since) {
-                device.tier.say_exactly(copy, kept.protected, kept.keep_alive);
+                device.tier.say_exactly(copy, *kept);
             }
         }
         for (key, kept) in otherwise(&self.in_ram, &now.in_ram) {
-            let said = agent.tier.protect(key, kept.protected);
-            if let Err(error) = said.and_then(|()| agent.tier.set_keep_alive(key, kept.keep_alive)) {
+            if let Err(error) = agent.tier.say_exactly(key, *kept) {
                 tracing::debug!(key, error = %chain(&error), "what was said about keeping left with what it was said of");
             }
         }
@@ -72,11 +58,18 @@ fn taken_back<K: Ord + Clone>(
     let one = |(key, noted): (&K, &Kept)| {
         let now = *now.get(key)?;
         let before = before.get(key).copied().unwrap_or_default();
-        let protected = if now.protected == noted.protected { before.protected } else { now.protected };
-        let keep_alive = if now.keep_alive == noted.keep_alive { before.keep_alive } else { now.keep_alive };
-        Some((key.clone(), Kept { protected, keep_alive }))
+        let kept = Kept {
+            protected: unless_since(before.protected, noted.protected, now.protected),
+            keep_alive: unless_since(before.keep_alive, noted.keep_alive, now.keep_alive),
+        };
+        Some((key.clone(), kept))
     };
     noted.iter().filter_map(one).collect()
+}
+
+/// What was said before, unless somebody said something since, be it the same.
+fn unless_since<T: PartialEq>(before: Said<T>, noted: Said<T>, now: Said<T>) -> Said<T> {
+    if now == noted { before } else { now }
 }
 
 /// What is to be said of what is there and of which something else is said.
@@ -92,53 +85,64 @@ mod tests {
     use std::time::Duration;
 
     use proptest::prelude::*;
+    use residency::KeepAlive;
 
     use super::*;
 
-    fn kept() -> impl Strategy<Value = BTreeMap<u8, Kept>> {
+    /// Statements by key: about protection, about how long.
+    type Statements = BTreeMap<u8, (Option<bool>, Option<Option<KeepAlive>>)>;
+
+    fn statements() -> impl Strategy<Value = Statements> {
         let alive = prop_oneof![
             Just(None),
             Just(Some(KeepAlive::Forever)),
             Just(Some(KeepAlive::For(Duration::from_secs(1)))),
         ];
-        let one = (any::<bool>(), alive).prop_map(|(protected, keep_alive)| Kept { protected, keep_alive });
+        let one = (proptest::option::of(any::<bool>()), proptest::option::of(alive));
         proptest::collection::btree_map(0_u8..6, one, 0..6)
+    }
+
+    fn said(mut kept: BTreeMap<u8, Kept>, statements: &Statements) -> BTreeMap<u8, Kept> {
+        for (key, (protected, alive)) in statements {
+            let kept = kept.entry(*key).or_default();
+            kept.protected = protected.map_or(kept.protected, Said::now);
+            kept.keep_alive = alive.map_or(kept.keep_alive, Said::now);
+        }
+        kept
     }
 
     proptest! {
         #[test]
-        fn what_was_noted_is_taken_back_and_what_was_said_since_stands(
-            before in kept(), noted in kept(), since in kept(),
+        fn what_was_noted_is_taken_back_and_what_was_said_since_stands_though_it_is_the_same(
+            before in statements(), noting in statements(), since in statements(),
         ) {
-            // what somebody said after it was noted; the rest is as it was noted
-            let mut now = noted.clone();
-            now.extend(since.clone());
+            let before = said(BTreeMap::new(), &before);
+            let noted = said(before.clone(), &noting);
+            let now = said(noted.clone(), &since);
             let back = taken_back(&before, &noted, &now);
             let mut after = now.clone();
             after.extend(otherwise(&back, &now));
-            for (key, found) in &after {
-                let (was, seen) = (before.get(key).copied().unwrap_or_default(), now[key]);
-                match noted.get(key) {
-                    None => prop_assert_eq!(*found, seen, "it came since"),
-                    Some(noted) => {
-                        let protected = if seen.protected == noted.protected { was.protected } else { seen.protected };
-                        let alive = if seen.keep_alive == noted.keep_alive { was.keep_alive } else { seen.keep_alive };
-                        prop_assert_eq!((found.protected, found.keep_alive), (protected, alive));
-                    }
-                }
+            for (key, found) in after {
+                let was = before.get(&key).copied().unwrap_or_default();
+                let (protected, alive) = since.get(&key).copied().unwrap_or_default();
+                let came_since = !noted.contains_key(&key);
+                prop_assert_eq!(found.protected.value, protected.unwrap_or(was.protected.value));
+                prop_assert_eq!(found.keep_alive.value, alive.unwrap_or(was.keep_alive.value));
+                prop_assert!(!came_since || found == now[&key]);
             }
         }
     }
+
     #[test]
     fn what_an_operator_kept_before_is_kept_when_the_only_pipeline_that_used_it_since_is_taken_back() {
-        let protected = Kept { protected: true, keep_alive: None };
+        let kept = |value| Kept { protected: Said::now(value), keep_alive: Said::default() };
         // the application found it protected and protected it again
-        let noted = BTreeMap::from([("variant", protected)]);
-        let back = taken_back(&noted, &noted, &noted);
+        let before = BTreeMap::from([("variant", kept(true))]);
+        let noted = BTreeMap::from([("variant", kept(true))]);
+        let back = taken_back(&before, &noted, &noted);
         // no pipeline uses it any more, so nobody keeps it
-        let left = BTreeMap::from([("variant", Kept::default())]);
-        assert_eq!(otherwise(&back, &left).collect::<Vec<_>>(), [(&"variant", &protected)]);
-        assert_eq!(otherwise(&back, &noted).count(), 0, "nothing is said twice");
+        let left = BTreeMap::from([("variant", kept(false))]);
+        assert_eq!(otherwise(&back, &left).collect::<Vec<_>>(), [(&"variant", &before["variant"])]);
         assert_eq!(otherwise(&back, &BTreeMap::new()).count(), 0, "it has gone");
     }
 }

@@ -186,6 +186,7 @@ mod tests {
     use residency::policy::{Policy, shared::SharedMemory};
 
     use super::*;
+    use crate::optimize::properties;
 
     fn change(kind: &str, bytes: u64, from: Option<(&Candidate, u64)>) -> Change {
         Change {
@@ -204,19 +205,7 @@ mod tests {
     }
 
     fn candidate(bytes: u64) -> Candidate {
-        Candidate {
-            key: ComponentId::generate().to_string().into(),
-            bytes,
-            shared: Vec::new(),
-            last_used: Duration::ZERO,
-            loaded_at: Duration::ZERO,
-            hits: 1,
-            reload_seconds: 1.0,
-            reuses_per_hour: 1.0,
-            reused: false,
-            holders: 0,
-            protected: false,
-        }
+        properties::candidate(&ComponentId::generate().to_string(), bytes)
     }
 
     fn space(free_bytes: u64, candidates: &[Candidate]) -> Space {

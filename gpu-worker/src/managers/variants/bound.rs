@@ -23,14 +23,18 @@ pub(super) fn reckoned(agent: &Agent, device: &Device, wanted: &Wanted<'_>) -> (
     (closest.map(|variant| variant.id).into_iter().collect(), wanted.plan.bytes().saturating_sub(shared))
 }
 
-/// Takes off variants above the bound on their bytes; `spared` ones and those in use stay. What was taken into use meanwhile does not
-/// go, so it is looked at again until nothing more does.
-pub(super) async fn trim(agent: &Agent, device: &Device, incoming: u64, spared: &BTreeSet<ComponentId>) {
+/// The variants that go for so many bytes of a new one, so that the bound on their bytes is kept; `spared` ones and those in use stay.
+pub(super) fn going(agent: &Agent, device: &Device, incoming: u64, spared: &BTreeSet<ComponentId>) -> Vec<ComponentId> {
+    let weighed = weighed(device, &device.variants.among(&device.resident()), spared);
+    surplus(&weighed, incoming, agent.variant_budget(device))
+}
+
+/// Takes off variants above the bound on their bytes; those in use stay. What was taken into use meanwhile does not go, so it is
+/// looked at again until nothing more does.
+pub(super) async fn trim(agent: &Agent, device: &Device) {
     loop {
-        let weighed = weighed(device, &device.variants.among(&device.resident()), spared);
-        let going = surplus(&weighed, incoming, agent.variant_budget(device));
         let mut went = false;
-        for id in going {
+        for id in going(agent, device, 0, &BTreeSet::new()) {
             match evict::take(agent, device, id, residency::Reason::Room, false).await {
                 Ok(bytes) => {
                     went = true;

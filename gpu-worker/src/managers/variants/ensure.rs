@@ -11,12 +11,12 @@ use shared::ids::{ComponentId, PipelineId};
 
 use super::{
     book::{Variant, closest},
-    bound::{reckoned, trim},
+    bound::{going, reckoned, trim},
     tries::{Try, base_stays},
 };
 use crate::{
     context::{Agent, Device},
-    device_tier::{DeviceLease, evict},
+    device_tier::{DeviceLease, evict, lend},
     error::WorkError,
     managers::lora::PartPlan,
     runner::{Applied, ApplyOrder, DeviceResident, LoraSource, RunnerError, TensorChange},
@@ -118,12 +118,12 @@ pub async fn ensure(
         return Ok(found);
     }
     let (spared, incoming) = reckoned(agent, device, wanted);
-    trim(agent, device, incoming, &spared).await;
+    let going = going(agent, device, incoming, &spared);
     let id = ComponentId::generate();
-    let (applied, path) = Making { agent, device, attempt, wanted, recipe, id, key: &key }.make().await?;
+    let (applied, path) = Making { agent, device, attempt, wanted, recipe, id, key: &key }.make(going).await?;
     let made = note(agent, device, wanted, (id, key), &applied, path)?;
     let lease = device.tier.lease(&made.1, &holder(attempt)).ok_or_else(|| gone(device, &made.0.kind))?;
-    trim(agent, device, 0, &BTreeSet::new()).await;
+    trim(agent, device).await;
     let Applied { seconds, computed, taken_over, .. } = applied;
     let changed_bytes = wanted.plan.bytes();
     agent.metrics.variants.applied(path, seconds, changed_bytes);
@@ -202,7 +202,8 @@ struct Making<'a> {
 }
 
 impl Making<'_> {
-    async fn make(&self) -> Result<(Applied, Path), WorkError> {
+    /// Makes it, in the memory of variants that go for it as far as that goes.
+    async fn make(&self, mut going: Vec<ComponentId>) -> Result<(Applied, Path), WorkError> {
         let bytes = self.wanted.plan.bytes();
         self.attempt.progress.enter("applying", bytes);
         self.attempt.progress.detail(self.wanted.kind);
@@ -210,9 +211,13 @@ impl Making<'_> {
         // and what was missing when the base's copy had to be converted
         let (mut tried, mut no_room) = (Try::first(reuse.is_some()), None);
         loop {
-            let order = self.order(reuse.as_ref().map(|(id, _)| *id), tried == Try::InPlace);
             let progress = |done: u64| self.attempt.progress.set(done.min(bytes));
-            let full = match self.device.runner.apply(order, progress, &self.attempt.cancel).await {
+            let lending = lend(self.agent, self.device, &std::mem::take(&mut going));
+            let mut order = self.order(reuse.as_ref().map(|(id, _)| *id), tried == Try::InPlace);
+            order.replaces = lending.components();
+            let applied = self.device.runner.apply(order, progress, &self.attempt.cancel).await;
+            lending.settle();
+            let full = match applied {
                 Ok(applied) => {
                     self.attempt.progress.set(bytes);
                     let path = tried.path(applied.taken_over > 0);
@@ -241,6 +246,7 @@ impl Making<'_> {
             loras: self.recipe.loras.clone(),
             changes: self.recipe.changes.clone(),
             reuse,
+            replaces: Vec::new(),
             in_place,
         }
     }

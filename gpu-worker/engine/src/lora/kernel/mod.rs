@@ -7,8 +7,11 @@
 #[cfg(target_arch = "x86_64")]
 mod avx;
 mod portable;
+mod stream;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use stream::stream;
 
 use crate::tensor::ElementType;
 

@@ -57,7 +57,16 @@ fn added(at: usize) -> f32 {
 fn changed<'a>(sink: &'a Memory, at: usize, from: Option<&'a [u8]>) -> Task<'a> {
     let prepare: Prepare<'a> = Box::new(|_| Ok(vec![Summand::Full((0..COUNT).map(added).collect(), 1.0)]));
     let to = (at * BYTES) as u64..((at + 1) * BYTES) as u64;
-    Task { sink, name: "changed", element: ElementType::F32, shape: &SHAPE, from, to, prepare: Some(prepare) }
+    Task {
+        sink,
+        name: "changed",
+        element: ElementType::F32,
+        shape: &SHAPE,
+        from,
+        to,
+        place: None,
+        prepare: Some(prepare),
+    }
 }
 
 fn copied<'a>(sink: &'a Memory, at: usize, from: &'a [u8]) -> Task<'a> {
@@ -92,6 +101,44 @@ fn every_group_gets_its_bytes_once_whatever_the_number_of_threads() {
         whole(in_place, expected(3));
         assert_eq!(told.into_inner(), 4 * BYTES);
     }
+}
+
+/// Memory that is there, and that nobody may write to in another way.
+struct There;
+
+impl Sink for There {
+    fn expect(&self, _range: Range<u64>) -> bool {
+        true
+    }
+
+    fn write(&self, _at: u64, _bytes: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+
+    fn read(&self, _at: u64, _out: &mut [u8]) -> io::Result<()> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+}
+
+#[test]
+fn memory_that_is_there_is_written_to_as_memory() {
+    let [first, second] = [base(1), base(2)];
+    for threads in [1, 3] {
+        let (mut memory, unused) = (vec![9; 2 * BYTES + 5], Memory::new(Vec::new()));
+        let (one, rest) = memory.split_at_mut(BYTES);
+        let (two, _) = rest.split_at_mut(BYTES);
+        let one = Task { sink: &There, place: Some(one), ..changed(&unused, 0, Some(&first)) };
+        let two = Task { sink: &There, place: Some(two), ..copied(&unused, 1, &second) };
+        carry_out(vec![vec![one, two]], NonZeroUsize::new(threads).unwrap(), &|_| {}, &Cancel::new()).unwrap();
+        assert!(memory == [expected(1), second.clone(), vec![9; 5]].concat(), "{threads} threads");
+    }
+    // what is changed where it lies is read there first, and a place of another length is none
+    let (mut place, third) = (vec![9; BYTES], Memory::new(base(3)));
+    let in_place = Task { place: Some(&mut place), ..changed(&third, 0, None) };
+    carry_out(vec![vec![in_place]], NonZeroUsize::MIN, &|_| {}, &Cancel::new()).unwrap();
+    let short = Task { place: Some(&mut place[1..]), ..changed(&third, 0, Some(&first)) };
+    carry_out(vec![vec![short]], NonZeroUsize::MIN, &|_| {}, &Cancel::new()).unwrap();
+    assert!(third.bytes.into_inner().unwrap().0 == expected(1) && place.iter().all(|byte| *byte == 9));
 }
 
 #[test]
