@@ -1,11 +1,12 @@
 //! What is on a device, for whom, and what an unload leaves there.
 
-use harness::{Farm, ModelFile, SHORT, mebibytes, wait_for};
+use harness::{Farm, LONG, ModelFile, SHORT, mebibytes, wait_for};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use shared::{
     error::ErrorCode,
     job::JobState,
-    wire::{CachedComponent, DeviceView, EvictionView, Page, ResidentComponent},
+    wire::{CacheView, CachedComponent, DeviceView, EvictionView, Page, ResidentComponent},
 };
 
 use crate::support::{device_is, load_with, loaded};
@@ -148,4 +149,28 @@ async fn what_leaves_a_device_is_chosen_by_the_policy_and_explained() {
 async fn loaded_with(farm: &Farm, model: &str, request: Value) {
     let job = load_with(farm, model, request).await;
     farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
+}
+
+/// Of a load two components are in RAM at a time, from before one is read until the device has it: RAM for two is enough for
+/// three, however long the copies take.
+#[tokio::test]
+async fn a_load_of_three_components_needs_ram_for_two() {
+    let farm = Farm::start().await;
+    ModelFile::checkpoint(mebibytes(9), mebibytes(9), mebibytes(9)).write(&farm.library(), "three.safetensors");
+    let agent = farm.agent_with_library(farm.agent("a").ram_budget("24MiB")).await;
+    device_is(&farm, "a/cpu:0", "ready", |view| view.state == "ready").await;
+    let runner = agent.runner().await;
+    // no copy ends meanwhile; a third read would find no room, and the only attempt would fail
+    harness::signal(runner, Signal::STOP);
+    let once = json!({ "kind": "load", "args": { "model": "three" }, "max_attempts": 1 });
+    let job = farm.api.submit("/v1/jobs", once).await;
+    wait_for("two components that are in use", SHORT, || async {
+        let cache: CacheView = farm.api.get("/v1/cache").await;
+        let used = cache.hosts[0].components.iter().filter(|held| held.state == "ready" && held.leases > 0).count();
+        if used == 2 { Ok(()) } else { Err(format!("{cache:?}")) }
+    })
+    .await;
+    harness::signal(runner, Signal::CONT);
+    farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
+    device_is(&farm, "a/cpu:0", "all three", |view| view.resident.len() == 3).await;
 }

@@ -8,7 +8,7 @@ use shared::{bytes::ByteSize, ids::ModelId, job::JobKind};
 
 use super::{
     model::{PendingJob, Place, Snapshot},
-    score::ram_bytes,
+    score::{ram_bytes, ram_bytes_at_a_time},
 };
 
 /// One obstacle. The order says which one a waiting job names first: the one that is likeliest to pass.
@@ -49,7 +49,7 @@ pub enum Obstacle {
     },
     /// More than the host's RAM budget.
     OverRamBudget {
-        /// Bytes that must pass through RAM.
+        /// Bytes that must be in RAM at a time.
         needs_bytes: u64,
         /// The budget.
         budget_bytes: u64,
@@ -141,7 +141,7 @@ fn size(job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {
         return Some(Obstacle::OverCapacity { needs_bytes, capacity_bytes: device.memory.capacity_bytes });
     }
     // what is on the device or in RAM already needs no more of the budget
-    let through_ram = if place.device.is_some() { ram_bytes(job, place) } else { needs_bytes };
+    let through_ram = if place.device.is_some() { ram_bytes_at_a_time(job, place) } else { needs_bytes };
     let budget_bytes = place.host?.ram.capacity_bytes;
     (through_ram > budget_bytes).then_some(Obstacle::OverRamBudget { needs_bytes: through_ram, budget_bytes })
 }
@@ -216,7 +216,7 @@ fn held(job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {
     let tier = place.tier()?;
     check(tier.missing(&job.components), tier.capacity_bytes, tier.held_bytes).or_else(|| {
         let ram = &place.host?.ram;
-        check(ram_bytes(job, place), ram.capacity_bytes, ram.held_bytes)
+        check(ram_bytes_at_a_time(job, place), ram.capacity_bytes, ram.held_bytes)
     })
 }
 

@@ -1,6 +1,9 @@
 //! How good a place is for a job. The derived order is the policy: fields compare from the first to the last, less is better.
 
+use std::cmp::Reverse;
+
 use serde::Serialize;
+use shared::job::JobKind;
 
 use super::model::{PendingJob, Place};
 
@@ -44,14 +47,29 @@ pub(super) fn score<'a>(job: &PendingJob, place: &Place<'a>) -> Score<'a> {
     Score { locality, evict_bytes, queue: place.queue().load(), read_bytes, place: place.name }
 }
 
-/// Bytes of the job's components that are neither in the device's memory nor in the host's RAM.
-fn read_bytes(job: &PendingJob, place: &Place<'_>) -> u64 {
+/// Bytes of each of the job's components that is neither in the device's memory nor in the host's RAM.
+fn read(job: &PendingJob, place: &Place<'_>) -> impl Iterator<Item = u64> {
     let in_ram = |id| place.host.is_some_and(|host| host.ram.resident.contains_key(id));
     let on_device = |id| place.device.is_some_and(|device| device.memory.resident.contains_key(id));
-    job.components.iter().filter(|(id, _)| !in_ram(id) && !on_device(id)).map(|(_, bytes)| bytes).sum()
+    job.components.iter().filter(move |(id, _)| !in_ram(id) && !on_device(id)).map(|(_, bytes)| *bytes)
+}
+
+fn read_bytes(job: &PendingJob, place: &Place<'_>) -> u64 {
+    read(job, place).sum()
 }
 
 /// Bytes that pass through the host's RAM tier and are not there yet.
 pub(super) fn ram_bytes(job: &PendingJob, place: &Place<'_>) -> u64 {
     if job.brings_weights() { read_bytes(job, place) } else { 0 }
+}
+
+/// Those of them that are there at a time: a load onto a device holds two of its components in RAM at most, whichever follow
+/// each other.
+pub(super) fn ram_bytes_at_a_time(job: &PendingJob, place: &Place<'_>) -> u64 {
+    if job.kind != JobKind::Load || place.device.is_none() {
+        return ram_bytes(job, place);
+    }
+    let mut read: Vec<u64> = read(job, place).collect();
+    read.sort_unstable_by_key(|bytes| Reverse(*bytes));
+    read.iter().take(2).sum()
 }

@@ -182,6 +182,17 @@ fn a_host_whose_ram_budget_is_too_small_is_refused() {
 }
 
 #[test]
+fn a_load_onto_a_device_needs_ram_for_two_of_its_components() {
+    let mut example = Example::new(JobKind::Load);
+    example.job.components = [3, 2, 3].map(|gib| (ComponentId::generate(), gib * GIB)).into();
+    example.host("a").ram.capacity_bytes = 6 * GIB;
+    example.host("b").ram.capacity_bytes = 6 * GIB - 1;
+    assert_eq!(example.assigned(), "a/cuda:0");
+    example.host("a").ram.capacity_bytes -= 1;
+    assert_eq!(example.rejected(), ErrorCode::InsufficientCapacity);
+}
+
+#[test]
 fn memory_that_is_in_use_or_protected_makes_a_job_wait() {
     let mut example = Example::new(JobKind::Load);
     for name in ["a", "b"] {

@@ -84,6 +84,8 @@ pub fn load(
     let crew = Crew::new(request, &sources, draft, batches, readers, cancel, progress)?;
     let pieces = crew.run().map_err(|error| explain(error, &sources))?;
     learn(session.as_ref(), &sources, plain, started.elapsed());
+    // its buffers go before what is gathered needs some
+    drop(crew);
     let gathering = Gathering { request, sources: &sources, draft, cancel, progress };
     let whole = gathering.run(gathered).map_err(|error| explain(error, &sources))?;
     // The rounding at the end belongs to the component too: what the ledger says is what is allocated.
