@@ -10,8 +10,9 @@ const ALLOWED: [(&str, &[&str]); 13] = [
     ("model-formats", &["shared"]),
     // a mechanism of the system that both tiers of memory use
     ("huge-pages", &[]),
+    ("linear-kernel", &[]),
     ("residency", &["shared", "huge-pages"]),
-    ("engine", &["shared", "huge-pages"]),
+    ("engine", &["shared", "huge-pages", "linear-kernel"]),
     ("private-stores", &["shared"]),
     ("modelyard-api", &["shared"]),
     ("modelyard-scheduler", &["shared"]),

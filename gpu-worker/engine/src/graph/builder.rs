@@ -26,6 +26,8 @@ const OPSET: i64 = 20;
 const IR_VERSION: i64 = 9;
 /// The domain of ONNX Runtime's own operators.
 pub(crate) const MICROSOFT: &str = "com.microsoft";
+/// The domain of ours (`runtime/operators.rs`).
+pub(crate) const OURS: &str = "modelyard";
 
 /// How weights are stored.
 pub trait StorageTypes {
@@ -199,8 +201,8 @@ impl<'s> Graph<'s> {
         value
     }
 
-    /// The input that a weight is, made if it is new.
-    fn weight_input(&mut self, name: &str, stored: &[usize], viewed: &[usize]) -> (V, ElementType) {
+    /// The input that a weight is, made if it is new, and the type in which it is stored.
+    pub(super) fn weight_input(&mut self, name: &str, stored: &[usize], viewed: &[usize]) -> (V, ElementType) {
         if self.is_broken() {
             return (V::NONE, self.compute);
         }
@@ -372,11 +374,14 @@ impl<'s> Graph<'s> {
         let mut graph = self.graph;
         conversions_first(&mut graph.node, &self.slots);
         let set = |(domain, version): (&str, i64)| OperatorSetIdProto { domain: domain.to_owned(), version };
+        // who does not know our domain does not read a graph that names it
+        let ours = graph.node.iter().any(|node| node.domain == OURS).then_some((OURS, 1));
+        let imports = [("", OPSET), (MICROSOFT, 1)].into_iter().chain(ours).map(set).collect();
         let model = ModelProto {
             ir_version: IR_VERSION,
             producer_name: "modelyard".to_owned(),
             graph: Some(graph),
-            opset_import: [("", OPSET), (MICROSOFT, 1)].map(set).to_vec(),
+            opset_import: imports,
         };
         let model = model.encode_to_vec();
         let digest = blake3::hash(&model).to_hex();

@@ -10,8 +10,10 @@ pub mod layers;
 mod proto;
 mod user;
 
+pub(crate) use builder::OURS;
 pub use builder::{Attr, Graph, StorageTypes, V};
 pub use emitted::{Dim, Emitted, Port, Provider, Side, Slot};
+pub(crate) use layers::linear_operator;
 #[cfg(test)]
 pub(crate) use user::tests::graph as test_graph;
 pub use user::{UserGraph, UserWeight};

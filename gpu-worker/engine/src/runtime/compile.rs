@@ -6,7 +6,7 @@ use ort::{
     value::{Outlet, TensorElementType, ValueType},
 };
 
-use super::{RuntimeOptions, provider, value::Places};
+use super::{RuntimeOptions, operators, provider, value::Places};
 use crate::{
     error::EngineError,
     graph::{Port, Provider, Side},
@@ -51,6 +51,9 @@ pub(super) fn compile(
     let mut builder = prepared(builder.with_memory_pattern(false))?;
     if options.provider == Provider::Cuda {
         builder = prepared(builder.with_execution_providers([provider::cuda(options.device)]))?;
+    }
+    if options.provider == Provider::Cpu && matches!(source, Source::Emitted(_)) {
+        builder = prepared(builder.with_operators(operators::domain(options.threads)?))?;
     }
     let (Source::Emitted(model) | Source::Users(model)) = source;
     let session = builder.commit_from_memory(model).map_err(EngineError::onnx("compiling the graph"))?;

@@ -11,6 +11,7 @@ mod compile;
 mod control;
 mod environment;
 mod estimate;
+mod operators;
 mod peak;
 mod provider;
 mod session;

@@ -4,7 +4,7 @@ use super::config::{Config, Level};
 use crate::graph::{
     Attr, Graph, StorageTypes, V,
     layers::{
-        add, concat, conv2d, geglu, gemm, group_norm, layer_norm, linear, multi_head_attention, reshape, reshape_as,
+        add, concat, conv2d, geglu, gemm, gemm_as, group_norm, layer_norm, linear, multi_head_attention, reshape, reshape_as,
         reshape_to, shape_of, silu, transpose, unsqueeze,
     },
 };
@@ -92,10 +92,8 @@ impl Blocks<'_, '_> {
         if rank.map_or(self.config.has_linear_projection, |rank| rank == 2) {
             return linear(self.g, tokens, path, channels, channels, true);
         }
-        let weight = self.g.weight_as(&name, &[channels, channels, 1, 1], &[channels, channels]);
-        let bias = self.g.weight(&format!("{path}.bias"), &[channels]);
         let rows = reshape(self.g, tokens, &[-1, i64::try_from(channels).unwrap_or(i64::MAX)]);
-        let rows = self.g.op("Gemm", "", &[rows, weight, bias], &[Attr::Int("transB", 1)]);
+        let rows = gemm_as(self.g, rows, path, &[channels, channels, 1, 1], (channels, channels), true);
         let sides = shape_of(self.g, tokens, 0, 3);
         reshape_to(self.g, rows, sides)
     }
