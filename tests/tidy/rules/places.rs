@@ -54,7 +54,11 @@ const UNSAFE: &[(&str, &str)] = &[
     ("gpu-worker/residency/src/arena/map.rs", "maps sealed memory files"),
     ("gpu-worker/huge-pages/src/aligned.rs", "maps memory files where huge pages may begin"),
     ("gpu-worker/huge-pages/src/window.rs", "asks for huge pages through a mapping that nobody accesses"),
-    ("gpu-worker/linear-kernel/src/avx.rs", "vector loads and stores of the processor, parts of one result on several threads"),
+    (
+        "gpu-worker/linear-kernel/src/avx/mod.rs",
+        "vector loads and stores of the processor, parts of one result on several threads",
+    ),
+    ("gpu-worker/linear-kernel/src/avx/panel.rs", "vector loads and stores of the processor"),
     ("gpu-worker/linear-kernel/src/parts.rs", "calls for parts of one result that have no output in common"),
     ("tests/gpu/share.rs", "opens a handle of the CUDA driver"),
     ("tests/gpu/copy.rs", "the CUDA driver's own copies, as peers"),

@@ -4,8 +4,8 @@ use super::config::{Config, Level};
 use crate::graph::{
     Attr, Graph, StorageTypes, V,
     layers::{
-        add, concat, conv2d, geglu, gemm, gemm_as, group_norm, layer_norm, linear, multi_head_attention, reshape, reshape_as,
-        reshape_to, shape_of, silu, transpose, unsqueeze,
+        add, concat, conv2d, geglu, gemm, gemm_as, group_norm, layer_norm, linear, multi_head_attention, reshape,
+        reshape_as, reshape_to, shape_of, silu, transpose, unsqueeze,
     },
 };
 
