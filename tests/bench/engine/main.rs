@@ -10,6 +10,7 @@ mod cpu;
 mod facts;
 mod one;
 mod report;
+mod switching;
 mod weights;
 
 use std::{
@@ -23,8 +24,9 @@ use engine::measure::{Amount, Operation};
 use serde::de::DeserializeOwned;
 
 use cases::Wanted;
-use one::{Case, Ran, Switching};
+use one::{Case, Ran};
 use report::{Report, Row};
+use switching::{Switching, Turns};
 
 const PEER: &str = include_str!("peer.py");
 
@@ -41,7 +43,7 @@ enum What {
     All(All),
     /// One case of ours; prints JSON.
     One(One),
-    /// Two checkpoints in turns, and many fine-tunes; prints JSON.
+    /// Many checkpoints of one architecture in turns; prints JSON.
     Switching(Turns),
 }
 
@@ -98,30 +100,12 @@ struct One {
     threads: usize,
 }
 
-#[derive(Debug, Arguments)]
-struct Turns {
-    #[arg(long)]
-    library: PathBuf,
-    #[arg(long)]
-    threads: usize,
-    #[arg(long)]
-    a: PathBuf,
-    #[arg(long)]
-    b: PathBuf,
-    #[arg(long)]
-    rounds: u32,
-    /// Fine-tunes of one architecture.
-    many: Vec<PathBuf>,
-}
-
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         What::All(args) => all(&args),
         What::One(args) => one_case(&args),
         What::Switching(args) => {
-            let library = (args.library.as_path(), args.threads);
-            let switching = one::switching(library, [&args.a, &args.b], &args.many, args.rounds)?;
-            println!("{}", serde_json::to_string(&switching)?);
+            println!("{}", serde_json::to_string(&switching::run(&args)?)?);
             Ok(())
         }
     }
@@ -142,7 +126,10 @@ fn all(args: &All) -> anyhow::Result<()> {
     for case in cases::all(args.small).into_iter().filter(|case| case.name().contains(&args.only)) {
         rows.push(both(args, &case)?);
     }
-    let switching = if args.only.is_empty() { Some(switching(args)?) } else { None };
+    let is_asked =
+        |words: &[String]| args.only.is_empty() || format!("switching {}", words.join(" ")).contains(&args.only);
+    let asked: Vec<_> = switching::all(args.small).into_iter().filter(|words| is_asked(words)).collect();
+    let switching = asked.iter().map(|words| switching_of(args, words)).collect::<anyhow::Result<Vec<_>>>()?;
     let report = Report { machine, threads: args.threads, small: args.small, rows, switching };
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -186,19 +173,12 @@ fn torch_of(args: &All, case: &Wanted, python: &Path) -> Command {
     command
 }
 
-fn switching(args: &All) -> anyhow::Result<Switching> {
-    let scale = cases::scale(args.small);
+/// A case of switching, in a process of its own.
+fn switching_of(args: &All, words: &[String]) -> anyhow::Result<Switching> {
+    let Some((model, rest)) = words.split_first() else { anyhow::bail!("a case without a model") };
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("switching").arg("--library").arg(&args.library).args(["--threads", &args.threads.to_string()]);
-    command.arg("--a").arg(args.models.join(format!("sd15-{scale}.safetensors")));
-    command.arg("--b").arg(args.models.join(format!("sd15-{scale}-ft1.safetensors")));
-    command.args(["--rounds", "10"]);
-    let mut many: Vec<PathBuf> =
-        std::fs::read_dir(&args.models)?.filter_map(Result::ok).map(|entry| entry.path()).collect();
-    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    many.retain(|path| name(path).starts_with("sdxl-tiny") && name(path).ends_with(".safetensors"));
-    many.sort();
-    answer(command.args(many))
+    answer(command.arg("--model").arg(args.models.join(model)).args(rest))
 }
 
 /// The JSON that a process prints.

@@ -1,9 +1,6 @@
-//! One case of ours in a process of its own, so that its memory is its own; and what switching between checkpoints costs.
+//! One case of ours in a process of its own, so that its memory is its own.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use engine::{
     Control, Runtime, RuntimeOptions,
@@ -12,7 +9,7 @@ use engine::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{cpu, median, weights};
+use crate::{cpu, weights};
 
 /// What a process measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -69,62 +66,16 @@ fn version(runtime: &Runtime) -> String {
     engine::onnx::capability(Some(&runtime.options().library)).version.unwrap_or_default()
 }
 
-fn once(runtime: &Arc<Runtime>, loaded: &weights::Loaded, case: &Case<'_>) -> anyhow::Result<f64> {
+/// Runs a loaded component once; the seconds of the run.
+///
+/// # Errors
+/// When it cannot be run.
+pub(crate) fn once(runtime: &Arc<Runtime>, loaded: &weights::Loaded, case: &Case<'_>) -> anyhow::Result<f64> {
     let component =
         Component { kind: case.kind, base: Some(&loaded.base), config: loaded.config.as_ref(), graph: None };
     let work = (case.operation, case.amount);
     let measured = measure::once(runtime, &component, loaded.weights.clone(), work, None, &Control::default())?;
     Ok(measured.seconds)
-}
-
-/// What it costs to run two checkpoints in turns instead of one, and how many sessions many fine-tunes have.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Switching {
-    /// Seconds of a run of the same checkpoint as before it.
-    pub same: f64,
-    /// Seconds of a run of the other one.
-    pub other: f64,
-    /// Fine-tunes that ran.
-    pub fine_tunes: usize,
-    /// Sessions that they had.
-    pub sessions: usize,
-}
-
-/// Runs two checkpoints of one architecture in turns and alone, then every fine-tune of `many` once.
-///
-/// # Errors
-/// When something cannot be loaded or run.
-pub(crate) fn switching(
-    library: (&Path, usize),
-    [a, b]: [&Path; 2],
-    many: &[PathBuf],
-    rounds: u32,
-) -> anyhow::Result<Switching> {
-    let runtime = runtime(library.0, library.1)?;
-    let amount = Amount { batch: 1, width: 64, height: 64 };
-    let case = |model| Case { model, kind: "unet", operation: Operation::UnetStep, amount };
-    let (a, b) = ((case(a), weights::load(a, "unet")?), (case(b), weights::load(b, "unet")?));
-    once(&runtime, &a.1, &a.0)?;
-    once(&runtime, &b.1, &b.0)?;
-    let (mut same, mut other) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        // a a b b: the second of each follows its own kind, the first the other
-        for (case, loaded) in [&a, &b] {
-            other.push(once(&runtime, loaded, case)?);
-            same.push(once(&runtime, loaded, case)?);
-        }
-    }
-    let small = self::runtime(library.0, library.1)?;
-    for model in many {
-        let loaded = weights::load(model, "unet")?;
-        once(&small, &loaded, &case(model))?;
-    }
-    Ok(Switching {
-        same: median(&same),
-        other: median(&other),
-        fine_tunes: many.len(),
-        sessions: small.session_count(),
-    })
 }
 
 /// The most resident memory since the process began.

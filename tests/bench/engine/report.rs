@@ -2,11 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{
-    facts::Facts,
-    median,
-    one::{Ran, Switching},
-};
+use crate::{facts::Facts, median, one::Ran, switching::Switching};
 
 /// One side of a case: medians over its processes.
 #[derive(Debug, Clone, Serialize)]
@@ -43,7 +39,7 @@ pub(crate) struct Report {
     /// Models with few channels: the numbers say nothing.
     pub small: bool,
     pub rows: Vec<Row>,
-    pub switching: Option<Switching>,
+    pub switching: Vec<Switching>,
 }
 
 impl Row {
@@ -91,13 +87,15 @@ pub(crate) fn print(report: &Report) {
         let ratios = format!("{}, {}", ratio(row.wall_ratio), ratio(row.processor_ratio));
         println!("| {} | {} | {} | {ratios} |", row.what, shown(&row.ours), shown(&row.torch));
     }
-    if let Some(switching) = &report.switching {
-        let Switching { same, other, fine_tunes, sessions } = switching;
-        let cost = (other - same) * 1e3;
+    if !report.switching.is_empty() {
+        println!("\n| in memory | GiB | sessions | a run after itself, ms | after another one | switching costs, ms |");
+        println!("|---|---|---|---|---|---|");
+    }
+    for Switching { what, same, other, cost, checkpoints, bytes, sessions } in &report.switching {
+        let [same, other, least, most] = [same, other, &cost.0, &cost.1].map(|seconds| seconds * 1e3);
+        let size = *bytes as f64 / f64::from(1 << 30);
         println!(
-            "\nA run of the checkpoint before it takes {:.1} ms, of the other one {:.1} ms: switching costs {cost:.1} ms. {fine_tunes} fine-tunes of one architecture had {sessions} session.",
-            same * 1e3,
-            other * 1e3
+            "| {checkpoints} × {what} | {size:.1} | {sessions} | {same:.1} | {other:.1} | {least:.1} to {most:.1} |"
         );
     }
 }
