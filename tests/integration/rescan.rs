@@ -84,3 +84,25 @@ async fn components_of_an_older_canonical_form_are_read_again_and_hashed_anew() 
     assert_eq!(after.1, before.1, "the same bytes, in truth");
     assert_eq!(counts(&scan(&farm).await), [0, 0, 0, 1, 0]);
 }
+
+/// What another version read in another form has no digests for this one: it is neither hashed nor taken as a twin, and the job says why.
+#[tokio::test]
+async fn a_model_of_a_newer_canonical_form_is_not_hashed_and_its_job_says_why() {
+    let farm = Farm::start().await;
+    ModelFile::vae(mebibytes(1)).write(&farm.library(), "one.safetensors");
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let pool = farm.ledger.pool();
+    let newer = "update models set canonical_form = canonical_form + 1";
+    sqlx::query(newer).execute(pool).await.expect("a newer form");
+    let hash = async || {
+        let job = farm.api.submit("/v1/jobs", json!({ "kind": "hash", "args": { "model": "one" } })).await;
+        farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await.job.result.expect("a result")
+    };
+    let result = hash().await;
+    assert_eq!((&result["models"], &result["failed"][0]["model"]), (&json!(0), &json!("one")), "{result}");
+    assert!(result["failed"][0]["reason"].as_str().is_some_and(|reason| reason.contains("newer")), "{result}");
+    let older = "update models set canonical_form = canonical_form - 1";
+    sqlx::query(older).execute(pool).await.expect("the form of before");
+    let result = hash().await;
+    assert_eq!((&result["models"], &result["failed"]), (&json!(1), &json!([])), "{result}");
+}

@@ -77,6 +77,34 @@ pub async fn unhashed(
     .await?)
 }
 
+/// Models that [`unhashed`] would answer did they stand in the canonical form of this version: names, and whether their form is a newer
+/// one.
+///
+/// # Errors
+/// Database errors.
+pub async fn of_other_forms(
+    db: impl PgExecutor<'_>,
+    host: &str,
+    model: Option<ModelId>,
+    root: Option<&str>,
+    form: i32,
+    limit: i64,
+) -> Result<Vec<(String, bool)>, DbError> {
+    Ok(sqlx::query_as(
+        "select m.name, m.canonical_form > $4 from models m join model_locations l on l.model_id = m.id
+         where l.host = $1 and jsonb_array_length(l.files) > 0 and m.canonical_form <> $4
+           and ($2::text is null or m.id = $2) and ($3::text is null or l.root = $3)
+         order by m.name limit $5",
+    )
+    .bind(host)
+    .bind(model)
+    .bind(root)
+    .bind(form)
+    .bind(limit)
+    .fetch_all(db)
+    .await?)
+}
+
 /// Digests by kind of the components of another model that is the same files on this host, read in the same way.
 ///
 /// # Errors

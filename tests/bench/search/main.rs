@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use shared::{config::Stores, db};
 
-use report::Report;
+use report::{Report, Row};
 use server::Server;
 
 /// Measures pages of models.
@@ -86,6 +86,9 @@ async fn run(args: &Args) -> anyhow::Result<Report> {
     let mut rows = Vec::new();
     for kind in questions::KINDS.iter().filter(|kind| kind.name.contains(&args.only)) {
         rows.push(measure::kind(&mut conn, kind, &sample, args.questions, args.best_of).await?);
+    }
+    if rows.len() > 1 {
+        rows.push(Row::of_all(&rows));
     }
     let postgres = server.as_ref().map_or("given", |server| server.version()).to_owned();
     drop(conn);

@@ -77,10 +77,12 @@ pub(crate) async fn kind(
     Ok(Row {
         kind: kind.name,
         rows: found as f64 / count as f64,
-        latency: Latency::of(took_ms),
-        database: Latency::of(cpu_ms),
+        latency: Latency::of(took_ms.clone()),
+        database: Latency::of(cpu_ms.clone()),
         whole_tables,
         plan: plans.swap_remove(0),
+        took_ms,
+        cpu_ms,
     })
 }
 

@@ -20,6 +20,30 @@ pub(crate) struct Row {
     pub whole_tables: Vec<String>,
     /// The plan of the slowest question.
     pub plan: Vec<String>,
+    /// What `latency` is made of.
+    #[serde(skip)]
+    pub took_ms: Vec<f64>,
+    /// What `database` is made of.
+    #[serde(skip)]
+    pub cpu_ms: Vec<f64>,
+}
+
+impl Row {
+    /// As many questions of each kind, taken together.
+    pub(crate) fn of_all(rows: &[Self]) -> Self {
+        let all = |of: fn(&Self) -> &[f64]| rows.iter().flat_map(of).copied().collect::<Vec<f64>>();
+        let (took_ms, cpu_ms) = (all(|row| &row.took_ms), all(|row| &row.cpu_ms));
+        Self {
+            kind: "**all of these together**",
+            rows: rows.iter().map(|row| row.rows).sum::<f64>() / rows.len() as f64,
+            latency: Latency::of(took_ms.clone()),
+            database: Latency::of(cpu_ms.clone()),
+            whole_tables: Vec::new(),
+            plan: Vec::new(),
+            took_ms,
+            cpu_ms,
+        }
+    }
 }
 
 /// A whole run.
@@ -61,7 +85,7 @@ impl Report {
                 "| {kind} | {rows:.0} | {p50_ms:.1} | {p95_ms:.1} | {p99_ms:.1} | {max_ms:.1} | {used:.1} | {most:.1} | {all:.1} |"
             );
         }
-        for row in self.rows.iter().filter(|row| plans || !row.whole_tables.is_empty()) {
+        for row in self.rows.iter().filter(|row| plans && !row.plan.is_empty() || !row.whole_tables.is_empty()) {
             println!("\n{}: reads whole: {:?}\n```\n{}\n```", row.kind, row.whole_tables, row.plan.join("\n"));
         }
     }

@@ -127,7 +127,10 @@ impl Postgres {
             "log_truncate_on_rotation=on".to_owned(),
             "log_rotation_size=0".to_owned(),
         ];
-        if !self.options.durable {
+        if self.options.durable {
+            // what searches of 100,000 models read stays in it; memory is taken as it fills
+            settings.push("shared_buffers=512MB".to_owned());
+        } else {
             settings.extend(["fsync=off", "synchronous_commit=off", "full_page_writes=off"].map(str::to_owned));
         }
         settings

@@ -56,7 +56,8 @@ pub(super) async fn run(agent: &Arc<Agent>, args: HashArgs, attempt: &Attempt) -
     let models =
         hashes::unhashed(&agent.pool, &agent.host, args.model, args.root.as_deref(), CANONICAL_FORM, BATCH).await?;
     attempt.progress.enter("hashing", models.iter().map(|model| unsigned(model.size_bytes)).sum());
-    let mut slice = Slice { agent, attempt, read: Arc::default(), hashed: Hashed::default(), failed: Vec::new() };
+    let failed = of_other_forms(agent, &args).await?;
+    let mut slice = Slice { agent, attempt, read: Arc::default(), hashed: Hashed::default(), failed };
     let (mut passed, mut left) = (0, models.len());
     for model in &models {
         if started.elapsed() >= SLICE {
@@ -77,6 +78,21 @@ pub(super) async fn run(agent: &Arc<Agent>, args: HashArgs, attempt: &Attempt) -
         "bytes": slice.read.load(Ordering::Relaxed), "failed": slice.failed, "seconds": started.elapsed().as_secs_f64(),
     });
     Ok(Done { result, effects: Effects::Hashed(slice.hashed) })
+}
+
+/// Models that this build cannot read the tensors of, or not yet, and why.
+async fn of_other_forms(agent: &Agent, args: &HashArgs) -> Result<Vec<serde_json::Value>, WorkError> {
+    let (model, root, most) = (args.model, args.root.as_deref(), i64::try_from(FAILURES).unwrap_or(i64::MAX));
+    let others = hashes::of_other_forms(&agent.pool, &agent.host, model, root, CANONICAL_FORM, most).await?;
+    let said = |(model, is_newer): (String, bool)| {
+        let reason = if is_newer {
+            "a newer version of modelyard has read it: it is hashed here once this host has that version"
+        } else {
+            "an older version of modelyard has read it: it is hashed after the next scan"
+        };
+        serde_json::json!({ "model": model, "reason": reason })
+    };
+    Ok(others.into_iter().map(said).collect())
 }
 
 /// What one job does.

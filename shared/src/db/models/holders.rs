@@ -3,13 +3,14 @@
 use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 use super::{
+    shelves::push_share,
     text::{RANKED_MOST, Reading},
     way::{Way, through_indexes},
     words,
 };
 use crate::{db::DbError, ids::ModelId};
 
-/// Pages of the table whose texts are looked at first: about a hundred models.
+/// Full pages of the table whose texts are looked at first: about a hundred models.
 const SAMPLED_PAGES: i64 = 8;
 /// A text that so many of them hold is frequent: they stand in three pages at least, chosen at random.
 const SAMPLED_HOLD: i64 = 32;
@@ -45,11 +46,10 @@ impl Reading {
     /// How frequent the words are in some pages of the table, taken at random.
     async fn sample(&self, conn: &mut PgConnection) -> Result<Sample, DbError> {
         // put together with nothing, so that each document is read once and not for each word
-        let mut query = QueryBuilder::<Postgres>::new("with pages as (select least(100, 100.0 * ");
-        query.push_bind(SAMPLED_PAGES);
+        let mut query = QueryBuilder::<Postgres>::new("with pages as (");
+        push_share(&mut query, SAMPLED_PAGES);
         query.push(
-            " / greatest(1, pg_relation_size('model_search') / current_setting('block_size')::int))::float8 as share),
-             sampled as materialized (select m.document || ''::tsvector as document from pages cross join lateral
+            "), sampled as materialized (select m.document || ''::tsvector as document from pages cross join lateral
                 (select document from model_search tablesample system (pages.share)) as m)
              select (select share from pages) as share, count(*) as seen, count(*) filter (where document @@ ",
         );

@@ -12,7 +12,7 @@ use crate::db::DbError;
 
 /// Models with the facts that are asked for are counted up to this.
 pub(super) const COUNTED: i64 = 2_500;
-/// Pages of the table whose rows are looked at for an estimate: about five hundred models.
+/// Full pages of the table whose rows are looked at for an estimate: about five hundred models.
 const SAMPLED_PAGES: i64 = 40;
 
 /// Models of one type, as far as they have what is asked for.
@@ -82,6 +82,16 @@ fn push_chosen(query: &mut QueryBuilder<Postgres>, filter: &ModelFilter) {
     query.push_bind(COUNTED + 1).push(") as met) as counted from chosen t");
 }
 
+/// The share of the table, in percent, that is so many full pages of it. What was changed and not yet written over leaves pages empty, so
+/// the rows that the table had when it was last analysed count, up to three pages in four being empty.
+pub(super) fn push_share(query: &mut QueryBuilder<Postgres>, full_pages: i64) {
+    query.push("select least(100, 100.0 * ").push_bind(full_pages).push(
+        "::bigint / greatest(1, pages / 4, least(pages, case when reltuples < 0 then pages else reltuples / 12 end)))::float8 as share
+         from (select reltuples, pg_relation_size(oid)::float8 / current_setting('block_size')::int as pages
+               from pg_class where oid = 'model_search'::regclass) as size_of",
+    );
+}
+
 /// About how many models pass, told from a sample: what is found together with what, no statistics know.
 pub(super) async fn estimate(
     conn: &mut PgConnection,
@@ -90,12 +100,10 @@ pub(super) async fn estimate(
 ) -> Result<Estimate, DbError> {
     let mut query = QueryBuilder::new(
         "select 100 / share * seen as all, 100 / share * shelved as shelved, 100 / share * with_facts as with_facts,
-         100 / share * ordered as ordered, 100 / share * pass as pass from (select least(100, 100.0 * ",
+         100 / share * ordered as ordered, 100 / share * pass as pass from (",
     );
-    query.push_bind(SAMPLED_PAGES).push(
-        " / greatest(1, pg_relation_size('model_search') / current_setting('block_size')::int))::float8 as share) as pages
-         cross join lateral (select count(*) as seen",
-    );
+    push_share(&mut query, SAMPLED_PAGES);
+    query.push(") as pages cross join lateral (select count(*) as seen");
     let types: Vec<String> = shelves.iter().map(|shelf| shelf.model_type.clone()).collect();
     for name in ["shelved", "with_facts", "ordered", "pass"] {
         query.push(", count(*) filter (where s.type = any(").push_bind(types.clone()).push(")");
