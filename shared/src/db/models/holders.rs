@@ -10,11 +10,12 @@ use super::{
 };
 use crate::{db::DbError, ids::ModelId};
 
-/// Full pages of the table whose texts are looked at first: about a hundred models.
-const SAMPLED_PAGES: i64 = 8;
-/// A text that so many of them hold is frequent: they stand in three pages at least, chosen at random.
-const SAMPLED_HOLD: i64 = 32;
-/// And so many models in all, as far as the sample tells; of fewer the index finds them soon.
+/// Full pages of the table whose texts are looked at first: about two hundred models.
+const SAMPLED_PAGES: i64 = 16;
+/// A text that so many of them hold is frequent, where they stand in so many pages: models that were found together are alike.
+const SAMPLED_HOLD: i64 = 10;
+const SAMPLED_STAND: i64 = 4;
+/// And so many models in all, as far as the sample tells, ten times as many as are ranked; of fewer the index finds them soon.
 const FREQUENT: f64 = 5_000.0;
 /// Models whose texts are compared one by one, rather than looking up more words for them.
 const COMPARED: i64 = 1_000;
@@ -27,7 +28,7 @@ impl Reading {
         let sample = self.sample(conn).await?;
         self.share = Some(sample.held.max(1) as f64 / sample.seen.max(1) as f64);
         // an index takes long to find that out
-        if sample.held >= SAMPLED_HOLD && sample.models(sample.held) >= FREQUENT {
+        if sample.is_of_a_frequent_text() {
             return Ok(None);
         }
         if let [meant] = self.words.as_slice()
@@ -49,11 +50,12 @@ impl Reading {
         let mut query = QueryBuilder::<Postgres>::new("with pages as (");
         push_share(&mut query, SAMPLED_PAGES);
         query.push(
-            "), sampled as materialized (select m.document || ''::tsvector as document from pages cross join lateral
-                (select document from model_search tablesample system (pages.share)) as m)
+            "), sampled as materialized (select m.document || ''::tsvector as document, m.page from pages cross join lateral
+                (select document, (ctid::text::point)[0] as page from model_search tablesample system (pages.share)) as m)
              select (select share from pages) as share, count(*) as seen, count(*) filter (where document @@ ",
         );
-        query.push_bind(self.query_of_rows()).push("::text::tsquery) as held, array[");
+        query.push_bind(self.query_of_rows()).push("::text::tsquery) as held, count(distinct page) filter (where document @@ ");
+        query.push_bind(self.query_of_rows()).push("::text::tsquery) as stand, array[");
         let mut separator = "";
         for meant in &self.words {
             query
@@ -134,6 +136,8 @@ struct Sample {
     seen: i64,
     /// Models that hold all words.
     held: i64,
+    /// Pages that these stand in.
+    stand: i64,
     /// Models that hold each word.
     each: Vec<i64>,
 }
@@ -142,6 +146,10 @@ impl Sample {
     /// Models of the whole table that so many of the sample stand for.
     fn models(&self, of_these: i64) -> f64 {
         100.0 / self.share * of_these as f64
+    }
+
+    fn is_of_a_frequent_text(&self) -> bool {
+        self.held >= SAMPLED_HOLD && self.stand >= SAMPLED_STAND && self.models(self.held) >= FREQUENT
     }
 }
 
@@ -243,6 +251,13 @@ mod tests {
     }
 
     #[test]
+    fn a_text_is_frequent_when_models_in_several_pages_hold_it() {
+        let of = |held, stand, share| Sample { share, seen: 200, held, stand, each: vec![] }.is_of_a_frequent_text();
+        assert!(of(10, 4, 0.2));
+        assert!(!of(9, 9, 0.01) && !of(40, 3, 0.2) && !of(40, 9, 1.0), "luck, a series, a small catalogue");
+    }
+
+    #[test]
     fn a_word_is_narrow_when_it_begins_few_words() {
         assert_eq!(narrowed("dr", Some(vec!["drag".into(), "drum".into()])), ("('drag' | 'drum')".into(), true));
         assert_eq!(narrowed("dr", None), ("'dr':*".into(), false));
@@ -252,7 +267,7 @@ mod tests {
     #[test]
     fn the_rarest_words_are_looked_up_until_few_models_are_left() {
         let term = |is_narrow| Term { asked: "'x'".into(), is_narrow };
-        let sample = |each: &[i64]| Sample { share: 0.1, seen: 100, held: 0, each: each.to_vec() };
+        let sample = |each: &[i64]| Sample { share: 0.1, seen: 100, held: 0, stand: 0, each: each.to_vec() };
         let narrow = [term(true), term(true), term(true), term(true)];
         assert_eq!(rarest(&narrow, &sample(&[50, 5, 40, 8])), [1, 3]);
         assert_eq!(rarest(&narrow, &sample(&[50, 0, 40, 90])), [1, 2]);

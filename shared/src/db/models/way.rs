@@ -29,7 +29,7 @@ pub enum Way {
 /// are.
 const ROW_WALK: i64 = 4_000;
 const ROW_PROBE: i64 = 500;
-const TEXT_WALK: i64 = 1_600;
+const TEXT_WALK: i64 = 2_000;
 /// Models whose texts are compared to learn how frequent a text is in a list, at least and at most.
 const TEXT_PROBE: i64 = 200;
 const TEXT_LONG_PROBE: i64 = 400;
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(first(text(false, Some(0.5)), tags(), None), Some(Way::Walk(TEXT_PROBE)), "of both it is not known");
         assert_eq!(first(text(false, None), tags(), Some(COMPARED)), Some(Way::CollectFacts));
         assert_eq!(first(text(false, Some(0.5)), vec![], None), Some(Way::WalkRows(269)));
-        assert_eq!(first(text(false, Some(0.05)), vec![], None), Some(Way::Collect));
+        assert_eq!(first(text(false, Some(0.04)), vec![], None), Some(Way::Collect));
     }
 
     #[test]
