@@ -54,7 +54,9 @@ impl Reading {
                 (select document, (ctid::text::point)[0] as page from model_search tablesample system (pages.share)) as m)
              select (select share from pages) as share, count(*) as seen, count(*) filter (where document @@ ",
         );
-        query.push_bind(self.query_of_rows()).push("::text::tsquery) as held, count(distinct page) filter (where document @@ ");
+        query
+            .push_bind(self.query_of_rows())
+            .push("::text::tsquery) as held, count(distinct page) filter (where document @@ ");
         query.push_bind(self.query_of_rows()).push("::text::tsquery) as stand, array[");
         let mut separator = "";
         for meant in &self.words {
