@@ -46,7 +46,7 @@ pub(crate) struct MemoryFile {
     file: OwnedFd,
     /// No more huge pages are asked for: they were too dear, or the system has none.
     ordinary: AtomicBool,
-    /// Bytes that it had as another slab: nobody asks for their pages again.
+    /// Bytes that it had as another slab: their pages are there.
     had: u64,
 }
 
@@ -60,7 +60,9 @@ impl MemoryFile {
 
     /// The same memory as a file of another length. What was in it stays there until it is overwritten.
     pub(crate) fn resized(self, bytes: u64) -> Result<Self, Errno> {
-        let had = self.system_bytes()?.min(bytes);
+        let before = u64::try_from(fstat(&self.file)?.st_size).unwrap_or(0);
+        // only what has no holes may be written to as memory
+        let had = if self.system_bytes()? >= before { before.min(bytes) } else { 0 };
         ftruncate(&self.file, bytes)?;
         let ordinary = self.ordinary.into_inner() || bytes < BIG;
         Ok(Self { file: self.file, ordinary: AtomicBool::new(ordinary), had })
@@ -141,13 +143,14 @@ impl MemoryFile {
         Mapped::of(&self.read_only()?, len)
     }
 
-    /// Maps its first `len` bytes for the slab's writer. None where pages are ordinary ones: each costs a fault, and
-    /// a page of zeros before it is written, which writing through the descriptor does not.
+    /// Maps its first `len` bytes for the slab's writer, where they were another slab's. None of what is new: its pages were just
+    /// cleared and are in the processor's caches, where writing through the descriptor finds them. And none where pages are ordinary
+    /// ones, each of which costs a fault.
     ///
     /// # Errors
     /// As [`MemoryFile::map`].
     pub(crate) fn map_mut(&self, len: u64) -> io::Result<Option<MappedMut>> {
-        if self.ordinary.load(Ordering::Relaxed) {
+        if self.had == 0 || self.ordinary.load(Ordering::Relaxed) {
             return Ok(None);
         }
         if u64::try_from(fstat(&self.file)?.st_size).unwrap_or(0) < len {
@@ -160,15 +163,15 @@ impl MemoryFile {
 /// Written to by the device, or by the one writer that the device has handed out, never while it is mapped.
 impl Sink for MemoryFile {
     fn expect(&self, range: Range<u64>) -> bool {
+        if range.end <= self.had {
+            return true;
+        }
         let size = fstat(&self.file).ok().and_then(|of| u64::try_from(of.st_size).ok()).unwrap_or(0);
         let end = range.end.next_multiple_of(HUGE).min(size);
         for begin in (range.start.max(self.had) / HUGE * HUGE..end).step_by(STEP) {
             self.huge(begin..end.min(begin + STEP as u64), &mut || true);
         }
-        // what got no huge page is promised as well; where it cannot be, writing through the descriptor says why
-        !self.ordinary.load(Ordering::Relaxed)
-            && (range.is_empty()
-                || fallocate(&self.file, FallocateFlags::empty(), range.start, range.end - range.start).is_ok())
+        false
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {

@@ -81,6 +81,8 @@ pub struct Applied {
     pub taken_over: usize,
     /// True when it was there already.
     pub already: bool,
+    /// Tensors that lie together: another variant that wants just these as they are holds their memory, too. None when it was there.
+    pub sheets: Vec<Vec<String>>,
 }
 
 impl Runner {
@@ -88,7 +90,8 @@ impl Runner {
     /// meanwhile; what it reads cannot be unloaded. Dropping the future asks the merge to stop.
     ///
     /// # Errors
-    /// [`RunnerError`]: the device then holds what it held before; where the base's own copy was being changed, it is gone.
+    /// [`RunnerError`]: the device then holds what it held before, but for what the order replaces; where the base's own copy was being
+    /// changed, it is gone.
     /// `Work` names the tensor that cannot be made, `InUse` what in-place work has to wait for, `NotResident` what is missing.
     pub async fn apply(
         &self,

@@ -224,13 +224,24 @@ impl Copies {
         slab
     }
 
-    /// The same in the memory of a slab that nothing has any more.
+    /// The same in the memory of a slab that nothing has any more, which is gone then, or freed later.
     pub(super) fn replace(&mut self, slab: SlabId, bytes: u64) -> Result<SlabId, DeviceError> {
         let more = bytes.saturating_sub(self.device.slab_bytes(slab)?);
-        let claim = self.claim(more)?;
-        let slab = self.device.replace(slab, bytes);
-        self.allocated(claim);
-        slab
+        let replaced = match self.claim(more) {
+            Ok(claim) => {
+                let replaced = self.device.replace(slab, bytes);
+                self.allocated(claim);
+                replaced
+            }
+            Err(set_aside) => Err(set_aside),
+        };
+        match replaced {
+            Err(error) if !matches!(error, DeviceError::Sticky { .. }) && self.device.slab_bytes(slab).is_ok() => {
+                self.discard(slab)?;
+                self.reserve(bytes)
+            }
+            replaced => replaced,
+        }
     }
 
     fn claim(&mut self, bytes: u64) -> Result<Claim, DeviceError> {

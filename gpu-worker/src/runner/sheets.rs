@@ -132,6 +132,14 @@ impl Copies {
         freed
     }
 
+    /// The same for whoever goes on all the same: only that the device is lost is an error.
+    pub(super) fn discard(&mut self, slab: SlabId) -> Result<(), DeviceError> {
+        match self.free(slab) {
+            Err(lost @ DeviceError::Sticky { .. }) => Err(lost),
+            Err(_) | Ok(_) => Ok(()),
+        }
+    }
+
     /// Frees what could not be freed when its time had come; what still cannot be stays for the next time.
     pub(super) fn free_late(&mut self) -> Result<(), DeviceError> {
         for slab in std::mem::take(&mut self.unfreed) {

@@ -155,6 +155,76 @@ fn a_variant_goes_for_another_and_what_is_used_stays() {
     assert_eq!(sum, host.used(), "nothing is left of it");
 }
 
+fn all_shown(host: &Host) -> u64 {
+    host.copies.resident().iter().map(|copy| copy.bytes).sum()
+}
+
+#[test]
+fn no_memory_is_left_of_what_went_for_a_variant_that_was_not_made() {
+    // a run has set aside what the new sheets would need more
+    let mut host = host();
+    let (small, _) = host.made(&vec![(1, 3)], None);
+    let memory = host.copies.device().memory().unwrap();
+    let free = memory.capacity_bytes - memory.used_bytes;
+    host.copies.ledger().look(memory);
+    let run = host.copies.ledger().run();
+    run.set(free).unwrap();
+    let large = vec![(0, 8), (1, 3), (2, 7)];
+    let order = |host: &Host, replaces: &[ComponentId], reuse| ApplyOrder {
+        replaces: replaces.to_vec(),
+        reuse,
+        ..order(host.base, &host.loras, &large)
+    };
+    let order_for_all = order(&host, &[small.variant], None);
+    let full = apply(&mut host.copies, &order_for_all, 2);
+    assert!(matches!(full, Err(CopyError::Failed(Failure::OutOfMemory { .. }))), "{full:?}");
+    assert_eq!(host.used(), all_shown(&host));
+    drop(run);
+
+    // a sheet of what goes was to be held by the new one as well
+    let (closest, _) = host.made(&vec![(0, 8), (1, 3)], None);
+    let (other, _) = host.made(&vec![(0, 7), (1, 4)], None);
+    let wanted = vec![(0, 8), (1, 4)];
+    let free = host.copies.device().memory().unwrap().capacity_bytes - host.used();
+    let blocker = host.copies.device.allocate(free).unwrap();
+    let order = ApplyOrder {
+        replaces: vec![other.variant],
+        reuse: Some(closest.variant),
+        ..self::order(host.base, &host.loras, &wanted)
+    };
+    let before = host.used();
+    let made = apply(&mut host.copies, &order, 2);
+    assert!(host.copies.copy(other.variant).is_err() && host.used() <= before);
+    host.copies.device.free(blocker).unwrap();
+    assert_eq!(host.used(), all_shown(&host), "{made:?}");
+}
+
+#[test]
+fn what_goes_and_cannot_be_freed_yet_is_freed_later() {
+    for not_freed in [1, 2] {
+        let mut host = host_on(Box::new(FaultDevice::new(64 << 20, Some(Fault::NotFreed(not_freed)))));
+        let (first, _) = host.made(&vec![(0, 8), (1, 3)], None);
+        let order =
+            ApplyOrder { replaces: vec![first.variant], ..order(host.base, &host.loras, &vec![(0, 7), (1, 4)]) };
+        apply(&mut host.copies, &order, 2).unwrap();
+        assert!(host.copies.copy(first.variant).is_err());
+        host.copies.free_late().unwrap();
+        assert_eq!(host.used(), all_shown(&host));
+    }
+}
+
+#[test]
+fn what_one_slab_has_too_much_of_is_room_for_another() {
+    const PAGE: u64 = 4096;
+    let mut host = host();
+    let spare = [(); 2].map(|()| host.copies.device.allocate(8 * PAGE).unwrap());
+    let free = host.copies.device().memory().unwrap().capacity_bytes - host.used();
+    host.copies.device.allocate(free).unwrap();
+    let slabs = host.copies.reserved(&[10 * PAGE, 5 * PAGE, PAGE], spare.to_vec()).unwrap();
+    let sizes: Vec<u64> = slabs.iter().map(|(slab, _)| host.copies.device.slab_bytes(*slab).unwrap()).collect();
+    assert_eq!(sizes, [10 * PAGE, 5 * PAGE, PAGE], "in the order in which they were asked for");
+}
+
 #[test]
 fn what_is_missing_is_told_when_what_goes_is_not_enough() {
     let mut host = host();

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use engine::{DeviceError, SlabId, SlabWriter};
+use engine::{SlabId, SlabWriter};
 use shared::ids::ComponentId;
 
 use super::{
@@ -33,10 +33,13 @@ impl Copies {
     pub(super) fn reserved(&mut self, sizes: &[u64], spare: Vec<SlabId>) -> Result<Vec<Slab>, CopyError> {
         let mut had = self.assigned(sizes, spare)?;
         let mut order: Vec<usize> = (0..sizes.len()).collect();
-        // those that have memory first: what they have too much of is room for the others
-        order.sort_by_key(|at| had.get(*at).is_none_or(Option::is_none));
-        let mut slabs = Vec::with_capacity(sizes.len());
         let size = |at: &usize| sizes.get(*at).copied().unwrap_or(0);
+        // those that have too much first: it is room for those that have too little, and for those that have nothing
+        order.sort_by_cached_key(|at| match had.get(*at).copied().flatten() {
+            Some(slab) => (1, self.device.slab_bytes(slab).is_ok_and(|bytes| bytes < size(at))),
+            None => (2, true),
+        });
+        let mut slabs = Vec::with_capacity(sizes.len());
         for (done, at) in order.iter().enumerate() {
             match self.slab(size(at), had.get_mut(*at).and_then(Option::take)) {
                 Ok(slab) => slabs.push((*at, slab)),
@@ -58,9 +61,7 @@ impl Copies {
         let chosen = assign(sizes, &there);
         let surplus = (0..spare.len()).filter(|at| !chosen.contains(&Some(*at)));
         for slab in surplus.filter_map(|at| spare.get(at)) {
-            if let Err(lost @ DeviceError::Sticky { .. }) = self.free(*slab) {
-                return Err(lost.into());
-            }
+            self.discard(*slab)?;
         }
         Ok(chosen.into_iter().map(|at| spare.get(at?).copied()).collect())
     }

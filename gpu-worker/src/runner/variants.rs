@@ -60,7 +60,11 @@ impl Copies {
             let base = self.layer(order.base)?;
             let spare = self.spared(&order.replaces);
             let sizes: Vec<u64> = plan.sheets.iter().map(|sheet| sheet.bytes).collect();
-            (self.reserved(&sizes, spare)?, Some(base))
+            match self.reserved(&sizes, spare) {
+                Ok(slabs) => (slabs, Some(base)),
+                // whoever held it as well may have gone just now
+                Err(error) => return Err(self.all_let_go(plan.shared, error)),
+            }
         };
         let (mut made, mut sheets, mut bytes) = (Vec::new(), Vec::new(), 0);
         for (sheet, (slab, writer)) in plan.sheets.into_iter().zip(slabs) {
@@ -96,7 +100,7 @@ impl Copies {
             return Err(refused(ErrorCode::Conflict, message));
         }
         copy.used();
-        Ok(Some(Applied { bytes: 0, seconds: 0.0, computed: 0, taken_over: 0, already: true }))
+        Ok(Some(Applied { bytes: 0, seconds: 0.0, computed: 0, taken_over: 0, already: true, sheets: Vec::new() }))
     }
 
     /// Registers what a merge made, or frees it.
@@ -114,10 +118,12 @@ impl Copies {
         }
         (shown.since, shown.last_used) = (Utc::now(), Utc::now());
         let bytes = made.iter().map(|sheet| sheet.bytes).sum();
-        let sheets = shared.into_iter().chain(made.into_iter().map(Arc::new)).collect();
+        let sheets: Vec<Arc<Sheet>> = shared.into_iter().chain(made.into_iter().map(Arc::new)).collect();
+        let together = sheets.iter().map(|sheet| sheet.origins.keys().cloned().collect()).collect();
         self.copies.insert(component, Copy::of(sheets, shown));
         self.recount();
-        Ok(Applied { bytes, seconds: began.elapsed().as_secs_f64(), computed, taken_over, already: false })
+        let seconds = began.elapsed().as_secs_f64();
+        Ok(Applied { bytes, seconds, computed, taken_over, already: false, sheets: together })
     }
 
     /// Lets go of sheets whose variants may have left meanwhile, for this reason.

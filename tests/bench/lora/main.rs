@@ -19,7 +19,7 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use report::{Passes, Report};
 
@@ -46,9 +46,9 @@ struct Cli {
     /// A UNet with few channels: checks that everything runs, says nothing about speed.
     #[arg(long)]
     small: bool,
-    /// These sides only: `ours`, `plain`, `addmm`, `diffusers`.
+    /// These sides only.
     #[arg(long, value_delimiter = ',')]
-    only: Vec<String>,
+    only: Vec<Side>,
     /// Works whose names hold this, only.
     #[arg(long, default_value = "")]
     work: String,
@@ -57,19 +57,33 @@ struct Cli {
     json: bool,
 }
 
+/// Who applies LoRAs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Side {
+    /// A runner.
+    Ours,
+    /// A merge on torch as the tools write it.
+    Plain,
+    /// The least that torch can do.
+    Addmm,
+    /// Diffusers with peft.
+    Diffusers,
+}
+
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let machine = facts::facts(&cli.dir)?;
     let mut report = Report { machine, threads: cli.threads, small: cli.small, sides: BTreeMap::new(), bytes: None };
-    let wanted = |side: &str| cli.only.is_empty() || cli.only.iter().any(|only| only == side);
-    if wanted("ours") {
+    let wanted = |side: Side| cli.only.is_empty() || cli.only.contains(&side);
+    if wanted(Side::Ours) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let measured = runtime.block_on(ours::measure(&cli.program, cli.threads, cli.rounds, cli.small, &cli.work))?;
         report.bytes = Some(measured.bytes);
         report.sides.insert("ours".to_owned(), measured.passes);
     }
     if let Some(python) = &cli.python {
-        for side in ["plain", "addmm", "diffusers"].into_iter().filter(|side| wanted(side)) {
+        let peers = [(Side::Plain, "plain"), (Side::Addmm, "addmm"), (Side::Diffusers, "diffusers")];
+        for (_, side) in peers.into_iter().filter(|(side, _)| wanted(*side)) {
             let mut command = Command::new(python);
             command.args(["-c", PEER, side]).arg(&cli.dir).args([cli.threads.to_string(), cli.rounds.to_string()]);
             command.args([if cli.small { "small" } else { "real" }, &cli.work]);

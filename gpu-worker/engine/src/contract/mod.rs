@@ -128,6 +128,7 @@ fn replacing(device: &mut dyn Device) -> Result<(), String> {
     ensure(settled(device)?.used_bytes == 0, "a slab that was to be replaced is left")
 }
 
+/// Programs see what was written, and nobody writes to it any more.
 fn sharing(device: &mut dyn Device) -> Result<(), String> {
     let slab = allocate(device, 4096)?;
     let written: Vec<u8> = (0..4096_u32).map(|index| (index * 7) as u8).collect();

@@ -117,6 +117,7 @@ fn change(site: Site<'_>, draft: &Draft, (kind, row, plan): (&str, &ComponentRow
         path: way.path,
         bytes,
         taken_over: way.taken_over,
+        held: way.held,
         from: way.from,
         tensors: plan.changes.len(),
         seconds: if is_there { 0.0 } else { estimate(bytes.saturating_sub(way.taken_over)) },

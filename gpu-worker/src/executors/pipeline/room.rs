@@ -29,6 +29,8 @@ pub(super) struct Change {
     pub(super) bytes: u64,
     /// Bytes of it that would be taken over from an earlier variant.
     pub(super) taken_over: u64,
+    /// Bytes of these in memory that both would hold.
+    pub(super) held: u64,
     /// That variant.
     pub(super) from: Option<ComponentId>,
     /// Tensors that change.
@@ -51,10 +53,10 @@ impl Change {
 
     /// As a job's result shows it.
     pub(super) fn view(&self) -> Value {
-        let Self { kind, base, path, bytes, taken_over, tensors, seconds, .. } = self;
+        let Self { kind, base, path, bytes, taken_over, held, tensors, seconds, .. } = self;
         let mut view = serde_json::json!({
             "component": kind, "base": base, "path": path.as_str(), "bytes": bytes, "seconds": seconds,
-            "tensors": tensors, "taken_over_bytes": taken_over,
+            "tensors": tensors, "taken_over_bytes": taken_over, "held_bytes": held,
         });
         if *path == Path::InPlace {
             view["condition"] = CONDITION.into();
@@ -69,7 +71,7 @@ impl Change {
     fn made(&mut self, tried: Try) {
         self.path = tried.path(self.taken_over > 0);
         if tried != Try::Delta {
-            (self.taken_over, self.seconds) = (0, self.seconds_alone);
+            (self.taken_over, self.held, self.seconds) = (0, 0, self.seconds_alone);
         }
     }
 }
@@ -156,7 +158,7 @@ pub(super) fn made(
         loop {
             // what is taken over is mostly held by both
             let bytes = match tried {
-                Try::Delta => change.bytes.saturating_sub(change.taken_over),
+                Try::Delta => change.bytes.saturating_sub(change.held),
                 Try::Full => change.bytes,
                 Try::InPlace => 0,
             };
@@ -165,7 +167,7 @@ pub(super) fn made(
             let Err(missing) = space.take(bytes, |one| takes_part(one) || spared.contains(&*one.key)) else {
                 change.made(tried);
                 if let Some(from) = change.from.filter(|_| tried == Try::Delta) {
-                    space.lend(from, change.taken_over, number);
+                    space.lend(from, change.held, number);
                 }
                 break;
             };
@@ -195,6 +197,7 @@ mod tests {
             path: if from.is_some() { Path::Delta } else { Path::Full },
             bytes,
             taken_over: from.map_or(0, |(_, bytes)| bytes),
+            held: from.map_or(0, |(_, bytes)| bytes),
             from: from.map(|(one, _)| one.key.parse().unwrap()),
             tensors: 1,
             seconds: 1.0,
@@ -240,6 +243,12 @@ mod tests {
             "nothing goes in vain"
         );
         assert_eq!(tried(5, &[used, other], Some("used")).3, 45);
+        // what lies beside something else is copied, and takes room
+        let mut changes = [Change { held: 10, ..change("unet", 50, Some((&earlier, 30))) }];
+        assert_eq!(made(&mut space(45, &[]), 5, &mut changes, |_| false, |_| Some("used")), 0);
+        assert_eq!((changes[0].path, changes[0].taken_over), (Path::Delta, 30));
+        let mut changes = [Change { held: 9, ..change("unet", 50, Some((&earlier, 30))) }];
+        assert_eq!(made(&mut space(45, &[]), 5, &mut changes, |_| false, |_| Some("used")), 10);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct Variant {
     pub seconds: f64,
     /// What each changed tensor follows from.
     pub marks: Arc<BTreeMap<String, [u8; 32]>>,
+    /// Names of tensors that lie together: held by another variant as well when it wants all of them as they are.
+    pub sheets: Arc<Vec<Vec<String>>>,
     /// The LoRAs with their weights, as they were given.
     pub loras: Vec<String>,
     /// Pipelines that are applied and use it, with their names.
@@ -166,6 +168,15 @@ pub(super) fn closest<'v>(
     shared.filter(|(bytes, _)| *bytes > 0).max_by_key(|(bytes, (variant, _))| (*bytes, variant.id)).map(|(_, one)| one)
 }
 
+/// Bytes of the plan that this variant, which is closest to it, has in memory of which it wants everything: what is to be had without a
+/// copy. What lies beside something else is copied. The runner finds some with other variants as well, which may go before.
+pub(super) fn held_bytes(closest: &Variant, plan: &PartPlan) -> u64 {
+    let is_wanted =
+        |tensor: &String| plan.marks.get(tensor).is_some_and(|mark| closest.marks.get(tensor) == Some(mark));
+    let serving = closest.sheets.iter().filter(|sheet| sheet.iter().all(is_wanted));
+    serving.flatten().filter_map(|tensor| plan.sizes.get(tensor)).sum()
+}
+
 /// Which variants go so that those that stay and `incoming` bytes are within the budget: the quickest to make again for
 /// their bytes first, and none that gives nothing back because others hold its memory. No budget is no bound.
 pub(super) fn surplus(variants: &[Weighed], incoming: u64, budget: u64) -> Vec<ComponentId> {
@@ -198,7 +209,8 @@ pub(super) mod tests {
 
     pub(in super::super) fn variant(base: ComponentId, marks: &[(&str, u8)]) -> (Variant, DeviceResident) {
         let (id, since) = (ComponentId::generate(), Utc::now());
-        let marks = marks.iter().map(|(tensor, mark)| ((*tensor).to_owned(), [*mark; 32])).collect();
+        let marks: BTreeMap<String, [u8; 32]> =
+            marks.iter().map(|(tensor, mark)| ((*tensor).to_owned(), [*mark; 32])).collect();
         let variant = Variant {
             id,
             since,
@@ -209,6 +221,7 @@ pub(super) mod tests {
             bytes: 10,
             is_whole: false,
             seconds: 1.0,
+            sheets: Arc::new(vec![BTreeMap::keys(&marks).cloned().collect()]),
             marks: Arc::new(marks),
             loras: Vec::new(),
             pipelines: BTreeMap::new(),
@@ -254,6 +267,17 @@ pub(super) mod tests {
         assert_eq!(closest(&all, (base, "d"), &wanted).unwrap().0.id, all[1].0.id);
         assert!(closest(&all, (base, "e"), &wanted).is_none(), "the base has other bytes");
         assert!(closest(&all, (base, "d"), &plan(&[("a", 9)])).is_none(), "nothing is the same");
+    }
+
+    #[test]
+    fn memory_is_held_with_another_where_all_in_it_is_wanted() {
+        let (mut one, _) = variant(ComponentId::generate(), &[("a", 1), ("b", 2), ("c", 3)]);
+        let held = |one: &Variant, marks: &[(&str, u8)]| held_bytes(one, &plan(marks));
+        assert_eq!(held(&one, &[("a", 1), ("b", 2)]), 0, "it lies beside something that is not wanted");
+        assert_eq!(held(&one, &[("a", 1), ("b", 2), ("c", 3), ("z", 9)]), 300);
+        one.sheets = Arc::new(vec![vec!["a".into(), "b".into()], vec!["c".into()]]);
+        assert_eq!(held(&one, &[("a", 1), ("b", 2)]), 200);
+        assert_eq!(held(&one, &[("a", 1), ("b", 3), ("c", 3)]), 100, "one of them is made of something else");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use shared::ids::ComponentId;
 
 use super::{
-    book::{Variant, Weighed, closest, surplus},
+    book::{Variant, Weighed, closest, held_bytes, surplus},
     ensure::Wanted,
 };
 use crate::{
@@ -14,13 +14,13 @@ use crate::{
     runner::DeviceResident,
 };
 
-/// The variant that this one will share most with, which has to stay until then, and the bytes that it does not have, about.
+/// The variant that this one will share most with, which has to stay until then, and the bytes that are made anew.
 pub(super) fn reckoned(agent: &Agent, device: &Device, wanted: &Wanted<'_>) -> (BTreeSet<ComponentId>, u64) {
     let all = device.variants.among(&device.resident());
     let base = agent.aliases.now(wanted.base.component);
     let closest = closest(&all, (base, &wanted.base.digest), wanted.plan).map(|(variant, _)| variant);
-    let shared = closest.map_or(0, |variant| wanted.plan.shared_bytes(&variant.marks));
-    (closest.map(|variant| variant.id).into_iter().collect(), wanted.plan.bytes().saturating_sub(shared))
+    let held = closest.map_or(0, |variant| held_bytes(variant, wanted.plan));
+    (closest.map(|variant| variant.id).into_iter().collect(), wanted.plan.bytes().saturating_sub(held))
 }
 
 /// The variants that go for so many bytes of a new one, so that the bound on their bytes is kept; `spared` ones and those in use stay.

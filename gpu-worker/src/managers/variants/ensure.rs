@@ -216,7 +216,11 @@ impl Making<'_> {
             let mut order = self.order(reuse.as_ref().map(|(id, _)| *id), tried == Try::InPlace);
             order.replaces = lending.components();
             let applied = self.device.runner.apply(order, progress, &self.attempt.cancel).await;
-            lending.settle();
+            match &applied {
+                // what went with its process went for nothing else
+                Err(RunnerError::Crashed { .. } | RunnerError::Unavailable { .. }) => drop(lending),
+                Ok(_) | Err(_) => lending.settle(),
+            }
             let full = match applied {
                 Ok(applied) => {
                     self.attempt.progress.set(bytes);
@@ -305,6 +309,7 @@ fn note(
         is_whole: path == Path::InPlace,
         seconds,
         marks: Arc::new(wanted.plan.marks.clone()),
+        sheets: Arc::new(applied.sheets.clone()),
         loras: wanted.told.to_vec(),
         pipelines: BTreeMap::new(),
     };

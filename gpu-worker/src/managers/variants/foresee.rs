@@ -6,7 +6,7 @@ use residency::policy::shared::{Going, SharedMemory, joined, lend};
 use shared::ids::ComponentId;
 
 use super::{
-    book::{Variant, Weighed, closest, surplus},
+    book::{Variant, Weighed, closest, held_bytes, surplus},
     bound::weighed,
     ensure::Path,
     tries::Try,
@@ -41,6 +41,8 @@ pub struct Way {
     pub path: Path,
     /// Bytes of it that would be taken over from an earlier one.
     pub taken_over: u64,
+    /// Bytes of these that need no memory: it would be held by one more.
+    pub held: u64,
     /// The variant that these are taken over from.
     pub from: Option<ComponentId>,
     /// The variant that is it already.
@@ -83,7 +85,8 @@ fn foreseen(
     let (mut ways, mut trimmed): (Vec<Way>, Vec<Trimmed>) = (Vec::new(), Vec::new());
     for (number, wish) in wishes.iter().enumerate() {
         if let Some((variant, _)) = all.iter().find(|(variant, _)| wish.is(variant)) {
-            ways.push(Way { path: Path::Cached, taken_over: wish.plan.bytes(), from: None, cached: Some(variant.id) });
+            let bytes = wish.plan.bytes();
+            ways.push(Way { path: Path::Cached, taken_over: bytes, held: bytes, from: None, cached: Some(variant.id) });
             continue;
         }
         let left: Vec<(Variant, DeviceResident)> =
@@ -92,11 +95,11 @@ fn foreseen(
         let spared = from.map(|(variant, _)| variant.id);
         let taken_over = from.map_or(0, |(variant, _)| wish.plan.shared_bytes(&variant.marks));
         let path = Try::first(from.is_some()).path(taken_over > 0);
-        ways.push(Way { path, taken_over, from: spared, cached: None });
-        // what is taken over is mostly held by both
-        let bytes = wish.plan.bytes().saturating_sub(taken_over);
+        let held = from.map_or(0, |(variant, _)| held_bytes(variant, wish.plan));
+        ways.push(Way { path, taken_over, held, from: spared, cached: None });
+        let bytes = wish.plan.bytes().saturating_sub(held);
         trimmed.extend(trim(&mut there, (number, bytes), spared, budget, false));
-        let shared = lent(&mut there, spared, taken_over, ways.len());
+        let shared = lent(&mut there, spared, held, ways.len());
         there.push(Weighed { id: ComponentId::generate(), bytes, shared, seconds: 0.0, may_go: false });
         trimmed.extend(trim(&mut there, (number, 0), None, budget, true));
     }
