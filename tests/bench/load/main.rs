@@ -3,8 +3,7 @@
 //! `README.md` in the parent folder has the method.
 #![expect(clippy::print_stdout, reason = "printing results is what a bench is for")]
 
-#[path = "../backed.rs"]
-mod backed;
+mod ballast;
 mod cache;
 mod digest;
 #[path = "../facts.rs"]
@@ -15,8 +14,12 @@ mod ours;
 mod python;
 mod raw;
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
+use ballast::Ballast;
 use clap::Parser;
 use residency::{Digest, Direct, RamTier};
 use serde::Serialize;
@@ -89,19 +92,29 @@ struct Subject {
     digest: Option<Digest>,
     beside_bytes: u64,
     huge_bytes: u64,
-    pressure: bool,
+    /// How the file was made cold.
+    cold: &'static str,
+    /// As much memory as the file takes, and a quarter more; absent where memory is to be full of the page cache.
+    ballast: Option<Ballast>,
 }
 
 impl Subject {
-    /// Makes the file cold and memory what it is to be.
-    fn prepare(&self) -> anyhow::Result<&'static str> {
-        let cold = cache::drop_pages(&self.path, !self.pressure)?;
-        if self.pressure {
+    /// Has `work` done with a cold file and memory as it is to be.
+    fn cold<T>(&mut self, work: impl FnOnce(&mut Self) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        self.cold = cache::drop_pages(&self.path, self.ballast.is_some())?;
+        if self.ballast.is_none() {
             memory::fill_page_cache(self.path.parent().unwrap_or(&self.path))?;
-        } else {
-            backed::back(usize::try_from(std::fs::metadata(&self.path)?.len())? / 4 * 5)?;
         }
-        Ok(cold)
+        self.with_memory(work)
+    }
+
+    /// Has `work` done with memory that nobody has to find first.
+    fn with_memory<T>(&mut self, work: impl FnOnce(&mut Self) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        let Some(ballast) = self.ballast.take() else { return work(self) };
+        ballast.let_go();
+        let done = work(self)?;
+        self.ballast = Some(ballast_of(&self.path)?);
+        Ok(done)
     }
 
     /// One load by the product; answers its seconds.
@@ -113,6 +126,10 @@ impl Subject {
         anyhow::ensure!(first == loaded.digest, "two loads of one file have the digests {first} and {}", loaded.digest);
         Ok(loaded.seconds)
     }
+}
+
+fn ballast_of(path: &Path) -> anyhow::Result<Ballast> {
+    Ballast::take(usize::try_from(std::fs::metadata(path)?.len())? / 4 * 5)
 }
 
 impl Series {
@@ -146,20 +163,14 @@ fn main() -> anyhow::Result<()> {
     let path = args.dir.join("bench.safetensors");
     model::write(&path, args.bytes)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let mut subject = Subject {
-        path,
-        runtime,
-        tier: ours::tier(),
-        digest: None,
-        beside_bytes: 0,
-        huge_bytes: 0,
-        pressure: args.pressure,
-    };
-    let (mut loads, mut cold, mut peer) = (Series::default(), "", None);
+    let ballast = if args.pressure { None } else { Some(ballast_of(&path)?) };
+    let mut subject =
+        Subject { path, runtime, tier: ours::tier(), digest: None, beside_bytes: 0, huge_bytes: 0, cold: "", ballast };
+    let (mut loads, mut peer) = (Series::default(), None);
     for _ in 0..args.passes {
         // a process of its own for each pass: pages that one still maps cannot be dropped, and the next load would be warm
         let mut python = args.python.as_deref().map(python::Python::start).transpose()?;
-        cold = load_pass(&mut subject, python.as_mut(), &mut loads)?;
+        load_pass(&mut subject, python.as_mut(), &mut loads)?;
         peer = python.map(|python| python.versions.clone());
     }
     let mut digests = Series::default();
@@ -172,7 +183,7 @@ fn main() -> anyhow::Result<()> {
     let report = Report {
         machine,
         file_bytes,
-        cold,
+        cold: subject.cold,
         peer,
         load,
         digest: digests.rows(file_bytes),
@@ -196,35 +207,29 @@ fn chosen(path: &str) -> String {
 }
 
 /// Every way once, each on a cold file.
-fn load_pass(
-    subject: &mut Subject,
-    python: Option<&mut python::Python>,
-    loads: &mut Series,
-) -> anyhow::Result<&'static str> {
-    let mut cold = "";
+fn load_pass(subject: &mut Subject, python: Option<&mut python::Python>, loads: &mut Series) -> anyhow::Result<()> {
     for depth in raw::DEPTHS {
-        cold = subject.prepare()?;
-        let began = Instant::now();
-        raw::read(&subject.path, depth)?;
-        loads.add(depth.what, began.elapsed().as_secs_f64());
+        let seconds = subject.cold(|subject| {
+            let began = Instant::now();
+            raw::read(&subject.path, depth)?;
+            Ok(began.elapsed().as_secs_f64())
+        })?;
+        loads.add(depth.what, seconds);
     }
-    subject.prepare()?;
-    loads.add(OURS, subject.load(Direct::Auto)?);
-    if let Some(python) = python {
-        for way in python.versions.ways.clone().into_keys() {
-            subject.prepare()?;
-            let loaded = python.load(&way, &subject.path)?;
-            loads.add(&format!("{way}, every page read once"), loaded.touched);
-            loads.add(&format!("{way}, until it returns"), loaded.returned);
-        }
+    loads.add(OURS, subject.cold(|subject| subject.load(Direct::Auto))?);
+    let Some(python) = python else { return Ok(()) };
+    for way in python.versions.ways.clone().into_keys() {
+        let loaded = subject.cold(|subject| python.load(&way, &subject.path))?;
+        loads.add(&format!("{way}, every page read once"), loaded.touched);
+        loads.add(&format!("{way}, until it returns"), loaded.returned);
     }
-    Ok(cold)
+    Ok(())
 }
 
 /// Every digest once, on a file in the page cache.
 fn digest_pass(subject: &mut Subject, digests: &mut Series) -> anyhow::Result<()> {
     std::io::copy(&mut std::fs::File::open(&subject.path)?, &mut std::io::sink())?;
-    digests.add(OURS, subject.load(Direct::Off)?);
+    digests.add(OURS, subject.with_memory(|subject| subject.load(Direct::Off))?);
     for command in [&["b3sum"][..], &["sha256sum"]] {
         if let Some(seconds) = digest::program(command, &subject.path)? {
             digests.add(&command.join(" "), seconds);
