@@ -105,6 +105,7 @@ pub(crate) fn pending_job(row: &PendingRow) -> Result<PendingJob, String> {
     let needs: Needs = serde_json::from_value(row.needs.clone()).map_err(|error| error.to_string())?;
     let lane = spec.lane();
     let other_models = spec.other_models();
+    let through_ram = matches!(&spec, JobSpec::Load(args) if !args.protect);
     let root = match spec {
         JobSpec::Scan(args) => args.root,
         JobSpec::Hash(args) => args.root,
@@ -120,6 +121,7 @@ pub(crate) fn pending_job(row: &PendingRow) -> Result<PendingJob, String> {
         need_labels: row.need_labels.clone(),
         model: row.model_id,
         components: needs.components,
+        through_ram,
         other_models,
         root,
         lost_for: row.lost_seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),

@@ -160,7 +160,7 @@ async fn a_load_of_three_components_needs_ram_for_two() {
     let agent = farm.agent_with_library(farm.agent("a").ram_budget("24MiB")).await;
     device_is(&farm, "a/cpu:0", "ready", |view| view.state == "ready").await;
     let runner = agent.runner().await;
-    // no copy ends meanwhile; a third read would find no room, and the only attempt would fail
+    // no copy ends meanwhile; a third read would find no room, and the attempt would be put off
     harness::signal(runner, Signal::STOP);
     let once = json!({ "kind": "load", "args": { "model": "three" }, "max_attempts": 1 });
     let job = farm.api.submit("/v1/jobs", once).await;
@@ -172,5 +172,6 @@ async fn a_load_of_three_components_needs_ram_for_two() {
     .await;
     harness::signal(runner, Signal::CONT);
     farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
+    assert_eq!(farm.ledger.outcomes(job.id).await, ["succeeded"], "it had no room and began anew");
     device_is(&farm, "a/cpu:0", "all three", |view| view.resident.len() == 3).await;
 }

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use engine::nvml::{Condition, NvmlView, condition};
+use engine::nvml::{Condition, MonitorOptions, NvmlView, condition};
 use tokio::sync::watch;
 
 /// What is known of the devices of the host, view by view; nothing where nobody watches them.
@@ -16,9 +16,12 @@ pub fn unwatched() -> Views {
     watch::channel(None).1
 }
 
-/// How long a device that answers may be without a look that began after the end, or may still list the ended process.
-/// A round of looks takes a second, and three at most.
-const LOOK_MOST: Duration = Duration::from_secs(5);
+/// How long a device that answers may be without a look that began after the end, or may still list the ended process: the
+/// round that is under way, a pause, the one that counts, and a moment for who passes it on.
+fn look_most() -> Duration {
+    let options = MonitorOptions::default();
+    options.deadline * 2 + options.period + Duration::from_secs(1)
+}
 
 /// A process that has ended.
 #[derive(Debug, Clone, Copy)]
@@ -82,12 +85,19 @@ pub(super) struct Clearance {
     uuid: Option<String>,
     /// Until when what only needs time is waited for; the next process finds out by itself then.
     until: Instant,
+    /// That time has passed.
+    overdue: bool,
 }
 
 impl Clearance {
     /// Of the device with this UUID, if it has one.
     pub(super) fn after(past: Past, uuid: Option<String>) -> Self {
-        Self { past, uuid, until: past.at + LOOK_MOST }
+        Self { past, uuid, until: past.at + look_most(), overdue: false }
+    }
+
+    /// Whether nothing speaks against a process only because the time for a look has passed.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.overdue
     }
 
     /// What speaks against a process `now`; none when one may be started.
@@ -96,7 +106,7 @@ impl Clearance {
             Look::Clear | Look::Unwatched => return None,
             Look::Against { reason } => {
                 // the time for a look begins anew when it is over
-                self.until = now + LOOK_MOST;
+                self.until = now + look_most();
                 return Some(Objection {
                     reason: format!("its process ended and it gets no other: {reason}"),
                     until: None,
@@ -105,7 +115,8 @@ impl Clearance {
             Look::Outdated => "its process ended; the device is looked at before it gets another",
             Look::Occupied => "its process ended; the driver has not taken its memory back yet",
         };
-        (now < self.until).then(|| Objection { reason: reason.to_owned(), until: Some(self.until) })
+        self.overdue = now >= self.until;
+        (!self.overdue).then(|| Objection { reason: reason.to_owned(), until: Some(self.until) })
     }
 }
 
@@ -150,8 +161,8 @@ mod tests {
         let view = view(past.at + Duration::from_secs(1), &[3, 7]);
         assert_eq!(look(&view, past), Look::Occupied);
         let objection = clearance.objection(Some(&view), past.at).unwrap();
-        assert_eq!(objection.until, Some(past.at + LOOK_MOST));
-        assert_eq!(clearance.objection(Some(&view), past.at + LOOK_MOST), None);
+        assert_eq!(objection.until, Some(past.at + look_most()));
+        assert_eq!((clearance.objection(Some(&view), past.at + look_most()), clearance.is_overdue()), (None, true));
     }
 
     #[test]
@@ -165,7 +176,7 @@ mod tests {
         hung.standing = Standing::Unresponsive { call: "memory", seconds: 4 };
         for (view, word) in [(lost, "fell off the bus"), (hung, "unresponsive")] {
             let mut clearance = Clearance::after(past, Some(UUID.into()));
-            let late = past.at + 99 * LOOK_MOST;
+            let late = past.at + look_most() * 99;
             let objection = clearance.objection(Some(&view), late).unwrap();
             assert!(objection.reason.contains(word) && objection.until.is_none(), "{objection:?}");
             let outdated = self::view(past.at, &[]);

@@ -8,7 +8,7 @@ use shared::{bytes::ByteSize, ids::ModelId, job::JobKind};
 
 use super::{
     model::{PendingJob, Place, Snapshot},
-    score::{ram_bytes, ram_bytes_at_a_time},
+    score::{new_ram_bytes_at_a_time, ram_bytes, ram_bytes_at_a_time},
 };
 
 /// One obstacle. The order says which one a waiting job names first: the one that is likeliest to pass.
@@ -216,7 +216,7 @@ fn held(job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {
     let tier = place.tier()?;
     check(tier.missing(&job.components), tier.capacity_bytes, tier.held_bytes).or_else(|| {
         let ram = &place.host?.ram;
-        check(ram_bytes_at_a_time(job, place), ram.capacity_bytes, ram.held_bytes)
+        check(new_ram_bytes_at_a_time(job, place), ram.capacity_bytes, ram.held_bytes)
     })
 }
 

@@ -108,6 +108,7 @@ fn job() -> impl Strategy<Value = PendingJob> {
             need_labels,
             model: Some(id::<ModelId>(0)),
             components: components.into_iter().map(|number| (id::<ComponentId>(number), 10)).collect(),
+            through_ram: kind == JobKind::Load,
             other_models: Vec::new(),
             root: rooted.then(|| "main".to_owned()),
             lost_for: lost.map(Duration::from_secs),

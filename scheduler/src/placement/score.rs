@@ -3,7 +3,6 @@
 use std::cmp::Reverse;
 
 use serde::Serialize;
-use shared::job::JobKind;
 
 use super::model::{PendingJob, Place};
 
@@ -47,15 +46,16 @@ pub(super) fn score<'a>(job: &PendingJob, place: &Place<'a>) -> Score<'a> {
     Score { locality, evict_bytes, queue: place.queue().load(), read_bytes, place: place.name }
 }
 
-/// Bytes of each of the job's components that is neither in the device's memory nor in the host's RAM.
-fn read(job: &PendingJob, place: &Place<'_>) -> impl Iterator<Item = u64> {
+/// Bytes of each of the job's components that is not in the device's memory, and whether it is in the host's RAM.
+fn missing(job: &PendingJob, place: &Place<'_>) -> impl Iterator<Item = (u64, bool)> {
     let in_ram = |id| place.host.is_some_and(|host| host.ram.resident.contains_key(id));
     let on_device = |id| place.device.is_some_and(|device| device.memory.resident.contains_key(id));
-    job.components.iter().filter(move |(id, _)| !in_ram(id) && !on_device(id)).map(|(_, bytes)| *bytes)
+    job.components.iter().filter(move |(id, _)| !on_device(id)).map(move |(id, bytes)| (*bytes, in_ram(id)))
 }
 
+/// Bytes of the job's components that are neither in the device's memory nor in the host's RAM.
 fn read_bytes(job: &PendingJob, place: &Place<'_>) -> u64 {
-    read(job, place).sum()
+    missing(job, place).filter(|(_, in_ram)| !in_ram).map(|(bytes, _)| bytes).sum()
 }
 
 /// Bytes that pass through the host's RAM tier and are not there yet.
@@ -63,13 +63,26 @@ pub(super) fn ram_bytes(job: &PendingJob, place: &Place<'_>) -> u64 {
     if job.brings_weights() { read_bytes(job, place) } else { 0 }
 }
 
-/// Those of them that are there at a time: a load onto a device holds two of its components in RAM at most, whichever follow
-/// each other.
+/// Bytes of RAM that the job needs at a time, however little else is there. What only passes through is there two
+/// components at a time, whichever follow each other; what is in RAM already is held while it is copied, too.
 pub(super) fn ram_bytes_at_a_time(job: &PendingJob, place: &Place<'_>) -> u64 {
-    if job.kind != JobKind::Load || place.device.is_none() {
+    let reads = ram_bytes(job, place);
+    if reads == 0 || !job.through_ram || place.device.is_none() {
+        return reads;
+    }
+    two_largest(missing(job, place).map(|(bytes, _)| bytes))
+}
+
+/// Those of them that are not there yet.
+pub(super) fn new_ram_bytes_at_a_time(job: &PendingJob, place: &Place<'_>) -> u64 {
+    if !job.through_ram || place.device.is_none() {
         return ram_bytes(job, place);
     }
-    let mut read: Vec<u64> = read(job, place).collect();
-    read.sort_unstable_by_key(|bytes| Reverse(*bytes));
-    read.iter().take(2).sum()
+    two_largest(missing(job, place).filter(|(_, in_ram)| !in_ram).map(|(bytes, _)| bytes))
+}
+
+fn two_largest(bytes: impl Iterator<Item = u64>) -> u64 {
+    let mut all: Vec<u64> = bytes.collect();
+    all.sort_unstable_by_key(|bytes| Reverse(*bytes));
+    all.iter().take(2).sum()
 }

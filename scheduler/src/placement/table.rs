@@ -44,6 +44,7 @@ impl Example {
             need_labels: Vec::new(),
             model: Some(model),
             components,
+            through_ram: kind == JobKind::Load,
             other_models: Vec::new(),
             root: None,
             lost_for: None,
@@ -190,6 +191,27 @@ fn a_load_onto_a_device_needs_ram_for_two_of_its_components() {
     assert_eq!(example.assigned(), "a/cuda:0");
     example.host("a").ram.capacity_bytes -= 1;
     assert_eq!(example.rejected(), ErrorCode::InsufficientCapacity);
+    // one that is to stay there needs all of it
+    example.host("a").ram.capacity_bytes = 8 * GIB - 1;
+    example.job.through_ram = false;
+    assert_eq!(example.rejected(), ErrorCode::InsufficientCapacity);
+}
+
+#[test]
+fn what_is_in_ram_is_held_there_beside_what_is_read() {
+    let mut example = Example::new(JobKind::Load);
+    let gib = [15, 10, 5].map(|gib| (ComponentId::generate(), gib * GIB));
+    example.job.components = gib.into();
+    example.device("a").memory.capacity_bytes = 48 * GIB;
+    example.host("a").ram.promise(&gib[..1]);
+    example.host("a").ram.capacity_bytes = 25 * GIB;
+    assert_eq!(example.assigned(), "a/cuda:0");
+    example.host("a").ram.capacity_bytes -= 1;
+    example.host("b").ram.capacity_bytes = GIB;
+    assert_eq!(example.rejected(), ErrorCode::InsufficientCapacity);
+    // nothing is read
+    example.host("a").ram.promise(&gib);
+    assert_eq!(example.assigned(), "a/cuda:0");
 }
 
 #[test]

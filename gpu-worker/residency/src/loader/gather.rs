@@ -45,10 +45,9 @@ impl Gathering<'_> {
             let maker = thread::Builder::new().name("load-memory".into()).spawn_scoped(scope, make);
             let maker = maker.map_err(|error| ResidencyError::Thread { source: Arc::new(error) })?;
             let of = |(tensor, place)| self.one(tensor, place, &mut bounce);
+            let leaving = Leaving(over);
             let digests: Result<Vec<_>, _> = self.request.gathered.iter().zip(placed).map(of).collect();
-            if digests.is_err() {
-                over.store(true, Ordering::Release);
-            }
+            drop(leaving);
             let made = maker.join().map_err(|_| ResidencyError::Aborted { key: self.request.key.clone() })?;
             // a tensor that cannot be gathered is the reason, and not the memory that was not made for the rest
             let digests = digests?;
@@ -112,6 +111,15 @@ impl Gathering<'_> {
             at = end;
         }
         Ok(())
+    }
+}
+
+/// However gathering ends, nobody makes memory for it any more.
+struct Leaving<'a>(&'a AtomicBool);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
     }
 }
 

@@ -39,7 +39,8 @@ mod tests {
     #[test]
     fn the_same_said_twice_is_two_statements() {
         let (first, second) = (Said::now(true), Said::now(true));
-        assert!(first == first.clone() && first != second);
+        let same = first;
+        assert!(first == same && first != second);
         assert_eq!(Said::<bool>::default(), Said::default());
         assert_ne!(Said::now(false), Said::default());
     }
