@@ -52,6 +52,7 @@ fn main() {
             need_labels: Vec::new(),
             model: Some(model),
             components: components.iter().cycle().skip(round * 7).take(5).copied().collect(),
+            through_ram: true,
             other_models: Vec::new(),
             root: None,
             lost_for: None,
