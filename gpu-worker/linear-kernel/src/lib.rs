@@ -17,6 +17,8 @@ pub use parts::Parts;
 
 /// Outputs that are summed in registers at a time.
 const LANES: usize = 16;
+/// Rows that are summed in registers at a time.
+const ROWS: usize = 6;
 /// Outputs of a part at most: with [`DEPTH`] inputs of each, what a thread lays out at once stays in its cache.
 const WIDTH: usize = 128;
 /// Inputs that are laid out at a time.
@@ -65,11 +67,12 @@ pub enum LinearError {
         parts: usize,
     },
     /// The processor lacks what the loop needs, see [`is_there`].
-    #[error("this processor has no AVX2, FMA and F16C")]
+    #[error("this processor has no AVX2, FMA and F16C, or it has AVX-512")]
     Processor,
 }
 
-/// Whether this processor runs the loop: AVX2, fused multiply-add and conversions of 16-bit floats.
+/// Whether this processor runs the loop, and no other is known to be faster: it has AVX2, fused multiply-add and conversions of
+/// 16-bit floats, but not the wider registers of AVX-512, which the loop does not use and math libraries do.
 #[must_use]
 pub fn is_there() -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -128,7 +131,7 @@ impl<'l> Layer<'l> {
             return Err(LinearError::Processor);
         }
         #[cfg(target_arch = "x86_64")]
-        parts::spread(&Parts::of(self.outputs, threads), spread, avx::Work::new(self, out))?;
+        parts::spread(&Parts::of(self.outputs, self.rows, threads), spread, avx::Work::new(self, out))?;
         #[cfg(not(target_arch = "x86_64"))]
         let _ = (threads, spread);
         Ok(())

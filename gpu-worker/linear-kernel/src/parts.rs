@@ -1,51 +1,87 @@
-//! How the outputs of a layer are cut among threads, and that each part is computed once.
+//! How the result of a layer is cut among threads, and that each part is computed once.
 
 use std::{
     ops::Range,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use crate::{LANES, LinearError, WIDTH};
+use crate::{LANES, LinearError, ROWS, WIDTH};
 
-/// Outputs in parts of equal width, the last perhaps narrower.
+/// What laying out a part's weights costs, in rows of products.
+const LAYING: usize = 12;
+/// Rows of a part at least, where there are more: fewer would lay out more than they compute.
+const LEAST_ROWS: usize = 8 * ROWS;
+
+/// Outputs and rows in parts of equal sides, the last of each perhaps smaller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parts {
     outputs: usize,
+    rows: usize,
+    /// Outputs of a part, whole groups of lanes.
     width: usize,
+    /// Rows of a part, whole tiles.
+    height: usize,
 }
 
 impl Parts {
-    /// As many parts for each thread, as wide as the cache allows, whole groups of lanes but for the last.
+    /// The cut with which the busiest of so many threads has the least to do; of equals the one that lays weights out least often.
     #[must_use]
-    pub fn of(outputs: usize, threads: usize) -> Self {
+    pub fn of(outputs: usize, rows: usize, threads: usize) -> Self {
         let threads = threads.max(1);
-        let most = threads.saturating_mul(outputs.div_ceil(threads.saturating_mul(WIDTH))).max(1);
-        let width = outputs.div_ceil(LANES).div_ceil(most).max(1).saturating_mul(LANES);
-        Self { outputs, width }
+        let most = rows.checked_div(LEAST_ROWS).unwrap_or(0).clamp(1, threads);
+        let cuts = (1..=most).map(|stacks| Self::cut((outputs, rows), threads, stacks));
+        let best = cuts.min_by_key(|cut| cut.busiest(threads));
+        best.unwrap_or_else(|| Self::cut((outputs, rows), threads, 1))
+    }
+
+    /// A cut into so many stacks of rows, as wide as the cache allows.
+    fn cut((outputs, rows): (usize, usize), threads: usize, stacks: usize) -> Self {
+        let beside = threads.div_ceil(stacks);
+        let columns = beside.saturating_mul(outputs.div_ceil(beside.saturating_mul(WIDTH))).max(1);
+        let width = outputs.div_ceil(LANES).div_ceil(columns).max(1).saturating_mul(LANES);
+        let height = rows.div_ceil(ROWS).div_ceil(stacks).max(1).saturating_mul(ROWS);
+        Self { outputs, rows, width, height }
+    }
+
+    /// What the thread with the most parts computes, in rows of outputs.
+    fn busiest(&self, threads: usize) -> usize {
+        let each = self.width.saturating_mul(self.height.min(self.rows).saturating_add(LAYING));
+        self.count().div_ceil(threads).saturating_mul(each)
+    }
+
+    fn columns(&self) -> usize {
+        self.outputs.div_ceil(self.width)
     }
 
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.outputs.div_ceil(self.width)
+        self.columns().saturating_mul(self.rows.div_ceil(self.height))
     }
 
-    /// The outputs of a part; none of one that there is not.
+    /// The outputs and the rows of a part; none of one that there is not.
     #[must_use]
-    pub fn span(&self, part: usize) -> Range<usize> {
-        let begin = part.saturating_mul(self.width).min(self.outputs);
-        begin..begin.saturating_add(self.width).min(self.outputs)
+    pub fn span(&self, part: usize) -> (Range<usize>, Range<usize>) {
+        let (column, stack) = match self.columns() {
+            0 => (0, usize::MAX),
+            columns => (part % columns, part / columns),
+        };
+        let range = |at: usize, side: usize, end: usize| {
+            let begin = at.saturating_mul(side).min(end);
+            begin..begin.saturating_add(side).min(end)
+        };
+        (range(column, self.width, self.outputs), range(stack, self.height, self.rows))
     }
 }
 
 /// What computes one part.
 pub(crate) trait Work: Sync {
-    /// Computes these outputs of every row.
+    /// Computes these outputs of these rows.
     ///
     /// # Safety
-    /// Nobody else computes any of these outputs at the same time.
+    /// Nobody else computes any of these outputs of any of these rows at the same time.
     #[expect(unsafe_code, reason = "threads write to one result")]
-    unsafe fn compute(&self, span: Range<usize>);
+    unsafe fn compute(&self, outputs: Range<usize>, rows: Range<usize>);
 }
 
 /// Has `spread` call for every part; a number that comes twice, or is none, computes nothing.
@@ -58,10 +94,11 @@ pub(crate) fn spread(
     let done = AtomicUsize::new(0);
     spread(taken.len(), &|part| {
         if taken.get(part).is_some_and(|taken| !taken.swap(true, Ordering::AcqRel)) {
-            // SAFETY: spans of different parts have no output in common, and this one was not taken before.
+            let (outputs, rows) = parts.span(part);
+            // SAFETY: different parts have no output of a row in common, and this one was not taken before.
             #[expect(unsafe_code, reason = "threads write to one result")]
             unsafe {
-                work.compute(parts.span(part));
+                work.compute(outputs, rows);
             }
             done.fetch_add(1, Ordering::AcqRel);
         }

@@ -18,9 +18,9 @@ type Line = (&'static str, &'static str, Operation, usize, usize, usize);
 
 /// Few pixels: what differs is the switch, and a short run hides less of it.
 const LINES: [Line; 3] = [
-    ("sd15", "unet", Operation::UnetStep, 1, 64, 6),
-    ("sd15", "text_encoder", Operation::EncodeText, 2, 512, 20),
+    ("sdxl", "text_encoder", Operation::EncodeText, 2, 512, 20),
     ("sdxl", "vae", Operation::VaeDecode, 1, 64, 20),
+    ("sdxl", "unet", Operation::UnetStep, 1, 64, 3),
 ];
 
 /// A component in memory many times, as fine-tunes of it are: each read from the file into a memory file of its own.
@@ -105,6 +105,8 @@ pub(crate) fn run(args: &Turns) -> anyhow::Result<Switching> {
         }
         costs.push(median(&round));
     }
+    let sessions = runtime.session_count();
+    anyhow::ensure!(sessions == 1, "{sessions} sessions for {} checkpoints of one architecture", loaded.len());
     costs.sort_by(f64::total_cmp);
     let cost = (costs.first().copied().unwrap_or(f64::NAN), costs.last().copied().unwrap_or(f64::NAN));
     Ok(Switching {
@@ -114,7 +116,7 @@ pub(crate) fn run(args: &Turns) -> anyhow::Result<Switching> {
         cost,
         checkpoints: loaded.len(),
         bytes: loaded.iter().map(|one| u64::try_from(one.weights.bytes()).unwrap_or(u64::MAX)).sum(),
-        sessions: runtime.session_count(),
+        sessions,
     })
 }
 

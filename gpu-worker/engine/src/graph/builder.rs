@@ -81,6 +81,7 @@ pub struct Graph<'s> {
     inputs: Vec<Port>,
     outputs: Vec<String>,
     known: HashMap<String, V>,
+    is_converting: bool,
     faults: Vec<EngineError>,
     missing: Vec<String>,
 }
@@ -107,6 +108,7 @@ impl<'s> Graph<'s> {
             inputs: Vec::new(),
             outputs: Vec::new(),
             known: HashMap::new(),
+            is_converting: false,
             faults: Vec::new(),
             missing: Vec::new(),
         }
@@ -196,6 +198,7 @@ impl<'s> Graph<'s> {
         if let Some(value) = self.known.get(&key) {
             return *value;
         }
+        self.is_converting |= viewed.len() > 1;
         let value = self.cast(input, self.compute);
         self.known.insert(key, value);
         value
@@ -386,8 +389,8 @@ impl<'s> Graph<'s> {
         let model = model.encode_to_vec();
         let digest = blake3::hash(&model).to_hex();
         let key = format!("{} {} {digest}", self.name, self.provider.as_str());
-        let (slots, inputs, outputs) = (self.slots, self.inputs, self.outputs);
-        Ok(Emitted { name: self.name, provider: self.provider, model, slots, inputs, outputs, key, is_users: false })
+        let Self { name, provider, slots, inputs, outputs, is_converting, .. } = self;
+        Ok(Emitted { name, provider, model, slots, inputs, outputs, key, is_converting, is_users: false })
     }
 }
 

@@ -92,6 +92,8 @@ pub struct Emitted {
     pub outputs: Vec<String>,
     /// Equal for equal graphs: architecture, sizes, storage types and provider.
     pub key: String,
+    /// A weight of two sides or more is converted before it is used, so that a run holds copies of some.
+    pub is_converting: bool,
     /// A user's, with types and ranks of its own; not emitted here.
     pub is_users: bool,
 }

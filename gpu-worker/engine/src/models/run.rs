@@ -17,7 +17,6 @@ pub(super) struct Bound {
     runtime: Arc<Runtime>,
     emitted: Emitted,
     weights: Weights,
-    is_converted: bool,
 }
 
 impl Bound {
@@ -27,8 +26,7 @@ impl Bound {
     /// What ONNX Runtime refuses.
     pub(super) fn new(runtime: &Arc<Runtime>, emitted: Emitted, weights: Weights) -> Result<Self, EngineError> {
         runtime.session(&emitted)?;
-        let is_converted = is_converted(&weights);
-        Ok(Self { runtime: Arc::clone(runtime), emitted, weights, is_converted })
+        Ok(Self { runtime: Arc::clone(runtime), emitted, weights })
     }
 
     pub(super) fn emitted(&self) -> &Emitted {
@@ -37,7 +35,7 @@ impl Bound {
 
     /// Whether a run holds converted copies of weights.
     pub(super) fn is_converted(&self) -> bool {
-        self.is_converted
+        self.emitted.is_converting
     }
 
     /// Bytes that a run takes whose largest value has so many: measured before, or supposed.
@@ -81,11 +79,6 @@ pub(super) fn run_learning(
     let outcome = users::adapted(emitted, inputs, |inputs| session.run_measured(weights, inputs, control))?;
     runtime.learn_memory(emitted, &session, largest_bytes, outcome.peak_bytes);
     Ok(outcome)
-}
-
-/// Whether any weight is stored otherwise than it is computed with, so that a run holds converted copies.
-fn is_converted(weights: &Weights) -> bool {
-    weights.iter().any(|(_, weight)| weight.dtype != ElementType::F32)
 }
 
 /// The type in which a graph computes. The CPU computes in 32 bits always: it has no 16-bit kernels. A GPU computes in 16

@@ -205,12 +205,26 @@ impl TextEncoder {
         }
         let is_known = |id: &&i64| usize::try_from(**id).is_ok_and(|id| id < self.config.vocabulary);
         if let Some(id) = prompts.iter().flatten().find(|id| !is_known(id)) {
-            return Err(wrong(format!("the id {id}"), format!("ids from 0 below {}", self.config.vocabulary)));
+            return Err(self.unknown_token(*id));
         }
         if prompts.is_empty() {
             return Err(wrong("no prompt".to_owned(), "at least one".to_owned()));
         }
         Tensor::i64(&[prompts.len(), positions], prompts.concat())
+    }
+
+    /// The vocabulary of who cut the prompt is another than the encoder's.
+    fn unknown_token(&self, id: i64) -> EngineError {
+        let words = self.config.vocabulary;
+        EngineError::Input {
+            name: "input_ids".to_owned(),
+            found: format!("the token id {id}, which this text encoder's vocabulary of {words} tokens does not have,"),
+            expected: format!(
+                "an id from 0 to {}: the tokenizer belongs to another encoder; put the model's own tokenizer beside it (a \
+                 diffusers folder has one), or take text encoders of the usual vocabulary",
+                words.saturating_sub(1)
+            ),
+        }
     }
 
     fn end(&self, row: usize, prompt: &[i64]) -> Result<i64, EngineError> {

@@ -94,9 +94,14 @@ impl<W: Weight> Kernel for LinearKernel<W> {
         let missing = || ort::Error::new("an input of a linear layer is not there");
         let (x, weight) = (context.input(0)?.ok_or_else(missing)?, context.input(1)?.ok_or_else(missing)?);
         let bias = if context.num_inputs()? > 2 { context.input(2)? } else { None };
-        let (_, x) = x.try_extract_tensor::<f32>()?;
+        let (rows, x) = x.try_extract_tensor::<f32>()?;
         let (shape, weight) = weight.try_extract_tensor::<W>()?;
-        let &[outputs, inputs] = &**shape else { return Err(ort::Error::new("a matrix has two sides")) };
+        let (&[_, width], &[outputs, inputs]) = (&**rows, &**shape) else {
+            return Err(ort::Error::new("rows and matrix of a linear layer have two sides each"));
+        };
+        if width != inputs {
+            return Err(ort::Error::new(format!("rows of {width} for a matrix of {inputs} inputs")));
+        }
         let side = |side: i64| usize::try_from(side).unwrap_or(0);
         let bias = bias.as_ref().map(|bias| bias.try_extract_tensor::<f32>()).transpose()?.map(|(_, values)| values);
         let layer = Layer::new(x, (W::stored(weight), side(outputs), side(inputs)), bias).map_err(refused)?;

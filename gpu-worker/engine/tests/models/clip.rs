@@ -81,6 +81,21 @@ fn weights_of_16_bits_give_what_their_values_give_in_32() {
     }
 }
 
+/// A run of an encoder holds no converted copies where its linear layers read what is stored, and no larger value is estimated.
+#[test]
+fn an_encoder_of_16_bits_is_estimated_as_one_of_32_where_nothing_is_converted() {
+    let Some(runtime) = runtime().map(Arc::new) else { return };
+    let golden = Golden::open("clip-g");
+    let config = config(&golden);
+    let estimate = |dtype| {
+        let weights = made::weights(&config.tensors(), dtype, dtype);
+        TextEncoder::new(&runtime, config.clone(), weights).unwrap().estimate(1)
+    };
+    let (halves, singles, doubles) =
+        (estimate(ElementType::F16), estimate(ElementType::F32), estimate(ElementType::F64));
+    assert!(halves == singles || halves == doubles, "{halves}: {singles} without, {doubles} with conversions");
+}
+
 #[test]
 fn a_config_is_inferred_from_the_tensors() {
     let golden = Golden::open("clip-g");
@@ -105,6 +120,11 @@ fn prompts_that_cannot_be_encoded_are_refused_before_a_run() {
         prompt[at] = id;
         prompt
     };
+    let told = encoder.encode(&[with(2, 610)], EncodeOptions::for_base(None, 0), &Control::default()).unwrap_err();
+    let vocabulary = golden.config["vocab_size"].as_u64().unwrap();
+    for part in ["the token id 610", &format!("vocabulary of {vocabulary} tokens"), "tokenizer beside it"] {
+        assert!(told.to_string().contains(part), "{told}");
+    }
     let all_words = vec![1; prompt.len()];
     let cases = [vec![], vec![prompt[1..].to_vec()], vec![with(2, 610)], vec![with(2, -1)], vec![all_words]];
     for prompts in cases {

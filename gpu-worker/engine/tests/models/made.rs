@@ -32,6 +32,7 @@ pub(crate) fn weight(shape: &[usize], values: &[f32], dtype: ElementType) -> Wei
         ElementType::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         ElementType::F16 => values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
         ElementType::Bf16 => values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
+        ElementType::F64 => values.iter().flat_map(|value| f64::from(*value).to_le_bytes()).collect(),
         other => panic!("no test stores {other}"),
     };
     let length = bytes.len();

@@ -73,6 +73,18 @@ fn predictions_are_those_of_diffusers() {
     }
 }
 
+/// Weights of 64 bits go through the library's own operators on every machine, as all do on a processor that lacks what ours takes.
+#[test]
+fn the_librarys_own_linear_layers_give_the_same() {
+    let Some(runtime) = runtime().map(Arc::new) else { return };
+    for name in ["sd15", "sdxl"] {
+        let case = Case::open(name);
+        let tensors = case.config.tensors();
+        let unet = case.unet(&runtime, made::weights(&tensors, ElementType::F32, ElementType::F64));
+        assert_close(case.predict(&unet, 981).as_f32().unwrap(), &case.expected(981), BOUND);
+    }
+}
+
 #[test]
 fn weights_of_16_bits_give_what_their_values_give_in_32() {
     let Some(runtime) = runtime().map(Arc::new) else { return };

@@ -7,10 +7,8 @@ mod panel;
 use std::{arch::x86_64::*, marker::PhantomData, mem::MaybeUninit, ops::Range};
 
 use self::panel::lay_out;
-use crate::{DEPTH, LANES, Layer, Stored, WIDTH, parts};
+use crate::{DEPTH, LANES, Layer, ROWS, Stored, WIDTH, parts};
 
-/// Rows of a tile.
-const ROWS: usize = 6;
 /// Half of a row of a tile, a register.
 const HALF: usize = LANES / 2;
 
@@ -24,9 +22,10 @@ const fn bytes_of(stored: u8) -> usize {
     if stored == F32 { 4 } else { 2 }
 }
 
-/// Whether this processor runs the loop.
+/// As [`crate::is_there`].
 pub(crate) fn is_there() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+    let has = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+    has && !is_x86_feature_detected!("avx512f")
 }
 
 /// Sixteen outputs of one input, on a line of the cache.
@@ -44,7 +43,7 @@ pub(crate) struct Work<'w> {
     _out: PhantomData<&'w mut [f32]>,
 }
 
-// SAFETY: threads share the result's address only; `compute` asks that they write to different columns.
+// SAFETY: threads share the result's address only; `compute` asks that they write to different parts of it.
 unsafe impl Sync for Work<'_> {}
 
 impl<'w> Work<'w> {
@@ -55,26 +54,26 @@ impl<'w> Work<'w> {
 }
 
 impl parts::Work for Work<'_> {
-    unsafe fn compute(&self, span: Range<usize>) {
-        // SAFETY: the processor's features were looked at; the caller alone writes to these columns; each matrix has the
+    unsafe fn compute(&self, outputs: Range<usize>, rows: Range<usize>) {
+        // SAFETY: the processor's features were looked at; the caller alone writes to this part; each matrix has the
         // layer's sides, which its constructor has checked.
         unsafe {
             match self.layer.weight {
-                Stored::F32(values) => columns::<F32>(self, values.as_ptr().cast(), span),
-                Stored::F16(values) => columns::<F16>(self, values.as_ptr().cast(), span),
-                Stored::Bf16(values) => columns::<BF16>(self, values.as_ptr().cast(), span),
+                Stored::F32(values) => columns::<F32>(self, values.as_ptr().cast(), outputs, rows),
+                Stored::F16(values) => columns::<F16>(self, values.as_ptr().cast(), outputs, rows),
+                Stored::Bf16(values) => columns::<BF16>(self, values.as_ptr().cast(), outputs, rows),
             }
         }
     }
 }
 
-/// Computes the outputs of `span`, no more than [`WIDTH`], for every row.
+/// Computes the outputs of `span`, no more than [`WIDTH`], for these rows.
 ///
 /// # Safety
-/// `weight` is the layer's matrix, and nobody else reads or writes these columns of the result.
+/// `weight` is the layer's matrix, and nobody else reads or writes these columns of these rows of the result.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn columns<const STORED: u8>(work: &Work<'_>, weight: *const u8, span: Range<usize>) {
-    let Layer { inputs, outputs, .. } = *work.layer;
+unsafe fn columns<const STORED: u8>(work: &Work<'_>, weight: *const u8, span: Range<usize>, among: Range<usize>) {
+    let inputs = work.layer.inputs;
     let mut laid = MaybeUninit::<Laid>::uninit();
     let laid = laid.as_mut_ptr().cast::<f32>();
     for begin in (0..inputs.max(1)).step_by(DEPTH) {
@@ -88,19 +87,24 @@ unsafe fn columns<const STORED: u8>(work: &Work<'_>, weight: *const u8, span: Ra
             }
         }
         // SAFETY: every panel of the part was just written; the caller's for the result.
-        unsafe { rows(work, laid, (begin, depth), &span, outputs) };
+        unsafe { rows(work, laid, (begin, depth), (&span, &among)) };
     }
 }
 
-/// Adds a block of inputs to every row of a part.
+/// Adds a block of inputs to the rows of a part.
 ///
 /// # Safety
 /// As [`columns`]; `laid` holds the part's panels of `depth` inputs, which begin at `begin`.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn rows(work: &Work<'_>, laid: *const f32, (begin, depth): (usize, usize), span: &Range<usize>, outputs: usize) {
-    let Layer { x, bias, inputs, rows, .. } = *work.layer;
-    for row in (0..rows).step_by(ROWS) {
-        let count = ROWS.min(rows - row);
+unsafe fn rows(
+    work: &Work<'_>,
+    laid: *const f32,
+    (begin, depth): (usize, usize),
+    (span, among): (&Range<usize>, &Range<usize>),
+) {
+    let Layer { x, bias, inputs, outputs, .. } = *work.layer;
+    for row in among.clone().step_by(ROWS) {
+        let count = ROWS.min(among.end - row);
         // SAFETY: the row is there, and its inputs from `begin` on.
         let x = unsafe { x.as_ptr().add(row * inputs + begin) };
         for (at, first) in span.clone().step_by(LANES).enumerate() {

@@ -73,7 +73,7 @@ pub(super) fn decode(
     let plan = vae.plan_decode(&latents.shape, bound)?;
     must_be_kept(&[image_floats(&vae, latents, format)], limit_bytes)?;
     bench.must_fit(plan.estimated_bytes)?;
-    bench.at(RunPhase::Decoding, 0, parts(&plan));
+    bench.at(RunPhase::Decoding, 0, parts(&plan, images_of(&latents.shape)));
     let done = vae.decode(latents, bound, &bench.control(RunPhase::Decoding))?;
     let facts = told(&vae, &done);
     Ok(Outcome { facts, blobs: pictures(bench, &done.sample, format)? })
@@ -102,7 +102,7 @@ pub(super) fn encode(
     let bound = bound(bench, settings);
     let plan = vae.plan_encode(&image.shape, bound)?;
     bench.must_fit(plan.estimated_bytes)?;
-    bench.at(RunPhase::Encoding, 0, parts(&plan));
+    bench.at(RunPhase::Encoding, 0, parts(&plan, images_of(&image.shape)));
     let noise = match sample {
         LatentSample::Mean => None,
         LatentSample::Sample => Some(noise(&vae, &image, seed)?),
@@ -113,8 +113,14 @@ pub(super) fn encode(
     Ok(Outcome { facts, blobs: vec![file("latents.safetensors", &[("latents", &done.sample)])?] })
 }
 
-fn parts(plan: &Plan) -> u32 {
-    u32::try_from(plan.tiles).unwrap_or(u32::MAX)
+/// Runs of a plan for so many images.
+fn parts(plan: &Plan, batch: usize) -> u32 {
+    let slices = if plan.slicing { batch } else { 1 };
+    u32::try_from(plan.tiles.saturating_mul(slices)).unwrap_or(u32::MAX)
+}
+
+fn images_of(shape: &[usize]) -> usize {
+    shape.first().copied().unwrap_or(1)
 }
 
 /// Noise of the latents' shape.

@@ -59,10 +59,12 @@ impl UserGraph {
         let (first, last) = (first.collect(), last.collect());
         let draws_noise = graph.node.iter().any(|node| node.op_type.starts_with("RandomNormal"));
         let key = format!("user {} {}", provider.as_str(), blake3::hash(&model).to_hex());
-        let slots = weights.iter().map(slot).collect();
+        let slots: Vec<Slot> = weights.iter().map(slot).collect();
         let names = outputs.iter().map(|port| port.name.clone()).collect();
         let name = NAME.to_owned();
-        let emitted = Emitted { name, provider, model, slots, inputs, outputs: names, key, is_users: true };
+        let is_converting = slots.iter().any(|slot| slot.dtype != ElementType::F32);
+        let emitted =
+            Emitted { name, provider, model, slots, inputs, outputs: names, key, is_converting, is_users: true };
         Ok(Self { emitted, outputs, first, last, draws_noise })
     }
 
