@@ -118,7 +118,6 @@ fn widths_that_models_have_are_shared_evenly() {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 fn the_loop_is_tested_here() {
     if !is_there() {
         println!("skipped: this processor does not run the loop");

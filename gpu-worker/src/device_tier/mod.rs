@@ -5,7 +5,7 @@
 //! was replaced or went away with its runner, the note says nothing any more. What is noted here is published with the
 //! bytes, so that the database has it as well.
 //!
-//! [`evict`] takes copies off: plan by the policy, mark as leaving, have the runner free it, keep the decision. [`lend()`] does so with
+//! [`evict`] takes copies off: plan by the policy, mark as leaving, have the runner free it, keep the decision. `lend` does so with
 //! those that the runner takes off for what it makes in their memory.
 
 mod book;

@@ -109,8 +109,7 @@ impl<W: Weight> Kernel for LinearKernel<W> {
         let mut out = context.output(0, [rows, outputs])?.ok_or_else(missing)?;
         let (_, out) = out.try_extract_tensor_mut::<f32>()?;
         let mut spread = Ok(());
-        let computed =
-            layer.compute(out, self.threads, |parts, part| spread = context.par_for(parts, 0, |at| part(at)));
+        let computed = layer.compute(out, self.threads, |parts, part| spread = context.par_for(parts, 0, part));
         spread.and(computed.map_err(refused))
     }
 }
