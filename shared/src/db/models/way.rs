@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(next(&tagged, Way::Walk(ROW_WALK), found(50, 50, ROW_WALK), 101), Some(Way::Collect));
         assert_eq!(next(&tagged, Way::Walk(652), found(90, 0, ROW_WALK + 652), 101), Some(Way::Collect));
         assert_eq!(next(&words, Way::WalkRows(200), found(20, 20, 200), 101), Some(Way::WalkRows(1_081)));
-        assert_eq!(next(&words, Way::Walk(200), found(14, 14, 200), 101), Some(Way::Collect));
+        assert_eq!(next(&words, Way::Walk(200), found(10, 10, 200), 101), Some(Way::Collect));
         for last in [Way::Collect, Way::CollectFacts, Way::WalkAll] {
             assert_eq!(next(&words, last, found(0, 0, 0), 101), None);
         }
