@@ -43,9 +43,9 @@ async fn what_has_not_started_is_cancelled_at_once() {
     assert!(farm.ledger.attempts(job.id).await.is_empty());
 }
 
-/// What is shown of a job by several statements is of one moment: never its attempts beside the state before them.
+/// The picture that a job is shown from by several statements is of one moment: never its attempts beside the state before them.
 #[tokio::test]
-async fn what_is_shown_of_a_job_is_one_picture() {
+async fn a_picture_of_a_job_is_of_one_moment() {
     let farm = Farm::start().await;
     small_model(&farm);
     let _agent = farm.agent_with_library(farm.agent("a")).await;

@@ -105,4 +105,8 @@ async fn a_model_of_a_newer_canonical_form_is_not_hashed_and_its_job_says_why() 
     sqlx::query(older).execute(pool).await.expect("the form of before");
     let result = hash().await;
     assert_eq!((&result["models"], &result["failed"]), (&json!(1), &json!([])), "{result}");
+    // what has its hashes lacks nothing, whoever reads it
+    sqlx::query(newer).execute(pool).await.expect("a newer form");
+    let result = hash().await;
+    assert_eq!((&result["models"], &result["failed"]), (&json!(0), &json!([])), "{result}");
 }

@@ -19,9 +19,10 @@ pub use parts::Parts;
 const LANES: usize = 16;
 /// Rows that are summed in registers at a time.
 const ROWS: usize = 6;
-/// Outputs of a part at most: with [`DEPTH`] inputs of each, what a thread lays out at once stays in its cache.
+/// Outputs of a part at most: with `DEPTH` inputs of each, what a thread lays out at once stays in its cache.
 const WIDTH: usize = 128;
 /// Inputs that are laid out at a time.
+#[cfg(target_arch = "x86_64")]
 const DEPTH: usize = 256;
 
 /// A matrix as it is stored, \[outputs, inputs\].
@@ -66,23 +67,33 @@ pub enum LinearError {
         /// Parts that there are.
         parts: usize,
     },
-    /// The processor lacks what the loop needs, see [`is_there`].
-    #[error("this processor has no AVX2, FMA and F16C, or it has AVX-512")]
+    /// The processor lacks what the loop needs, see [`can_run`].
+    #[error("this processor has no AVX2, FMA and F16C")]
     Processor,
 }
 
-/// Whether this processor runs the loop, and no other is known to be faster: it has AVX2, fused multiply-add and conversions of
-/// 16-bit floats, but not the wider registers of AVX-512, which the loop does not use and math libraries do.
+/// Whether this processor can run the loop: it has AVX2, fused multiply-add and conversions of 16-bit floats.
 #[must_use]
-pub fn is_there() -> bool {
+pub fn can_run() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return avx::is_there();
+    return avx::can_run();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Whether the loop is the one to choose here: this processor can run it, and has not the wider registers of AVX-512, which the loop does
+/// not use and math libraries do.
+#[must_use]
+pub fn is_preferred() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return avx::can_run() && !avx::has_wider();
     #[cfg(not(target_arch = "x86_64"))]
     false
 }
 
 /// A layer over its rows; the lengths agree.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "the loop is the only one who reads them"))]
 pub struct Layer<'l> {
     x: &'l [f32],
     weight: Stored<'l>,
@@ -127,7 +138,7 @@ impl<'l> Layer<'l> {
         spread: impl FnOnce(usize, &(dyn Fn(usize) + Sync)),
     ) -> Result<(), LinearError> {
         check("the result", out.len(), self.rows.checked_mul(self.outputs))?;
-        if !is_there() {
+        if !can_run() {
             return Err(LinearError::Processor);
         }
         #[cfg(target_arch = "x86_64")]

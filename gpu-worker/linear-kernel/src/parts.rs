@@ -1,11 +1,12 @@
 //! How the result of a layer is cut among threads, and that each part is computed once.
 
-use std::{
-    ops::Range,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-};
+use std::ops::Range;
+#[cfg(target_arch = "x86_64")]
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::{LANES, LinearError, ROWS, WIDTH};
+#[cfg(target_arch = "x86_64")]
+use crate::LinearError;
+use crate::{LANES, ROWS, WIDTH};
 
 /// What laying out a part's weights costs, in rows of products.
 const LAYING: usize = 12;
@@ -75,6 +76,7 @@ impl Parts {
 }
 
 /// What computes one part.
+#[cfg(target_arch = "x86_64")]
 pub(crate) trait Work: Sync {
     /// Computes these outputs of these rows.
     ///
@@ -85,6 +87,7 @@ pub(crate) trait Work: Sync {
 }
 
 /// Has `spread` call for every part; a number that comes twice, or is none, computes nothing.
+#[cfg(target_arch = "x86_64")]
 pub(crate) fn spread(
     parts: &Parts,
     spread: impl FnOnce(usize, &(dyn Fn(usize) + Sync)),

@@ -31,7 +31,7 @@ fn compute(x: &[f32], weight: (Stored<'_>, usize, usize), bias: Option<&[f32]>, 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if is_there() { 64 } else { 0 }))]
+    #![proptest_config(ProptestConfig::with_cases(if can_run() { 64 } else { 0 }))]
 
     #[test]
     fn every_size_gives_the_plain_sums(
@@ -119,7 +119,7 @@ fn widths_that_models_have_are_shared_evenly() {
 
 #[test]
 fn the_loop_is_tested_here() {
-    if !is_there() {
+    if !can_run() {
         println!("skipped: this processor does not run the loop");
     }
 }
@@ -135,7 +135,7 @@ fn what_does_not_go_together_is_refused() {
     assert_eq!(layer(&values[..6], &values, 4, Some(&values[..3])), length("the bias", 3, 4));
     let layer = Layer::new(&values[..6], (Stored::F32(&values), 4, 3), None).unwrap();
     assert!(matches!(layer.compute(&mut [0.0; 7], 1, |_, _| ()), Err(LinearError::Length { .. })));
-    if is_there() {
+    if can_run() {
         let refused = layer.compute(&mut [0.0; 8], 1, |parts, _| assert_eq!(parts, 1));
         assert_eq!(refused, Err(LinearError::Parts { done: 0, parts: 1 }));
         // a part that is computed twice is computed once

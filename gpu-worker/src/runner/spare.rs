@@ -57,7 +57,8 @@ impl Copies {
 
     /// The spare slab of each size, where it gets one; those that nobody gets are freed.
     fn assigned(&mut self, sizes: &[u64], spare: Vec<SlabId>) -> Result<Vec<Option<SlabId>>, CopyError> {
-        let there: Vec<u64> = spare.iter().map(|slab| self.device.slab_bytes(*slab)).collect::<Result<_, _>>()?;
+        // one that is gone already has nothing to give
+        let there: Vec<u64> = spare.iter().map(|slab| self.device.slab_bytes(*slab).unwrap_or(0)).collect();
         let chosen = assign(sizes, &there);
         let surplus = (0..spare.len()).filter(|at| !chosen.contains(&Some(*at)));
         for slab in surplus.filter_map(|at| spare.get(at)) {

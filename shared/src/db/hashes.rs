@@ -91,7 +91,13 @@ pub async fn of_other_forms(
     limit: i64,
 ) -> Result<Vec<(String, bool)>, DbError> {
     Ok(sqlx::query_as(
-        "select m.name, m.canonical_form > $4 from models m join model_locations l on l.model_id = m.id
+        "select m.name, m.canonical_form > $4
+         from (select id from models where content_digest is null
+               union select model_id from model_components where tensors is null
+               union select p.model_id from components c join model_components p on p.component_id = c.id
+                     where c.digest is null and c.merged_into is null) open
+         join models m on m.id = open.id
+         join model_locations l on l.model_id = m.id join roots r on r.host = l.host and r.name = l.root
          where l.host = $1 and jsonb_array_length(l.files) > 0 and m.canonical_form <> $4
            and ($2::text is null or m.id = $2) and ($3::text is null or l.root = $3)
          order by m.name limit $5",

@@ -211,7 +211,9 @@ impl<'s> Graph<'s> {
         }
         let input = if stored == viewed { name.to_owned() } else { format!("{name}@{}", sides(viewed)) };
         let key = format!("weight {input}");
-        if let (Some(value), Some(slot)) = (self.known.get(&key), self.slots.iter().find(|slot| slot.input == input)) {
+        if let Some(value) = self.known.get(&key)
+            && let Some(slot) = self.slots.iter().find(|slot| slot.input == input)
+        {
             return (*value, slot.dtype);
         }
         let dtype = self.stored_type(name, stored, viewed);

@@ -5,7 +5,7 @@ use crate::tensor::ElementType;
 /// Who runs the graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Provider {
-    /// ONNX Runtime's own kernels.
+    /// ONNX Runtime's own kernels, and our loop for linear layers where the processor prefers it.
     Cpu,
     /// Its CUDA execution provider.
     Cuda,
@@ -92,7 +92,8 @@ pub struct Emitted {
     pub outputs: Vec<String>,
     /// Equal for equal graphs: architecture, sizes, storage types and provider.
     pub key: String,
-    /// A weight of two sides or more is converted before it is used, so that a run holds copies of some.
+    /// A weight of two sides or more (of a user's graph, any that is not of 32-bit floats) is converted before it is used, so that a run
+    /// holds copies of some.
     pub is_converting: bool,
     /// A user's, with types and ranks of its own; not emitted here.
     pub is_users: bool,

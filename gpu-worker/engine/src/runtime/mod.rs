@@ -92,7 +92,7 @@ impl Runtime {
             provider::preload(&options.library);
         }
         let environment = environment::open(&options.library)?;
-        let loop_of_ours = options.provider == Provider::Cpu && linear_kernel::is_there();
+        let loop_of_ours = options.provider == Provider::Cpu && linear_kernel::is_preferred();
         tracing::debug!(loop_of_ours, threads = options.threads, "linear layers");
         let context = Arc::new(Context { environment, options, cache: Cache::default() });
         Ok(Self { context, estimator: Mutex::default() })

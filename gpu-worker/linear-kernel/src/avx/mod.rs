@@ -22,10 +22,14 @@ const fn bytes_of(stored: u8) -> usize {
     if stored == F32 { 4 } else { 2 }
 }
 
-/// As [`crate::is_there`].
-pub(crate) fn is_there() -> bool {
-    let has = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-    has && !is_x86_feature_detected!("avx512f")
+/// As [`crate::can_run`].
+pub(crate) fn can_run() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+/// Registers twice as wide as those of the loop, which math libraries use.
+pub(crate) fn has_wider() -> bool {
+    is_x86_feature_detected!("avx512f")
 }
 
 /// Sixteen outputs of one input, on a line of the cache.

@@ -56,8 +56,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: HashArgs, attempt: &Attempt) -
     let models =
         hashes::unhashed(&agent.pool, &agent.host, args.model, args.root.as_deref(), CANONICAL_FORM, BATCH).await?;
     attempt.progress.enter("hashing", models.iter().map(|model| unsigned(model.size_bytes)).sum());
-    let failed = of_other_forms(agent, &args).await?;
-    let mut slice = Slice { agent, attempt, read: Arc::default(), hashed: Hashed::default(), failed };
+    let mut slice = Slice { agent, attempt, read: Arc::default(), hashed: Hashed::default(), failed: Vec::new() };
     let (mut passed, mut left) = (0, models.len());
     for model in &models {
         if started.elapsed() >= SLICE {
@@ -71,6 +70,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: HashArgs, attempt: &Attempt) -
     }
     let goes_on = left > 0 && !slice.hashed.models.is_empty();
     slice.hashed.looked_at = (args == HashArgs::default()).then(|| models.iter().map(|model| model.id).collect());
+    slice.failed.extend(of_other_forms(agent, &args).await?);
     slice.hashed.again = goes_on.then_some(args);
     slice.failed.truncate(FAILURES);
     let result = serde_json::json!({

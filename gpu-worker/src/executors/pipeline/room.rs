@@ -156,7 +156,7 @@ pub(super) fn made(
         space.trim(&change.trimmed);
         let mut tried = Try::first(change.from.is_some());
         loop {
-            // what is taken over is mostly held by both
+            // only what both hold needs no room
             let bytes = match tried {
                 Try::Delta => change.bytes.saturating_sub(change.held),
                 Try::Full => change.bytes,

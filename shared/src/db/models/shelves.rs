@@ -86,7 +86,7 @@ fn push_chosen(query: &mut QueryBuilder<Postgres>, filter: &ModelFilter) {
 /// the rows that the table had when it was last analysed count, up to three pages in four being empty.
 pub(super) fn push_share(query: &mut QueryBuilder<Postgres>, full_pages: i64) {
     query.push("select least(100, 100.0 * ").push_bind(full_pages).push(
-        "::bigint / greatest(1, pages / 4, least(pages, case when reltuples < 0 then pages else reltuples / 12 end)))::float8 as share
+        "::bigint / greatest(1, pages / 4, least(pages, case when reltuples <= 0 then pages else reltuples / 12 end)))::float8 as share
          from (select reltuples, pg_relation_size(oid)::float8 / current_setting('block_size')::int as pages
                from pg_class where oid = 'model_search'::regclass) as size_of",
     );

@@ -82,7 +82,8 @@ impl Config {
         let rows = g.op("Gather", "", &[table, ids], &[Attr::Int("axis", 0)]);
         let rows = g.cast(rows, g.compute());
         let name = format!("{EMBEDDINGS}.position_embedding.weight");
-        let positions = g.weight(&name, &[self.positions, self.width]);
+        let positions = g.weight_stored(&name, &[self.positions, self.width]);
+        let positions = g.cast(positions, g.compute());
         add(g, rows, positions)
     }
 
@@ -120,7 +121,7 @@ fn select(g: &mut Graph<'_>, states: &[V], layer: V) -> V {
 
 impl Config {
     /// Bytes of the largest value of a run of `batch` prompts: the states of all layers behind each other. With
-    /// `is_converted`, weights are stored in fewer bits than 32 and the largest of them counts as well.
+    /// `is_converted`, matrices are converted in memory and the largest of them counts as well.
     #[must_use]
     pub fn largest_bytes(&self, batch: usize, is_converted: bool) -> u64 {
         let size = |side: usize| u64::try_from(side).unwrap_or(u64::MAX);

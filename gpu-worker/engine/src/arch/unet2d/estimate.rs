@@ -9,7 +9,7 @@ const GATED: u64 = 8;
 
 impl Config {
     /// Bytes of the largest value of a run over `batch` samples of `height` × `width` latents with `tokens` of text. With
-    /// `is_converted`, weights are stored in fewer bits than 32 and the largest of them counts as well.
+    /// `is_converted`, matrices are converted in memory and the largest of them counts as well.
     #[must_use]
     pub fn largest_bytes(&self, batch: usize, height: usize, width: usize, tokens: usize, is_converted: bool) -> u64 {
         let (mut pixels, mut largest) = (product(&[batch, height, width]), 0_u64);

@@ -46,7 +46,7 @@ pub fn gemm_as(
 
 /// The weight as it is stored and our operator for it, where the graph's runtime has one.
 fn ours(g: &mut Graph<'_>, name: &str, stored: &[usize], sides: &[usize]) -> Option<(V, &'static str)> {
-    if g.provider() != Provider::Cpu || g.compute() != ElementType::F32 || !linear_kernel::is_there() {
+    if g.provider() != Provider::Cpu || g.compute() != ElementType::F32 || !linear_kernel::is_preferred() {
         return None;
     }
     let (weight, dtype) = g.weight_input(name, stored, sides);
