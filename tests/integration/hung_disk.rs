@@ -53,6 +53,15 @@ async fn nothing_is_held(farm: &Farm) {
     .await;
 }
 
+/// The agent says that so many disks do not answer.
+async fn disks_hang(agent: &Daemon, disks: f64) {
+    wait_for("the metric of hung disks to say so", SHORT, || async {
+        let hung = agent.metric("modelyard_hung_disks", "").await;
+        if hung == disks { Ok(()) } else { Err(hung.to_string()) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn f26_loads_from_a_disk_that_hangs_are_given_up_and_others_go_on() {
     let Some((farm, disk, agent)) = farm("1").await else { return };
@@ -77,11 +86,7 @@ async fn f26_loads_from_a_disk_that_hangs_are_given_up_and_others_go_on() {
     loaded(&farm, "fine").await;
 
     disk.answer();
-    wait_for("the disk to be trusted again", SHORT, || async {
-        let hung = agent.metric("modelyard_hung_disks", "").await;
-        if hung == 0.0 { Ok(()) } else { Err(hung.to_string()) }
-    })
-    .await;
+    disks_hang(&agent, 0.0).await;
     loaded(&farm, "far").await;
     farm.assert_ledger_is_clean().await;
 }
@@ -96,17 +101,9 @@ async fn f26_a_disk_that_hangs_when_a_file_is_closed_is_found_out() {
     let text = ended.job.error.expect("an error").message;
     assert!(disk.closing() > 0 && text.contains("far.safetensors") && text.contains("does not answer"), "{text}");
     nothing_is_held(&farm).await;
-    wait_for("the metric to say so", SHORT, || async {
-        let hung = agent.metric("modelyard_hung_disks", "").await;
-        if hung == 1.0 { Ok(()) } else { Err(hung.to_string()) }
-    })
-    .await;
+    disks_hang(&agent, 1.0).await;
     disk.answer();
-    wait_for("the disk to be trusted again", SHORT, || async {
-        let hung = agent.metric("modelyard_hung_disks", "").await;
-        if hung == 0.0 { Ok(()) } else { Err(hung.to_string()) }
-    })
-    .await;
+    disks_hang(&agent, 0.0).await;
     loaded(&farm, "far").await;
 }
 

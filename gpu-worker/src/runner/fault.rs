@@ -354,18 +354,7 @@ pub(super) mod tests {
     #[tokio::test]
     async fn f33_a_runner_that_ended_so_is_started_again_and_the_reason_is_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let program = dir.path().join("runner");
-        std::fs::write(&program, "#!/bin/sh\nexit 86\n").unwrap();
-        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let config = RunnerConfig {
-            device: "cuda:0".into(),
-            memory_bytes: 0,
-            program,
-            onnxruntime: None,
-            python: None,
-            threads: None,
-            log_filter: "info".into(),
-        };
+        let config = RunnerConfig::of_script(dir.path().join("runner"), "#!/bin/sh\nexit 86\n");
         let runner = Runner::supervise(config, crate::runner::unwatched(), &Tasks::new());
         let mut status = runner.status();
         let seen = status.wait_for(|status| status.restarts_total >= 2).await.unwrap().clone();

@@ -95,6 +95,24 @@ pub struct RunnerConfig {
     pub log_filter: String,
 }
 
+#[cfg(test)]
+impl RunnerConfig {
+    /// For `cuda:0`, with a shell script at `program` in the place of the agent's file.
+    pub(crate) fn of_script(program: PathBuf, script: &str) -> Self {
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        Self {
+            device: "cuda:0".into(),
+            memory_bytes: 0,
+            program,
+            onnxruntime: None,
+            python: None,
+            threads: None,
+            log_filter: "info".into(),
+        }
+    }
+}
+
 /// Where a runner is in its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunnerState {

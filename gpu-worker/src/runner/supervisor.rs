@@ -197,7 +197,7 @@ pub(super) fn down(status: &mut RunnerStatus, reason: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::PermissionsExt, path::Path};
+    use std::path::Path;
 
     use engine::{
         DeviceFacts,
@@ -235,20 +235,9 @@ mod tests {
         let engine = EngineFacts { onnxruntime, provider: "cuda".into(), threads: 1 };
         let (header, text) = channel::frame(&Event::Hello { facts, engine }, false).unwrap();
         std::fs::write(dir.join("hello"), [&header[..], &text].concat()).unwrap();
-        let program = dir.join("runner");
         let (started, hello) = (dir.join("started"), dir.join("hello"));
         let script = format!("#!/bin/sh\necho >> {}\ncat {} >&0\nexit 86\n", started.display(), hello.display());
-        std::fs::write(&program, script).unwrap();
-        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
-        RunnerConfig {
-            device: "cuda:0".into(),
-            memory_bytes: 0,
-            program,
-            onnxruntime: None,
-            python: None,
-            threads: None,
-            log_filter: "info".into(),
-        }
+        RunnerConfig::of_script(dir.join("runner"), &script)
     }
 
     #[tokio::test]

@@ -24,6 +24,22 @@ pub struct FileHashRow {
     pub autov1: String,
 }
 
+/// Models `m` on a host ($1) without hashes, or with components whose digest or tensors are not known, at their places `l` in roots `r`;
+/// narrowed to one model ($2) or one root ($3).
+macro_rules! lacking_hashes {
+    () => {
+        "
+         from (select id from models where content_digest is null
+               union select model_id from model_components where tensors is null
+               union select p.model_id from components c join model_components p on p.component_id = c.id
+                     where c.digest is null and c.merged_into is null) open
+         join models m on m.id = open.id
+         join model_locations l on l.model_id = m.id join roots r on r.host = l.host and r.name = l.root
+         where l.host = $1 and jsonb_array_length(l.files) > 0
+           and ($2::text is null or m.id = $2) and ($3::text is null or l.root = $3)"
+    };
+}
+
 /// A model on a host that has no hashes yet.
 #[derive(Debug, Clone, FromRow)]
 pub struct Unhashed {
@@ -56,18 +72,11 @@ pub async fn unhashed(
     form: i32,
     limit: i64,
 ) -> Result<Vec<Unhashed>, DbError> {
-    Ok(sqlx::query_as(
-        "select m.id, m.name, r.path as root_path, l.rel_path, l.files, m.size_bytes, m.read_as
-         from (select id from models where content_digest is null
-               union select model_id from model_components where tensors is null
-               union select p.model_id from components c join model_components p on p.component_id = c.id
-                     where c.digest is null and c.merged_into is null) open
-         join models m on m.id = open.id
-         join model_locations l on l.model_id = m.id join roots r on r.host = l.host and r.name = l.root
-         where l.host = $1 and jsonb_array_length(l.files) > 0 and m.canonical_form = $4
-           and ($2::text is null or m.id = $2) and ($3::text is null or l.root = $3)
-         order by m.size_bytes, m.id limit $5",
-    )
+    Ok(sqlx::query_as(concat!(
+        "select m.id, m.name, r.path as root_path, l.rel_path, l.files, m.size_bytes, m.read_as",
+        lacking_hashes!(),
+        " and m.canonical_form = $4 order by m.size_bytes, m.id limit $5",
+    ))
     .bind(host)
     .bind(model)
     .bind(root)
@@ -90,18 +99,11 @@ pub async fn of_other_forms(
     form: i32,
     limit: i64,
 ) -> Result<Vec<(String, bool)>, DbError> {
-    Ok(sqlx::query_as(
-        "select m.name, m.canonical_form > $4
-         from (select id from models where content_digest is null
-               union select model_id from model_components where tensors is null
-               union select p.model_id from components c join model_components p on p.component_id = c.id
-                     where c.digest is null and c.merged_into is null) open
-         join models m on m.id = open.id
-         join model_locations l on l.model_id = m.id join roots r on r.host = l.host and r.name = l.root
-         where l.host = $1 and jsonb_array_length(l.files) > 0 and m.canonical_form <> $4
-           and ($2::text is null or m.id = $2) and ($3::text is null or l.root = $3)
-         order by m.name limit $5",
-    )
+    Ok(sqlx::query_as(concat!(
+        "select m.name, m.canonical_form > $4",
+        lacking_hashes!(),
+        " and m.canonical_form <> $4 order by m.name limit $5",
+    ))
     .bind(host)
     .bind(model)
     .bind(root)
