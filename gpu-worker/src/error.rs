@@ -335,6 +335,13 @@ impl Classify for WorkError {
     }
 }
 
+impl WorkError {
+    /// The host's RAM has no room now, which ends when others let go of some.
+    pub(crate) fn is_shortage_of_ram(&self) -> bool {
+        matches!(self, Self::Residency(ResidencyError::NoRoom(_) | ResidencyError::Pressure(_)))
+    }
+}
+
 impl From<Refused> for WorkError {
     fn from(refused: Refused) -> Self {
         match refused {

@@ -175,3 +175,27 @@ async fn a_load_of_three_components_needs_ram_for_two() {
     assert_eq!(farm.ledger.outcomes(job.id).await, ["succeeded"], "it had no room and began anew");
     device_is(&farm, "a/cpu:0", "all three", |view| view.resident.len() == 3).await;
 }
+
+/// RAM for one is enough as well: the next is read when the device has the one before.
+#[tokio::test]
+async fn a_load_of_three_components_goes_through_ram_for_one() {
+    let farm = Farm::start().await;
+    ModelFile::checkpoint(mebibytes(9), mebibytes(9), mebibytes(9)).write(&farm.library(), "three.safetensors");
+    let agent = farm.agent_with_library(farm.agent("a").ram_budget("14MiB")).await;
+    device_is(&farm, "a/cpu:0", "ready", |view| view.state == "ready").await;
+    let runner = agent.runner().await;
+    harness::signal(runner, Signal::STOP);
+    let once = json!({ "kind": "load", "args": { "model": "three" }, "max_attempts": 1 });
+    let job = farm.api.submit("/v1/jobs", once).await;
+    // the first is not on the device meanwhile, and there is no room for the second
+    wait_for("one component that is in use", SHORT, || async {
+        let cache: CacheView = farm.api.get("/v1/cache").await;
+        let used = cache.hosts[0].components.iter().filter(|held| held.state == "ready" && held.leases > 0).count();
+        if used == 1 { Ok(()) } else { Err(format!("{cache:?}")) }
+    })
+    .await;
+    harness::signal(runner, Signal::CONT);
+    farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
+    assert_eq!(farm.ledger.outcomes(job.id).await, ["succeeded"], "it had no room and began anew");
+    device_is(&farm, "a/cpu:0", "all three", |view| view.resident.len() == 3).await;
+}

@@ -32,8 +32,8 @@ use crate::{
 
 /// What is smaller is read in a moment, and goes to the device in one piece.
 const FOLLOWED_MIN: u64 = 8 << 20;
-/// Components of one load that are held in RAM at a time: one that is copied, and one that is read. Those that were there
-/// before would else all be held at once, and what they leave may be too little for the next.
+/// Components of one load that are held in RAM at a time, where there is room for two: one that is copied, and one that is read. Those
+/// that were there before would else all be held at once, and what they leave may be too little for the next.
 const AHEAD: usize = 2;
 
 /// Whose turn it is, in the order of the components.
@@ -41,6 +41,8 @@ struct Turns {
     /// To be on the way, from before it is read until the device has it.
     ahead: Semaphore,
     reading: Mutex<()>,
+    /// Components of the load that are held in RAM for it.
+    held: watch::Sender<usize>,
 }
 
 /// A component in RAM, verified.
@@ -48,6 +50,24 @@ struct InRam {
     lease: Lease,
     /// It was there before.
     cached: bool,
+    /// Goes after the lease.
+    _held: Held,
+}
+
+/// Counts a component among those that are held in RAM.
+struct Held(watch::Sender<usize>);
+
+impl Held {
+    fn one_more(held: &watch::Sender<usize>) -> Self {
+        held.send_modify(|count| *count += 1);
+        Self(held.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count = count.saturating_sub(1));
+    }
 }
 
 /// What a copy is made of.
@@ -71,7 +91,7 @@ enum Ended {
 impl Load<'_> {
     /// Brings all components to the device.
     pub(super) async fn all(&self) -> Result<Vec<PlacedComponent>, WorkError> {
-        let turns = Turns { ahead: Semaphore::new(AHEAD), reading: Mutex::new(()) };
+        let turns = Turns { ahead: Semaphore::new(AHEAD), reading: Mutex::new(()), held: watch::Sender::new(0) };
         try_join_all(self.wanted.components.iter().map(|row| self.bring(row, &turns))).await
     }
 
@@ -92,23 +112,40 @@ impl Load<'_> {
         let request = model::request(self.agent, self.attempt, row, self.inspection, &self.landed)?;
         let (key, from) = (request.key.clone(), request.read_from());
         let acquiring = pin!(async {
-            let got = self.acquire(row, request).await;
+            let got = self.acquire(row, request, &turns.held).await;
             drop(turn);
             got
         });
-        let (InRam { lease, cached }, device) = self.move_on(row, acquiring, &key, &from).await?;
-        let (digest, from) = (lease.digest().to_string(), if cached { "ram" } else { "disk" });
+        let (got, device) = self.move_on(row, acquiring, &key, &from).await?;
+        let (digest, from) = (got.lease.digest().to_string(), if got.cached { "ram" } else { "disk" });
         Ok(PlacedComponent { id: row.id, kind: row.kind.clone(), digest, from, device })
     }
 
-    /// Into RAM, with what the request says about keeping it there.
-    async fn acquire(&self, row: &ComponentRow, request: LoadRequest) -> Result<InRam, WorkError> {
-        let (lease, cached) = model::acquire(self.agent, self.attempt, request).await?;
+    /// Into RAM, with what the request says about keeping it there. While there is no room beside the one before, it waits until the
+    /// device has that one.
+    async fn acquire(
+        &self,
+        row: &ComponentRow,
+        request: LoadRequest,
+        held: &watch::Sender<usize>,
+    ) -> Result<InRam, WorkError> {
+        let mut others = held.subscribe();
+        let (lease, cached) = loop {
+            let before = *others.borrow_and_update();
+            match model::acquire(self.agent, self.attempt, request.clone()).await {
+                Err(error) if before > 0 && error.is_shortage_of_ram() => {
+                    if others.wait_for(|now| *now < before).await.is_err() {
+                        return Err(error);
+                    }
+                }
+                got => break got?,
+            }
+        };
         keep::apply(self.agent, &lease, self.keep)?;
         if cached {
             self.spared.fetch_add(unsigned(row.bytes), Ordering::AcqRel);
         }
-        Ok(InRam { lease, cached })
+        Ok(InRam { lease, cached, _held: Held::one_more(held) })
     }
 
     /// From RAM to the device; beside the load that brings it there, if one runs.

@@ -1,7 +1,5 @@
 //! How good a place is for a job. The derived order is the policy: fields compare from the first to the last, less is better.
 
-use std::cmp::Reverse;
-
 use serde::Serialize;
 
 use super::model::{PendingJob, Place};
@@ -63,14 +61,14 @@ pub(super) fn ram_bytes(job: &PendingJob, place: &Place<'_>) -> u64 {
     if job.brings_weights() { read_bytes(job, place) } else { 0 }
 }
 
-/// Bytes of RAM that the job needs at a time, however little else is there. What only passes through is there two
-/// components at a time, whichever follow each other; what is in RAM already is held while it is copied, too.
+/// Bytes of RAM that the job needs at a time, however little else is there. Of what only passes through one component after the other
+/// may be there; what is in RAM already is held while it is copied, too.
 pub(super) fn ram_bytes_at_a_time(job: &PendingJob, place: &Place<'_>) -> u64 {
     let reads = ram_bytes(job, place);
     if reads == 0 || !job.through_ram || place.device.is_none() {
         return reads;
     }
-    two_largest(missing(job, place).map(|(bytes, _)| bytes))
+    missing(job, place).map(|(bytes, _)| bytes).max().unwrap_or(0)
 }
 
 /// Those of them that are not there yet.
@@ -78,11 +76,5 @@ pub(super) fn new_ram_bytes_at_a_time(job: &PendingJob, place: &Place<'_>) -> u6
     if !job.through_ram || place.device.is_none() {
         return ram_bytes(job, place);
     }
-    two_largest(missing(job, place).filter(|(_, in_ram)| !in_ram).map(|(bytes, _)| bytes))
-}
-
-fn two_largest(bytes: impl Iterator<Item = u64>) -> u64 {
-    let mut all: Vec<u64> = bytes.collect();
-    all.sort_unstable_by_key(|bytes| Reverse(*bytes));
-    all.iter().take(2).sum()
+    missing(job, place).filter(|(_, in_ram)| !in_ram).map(|(bytes, _)| bytes).max().unwrap_or(0)
 }

@@ -183,11 +183,11 @@ fn a_host_whose_ram_budget_is_too_small_is_refused() {
 }
 
 #[test]
-fn a_load_onto_a_device_needs_ram_for_two_of_its_components() {
+fn a_load_onto_a_device_needs_ram_for_the_largest_of_its_components() {
     let mut example = Example::new(JobKind::Load);
     example.job.components = [3, 2, 3].map(|gib| (ComponentId::generate(), gib * GIB)).into();
-    example.host("a").ram.capacity_bytes = 6 * GIB;
-    example.host("b").ram.capacity_bytes = 6 * GIB - 1;
+    example.host("a").ram.capacity_bytes = 3 * GIB;
+    example.host("b").ram.capacity_bytes = 3 * GIB - 1;
     assert_eq!(example.assigned(), "a/cuda:0");
     example.host("a").ram.capacity_bytes -= 1;
     assert_eq!(example.rejected(), ErrorCode::InsufficientCapacity);
@@ -198,13 +198,13 @@ fn a_load_onto_a_device_needs_ram_for_two_of_its_components() {
 }
 
 #[test]
-fn what_is_in_ram_is_held_there_beside_what_is_read() {
+fn what_is_in_ram_is_held_there_while_it_is_copied() {
     let mut example = Example::new(JobKind::Load);
     let gib = [15, 10, 5].map(|gib| (ComponentId::generate(), gib * GIB));
     example.job.components = gib.into();
     example.device("a").memory.capacity_bytes = 48 * GIB;
     example.host("a").ram.promise(&gib[..1]);
-    example.host("a").ram.capacity_bytes = 25 * GIB;
+    example.host("a").ram.capacity_bytes = 15 * GIB;
     assert_eq!(example.assigned(), "a/cuda:0");
     example.host("a").ram.capacity_bytes -= 1;
     example.host("b").ram.capacity_bytes = GIB;

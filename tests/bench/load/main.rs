@@ -1,10 +1,14 @@
 //! The load bench: one cold file from disk to memory, by a raw direct read, by the product's loader with its digest, and by
-//! `safetensors.torch.load_file` and other readers of the Python world, in interleaved passes of one run; then the digest beside `b3sum` and `sha256sum`.
+//! `safetensors.torch.load_file` and other readers of the Python world, in interleaved passes of one run; then the digest beside `b3sum` and `sha256sum`,
+//! and the way from RAM to `cpu:0` beside memcpy.
 //! `README.md` in the parent folder has the method.
 #![expect(clippy::print_stdout, reason = "printing results is what a bench is for")]
 
+#[path = "../backed.rs"]
+mod backed;
 mod ballast;
 mod cache;
+mod copy;
 mod digest;
 #[path = "../facts.rs"]
 mod facts;
@@ -38,7 +42,7 @@ struct Args {
     #[arg(long, default_value_t = 2_000_000_000)]
     bytes: u64,
     /// Passes of each kind.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 5)]
     passes: usize,
     /// With memory full of the page cache, instead of free.
     #[arg(long)]
@@ -68,6 +72,7 @@ struct Report {
     peer: Option<python::Versions>,
     load: Vec<Row>,
     digest: Vec<Row>,
+    copy: Vec<Row>,
     /// The best raw read's speed is 1.
     of_best_raw: f64,
     /// Memory at the peak of a load beyond the component's bytes.
@@ -126,6 +131,13 @@ impl Subject {
         anyhow::ensure!(first == loaded.digest, "two loads of one file have the digests {first} and {}", loaded.digest);
         Ok(loaded.seconds)
     }
+
+    /// From RAM to `cpu:0`, with the memory that was held.
+    fn copies(&mut self, passes: usize) -> anyhow::Result<Series> {
+        self.ballast = None;
+        let lease = self.runtime.block_on(ours::resident(&self.tier, &self.path))?;
+        copy::passes(&lease, passes)
+    }
 }
 
 fn ballast_of(path: &Path) -> anyhow::Result<Ballast> {
@@ -140,9 +152,10 @@ impl Series {
         }
     }
 
-    fn rows(self, bytes: u64) -> Vec<Row> {
+    /// Beside the way of this name.
+    fn rows(self, bytes: u64, ours: &str) -> Vec<Row> {
         let speed = |seconds: &[f64]| bytes as f64 / median(seconds) / 1e9;
-        let ours = self.0.iter().find(|(what, _)| what == OURS).map_or(f64::NAN, |(_, seconds)| speed(seconds));
+        let ours = self.0.iter().find(|(what, _)| what == ours).map_or(f64::NAN, |(_, seconds)| speed(seconds));
         let row = |(what, seconds): (String, Vec<f64>)| {
             let gb_per_s = speed(&seconds);
             Row { what, seconds, gb_per_s, of_ours: gb_per_s / ours }
@@ -178,7 +191,8 @@ fn main() -> anyhow::Result<()> {
         digest_pass(&mut subject, &mut digests)?;
     }
     let file_bytes = std::fs::metadata(&subject.path)?.len();
-    let load = loads.rows(file_bytes);
+    let copies = subject.copies(args.passes)?;
+    let load = loads.rows(file_bytes, OURS);
     let best_raw = load.iter().filter(|row| row.what.starts_with("raw")).map(|row| row.of_ours).fold(0.0, f64::max);
     let report = Report {
         machine,
@@ -186,7 +200,8 @@ fn main() -> anyhow::Result<()> {
         cold: subject.cold,
         peer,
         load,
-        digest: digests.rows(file_bytes),
+        digest: digests.rows(file_bytes, OURS),
+        copy: copies.rows(file_bytes, copy::OURS),
         of_best_raw: 1.0 / best_raw,
         beside_bytes: subject.beside_bytes,
         huge_bytes: subject.huge_bytes,
@@ -253,6 +268,7 @@ fn print(report: &Report) {
         report.shmem_huge_pages
     );
     table("digest of the file in the page cache", &report.digest);
+    table("RAM → `cpu:0`", &report.copy);
 }
 
 fn table(title: &str, rows: &[Row]) {

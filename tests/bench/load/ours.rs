@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Instant};
 
-use residency::{Digest, Direct, IoOptions, RamTier, TierConfig};
+use residency::{Digest, Direct, IoOptions, Lease, RamTier, TierConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::{memory, model};
@@ -47,6 +47,14 @@ pub(crate) async fn load(tier: &RamTier, path: &Path, direct: Direct) -> anyhow:
     drop(lease);
     tier.evict(&key).await?;
     Ok(loaded)
+}
+
+/// The file in the tier, for as long as the lease lives.
+///
+/// # Errors
+/// What the loader says.
+pub(crate) async fn resident(tier: &RamTier, path: &Path) -> anyhow::Result<Lease> {
+    Ok(tier.acquire(model::request(path, IoOptions::default())?, &CancellationToken::new()).await?)
 }
 
 /// A figure of this process in bytes.

@@ -113,14 +113,14 @@ impl Bench {
                 bytes.extend(taken.map(|taken| (name.to_owned(), taken)));
             }
         }
-        for (what, after) in [
-            ("the weight of one over the middle block", &[(0, 0.8), (1, 0.5), (2, 0.4)]),
-            ("the weight of one over attention", &[(0, 0.8), (1, 0.6), (2, 0.3)]),
-            ("the weight of one over all", &[(0, 0.9), (1, 0.5), (2, 0.3)]),
+        for (what, place, after) in [
+            ("the weight of one over the middle block", 2, &[(0, 0.8), (1, 0.5), (2, 0.4)]),
+            ("the weight of one over attention", 1, &[(0, 0.8), (1, 0.6), (2, 0.3)]),
+            ("the weight of one over all", 0, &[(0, 0.9), (1, 0.5), (2, 0.3)]),
         ] {
-            self.change(&format!("change in a stack of three: {what}"), three, after).await?;
+            self.change(&format!("change in a stack of three: {what}"), three, after, place).await?;
         }
-        self.change("swap one over all for another", &[(0, 0.8)], &[(3, 0.8)]).await?;
+        self.change("swap one over all for another", &[(0, 0.8)], &[(3, 0.8)], 0).await?;
         self.back("return to a cached variant", &[(0, 0.8)]).await?;
         let base = self
             .runner
@@ -163,16 +163,21 @@ impl Bench {
     }
 
     /// One stack after another, whose variant is still there; each pass's variant goes for the next one's, and the first is not counted.
-    async fn change(&mut self, what: &str, before: Stack<'_>, after: Stack<'_>) -> anyhow::Result<()> {
+    /// The LoRA at `place` has another weight in every pass, so that no pass finds what it wants.
+    async fn change(&mut self, what: &str, before: Stack<'_>, after: Stack<'_>, place: usize) -> anyhow::Result<()> {
         if !what.contains(&self.work) {
             return Ok(());
         }
         let earlier = self.order(before, None);
         self.timed(earlier.clone()).await?;
         let mut there = None;
-        for _ in 0..=self.rounds {
+        for round in 0..=self.rounds {
+            let mut stack = after.to_vec();
+            if let Some((_, strength)) = stack.get_mut(place) {
+                *strength += round as f64 / 64.0;
+            }
             let order =
-                ApplyOrder { replaces: there.into_iter().collect(), ..self.order(after, Some(earlier.variant)) };
+                ApplyOrder { replaces: there.into_iter().collect(), ..self.order(&stack, Some(earlier.variant)) };
             let (variant, (_, pass)) = (order.variant, self.timed(order).await?);
             if there.replace(variant).is_some() {
                 self.keep(what, pass);
