@@ -68,6 +68,7 @@ fn found(number: usize) -> FoundModel {
         variant: (number % 2 == 1).then(|| "fp16".to_owned()),
         prediction: (number % 5 == 1).then(|| "epsilon".to_owned()),
         size_bytes: 1,
+        is_unreadable: false,
         reason: number.is_multiple_of(5).then(|| "no rule matched".to_owned()),
         evidence: json!([]),
         metadata: said,
@@ -106,6 +107,57 @@ async fn models_that_are_new_are_listed_as_they_are_listed_ever_after() {
     let whole = lists(&pool).await;
     sqlx::query("select model_search_renew(array(select id from models))").execute(&pool).await.expect("all anew");
     assert_eq!(lists(&pool).await, whole);
+}
+
+/// A disk that does not answer says nothing of a model: what was known of it holds until its files can be read again.
+#[tokio::test]
+async fn what_is_known_of_a_model_outlives_that_its_files_cannot_be_read() {
+    let farm = Farm::start().await;
+    let pool = catalogue(&farm).await;
+    let whole = found(2);
+    let unread = FoundModel {
+        model_type: "unknown".to_owned(),
+        base: "unknown".to_owned(),
+        is_unreadable: true,
+        reason: Some("it cannot be read".to_owned()),
+        components: Vec::new(),
+        ..found(2)
+    };
+    let fresh = FoundModel { rel_path: "x.safetensors".to_owned(), name: "x".to_owned(), ..unread.clone() };
+    let record = async |model: &FoundModel| {
+        models::record_models(&pool, None, ("a", "main"), &batch(std::slice::from_ref(model))).await.expect("a record")
+    };
+    record(&whole).await;
+    sqlx::query("update models set sha256 = 'ab'").execute(&pool).await.expect("a hash");
+    let rows = async || -> Vec<(String, String, Option<String>, Option<String>, i64, String)> {
+        sqlx::query_as(
+            "select m.state, m.type, m.reason, m.sha256, (select count(*) from model_components p where p.model_id = m.id), s.state
+             from models m join model_search s on s.model_id = m.id order by m.rel_path",
+        )
+        .fetch_all(&pool)
+        .await
+        .expect("rows")
+    };
+    let row = |state: &str, reason: Option<&str>| {
+        (
+            state.to_owned(),
+            "checkpoint".to_owned(),
+            reason.map(str::to_owned),
+            Some("ab".to_owned()),
+            3,
+            state.to_owned(),
+        )
+    };
+    assert_eq!(rows().await, [row("available", None)]);
+    let counts = record(&unread).await.expect("no lease to lose");
+    assert_eq!((counts.changed, counts.unchanged), (1, 0));
+    assert_eq!(rows().await, [row("unreadable", Some("it cannot be read"))]);
+    assert_eq!(record(&unread).await.expect("no lease to lose").unchanged, 1);
+    record(&whole).await;
+    assert_eq!(rows().await, [row("available", None)]);
+    record(&fresh).await;
+    let state = rows().await.pop().map(|row| (row.0, row.1, row.5));
+    assert_eq!(state, Some(("unreadable".to_owned(), "unknown".to_owned(), "unreadable".to_owned())));
 }
 
 /// Two hosts that have one library, each over several connections, with batches that are cut differently.

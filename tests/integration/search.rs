@@ -138,6 +138,7 @@ async fn g5_models_found_by_a_zombie_are_not_listed() {
         variant: None,
         prediction: None,
         size_bytes: 1,
+        is_unreadable: false,
         reason: None,
         evidence: json!([]),
         metadata: json!({}),

@@ -70,6 +70,12 @@ async fn files_with_equal_tensors_become_one_component_once_both_were_read() {
     device_is(&farm, "a/cpu:0", "only the other one", |view| view.resident.len() == 1).await;
     let again = load(&farm, "first").await;
     assert_eq!(from(&farm.api.job_ended(again.id, JobState::Succeeded, SHORT).await), "disk");
+    // a model without files takes no disk
+    std::fs::remove_file(farm.library().join("second.safetensors")).unwrap();
+    let scan = farm.api.submit("/v1/jobs", json!({ "kind": "scan", "target": "host:a" })).await;
+    farm.api.job_ended(scan.id, JobState::Succeeded, SHORT).await;
+    let duplicates: Vec<SharedComponent> = farm.api.list("/v1/components?duplicates=true").await;
+    assert!(duplicates.is_empty(), "{duplicates:?}");
     farm.assert_ledger_is_clean().await;
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Split {
 
 impl Split {
     /// Takes tensors that are no weights of their component out of it.
-    fn leave_out(&mut self, names: Vec<String>, tensors: &mut Vec<TensorFacts>) {
+    fn leave_out(&mut self, names: BTreeSet<String>, tensors: &mut Vec<TensorFacts>) {
         tensors.retain(|tensor| {
             let keep = !names.contains(&tensor.name);
             if !keep {
@@ -69,7 +69,7 @@ pub(crate) fn split(model_type: ModelType, base: Base, tensors: Vec<TensorFacts>
     }
     parts.sort_by_key(|(kind, _, _)| *kind);
     for (kind, _, tensors) in &mut parts {
-        split.leave_out(canonical::ignored(*kind, base, tensors), tensors);
+        split.leave_out(canonical::ignored(*kind, base, tensors).into_iter().collect(), tensors);
     }
     split.components = parts.into_iter().map(|(kind, _, tensors)| component(kind, tensors)).collect();
     split

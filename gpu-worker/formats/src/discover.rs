@@ -227,11 +227,26 @@ impl Walk<'_> {
             self.skip(&rel, "a shard: its index is the model");
         } else if is_companion(name, siblings) {
             self.skip(&rel, "the VAE that accompanies the checkpoint of the same name");
+        } else if let Some(shard) = is_index.then(|| self.shard_outside(&path, siblings)).flatten() {
+            self.skip(&rel, format!("the index of a model with a link that leaves the root: {shard}"));
         } else {
             let folder = path.parent().unwrap_or(self.root);
-            let sidecars = attach::sidecars(folder, name, siblings);
+            let mut sidecars = attach::sidecars(folder, name, siblings);
+            sidecars.retain(|sidecar| !self.leads_out(&sidecar.path));
             self.found.candidates.push(Candidate { path, rel_path: rel, kind: CandidateKind::SingleFile, sidecars });
         }
+    }
+
+    /// A file beside an index that the index could name, and that is a link out of the roots.
+    fn shard_outside<'s>(&self, index: &Path, siblings: &'s [String]) -> Option<&'s String> {
+        let is_weights = |name: &&String| index::is_weights(name);
+        siblings.iter().filter(is_weights).find(|name| self.leads_out(&index.with_file_name(name)))
+    }
+
+    /// Whether an entry is a link that resolves outside of the roots.
+    fn leads_out(&self, path: &Path) -> bool {
+        let is_link = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_symlink());
+        is_link && !path.canonicalize().is_ok_and(|target| self.allowed(&target))
     }
 
     /// A pipeline folder is one model, unless something in it leads out of the root.

@@ -166,8 +166,7 @@ pub(crate) fn refused<C>(
         ErrorKind::Missing | ErrorKind::Unreadable => Err(error),
         ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::Unsafe | ErrorKind::UnsafeFormat => {
             let mut inspection = unknown(path, known(format), files);
-            inspection.evidence.push(Evidence::new("file.refused", error.code(), inspection.format.as_str()));
-            inspection.reason = Some(error.full_text());
+            inspection.refuse(&error);
             Ok(inspection)
         }
     }

@@ -8,9 +8,13 @@ use serde_json::{Map, Value};
 use crate::{
     correction::Correction,
     dtype::Dtype,
+    error::FormatError,
     text::{storable, storable_json},
     vocab::{Base, ComponentKind, Format, ModelType},
 };
+
+/// Most tensors of a file: twenty times what the largest model that is split over no files has. Bounds time and memory for a hostile header.
+pub(crate) const MAX_TENSORS: usize = 200_000;
 
 /// A file as it was when its header was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,6 +166,14 @@ pub struct Inspection<C = Component> {
 pub type Listing = Inspection<ComponentSummary>;
 
 impl Inspection {
+    /// A component's `config.json`, of folders. One of a lone component is kept under the type that its files show, whatever the component is called.
+    #[must_use]
+    pub fn config(&self, kind: &str) -> Option<&Value> {
+        let configs = self.metadata.get("configs")?.as_object()?;
+        let is_alone = configs.len() == 1 && matches!(self.components.as_slice(), [only] if only.kind.as_str() == kind);
+        configs.get(kind).or_else(|| configs.values().next().filter(|_| is_alone))
+    }
+
     /// The same without the tensors.
     #[must_use]
     pub fn listing(self) -> Listing {
@@ -189,6 +201,12 @@ impl<C> Inspection<C> {
     #[must_use]
     pub fn detected(&self) -> (ModelType, Base) {
         self.corrected.unwrap_or((self.model_type, self.base))
+    }
+
+    /// Its content was refused: why, for people and for who judges it.
+    pub(crate) fn refuse(&mut self, error: &FormatError) {
+        self.evidence.push(Evidence::new("file.refused", error.code(), self.format.as_str()));
+        self.reason = Some(error.full_text());
     }
 
     /// Puts the corrected answer in place of the detected one.

@@ -36,22 +36,14 @@ pub fn base(model: &ModelRow, inspection: &Inspection) -> Option<String> {
 /// A part's `config.json`: the operator's, else the folder's.
 pub fn config<'a>(model: &'a ModelRow, inspection: &'a Inspection, kind: &str) -> Option<&'a Value> {
     let said = model.overrides.get("config").and_then(|configs| configs.get(kind));
-    said.or_else(|| of_files(inspection, kind))
+    said.or_else(|| inspection.config(kind))
 }
 
-/// A folder of one component has one config, under the model's type.
-fn of_files<'a>(inspection: &'a Inspection, kind: &str) -> Option<&'a Value> {
-    let configs = inspection.metadata.get("configs")?.as_object()?;
-    let is_component = || inspection.components.iter().any(|component| component.kind.as_str() == kind);
-    let is_alone = || configs.len() == 1 && inspection.components.len() == 1 && is_component();
-    let alone = || configs.values().next().filter(|_| is_alone());
-    configs.get(kind).or_else(alone)
-}
-
-/// The prediction that the model was trained for, as the operator says it, else as its files show it.
+/// The prediction that the model was trained for, as the operator says it, else as its files show it, else as what lies beside them claims,
+/// which a scan has read.
 pub fn prediction(model: &ModelRow, inspection: &Inspection) -> Option<String> {
     let said = model.overrides.get("prediction").and_then(Value::as_str).map(str::to_owned);
-    said.or_else(|| inspection.prediction.clone())
+    said.or_else(|| inspection.prediction.clone()).or_else(|| model.prediction.clone())
 }
 
 /// A pipeline's `model_index.json`; none for models without.

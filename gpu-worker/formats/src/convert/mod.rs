@@ -34,7 +34,7 @@ pub use emit::Change;
 pub use error::ConvertError;
 pub use look::{Found, bytes as look_bytes, look};
 pub use plan::{Document, OutFile, OutTensor, Plan, Request};
-pub use source::Model;
+pub use source::{Model, Said};
 pub use write::{Job, Made, MadeFile, write};
 
 use crate::dtype::Dtype;

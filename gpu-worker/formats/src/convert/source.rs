@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use serde_json::{Map, Value};
+
 use super::ConvertError;
 use crate::{
     diffusers::index,
@@ -9,7 +11,7 @@ use crate::{
     pickle,
     probe::Probe,
     safetensors,
-    vocab::Format,
+    vocab::{Base, ComponentKind, Format},
 };
 
 /// A model with all its tensors.
@@ -21,6 +23,16 @@ pub struct Model {
     pub(super) tensors: Vec<TensorFacts>,
     /// The metadata of a single file.
     pub(super) metadata: BTreeMap<String, String>,
+    said: Said,
+}
+
+/// What the operator says of a model; goes before what its files say.
+#[derive(Debug, Clone, Default)]
+pub struct Said {
+    /// Configs by component.
+    pub configs: Map<String, Value>,
+    /// How it predicts.
+    pub prediction: Option<String>,
 }
 
 impl Model {
@@ -52,7 +64,30 @@ impl Model {
         for file in &files {
             must_be_seen(file, &inspection.files)?;
         }
-        Ok(Self { inspection, tensors, metadata })
+        Ok(Self { inspection, tensors, metadata, said: Said::default() })
+    }
+
+    /// With what the operator says of it.
+    #[must_use]
+    pub fn with(mut self, said: Said) -> Self {
+        self.said = said;
+        self
+    }
+
+    /// A component's config, as the operator says it, else as the folder has it; none of a single file.
+    pub(super) fn config(&self, kind: ComponentKind) -> Option<&Value> {
+        self.said.configs.get(kind.as_str()).or_else(|| self.inspection.config(kind.as_str()))
+    }
+
+    /// How it was told to predict, by the operator alone.
+    pub(super) fn said_prediction(&self) -> Option<&str> {
+        self.said.prediction.as_deref()
+    }
+
+    /// How it predicts: as the operator or its files say, else as its family does.
+    pub(super) fn prediction(&self) -> &str {
+        let told = self.said_prediction().or(self.inspection.prediction.as_deref());
+        told.unwrap_or(if self.inspection.base == Base::Sd21 { "v_prediction" } else { "epsilon" })
     }
 
     /// Opens its files, which must be those that were inspected.

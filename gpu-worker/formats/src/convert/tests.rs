@@ -117,6 +117,38 @@ fn job<'a>(plan: &'a Plan, place: &'a Place, keep: &'a dyn Fn() -> bool) -> Job<
     }
 }
 
+/// A config that nobody could tell from the tensors, and a way to predict.
+#[test]
+fn what_the_operator_says_of_a_single_file_goes_into_its_folder() {
+    let dir = TempDir::new().unwrap();
+    let path = checkpoint(dir.path(), &SD15, &|_| Box::new(|_| 0.5));
+    let read = |folder: &Path, name: &str| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(folder.join(name)).unwrap()).unwrap()
+    };
+    let (folder, ..) = convert(&path, "plain", &request(Layout::Diffusers, Precision::Keep));
+    let mut config = read(&folder, "unet/config.json");
+    assert_eq!(read(&folder, "scheduler/scheduler_config.json")["prediction_type"], "epsilon");
+    config["attention_head_dim"] = serde_json::json!(2);
+    let said = Said {
+        configs: serde_json::Map::from_iter([("unet".to_owned(), config.clone())]),
+        prediction: Some("v_prediction".to_owned()),
+    };
+    let told = |from: &Path, to: &str, said: Said| {
+        let plan = Plan::new(&open(from).with(said), None, &request(Layout::Diffusers, Precision::Keep)).unwrap();
+        let place = Place::open(dir.path(), to).unwrap();
+        write(&job(&plan, &place, &|| false), &mut go).unwrap();
+        place.path()
+    };
+    let folder = told(&path, "told", said);
+    assert_eq!(read(&folder, "unet/config.json")["attention_head_dim"], 2);
+    assert_eq!(read(&folder, "scheduler/scheduler_config.json")["prediction_type"], "v_prediction");
+    // a folder's own scheduler says what its operator says
+    let said = Said { prediction: Some("epsilon".to_owned()), ..Said::default() };
+    let folder = told(&folder, "again", said);
+    assert_eq!(read(&folder, "scheduler/scheduler_config.json")["prediction_type"], "epsilon");
+    assert_eq!(read(&folder, "unet/config.json")["attention_head_dim"], 2);
+}
+
 fn convert(from: &Path, to: &str, request: &Request) -> (PathBuf, Plan, Made) {
     let plan = Plan::new(&open(from), None, request).unwrap();
     let place = Place::open(from.parent().unwrap(), to).unwrap();

@@ -52,6 +52,11 @@ pub(crate) fn is_pickled(name: &str) -> bool {
     parse_name(name).is_some_and(|(stem, _)| name.strip_prefix(stem).is_some_and(|rest| rest.starts_with(".bin.")))
 }
 
+/// Whether an index may name a file of this name.
+pub(crate) fn is_weights(name: &str) -> bool {
+    ENDINGS.iter().any(|ending| name.ends_with(ending))
+}
+
 /// Number and total, if `name` is a shard: `model-00001-of-00003.safetensors` → (1, 3).
 pub(crate) fn shard_number(name: &str) -> Option<(u64, u64)> {
     let (rest, total) = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending))?.rsplit_once("-of-")?;

@@ -77,7 +77,7 @@ fn without_index(path: &Path, index_path: &Path, error: FormatError) -> Result<I
         return Err(error);
     }
     let mut inspection = unknown(path, Format::Diffusers, stat(index_path, INDEX_NAME).into_iter().collect());
-    inspection.reason = Some(error.full_text());
+    inspection.refuse(&error);
     Ok(inspection)
 }
 

@@ -36,7 +36,7 @@ pub(super) fn inspect(path: &Path, correction: Correction) -> Result<Option<Insp
     match read_weights(path, &mut inspection) {
         Ok((tensors, metadata)) => recognise(&mut inspection, tensors, (&metadata, &config), correction),
         Err(error) if error.kind() == ErrorKind::Unreadable => return Err(error),
-        Err(error) => inspection.reason = Some(error.full_text()),
+        Err(error) => inspection.refuse(&error),
     }
     let told = by_class(&class);
     if inspection.model_type == ModelType::Unknown && told != ModelType::Unknown {
@@ -59,7 +59,7 @@ fn without_config(path: &Path, error: FormatError) -> Result<Option<Inspection>,
         ErrorKind::Unreadable => Err(error),
         ErrorKind::Corrupt | ErrorKind::Unsupported | ErrorKind::Unsafe | ErrorKind::UnsafeFormat => {
             let mut inspection = unknown(path, Format::Component, Vec::new());
-            inspection.reason = Some(error.full_text());
+            inspection.refuse(&error);
             Ok(Some(inspection))
         }
     }

@@ -76,8 +76,17 @@ fn links_are_followed_inside_the_root_only() {
     symlink(at("nowhere"), at("dangling.safetensors")).unwrap();
     document(&at("pipe/model_index.json"), &json!({}));
     symlink(outside.path().join("secret.safetensors"), at("pipe/unet/model.safetensors")).unwrap();
+    document(&outside.path().join("note.json"), &json!({ "description": "secret" }));
+    symlink(outside.path().join("note.json"), at("real.civitai.info")).unwrap();
+    document(&at("notes/inside.json"), &json!({ "description": "seen" }));
+    symlink(at("notes/inside.json"), at("real.json")).unwrap();
+    document(&at("cut/m.safetensors.index.json"), &json!({ "weight_map": { "a": "any.safetensors" } }));
+    symlink(outside.path().join("secret.safetensors"), at("cut/any.safetensors")).unwrap();
     let found = discover(root.path()).unwrap();
     assert_eq!(candidates(&found), ["from-blob.safetensors", "real.safetensors"]);
+    let real = found.candidates.iter().find(|candidate| candidate.rel_path == "real.safetensors").unwrap();
+    assert_eq!(real.sidecars.iter().map(|sidecar| sidecar.path.clone()).collect::<Vec<_>>(), [at("real.json")]);
+    assert!(why(&found, "cut/m.safetensors.index.json").contains("any.safetensors"));
     assert_eq!(why(&found, "escape.safetensors"), "a link that leaves the root");
     assert_eq!(why(&found, "escape-folder"), "a link that leaves the root");
     assert!(why(&found, "again.safetensors").starts_with("a link to real.safetensors"));

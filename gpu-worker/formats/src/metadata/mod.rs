@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 pub use extracted::{BaseClaim, Civitai, Extracted, Network, SidecarFacts, Training};
 
 use crate::{
-    inspection::Inspection,
+    inspection::{Evidence, Inspection},
     sidecar::{self, Sidecar},
     text::storable_json,
-    vocab::Base,
+    vocab::{Base, ModelType},
 };
 use extracted::Gathering;
 
@@ -27,7 +27,7 @@ pub const EXTRACTED_KEY: &str = "extracted";
 
 /// Version of everything that an inspection answers: raised whenever the same file may get another answer, so that
 /// a scan reads again what older rules recognised.
-pub const RULES_VERSION: u32 = 3;
+pub const RULES_VERSION: u32 = 4;
 
 /// Gathers what the model's own metadata, its configs and its side-cars say. The first source that
 /// names a field wins: the file itself, then side-cars in the order of [`crate::sidecar::SidecarKind`].
@@ -49,9 +49,15 @@ pub fn extract<C>(inspection: &Inspection<C>, sidecars: &[Sidecar]) -> Extracted
     extracted
 }
 
-/// [`extract`], put into the inspection's metadata.
+/// [`extract`], put into the inspection's metadata. How a model predicts cannot be seen in most files: where nothing of it shows, a claim holds.
 pub fn attach<C>(inspection: &mut Inspection<C>, sidecars: &[Sidecar]) {
     let extracted = extract(inspection, sidecars);
+    let denoises = matches!(inspection.model_type, ModelType::Checkpoint | ModelType::Unet);
+    if let Some(claim) = extracted.prediction_claim.as_ref().filter(|_| denoises && inspection.prediction.is_none()) {
+        let source = extracted.sources.get("prediction_claim").map_or("metadata", String::as_str);
+        inspection.evidence.push(Evidence::new("prediction.claim", source, claim.as_str()));
+        inspection.prediction = Some(claim.clone());
+    }
     let value = serde_json::to_value(&extracted).unwrap_or_else(|error| json!({ "problems": [error.to_string()] }));
     inspection.metadata.insert(EXTRACTED_KEY.to_owned(), storable_json(value));
 }

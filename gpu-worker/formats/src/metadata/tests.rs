@@ -7,7 +7,8 @@ use tempfile::TempDir;
 
 use super::{Extracted, attach, extract};
 use crate::{
-    Base, inspect,
+    Base, Format, Inspection, ModelType, inspect,
+    inspect::unknown,
     sidecar::{Sidecar, SidecarKind},
     testing::{document, family_unet, model_in, specs},
 };
@@ -133,4 +134,23 @@ fn it_is_attached_beside_the_raw_metadata_and_can_be_stored() {
     assert_eq!(found.metadata["extracted"]["title"], "a\u{fffd}b");
     assert_eq!(found.metadata["extracted"]["description"].as_str().unwrap().len(), 16 << 10);
     assert_eq!(found.metadata["modelspec.title"], "a\u{fffd}b");
+}
+
+/// Nothing in the tensors of an SD 1 checkpoint says how it predicts; the config that came with it does.
+#[test]
+fn a_claim_says_how_a_model_predicts_where_nothing_else_does() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("x.yaml"), "model:\n  params:\n    parameterization: \"v\" # velocity\n").unwrap();
+    let sidecars = [sidecar(dir.path(), "x.yaml", SidecarKind::Config)];
+    let attached = |model_type: ModelType, known: Option<&str>| {
+        let mut inspection: Inspection = unknown(dir.path(), Format::Safetensors, Vec::new());
+        (inspection.model_type, inspection.prediction) = (model_type, known.map(str::to_owned));
+        attach(&mut inspection, &sidecars);
+        let evidence = inspection.evidence.first().map(|evidence| (evidence.rule, evidence.matched.clone()));
+        (inspection.prediction, evidence)
+    };
+    let claimed = (Some("v_prediction".to_owned()), Some(("prediction.claim", "yaml".to_owned())));
+    assert_eq!(attached(ModelType::Checkpoint, None), claimed);
+    assert_eq!(attached(ModelType::Unet, Some("epsilon")), (Some("epsilon".to_owned()), None));
+    assert_eq!(attached(ModelType::Lora, None), (None, None));
 }

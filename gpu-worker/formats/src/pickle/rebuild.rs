@@ -6,10 +6,7 @@ use super::{
     storage::{MAX_RANK, Storage, place},
     value::{Id, Value},
 };
-use crate::{dtype::Dtype, error::FormatError, text::shown};
-
-/// Most storages and most tensors of a file.
-const MAX_TENSORS: u64 = 200_000;
+use crate::{dtype::Dtype, error::FormatError, inspection::MAX_TENSORS, text::shown};
 
 impl Machine<'_, '_> {
     /// BINPERSID: `('storage', class, key, location, count[, view])`.
@@ -61,8 +58,8 @@ impl Machine<'_, '_> {
             };
         }
         let index = self.heap.storages.len();
-        if u64::try_from(index).unwrap_or(u64::MAX) >= MAX_TENSORS {
-            return Err(self.source.too_many("storages", MAX_TENSORS));
+        if index >= MAX_TENSORS {
+            return Err(self.source.too_many("storages", MAX_TENSORS as u64));
         }
         self.storages.insert(storage.key.clone(), index);
         self.heap.storages.push(storage);
@@ -93,8 +90,8 @@ impl Machine<'_, '_> {
         let (shape, strides) = (self.numbers(*size)?, self.numbers(*strides)?);
         let tensor = place(index, &held, dtype, offset, shape, strides).map_err(|problem| self.source.bad(problem))?;
         let place = self.heap.tensors.len();
-        if u64::try_from(place).unwrap_or(u64::MAX) >= MAX_TENSORS {
-            return Err(self.source.too_many("tensors", MAX_TENSORS));
+        if place >= MAX_TENSORS {
+            return Err(self.source.too_many("tensors", MAX_TENSORS as u64));
         }
         self.heap.tensors.push(tensor);
         Ok(Value::Tensor(place))

@@ -12,7 +12,7 @@ use serde::{
     de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor},
 };
 
-use crate::{dtype::Dtype, error::FormatError, text::shown};
+use crate::{dtype::Dtype, error::FormatError, inspection::MAX_TENSORS, text::shown};
 
 /// Most dimensions of a tensor: what PyTorch allows. Bounds memory for a hostile header.
 const MAX_RANK: usize = 64;
@@ -42,6 +42,7 @@ pub(super) struct RawHeader<'t> {
     pub(super) metadata: BTreeMap<String, String>,
     duplicate_tensor: Option<String>,
     duplicate_key: Option<String>,
+    is_too_many: bool,
 }
 
 /// Parses the header's bytes.
@@ -55,6 +56,9 @@ pub(super) fn parse<'t>(path: &Path, bytes: &'t [u8]) -> Result<RawHeader<'t>, F
     let mut json = serde_json::Deserializer::from_str(text);
     let parsed = json.deserialize_map(HeaderVisitor).and_then(|header| json.end().map(|()| header));
     let header = parsed.map_err(|source| FormatError::HeaderInvalid { path: path(), source })?;
+    if header.is_too_many {
+        return Err(FormatError::TooMany { path: path(), what: "tensors", limit: MAX_TENSORS as u64 });
+    }
     if let Some(tensor) = header.duplicate_tensor {
         return Err(FormatError::DuplicateTensor { path: path(), tensor });
     }
@@ -77,7 +81,11 @@ impl<'de> Visitor<'de> for HeaderVisitor {
         let mut header = RawHeader::default();
         let mut has_metadata = false;
         while let Some(Word(name)) = map.next_key::<Word<'de>>()? {
-            if name != METADATA {
+            if name != METADATA && header.tensors.len() >= MAX_TENSORS {
+                // the rest has to be JSON all the same
+                header.is_too_many = true;
+                map.next_value::<serde::de::IgnoredAny>()?;
+            } else if name != METADATA {
                 header.tensors.push(map.next_value_seed(EntrySeed(name))?);
             } else if !std::mem::replace(&mut has_metadata, true) {
                 let own: OwnMetadata = map.next_value()?;

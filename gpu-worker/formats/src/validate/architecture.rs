@@ -16,8 +16,7 @@ use crate::{
 pub fn architecture(inspection: &Inspection, configs: Option<&Value>) -> Vec<Finding> {
     let of = |component: &Component| {
         let kind = component.kind.as_str();
-        let own = inspection.metadata.get("configs").and_then(|configs| configs.get(kind));
-        let config = configs.and_then(|configs| configs.get(kind)).or(own);
+        let config = configs.and_then(|configs| configs.get(kind)).or_else(|| inspection.config(kind));
         compared(inspection, component, config)
     };
     inspection.components.iter().flat_map(of).collect()

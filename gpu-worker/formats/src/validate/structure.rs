@@ -11,7 +11,7 @@ use crate::{
     inspect::inspect_as,
     inspection::{Evidence, Inspection},
     text::shown,
-    vocab::ModelType,
+    vocab::{Format, ModelType},
 };
 
 /// Inspects the model at `path`, as a correction says it is, and says what is wrong with its structure. Without an inspection the path could not be
@@ -31,9 +31,9 @@ pub fn structure(path: &Path, correction: Correction) -> Result<(Option<Inspecti
     };
     let mut findings = refused(&inspection);
     findings.extend(parts(&inspection));
-    if findings.is_empty() && (inspection.model_type == ModelType::Unknown || inspection.components.is_empty()) {
-        let why = inspection.reason.clone().unwrap_or_else(|| "no known component in it".to_owned());
-        findings.push(Finding::new(Severity::Warning, "not_recognised", why));
+    findings.extend(tokenizer(&inspection));
+    if findings.is_empty() {
+        findings.extend(not_recognised(&inspection));
     }
     findings.extend(ignored(&inspection));
     findings.extend(empty_tensors(&inspection));
@@ -47,6 +47,7 @@ fn refusal(class: &str, text: String) -> Finding {
     let code = match class {
         "unsafe" | "unsafe_format" => UNSAFE_FILE,
         "unsupported" => "unsupported_format",
+        "missing" => "missing_part",
         _ => "corrupt_file",
     };
     // what this version cannot read may be whole
@@ -83,6 +84,26 @@ fn parts(inspection: &Inspection) -> Vec<Finding> {
         }
     };
     matching(inspection, "diffusers.problem").map(of).collect()
+}
+
+/// Files of a tokenizer that cannot be read, of a folder of its own or beside weights.
+fn tokenizer(inspection: &Inspection) -> Vec<Finding> {
+    let problems = inspection.metadata.get("tokenizer").and_then(|found| found.get("problems"));
+    let problems = problems.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    problems.map(|problem| Finding::new(Severity::Error, "corrupt_file", problem.to_owned()).of("tokenizer")).collect()
+}
+
+/// What is here cannot be loaded. Tokenizers never are, and of some formats no more is promised than to tell what they hold.
+fn not_recognised(inspection: &Inspection) -> Option<Finding> {
+    let is_known = inspection.model_type != ModelType::Unknown;
+    if is_known && (!inspection.components.is_empty() || inspection.model_type == ModelType::Tokenizer) {
+        return None;
+    }
+    let why = inspection.reason.clone().unwrap_or_else(|| "no known component in it".to_owned());
+    Some(match inspection.format {
+        Format::Gguf if is_known => Finding::new(Severity::Info, "not_loaded", why),
+        _ => Finding::new(Severity::Warning, "not_recognised", why),
+    })
 }
 
 /// Tensors that belong to no component.

@@ -289,3 +289,36 @@ fn the_architecture_names_missing_wrong_and_unexpected_tensors() {
     assert!(unexpected.message.contains("`encoder.conv_in.bias` is missing"), "{unexpected:?}");
     assert_eq!(verdict(&findings), Verdict::Invalid);
 }
+
+/// What is refused in a folder is as bad as it is in a file.
+#[test]
+fn folders_are_judged_by_what_was_refused_in_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let judged = |name: &str| {
+        let findings = structure(&at(name), Correction::default()).unwrap().1;
+        (verdict(&findings), findings.first().map(|finding| finding.code.clone()))
+    };
+    let config = json!({ "_class_name": "AutoencoderKL" });
+    document(&at("cut/config.json"), &config);
+    std::fs::write(at("cut/diffusion_pytorch_model.safetensors"), [9, 0, 0, 0, 0, 0, 0, 0, b'{']).unwrap();
+    assert_eq!(judged("cut"), (Verdict::Invalid, Some("corrupt_file".to_owned())));
+    document(&at("runs/config.json"), &config);
+    let runs = b"\x80\x02cos\nsystem\nX\x01\0\0\0x\x85R.";
+    std::fs::write(at("runs/diffusion_pytorch_model.bin"), runs).unwrap();
+    assert_eq!(judged("runs"), (Verdict::Unsafe, Some(UNSAFE_FILE.to_owned())));
+    document(&at("empty/config.json"), &config);
+    document(
+        &at("empty/diffusion_pytorch_model.safetensors.index.json"),
+        &json!({ "weight_map": { "a": "x.safetensors" } }),
+    );
+    assert_eq!(judged("empty").0, Verdict::Invalid);
+    std::fs::create_dir_all(at("pipe/unet")).unwrap();
+    std::fs::write(at("pipe/model_index.json"), "{").unwrap();
+    assert_eq!(judged("pipe"), (Verdict::Invalid, Some("corrupt_file".to_owned())));
+    document(&at("words/vocab.json"), &json!({ "a": 0 }));
+    std::fs::write(at("words/merges.txt"), "#version: 0.2\n").unwrap();
+    assert_eq!(judged("words"), (Verdict::Ok, None), "a tokenizer lacks nothing");
+    std::fs::write(at("words/tokenizer_config.json"), "{").unwrap();
+    assert_eq!(judged("words"), (Verdict::Invalid, Some("corrupt_file".to_owned())));
+}

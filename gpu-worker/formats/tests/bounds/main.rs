@@ -20,6 +20,8 @@ static COUNTING: allocator::Counting = allocator::Counting;
 const PICKLE_BYTES: usize = 384 << 20;
 /// Directories of zips at their limits.
 const ZIP_BYTES: usize = 128 << 20;
+/// A header of the longest length and the tensors that are read of it.
+const FULL_BYTES: usize = 320 << 20;
 /// Headers, indices and everything that lies about its length.
 const HEADER_BYTES: usize = 16 << 20;
 
@@ -136,12 +138,38 @@ fn headers(folder: &Path) {
         });
         assert!(peak <= HEADER_BYTES, "{name}: {peak} bytes at most");
     }
+    full_headers(&path);
     for name in ["x.safetensors.index.json", "pytorch_model.bin.index.json"] {
         let path = folder.join(name);
         fs::write(&path, &deep).unwrap();
         let peak = allocator::peak(|| assert!(inspect(&path).unwrap().components.is_empty()));
         assert!(peak <= HEADER_BYTES, "{name}: {peak} bytes at most");
     }
+}
+
+/// Headers that are there to their last byte: more tensors than any model has, and as many as are read, all of them of no use. What takes
+/// time in the square of their number would not end.
+fn full_headers(path: &Path) {
+    let entries = |count: usize| {
+        let vae = ["encoder.conv_in.weight", "decoder.conv_in.weight", "decoder.conv_out.weight"].map(str::to_owned);
+        let names = vae.into_iter().chain((0..count).map(|number| format!("loss.{number}")));
+        let entries =
+            names.map(|name| format!("\"{name}\":{{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}}"));
+        entries.collect::<Vec<_>>().join(",")
+    };
+    let write = |count: usize| {
+        let header = format!("{{{}}}", entries(count));
+        fs::write(path, [&u64::try_from(header.len()).unwrap().to_le_bytes(), header.as_bytes()].concat()).unwrap();
+    };
+    write(1_000_000);
+    let peak = allocator::peak(|| {
+        let refused = inspect(path).unwrap();
+        assert!(refused.reason.unwrap().contains("more than 200000 tensors"));
+    });
+    assert!(peak <= FULL_BYTES, "too many tensors: {peak} bytes at most");
+    write(199_000);
+    let peak = allocator::peak(|| assert!(inspect(path).is_ok()));
+    assert!(peak <= FULL_BYTES, "many tensors: {peak} bytes at most");
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! A model that takes part: its rows, and the headers of its files on this host.
 
-use model_formats::convert::Model;
+use model_formats::convert::{Model, Said};
+use serde_json::Value;
 use shared::{db::models, ids::ModelId};
 
 use super::super::model::{self, Wanted, blocking};
-use crate::{context::Agent, error::WorkError, running::Attempt};
+use crate::{context::Agent, error::WorkError, managers::parts, running::Attempt};
 
 /// A model of the catalogue with its headers.
 pub(super) struct Source {
@@ -24,12 +25,16 @@ impl Source {
         let root = here.ok_or_else(missing)?.root;
         // of a folder, the parts say where their files are
         let path = inspection.files.first().map(|file| file.path.clone()).unwrap_or_default();
+        let said = Said {
+            configs: wanted.model.overrides.get("config").and_then(Value::as_object).cloned().unwrap_or_default(),
+            prediction: parts::prediction(&wanted.model, &inspection),
+        };
         let model = blocking("reading headers", move || Model::open(&path, inspection)).await??;
-        Ok(Self { wanted, model, root })
+        Ok(Self { wanted, model: model.with(said), root })
     }
 
     /// Digests of its components, those that are known.
-    pub(super) fn digests(&self) -> serde_json::Map<String, serde_json::Value> {
+    pub(super) fn digests(&self) -> serde_json::Map<String, Value> {
         let known = self.wanted.components.iter();
         known.filter_map(|row| Some((row.kind.clone(), row.digest.clone()?.into()))).collect()
     }

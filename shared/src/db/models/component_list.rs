@@ -36,9 +36,9 @@ pub struct SharedComponent {
     pub dtype: String,
     /// Digest of its tensors, once known.
     pub digest: Option<String>,
-    /// How many models have it.
+    /// How many models have it, without those whose files are gone.
     pub models: i64,
-    /// Bytes of all its copies on disk but one.
+    /// Bytes of all their copies on disk but one.
     pub spare_bytes: i64,
 }
 
@@ -55,15 +55,16 @@ pub async fn list_components(
     Ok(sqlx::query_as(
         "select * from (
              select c.id, c.kind, c.bytes, c.param_count, c.tensor_count, c.dtype, c.digest,
-                    count(*) as models, (count(*) - 1) * c.bytes as spare_bytes
-             from components c join model_components p on p.component_id = c.id
+                    count(*) filter (where m.state <> 'missing') as models,
+                    greatest(count(*) filter (where m.state <> 'missing') - 1, 0) * c.bytes as spare_bytes
+             from components c join model_components p on p.component_id = c.id join models m on m.id = p.model_id
              where ($1::text[] is null or c.kind = any($1))
-               and ($2::text is null or exists (select 1 from model_components q join models m on m.id = q.model_id
-                    where q.component_id = c.id and (m.id = $2 or m.name = $2)))
+               and ($2::text is null or exists (select 1 from model_components q join models n on n.id = q.model_id
+                    where q.component_id = c.id and (n.id = $2 or n.name = $2)))
                and ($3::text is null or exists (select 1 from residency r
                     join host_leases h on h.incarnation = r.incarnation and h.lease_until > now()
                     where r.component_id = c.id and r.tier = $3 and r.state = 'ready'))
-             group by c.id having count(*) >= $4) listed
+             group by c.id having $4 <= 1 or count(*) filter (where m.state <> 'missing') >= $4) listed
          where $5::bigint is null or spare_bytes < $5 or (spare_bytes = $5 and id > $6::text)
          order by spare_bytes desc, id limit $7",
     )
@@ -85,8 +86,9 @@ pub async fn list_components(
 pub async fn shared_component(db: impl PgExecutor<'_>, id: ComponentId) -> Result<Option<SharedComponent>, DbError> {
     Ok(sqlx::query_as(
         "select c.id, c.kind, c.bytes, c.param_count, c.tensor_count, c.dtype, c.digest,
-                count(*) as models, (count(*) - 1) * c.bytes as spare_bytes
-         from components c join model_components p on p.component_id = c.id
+                count(*) filter (where m.state <> 'missing') as models,
+                greatest(count(*) filter (where m.state <> 'missing') - 1, 0) * c.bytes as spare_bytes
+         from components c join model_components p on p.component_id = c.id join models m on m.id = p.model_id
          where c.id = (select coalesce(merged_into, id) from components where id = $1) group by c.id",
     )
     .bind(id)

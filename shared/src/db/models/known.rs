@@ -223,6 +223,7 @@ mod tests {
             variant: None,
             prediction: None,
             size_bytes: 1,
+            is_unreadable: false,
             reason: None,
             evidence: Value::Null,
             metadata: Value::Null,

@@ -35,7 +35,8 @@ async fn add(tx: &mut PgConnection, host: &str, models: &[Fresh<'_>]) -> Result<
     sqlx::query(
         "insert into model_search (model_id, name, title, type, base, format, variant, prediction, size_bytes, state, reason, tags,
                                    words, document, created_at, updated_at, kinds, hosts, text_due)
-         select id, name, left(title, 1000), type, base, format, variant, prediction, size_bytes, 'available', reason,
+         select id, name, left(title, 1000), type, base, format, variant, prediction, size_bytes,
+             case when is_unreadable then 'unreadable' else 'available' end, reason,
              case when tags is null then '{}'
                  else array(select distinct lower(tag) from jsonb_array_elements_text(tags::jsonb) as tag order by 1) end,
              '', '', now(), now(),
@@ -43,8 +44,8 @@ async fn add(tx: &mut PgConnection, host: &str, models: &[Fresh<'_>]) -> Result<
                  else string_to_array(kinds, ',') end,
              array[$1], true
          from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[],
-                     $11::text[], $12::text[], $13::text[])
-              as f (id, name, title, type, base, format, variant, prediction, size_bytes, reason, tags, kinds)",
+                     $11::text[], $12::text[], $13::text[], $14::boolean[])
+              as f (id, name, title, type, base, format, variant, prediction, size_bytes, reason, tags, kinds, is_unreadable)",
     )
     .bind(host)
     .bind(of.column(|fresh| fresh.id))
@@ -61,6 +62,7 @@ async fn add(tx: &mut PgConnection, host: &str, models: &[Fresh<'_>]) -> Result<
     .bind(of.column(|fresh| {
         fresh.model.found.components.iter().map(|part| part.kind.as_str()).collect::<Vec<_>>().join(",")
     }))
+    .bind(of.column(|fresh| fresh.model.found.is_unreadable))
     .execute(tx)
     .await?;
     Ok(())

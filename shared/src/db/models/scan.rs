@@ -34,7 +34,9 @@ pub struct FoundModel {
     pub prediction: Option<String>,
     /// Bytes on disk.
     pub size_bytes: i64,
-    /// Why it is `unknown`.
+    /// Its files could not be read now, so nothing else is known of it: what the catalogue knows stays.
+    pub is_unreadable: bool,
+    /// Why it is `unknown`, or unreadable.
     pub reason: Option<String>,
     /// What the detection matched.
     pub evidence: Value,

@@ -67,12 +67,15 @@ pub(super) async fn batch<'w>(
         batch.iter().partition(|model| existing.contains_key(&model.found.rel_path));
     let added = added::insert(tx, place, fresh).await?;
     let fresh: Vec<(ModelId, &Written<'_>)> = added.iter().map(|fresh| (fresh.id, fresh.model)).collect();
-    let old: Vec<(&Existing, &Written<'_>)> =
-        old.into_iter().filter_map(|model| Some((existing.get(&model.found.rel_path)?, model))).collect();
+    let old = old.into_iter().filter_map(|model| Some((existing.get(&model.found.rel_path)?, model)));
+    let (unread, old): (Vec<(&Existing, &Written<'_>)>, Vec<_>) = old.partition(|(_, model)| model.found.is_unreadable);
     let changed = update(tx, &old).await?;
+    let unread: Vec<(ModelId, &Written<'_>)> = unread.iter().map(|(before, model)| (before.id, *model)).collect();
+    let gone = unreadable(tx, &unread).await?;
+    unreadable(tx, &fresh.iter().copied().filter(|(_, model)| model.found.is_unreadable).collect::<Vec<_>>()).await?;
     counts.added += fresh.len() as u64;
-    counts.changed += changed.len() as u64;
-    counts.unchanged += old.len().saturating_sub(changed.len()) as u64;
+    counts.changed += changed.len() as u64 + gone;
+    counts.unchanged += ((old.len() + unread.len()) as u64).saturating_sub(changed.len() as u64 + gone);
     let moved = forget_hashes(tx, &old).await?;
     let everything: Vec<(ModelId, &Written<'_>)> =
         fresh.iter().copied().chain(old.iter().map(|(before, model)| (before.id, *model))).collect();
@@ -92,7 +95,8 @@ pub(super) async fn batch<'w>(
     components::forget(tx, &ids).await?;
     components::add(tx, fresh.iter().chain(&outdated).map(|(id, model)| (*id, model.found.components.as_slice())))
         .await?;
-    Ok(Wrote { fresh: added, old: old.iter().map(|(before, _)| before.id).collect() })
+    let old = old.iter().map(|(before, _)| before.id).chain(unread.iter().map(|(id, _)| *id)).collect();
+    Ok(Wrote { fresh: added, old })
 }
 
 /// Locks the rows in the order of their paths: whoever else writes several models does the same or waits for one at most.
@@ -156,6 +160,25 @@ async fn update(tx: &mut PgConnection, models: &[(&Existing, &Written<'_>)]) -> 
     .fetch_all(tx)
     .await?;
     Ok(changed.into_iter().collect())
+}
+
+/// Notes that the files of these models cannot be read now, and why; of how many that is new. What is known of them holds until they can.
+async fn unreadable(tx: &mut PgConnection, models: &[(ModelId, &Written<'_>)]) -> Result<u64, DbError> {
+    if models.is_empty() {
+        return Ok(0);
+    }
+    let ids: Vec<ModelId> = models.iter().map(|(id, _)| *id).collect();
+    let reasons: Vec<Option<&str>> = models.iter().map(|(_, model)| model.found.reason.as_deref()).collect();
+    let noted = sqlx::query(
+        "update models m set state = 'unreadable', reason = f.reason, version = m.version + 1, updated_at = now()
+         from unnest($1::text[], $2::text[]) as f (id, reason)
+         where m.id = f.id and (m.state, m.reason) is distinct from ('unreadable', f.reason)",
+    )
+    .bind(ids)
+    .bind(reasons)
+    .execute(tx)
+    .await?;
+    Ok(noted.rows_affected())
 }
 
 /// Other bytes on disk: hashes and components of before say nothing of them. The ids of those models.

@@ -16,7 +16,7 @@ use crate::{
     architecture::{Difference, compare, expected},
     canonical::Canonical,
     inspection::FileFacts,
-    vocab::{Base, ComponentKind, Format},
+    vocab::{Base, ComponentKind},
     write::{JOB_KEY, MADE_FROM_KEY, NOTE_FILE, NOTE_SCHEMA},
 };
 
@@ -87,12 +87,8 @@ pub(super) fn documents(
 
 /// A part's config: the one that it comes with, or one made from its tensors. Either has to lead to exactly these tensors.
 fn config(owner: &Model, base: Base, part: &Part, request: &Request) -> Result<Value, ConvertError> {
-    let configs = owner.inspection.metadata.get("configs");
-    let keys = [part.kind.as_str(), owner.inspection.model_type.as_str()];
-    let known = keys.iter().find_map(|key| configs?.get(key));
     let refuse = |why: String| ConvertError::Layout { layout: "diffusers", why };
-    let is_folder = matches!(owner.inspection.format, Format::Diffusers | Format::Component);
-    let mut config = match known.filter(|_| is_folder) {
+    let mut config = match owner.config(part.kind) {
         Some(config) => config.clone(),
         None => {
             let canonical = &part.canonical;

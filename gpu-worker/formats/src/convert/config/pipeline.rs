@@ -12,8 +12,13 @@ use crate::{
 pub(super) fn scheduler(model: &Model) -> Document {
     let path = "scheduler/scheduler_config.json";
     let own = model.inspection.metadata.get("configs").and_then(|configs| configs.get("scheduler"));
-    match own.filter(|_| model.inspection.format == Format::Diffusers) {
-        Some(config) => made(path, config),
+    match own.filter(|_| model.inspection.format == Format::Diffusers).cloned() {
+        Some(mut config) => {
+            if let (Some(said), Some(fields)) = (model.said_prediction(), config.as_object_mut()) {
+                fields.insert("prediction_type".to_owned(), json!(said));
+            }
+            made(path, &config)
+        }
         None => made(path, &Value::Object(family(model))),
     }
 }
@@ -28,7 +33,6 @@ fn class(base: Base) -> &'static str {
 
 fn family(model: &Model) -> Map<String, Value> {
     let base = model.inspection.base;
-    let prediction = model.inspection.prediction.as_deref().unwrap_or("epsilon");
     let mut config = object(json!({
         "_class_name": class(base),
         "_diffusers_version": DIFFUSERS,
@@ -36,7 +40,7 @@ fn family(model: &Model) -> Map<String, Value> {
         "beta_schedule": "scaled_linear",
         "beta_start": 0.00085,
         "num_train_timesteps": 1000,
-        "prediction_type": prediction,
+        "prediction_type": model.prediction(),
         "steps_offset": 1,
         "trained_betas": null,
     }));

@@ -43,6 +43,7 @@ fn is_stricter_case(error: &FormatError) -> bool {
     match error {
         FormatError::DuplicateTensor { .. }
         | FormatError::DuplicateMetadata { .. }
+        | FormatError::TooMany { .. }
         | FormatError::HeaderStart { .. } => true,
         FormatError::HeaderInvalid { source, .. } => {
             let text = source.to_string();
