@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes golden/detection/files/: whole small files and folders that headers of safetensors cannot stand for, and what each is.
 
-ONNX graphs by ONNX's own library with the inputs, outputs and layout of diffusers' exporter, tokenizers by transformers. Weights are
-a few numbers. `files.json` says what each is, from how it was made.
+ONNX graphs by ONNX's own library with the inputs, outputs and layout of diffusers' exporter, tokenizers by transformers, folders of weights as
+diffusers saves them (a variant, shards, pickles), GGUF by its own library. Weights are a few numbers. `files.json` says what each is, from how it was made.
 """
 
 import json
@@ -12,9 +12,12 @@ import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import diffusers
+import gguf
 import numpy as np
 import onnx
 import tokenizers
+import torch
 import transformers
 from onnx import TensorProto, helper, numpy_helper
 
@@ -90,6 +93,38 @@ def pipeline(folder, width, class_name):
     (folder / "model_index.json").write_text(json.dumps(index))
 
 
+def autoencoder():
+    torch.manual_seed(0)
+    return diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, layers_per_block=1, sample_size=8)
+
+
+def denoiser():
+    torch.manual_seed(1)
+    return diffusers.UNet2DConditionModel(
+        block_out_channels=(8, 16), layers_per_block=1, attention_head_dim=2, norm_num_groups=4, cross_attention_dim=768, sample_size=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+
+
+def quantised(path, model):
+    """Matrices whose rows are whole blocks in 8 bits, the rest in 16; GGUF writes a shape's fastest dimension first."""
+    writer = gguf.GGUFWriter(path, "vae")
+    writer.add_name("made")
+    kinds = {}
+    for name, weight in model.state_dict().items():
+        values = weight.float().numpy()
+        whole = values.ndim == 2 and values.shape[1] % 32 == 0
+        kind = gguf.GGMLQuantizationType.Q8_0 if whole else gguf.GGMLQuantizationType.F16
+        kinds[kind.name] = kinds.get(kind.name, 0) + 1
+        data = gguf.quantize(values, kind) if whole else values.astype(np.float16)
+        writer.add_tensor(name, data, raw_dtype=kind if whole else None)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return kinds
+
+
 def main():
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
@@ -99,6 +134,12 @@ def main():
     unet(OUT / "unet.onnx", 768)
     clip_tokenizer(OUT / "tokenizer-clip")
     t5_tokenizer(OUT / "tokenizer-t5")
+    vae, unet_model = autoencoder(), denoiser()
+    vae.half().save_pretrained(OUT / "vae-variant", variant="fp16")
+    vae.save_pretrained(OUT / "vae-pickled", safe_serialization=False)
+    unet_model.half().save_pretrained(OUT / "unet-shards", max_shard_size="100KB")
+    kinds = quantised(OUT / "unet.gguf", unet_model)
+    count = lambda model: len(model.state_dict())
     said = lambda model_type, base, fmt, **more: {"type": model_type, "base": base, "format": fmt} | more
     cases = {
         "onnx-sd15": said("checkpoint", "sd15", "diffusers", prediction="epsilon"),
@@ -106,6 +147,10 @@ def main():
         "vae_decoder.onnx": said("onnx", "unknown", "onnx", part="vae_decoder"),
         "unet.onnx": said("onnx", "unknown", "onnx", part="unet"),
         "tokenizer-clip": said("tokenizer", "unknown", "tokenizer", kind="bpe", vocab_size=8),
+        "vae-variant": said("vae", "unknown", "component", variant="fp16", tensors=count(vae)),
+        "vae-pickled": said("vae", "unknown", "component", variant="fp16", tensors=count(vae)),
+        "unet-shards": said("unet", "sd15", "component", variant="fp16", tensors=count(unet_model)),
+        "unet.gguf": said("unet", "sd15", "gguf", tensors=count(unet_model), tensor_types=kinds),
         "tokenizer-t5": said("tokenizer", "unknown", "tokenizer", kind="unigram", vocab_size=5),
     }
     (OUT / "files.json").write_text(json.dumps(cases, indent=1) + "\n")

@@ -19,9 +19,12 @@ use crate::{
     inspect::unknown,
     inspection::{Evidence, FileFacts, Inspection, TensorFacts},
     keys::Keys,
-    text::storable_json,
+    text::{shown, storable_json},
     vocab::Format,
 };
+
+/// Most tensors that are listed with the model; the facts count all.
+const LISTED: usize = 4_000;
 
 /// A tensor as the file lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,8 +76,16 @@ pub fn inspect(path: &Path) -> Result<Inspection, FormatError> {
     facts.insert("tensors".to_owned(), json!(gguf.tensors.len()));
     facts.insert("tensor_types".to_owned(), json!(types));
     inspection.metadata.insert("gguf".to_owned(), storable_json(Value::Object(gguf.values)));
+    inspection.metadata.insert("gguf_tensors".to_owned(), storable_json(listed(&gguf.tensors)));
     inspection.metadata.insert("facts".to_owned(), storable_json(Value::Object(facts)));
     Ok(inspection)
+}
+
+/// The tensor list, as far as it is shown.
+fn listed(tensors: &[GgufTensor]) -> Value {
+    let entry =
+        |tensor: &GgufTensor| json!({ "name": shown(&tensor.name), "type": tensor.kind.name, "shape": tensor.shape });
+    tensors.iter().take(LISTED).map(entry).collect()
 }
 
 /// Names and shapes for the detection rules. A block type has no element type of ours: its bytes stand for it.

@@ -87,6 +87,10 @@ pub(super) fn model(walker: &mut Walker<'_>, end: u64) -> Result<Graph, FormatEr
     if found.ir_version == 0 || graphs != 1 {
         return Err(walker.cursor.problem("it holds no single graph with a version"));
     }
+    // version 3 of the format asks for them, and they may be all that a cut file lacks
+    if found.ir_version >= 3 && found.opsets.is_empty() {
+        return Err(walker.cursor.problem("it names no operator sets"));
+    }
     let weights: std::collections::BTreeSet<&str> =
         found.initializers.iter().map(|weight| weight.name.as_str()).collect();
     // before version 4 every weight is listed as an input as well

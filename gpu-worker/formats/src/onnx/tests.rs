@@ -135,10 +135,7 @@ fn damage_is_an_error_and_never_a_panic() {
     let whole = std::fs::read(&path).unwrap();
     for length in 0..whole.len() {
         std::fs::write(&path, &whole[..length]).unwrap();
-        // a cut between two fields of the outer message leaves a model without its operator sets
-        if let Ok(onnx) = read(&path, "", "") {
-            assert!(onnx.graph.opsets.is_empty(), "{length}");
-        }
+        assert!(read(&path, "", "").is_err(), "{length}");
     }
     for at in 0..whole.len() {
         let mut damaged = whole.clone();

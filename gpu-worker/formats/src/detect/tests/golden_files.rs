@@ -15,6 +15,10 @@ struct Case {
     base: String,
     format: String,
     prediction: Option<String>,
+    variant: Option<String>,
+    tensors: Option<usize>,
+    /// Of GGUF: how many tensors each type has.
+    tensor_types: Option<Value>,
     /// The part of a model that a lone graph is.
     part: Option<String>,
     /// Of tokenizers.
@@ -41,7 +45,7 @@ fn evidence(found: &Inspection) -> Value {
 }
 
 #[test]
-fn graphs_and_tokenizers_are_what_they_were_made_as() {
+fn files_and_folders_are_what_they_were_made_as() {
     for (name, (case, found)) in look() {
         let ours = json!([found.model_type, found.base, found.format, found.prediction]);
         assert_eq!(
@@ -53,6 +57,19 @@ fn graphs_and_tokenizers_are_what_they_were_made_as() {
         let told = |part: &str, key: &str| found.metadata.get(part).and_then(|part| part.get(key)).cloned();
         if case.part.is_some() {
             assert_eq!(told("facts", "part"), case.part.map(Value::from), "{name}");
+        }
+        if case.variant.is_some() {
+            assert_eq!(found.variant, case.variant, "{name}");
+        }
+        if case.tensors.is_some() {
+            assert_eq!(told("facts", "tensors"), case.tensors.map(Value::from), "{name}");
+        }
+        if let Some(types) = case.tensor_types {
+            assert_eq!(told("facts", "tensor_types"), Some(types), "{name}");
+            let listed = found.metadata["gguf_tensors"].as_array().unwrap();
+            assert_eq!(Some(listed.len()), case.tensors, "{name}");
+            let queries = json!({ "name": "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight", "type": "Q8_0", "shape": [8, 768] });
+            assert!(listed.contains(&queries), "{name}");
         }
         if case.kind.is_some() {
             assert_eq!(told("tokenizer", "kind"), case.kind.map(Value::from), "{name}");
