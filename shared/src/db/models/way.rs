@@ -30,9 +30,13 @@ pub enum Way {
 const ROW_WALK: i64 = 4_000;
 const ROW_PROBE: i64 = 500;
 const TEXT_WALK: i64 = 2_000;
-/// Models whose texts are compared to learn how frequent a text is in a list, at least and at most.
+/// The same where nothing else is asked for.
+const LONE_TEXT_WALK: i64 = 3_000;
+/// Models whose texts are compared to learn how frequent a text is in a list.
 const TEXT_PROBE: i64 = 200;
-const TEXT_LONG_PROBE: i64 = 400;
+/// A text that fills a page among so many models is walked to: comparing their texts takes as long as visiting all of a catalogue that
+/// hold one which needs more.
+const TEXT_FILLS: i64 = 2_100;
 /// Looking at a row takes so many times as long as at an entry of an index.
 const ROW_TO_ENTRY: f64 = 10.0;
 /// So many texts are compared faster than an index finds a frequent word.
@@ -91,12 +95,12 @@ fn of_a_text(filter: &ModelFilter, counted: Option<i64>, limit: i64) -> Way {
     let alone = alone && filter.host.is_none() && filter.tags.is_empty();
     let share = filter.text.as_ref().and_then(|text| text.share).filter(|_| alone);
     let Some(share) = share else { return Way::Walk(TEXT_PROBE) };
-    let needed = limit as f64 / share * 4.0 / 3.0;
-    if needed <= TEXT_WALK as f64 {
-        Way::WalkRows((needed as i64).clamp(TEXT_PROBE, TEXT_LONG_PROBE))
-    } else {
-        Way::Collect
+    let needed = limit as f64 / share;
+    if needed > TEXT_FILLS as f64 {
+        return Way::Collect;
     }
+    // a walk ends where the page is full: how far it may go costs nothing
+    Way::WalkRows(((needed * 1.5) as i64).clamp(TEXT_PROBE, LONE_TEXT_WALK))
 }
 
 /// What a sample tells of a list.
@@ -152,7 +156,11 @@ pub(super) fn next(filter: &ModelFilter, way: Way, found: Found, limit: i64) -> 
     }
     // as far as the rest is likely to be, and a third more
     let needed = found.looked * (limit - found.rows) * 4 / (found.rows.max(1) * 3) + 1;
-    let most = if asks(filter) == Asks::Text { TEXT_WALK } else { ROW_WALK * 3 / 2 };
+    let most = match (asks(filter), way) {
+        (Asks::Text, Way::WalkRows(_)) => LONE_TEXT_WALK,
+        (Asks::Text, _) => TEXT_WALK,
+        _ => ROW_WALK * 3 / 2,
+    };
     Some(match way {
         _ if found.last == 0 || found.looked + needed > most => Way::Collect,
         Way::WalkRows(_) => Way::WalkRows(needed),
@@ -229,7 +237,8 @@ mod tests {
         assert_eq!(first(text(true, None), tags(), None), Some(Way::Collect));
         assert_eq!(first(text(false, Some(0.5)), tags(), None), Some(Way::Walk(TEXT_PROBE)), "of both it is not known");
         assert_eq!(first(text(false, None), tags(), Some(COMPARED)), Some(Way::CollectFacts));
-        assert_eq!(first(text(false, Some(0.5)), vec![], None), Some(Way::WalkRows(269)));
+        assert_eq!(first(text(false, Some(0.5)), vec![], None), Some(Way::WalkRows(303)));
+        assert_eq!(first(text(false, Some(0.05)), vec![], None), Some(Way::WalkRows(LONE_TEXT_WALK)));
         assert_eq!(first(text(false, Some(0.04)), vec![], None), Some(Way::Collect));
     }
 
