@@ -38,7 +38,7 @@ const TEXT_PROBE: i64 = 200;
 /// hold one which needs more.
 const TEXT_FILLS: i64 = 2_100;
 /// Looking at a row takes so many times as long as at an entry of an index.
-const ROW_TO_ENTRY: f64 = 10.0;
+const ROW_TO_ENTRY: f64 = 2.5;
 /// So many texts are compared faster than an index finds a frequent word.
 const COMPARED: i64 = 700;
 
