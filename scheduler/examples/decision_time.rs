@@ -56,6 +56,7 @@ fn main() {
             other_models: Vec::new(),
             root: None,
             lost_for: None,
+            crashed_on: None,
         };
         let began = Instant::now();
         let decision = place(&farm, &job, policy);

@@ -125,6 +125,7 @@ pub(crate) fn pending_job(row: &PendingRow) -> Result<PendingJob, String> {
         other_models,
         root,
         lost_for: row.lost_seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
+        crashed_on: row.crashed_on.clone(),
     })
 }
 

@@ -140,6 +140,8 @@ pub struct PendingJob {
     pub root: Option<String>,
     /// Time since its last worker was lost.
     pub lost_for: Option<Duration>,
+    /// The device, or for work of a host the host, whose process died under its last attempt.
+    pub crashed_on: Option<String>,
 }
 
 impl PendingJob {

@@ -96,8 +96,9 @@ fn job() -> impl Strategy<Value = PendingJob> {
     let pin = option::weighted(0.3, (0usize..5, 0usize..3));
     // a kind may run in either lane: only the job knows
     let lane = prop::sample::select(vec![Lane::Device, Lane::Host]);
-    ((kind, lane), pin, labels(), components, prop::bool::ANY, option::weighted(0.2, 0u64..120)).prop_map(
-        |((kind, lane), pin, need_labels, components, rooted, lost)| PendingJob {
+    let crashed = option::weighted(0.3, (0usize..5, 0usize..3));
+    ((kind, lane), pin, labels(), components, prop::bool::ANY, (option::weighted(0.2, 0u64..120), crashed)).prop_map(
+        |((kind, lane), pin, need_labels, components, rooted, (lost, crashed))| PendingJob {
             id: id::<JobId>(0),
             kind,
             lane,
@@ -112,6 +113,10 @@ fn job() -> impl Strategy<Value = PendingJob> {
             other_models: Vec::new(),
             root: rooted.then(|| "main".to_owned()),
             lost_for: lost.map(Duration::from_secs),
+            crashed_on: crashed.map(|(host, device)| match lane {
+                Lane::Device => format!("h{host}/d{device}"),
+                _ => format!("h{host}"),
+            }),
         },
     )
 }
@@ -120,12 +125,13 @@ fn places_of(farm: &Snapshot, job: &PendingJob) -> Vec<String> {
     super::model::candidates(farm, job).map(|place| place.name.to_owned()).collect()
 }
 
-fn score_of(decision: &Decision) -> Option<(u64, u64, u64, u64)> {
+fn score_of(decision: &Decision) -> Option<(bool, u64, u64, u64, u64)> {
     let Decision::Assign { explanation, .. } = decision else { return None };
     let score = &explanation["score"];
     let locality = ["resident", "ram", "disk"].iter().position(|name| score["locality"] == *name).unwrap();
     let number = |field: &str| score[field].as_u64().unwrap();
-    Some((locality as u64, number("evict_bytes"), number("queue"), number("read_bytes")))
+    let crashed_here = score["crashed_here"].as_bool().unwrap();
+    Some((crashed_here, locality as u64, number("evict_bytes"), number("queue"), number("read_bytes")))
 }
 
 proptest! {
@@ -176,6 +182,25 @@ proptest! {
             let after = score_of(&more);
             prop_assert!(after.is_some_and(|after| after <= before), "{:?} became {:?}", fewer, more);
         }
+    }
+
+    #[test]
+    fn where_it_crashed_is_taken_only_when_the_rest_of_the_farm_takes_it_nowhere(rows in rows(), job in job()) {
+        let farm = whole(&rows);
+        let decision = place(&farm, &job, POLICY);
+        let Decision::Assign { host, device, .. } = &decision else { return Ok(()) };
+        let unharmed = PendingJob { crashed_on: None, ..job.clone() };
+        prop_assert!(matches!(place(&farm, &unharmed, POLICY), Decision::Assign { .. }), "it hinders nothing");
+        if job.crashed_on.as_ref() != Some(device.as_ref().unwrap_or(host)) {
+            return Ok(());
+        }
+        let mut rest = farm;
+        match device {
+            Some(device) => drop(rest.devices.remove(device)),
+            None => drop(rest.hosts.remove(host)),
+        }
+        let elsewhere = place(&rest, &job, POLICY);
+        prop_assert!(!matches!(elsewhere, Decision::Assign { .. }), "{:?} instead of {:?}", decision, elsewhere);
     }
 
     #[test]

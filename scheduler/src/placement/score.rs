@@ -19,6 +19,8 @@ pub enum Locality {
 /// The score of one place; the least wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Score<'a> {
+    /// The process there died under the job's last attempt: whatever is wrong may be wrong with the place.
+    pub crashed_here: bool,
     /// Resident there before resident in RAM there before on that host's disk.
     pub locality: Locality,
     /// Bytes that must go first; 0 when the job fits into what is free.
@@ -41,7 +43,8 @@ pub(super) fn score<'a>(job: &PendingJob, place: &Place<'a>) -> Score<'a> {
         _ => Locality::Disk,
     };
     let evict_bytes = if job.brings_weights() { place.tier().map_or(0, |tier| tier.must_evict(missing)) } else { 0 };
-    Score { locality, evict_bytes, queue: place.queue().load(), read_bytes, place: place.name }
+    let crashed_here = job.crashed_on.as_deref() == Some(place.name);
+    Score { crashed_here, locality, evict_bytes, queue: place.queue().load(), read_bytes, place: place.name }
 }
 
 /// Bytes of each of the job's components that is not in the device's memory, and whether it is in the host's RAM.

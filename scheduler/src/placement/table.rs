@@ -48,6 +48,7 @@ impl Example {
             other_models: Vec::new(),
             root: None,
             lost_for: None,
+            crashed_on: None,
         };
         Self { farm, job }
     }
@@ -147,6 +148,22 @@ fn a_job_pinned_to_a_dead_host_is_lost_only_after_its_worker_was_lost_for_long()
     example.host("b").alive = false;
     example.job.pin_host = None;
     assert_eq!(example.assigned(), "a/cuda:0", "an unpinned job goes elsewhere");
+}
+
+#[test]
+fn a_job_goes_back_to_where_it_crashed_only_when_no_other_place_takes_it() {
+    let mut example = Example::new(JobKind::Load);
+    let components = example.job.components.clone();
+    example.device("a").memory.promise(&components);
+    example.job.crashed_on = Some("a/cuda:0".into());
+    assert_eq!(example.assigned(), "b/cuda:0", "although all is resident on the other");
+    example.job.crashed_on = Some("b/cuda:0".into());
+    assert_eq!(example.assigned(), "a/cuda:0");
+    example.device("a").not_ready = Some("it is gone".into());
+    assert_eq!(example.assigned(), "b/cuda:0", "there is no other");
+    let mut read = Example::new(JobKind::CacheAdd);
+    read.job.crashed_on = Some("a".into());
+    assert_eq!(read.assigned(), "b", "a host is a place, too");
 }
 
 #[test]

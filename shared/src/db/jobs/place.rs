@@ -44,6 +44,8 @@ pub struct PendingRow {
     pub due_seconds: f64,
     /// Seconds since its worker was lost, if that is why it is pending.
     pub lost_seconds: Option<f64>,
+    /// Where that was: the device, or for work of a host the host.
+    pub crashed_on: Option<String>,
 }
 
 /// Pending jobs that are due, best first.
@@ -54,7 +56,10 @@ pub async fn pending(db: impl PgExecutor<'_>, limit: i64) -> Result<Vec<PendingR
     Ok(sqlx::query_as(
         "select id, kind, lane, pin_host, pin_device, need_labels, needs, model_id, args, fence, priority, reason, run_at,
                 extract(epoch from now() - run_at)::float8 as due_seconds,
-                extract(epoch from now() - lost_at)::float8 as lost_seconds
+                extract(epoch from now() - lost_at)::float8 as lost_seconds,
+                case when lost_at is not null then
+                    (select coalesce(a.device, a.host) from job_attempts a where a.job_id = jobs.id order by a.fence desc limit 1)
+                end as crashed_on
          from jobs where state = 'pending' and run_at <= now() order by priority desc, run_at, id limit $1",
     )
     .bind(limit)
