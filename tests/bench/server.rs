@@ -6,7 +6,7 @@ use private_stores::{Options, Postgres};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 /// Committed means on disk, as in production; the server ends with this process.
-const OPTIONS: Options = Options { durable: true, detached: false };
+const OPTIONS: Options = Options { durable: true, ..Options::TEST };
 
 /// The server.
 #[derive(Debug)]

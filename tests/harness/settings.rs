@@ -20,6 +20,8 @@ pub struct Settings {
     pub lost_after: Duration,
     /// A Postgres of this farm's own, for tests that kill or pause it.
     pub own_postgres: bool,
+    /// Redis's limit of memory, and what it does there.
+    pub redis_memory: (&'static str, &'static str),
     /// More arguments for the API.
     pub api_arguments: Vec<String>,
     /// More arguments for the scheduler.
@@ -36,6 +38,7 @@ impl Default for Settings {
             scan_every: Duration::ZERO,
             lost_after: Duration::from_secs(120),
             own_postgres: false,
+            redis_memory: private_stores::Options::TEST.redis_memory,
             api_arguments: Vec::new(),
             scheduler_arguments: Vec::new(),
             clock: Clock::True,

@@ -123,7 +123,7 @@ async fn up_and_work(
 
 /// Starts private stores where the environment names none.
 async fn ensure_stores(args: &UpArgs, state: &State, output: Output) -> Result<PrivateStores, CliError> {
-    let options = Options { durable: true, detached: !args.once };
+    let options = Options { detached: !args.once, ..Options::UP };
     let dir = state.dir().to_path_buf();
     output.note("starting the stores (the first time makes the database, which takes some seconds)");
     let (own_postgres, own_redis) = (args.database_url.is_none(), args.redis_url.is_none());

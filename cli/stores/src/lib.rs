@@ -29,13 +29,18 @@ pub struct Options {
     /// True: the servers outlive the process that started them. False: they end with the handle, and with this process
     /// even when it is killed.
     pub detached: bool,
+    /// Redis's `maxmemory` and `maxmemory-policy`.
+    pub redis_memory: (&'static str, &'static str),
 }
+
+/// What is published goes, oldest first, before a private Redis takes more.
+const REDIS_MEMORY: (&str, &str) = ("256mb", "volatile-lru");
 
 impl Options {
     /// What `modelyard up` wants.
-    pub const UP: Self = Self { durable: true, detached: true };
+    pub const UP: Self = Self { durable: true, detached: true, redis_memory: REDIS_MEMORY };
     /// What tests want.
-    pub const TEST: Self = Self { durable: false, detached: false };
+    pub const TEST: Self = Self { durable: false, detached: false, redis_memory: REDIS_MEMORY };
 }
 
 /// Both stores of one farm.

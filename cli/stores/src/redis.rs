@@ -167,9 +167,10 @@ impl Redis {
     fn config(&self) -> String {
         let Record { password, .. } = &self.record;
         let socket = self.record.socket();
+        let (limit, policy) = self.options.redis_memory;
         format!(
             "port 0\nunixsocket \"{}\"\nunixsocketperm 700\ndaemonize no\nsave \"\"\nappendonly no\ndir /\n\
-             loglevel notice\nmaxmemory 256mb\nmaxmemory-policy volatile-lru\nuser default off\n\
+             loglevel notice\nmaxmemory {limit}\nmaxmemory-policy {policy}\nuser default off\n\
              user {USER} on >{password} ~modelyard:* &modelyard:* +@all -@dangerous -@scripting\n",
             socket.display()
         )

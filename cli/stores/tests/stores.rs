@@ -59,7 +59,7 @@ async fn postgres_survives_a_restart_a_crash_and_a_kill() {
 #[tokio::test]
 async fn a_detached_server_is_adopted_and_can_be_found_and_stopped() {
     let folder = tempfile::tempdir().unwrap();
-    let options = Options { durable: false, detached: true };
+    let options = Options { detached: true, ..Options::TEST };
     let first = Postgres::ensure(folder.path(), options).unwrap();
     let (url, pid) = (first.url().to_owned(), first.pid());
     drop(first);

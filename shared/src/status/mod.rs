@@ -71,7 +71,8 @@ impl LiveStatus {
         Ok(Self { manager: Some(manager) })
     }
 
-    /// Publishes a host's snapshot with a time to live.
+    /// Publishes a host's snapshot with a time to live. Where Redis answers and refuses it (it is full, say) the one before is taken
+    /// back: it would be shown as live until its time is over, while without one the database's rows stand in and answers say so.
     ///
     /// # Errors
     /// For the log and a counter; publishing goes on at the next period.
@@ -79,10 +80,17 @@ impl LiveStatus {
         let mut manager = self.manager()?;
         let text = serde_json::to_string(snapshot)?;
         let key = host_key(&snapshot.host);
-        bounded(async move { manager.set_ex::<_, _, ()>(key, text, TTL.as_secs()).await }).await
+        let published = bounded(async move { manager.set_ex::<_, _, ()>(key, text, TTL.as_secs()).await }).await;
+        if let Err(StatusError::Redis(refused)) = &published
+            && !refused.is_io_error()
+        {
+            // one that cannot be taken back goes with its time
+            let _ = self.withdraw(&snapshot.host).await;
+        }
+        published
     }
 
-    /// Removes a host's snapshot at a clean stop.
+    /// Removes a host's snapshot: at a clean stop, and where a newer one cannot be written.
     ///
     /// # Errors
     /// As [`LiveStatus::publish`].

@@ -82,7 +82,7 @@ impl Postgres {
         };
         let Some(record) = create::read(&home)? else { return Ok(None) };
         let server = server_for(&home, record.major)?;
-        let options = Options { durable: record.durable, detached: true };
+        let options = Options { durable: record.durable, ..Options::UP };
         let mut postgres = Self::with(home, record, server, options)?;
         postgres.process = postgres.running();
         Ok(Some(postgres))
