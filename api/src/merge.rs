@@ -53,6 +53,8 @@ pub(crate) struct Held {
     pub(crate) eviction: Option<EvictionStanding>,
     /// Progress of a running load, live only.
     pub(crate) progress: Option<LiveProgress>,
+    /// Why its last load failed, live only.
+    pub(crate) failure: Option<String>,
 }
 
 impl Held {
@@ -78,6 +80,7 @@ impl Held {
             expires_at: entry.expires_at,
             eviction: entry.eviction,
             progress: entry.progress,
+            failure: entry.failure,
         }
     }
 
@@ -98,6 +101,7 @@ impl Held {
             expires_at: None,
             eviction: None,
             progress: None,
+            failure: None,
         }
     }
 }

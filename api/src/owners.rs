@@ -116,5 +116,6 @@ fn resident(held: &Held, owner: &OwnedComponent) -> ResidentComponent {
         expires_at: held.expires_at,
         eviction: held.eviction.clone(),
         progress: held.progress.clone(),
+        failure: held.failure.clone(),
     }
 }

@@ -71,6 +71,7 @@ pub(crate) fn progress(row: ProgressRow) -> Progress {
         phase: row.phase,
         bytes_done: unsigned(row.bytes_done),
         bytes_total: unsigned(row.bytes_total),
+        bytes_per_second: row.bytes_per_second,
         eta_seconds: row.eta_seconds,
         detail: row.detail,
     }

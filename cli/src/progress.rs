@@ -60,10 +60,11 @@ impl Meter {
             (_, Unit::Parts) => "{prefix} {msg:9} [{bar:30}] {pos}/{len}",
             (_, Unit::Bytes) => "{prefix} {msg:9} [{bar:30}] {percent:>3}% {binary_bytes}/{binary_total_bytes}",
         };
+        let rate = rate(progress, unit);
         let eta = progress.eta_seconds.map(|seconds| format!(", {seconds:.0} s left")).unwrap_or_default();
         let detail = progress.detail.as_ref().map(|detail| format!(" {detail}")).unwrap_or_default();
         let bar = self.bar();
-        bar.set_style(style(&format!("{template}{eta}{}", detail.replace('{', "{{").replace('}', "}}"))));
+        bar.set_style(style(&format!("{template}{rate}{eta}{}", detail.replace('{', "{{").replace('}', "}}"))));
         bar.set_length(progress.bytes_total);
         bar.set_position(progress.bytes_done);
         bar.set_message(progress.phase.clone());
@@ -132,8 +133,23 @@ fn line(progress: &Progress, unit: Unit) -> String {
         Unit::Files => format!("{phase} {percent}% {bytes_done} of {bytes_total} files"),
         Unit::Steps => format!("{phase} {percent}% {bytes_done} of {bytes_total} steps{left}"),
         Unit::Parts => format!("{phase} {percent}% {bytes_done} of {bytes_total}"),
-        Unit::Bytes => format!("{phase} {percent}% {} of {}", ByteSize(*bytes_done), ByteSize(*bytes_total)),
+        Unit::Bytes => {
+            let rate = rate(progress, unit);
+            format!("{phase} {percent}% {} of {}{rate}", ByteSize(*bytes_done), ByteSize(*bytes_total))
+        }
     }
+}
+
+/// Phase and percent, and how fast bytes move; none while the total is unknown.
+pub(crate) fn brief(progress: &Progress) -> Option<String> {
+    let percent = progress.bytes_done.saturating_mul(100).checked_div(progress.bytes_total)?;
+    Some(format!("{} {percent}%{}", progress.phase, rate(progress, Unit::of(&progress.phase))))
+}
+
+/// How fast bytes move; of what is counted in other units the time that is left says enough.
+fn rate(progress: &Progress, unit: Unit) -> String {
+    let rate = progress.bytes_per_second.filter(|_| unit == Unit::Bytes);
+    rate.map(|rate| format!(", {}/s", ByteSize(rate as u64))).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -146,11 +162,13 @@ mod tests {
             phase: "reading".into(),
             bytes_done: 3 << 30,
             bytes_total: 6 << 30,
+            bytes_per_second: Some(f64::from(1 << 30)),
             eta_seconds: None,
             detail: None,
         };
         let said = |progress: &Progress| line(progress, Unit::of(&progress.phase));
-        assert_eq!(said(&progress), "reading 50% 3.0 GiB of 6.0 GiB");
+        assert_eq!(said(&progress), "reading 50% 3.0 GiB of 6.0 GiB, 1.0 GiB/s");
+        assert_eq!(brief(&progress).as_deref(), Some("reading 50%, 1.0 GiB/s"));
         let scanning = Progress { phase: "scanning".into(), bytes_done: 1, bytes_total: 4, ..progress };
         assert_eq!(said(&scanning), "scanning 25% 1 of 4 files");
         let steps = Progress { phase: "denoising".into(), eta_seconds: Some(12.3), ..scanning };

@@ -177,8 +177,8 @@ async fn write_progress(agent: &Agent, lease: JobLease, attempt: &Attempt) -> st
         pause = PROGRESS_PERIOD;
         let amount = |units: u64| i64::try_from(units).unwrap_or(i64::MAX);
         let units = (amount(view.done), amount(view.total));
-        let write =
-            jobs::write_progress(&agent.pool, lease, view.phase, units, view.eta_seconds, view.detail.as_deref());
+        let speed = (view.per_second, view.eta_seconds);
+        let write = jobs::write_progress(&agent.pool, lease, view.phase, units, speed, view.detail.as_deref());
         match write.await {
             Ok(true) => written = view.version,
             Ok(false) => attempt.stop(StopReason::Lost),

@@ -40,6 +40,8 @@ pub struct ProgressView {
     pub done: u64,
     /// In all; 0 while unknown.
     pub total: u64,
+    /// Units per second at present; none until some were done.
+    pub per_second: Option<f64>,
     /// Seconds left at the present rate.
     pub eta_seconds: Option<f64>,
     /// Grows with each change.
@@ -53,6 +55,7 @@ impl ProgressView {
             phase: self.phase.to_owned(),
             bytes_done: self.done,
             bytes_total: self.total,
+            bytes_per_second: self.per_second,
             eta_seconds: self.eta_seconds,
         }
     }
@@ -106,6 +109,7 @@ impl Progress {
         let state = self.lock().clone()?;
         Some(ProgressView {
             phase: state.phase,
+            per_second: Some(state.rate).filter(|rate| *rate > 0.0),
             eta_seconds: state.eta_seconds(),
             detail: state.detail,
             done: state.done,
@@ -151,5 +155,8 @@ mod tests {
         let view = progress.view().unwrap();
         assert_eq!((view.done, view.total), (500, 1000));
         assert!((view.eta_seconds.unwrap() - 5.0).abs() < 0.01, "{view:?}");
+        assert!((view.per_second.unwrap() - 100.0).abs() < 0.2, "{view:?}");
+        progress.enter("copying", 10);
+        assert_eq!(progress.view().unwrap().per_second, None, "another phase has a rate of its own");
     }
 }

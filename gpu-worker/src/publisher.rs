@@ -196,7 +196,7 @@ pub fn snapshot(agent: &Agent, draining: bool) -> HostSnapshot {
             hits: stats.hits_total,
             misses: stats.misses_total,
             joins: stats.joins_total,
-            evictions: stats.evictions_total.room,
+            evictions: stats.evictions_total.total(),
             load_failures: stats.load_failures_total,
             stalled_loads: stats.loads_stalled_total,
             hung_disks: agent.tier.hung_disks() as u64,
@@ -257,12 +257,14 @@ fn pressure_view(seen: &Pressure) -> MemoryPressure {
 }
 
 fn ram_entry(entry: &residency::EntrySnapshot) -> Option<Entry> {
-    use residency::entry::State;
+    use residency::entry::{FailReason, State};
     let state = match entry.state {
         State::Absent => return None,
         State::Loading => "loading",
         State::Ready => "ready",
         State::Evicting => "evicting",
+        // nothing is wrong with it, and nothing was read: whoever wants it waits, or its job says so
+        State::Failed(FailReason::NoRoom) => return None,
         State::Failed(_) => "failed",
     };
     let last_used = from_unix_ms(entry.last_used_unix_ms);
@@ -280,12 +282,20 @@ fn ram_entry(entry: &residency::EntrySnapshot) -> Option<Entry> {
         models: Vec::new(),
         expires_at: entry.expires_in_ms.map(|left| Utc::now() + Duration::from_millis(left)),
         eviction: entry.standing.as_ref().map(standing_view),
-        progress: entry.progress.map(|progress| LiveProgress {
-            phase: "reading".to_owned(),
-            bytes_done: progress.bytes_done,
-            bytes_total: progress.bytes_total,
-            eta_seconds: None,
-        }),
+        progress: load_progress(entry),
+        failure: entry.failure.clone(),
+    })
+}
+
+fn load_progress(entry: &residency::EntrySnapshot) -> Option<LiveProgress> {
+    let residency::ProgressSnapshot { phase, bytes_done, bytes_total } = entry.progress?;
+    let left = bytes_total.saturating_sub(bytes_done) as f64;
+    Some(LiveProgress {
+        phase: phase.as_str().to_owned(),
+        bytes_done,
+        bytes_total,
+        bytes_per_second: entry.bytes_per_second,
+        eta_seconds: entry.bytes_per_second.map(|rate| left / rate),
     })
 }
 
@@ -339,7 +349,8 @@ fn device_state(runner: &RunnerState, condition: &Condition) -> (&'static str, O
     }
 }
 
-/// The leases of loads and runs that are under way are not told: an unload waits behind them in the device's queue.
+/// `leases` does not count jobs that are under way: an unload waits behind them in the device's queue, and only programs would have
+/// it refused. Who they are is told all the same.
 fn device_entry(device: &Device, copy: &DeviceResident, standings: &Standings) -> Entry {
     let noted = device.tier.noted(copy);
     Entry {
@@ -351,11 +362,12 @@ fn device_entry(device: &Device, copy: &DeviceResident, standings: &Standings) -
         since: copy.since,
         last_used: noted.used_at.unwrap_or(copy.last_used),
         hits: noted.uses.max(copy.uses),
-        holders: Vec::new(),
+        holders: noted.holders,
         models: noted.models,
         expires_at: noted.expires_in.map(|left| Utc::now() + left),
         eviction: standings.get(copy.component.to_string().as_str()).map(standing_view),
         progress: None,
+        failure: None,
     }
 }
 

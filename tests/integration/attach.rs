@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
@@ -18,14 +19,15 @@ use shared::{
 
 use crate::support::{device_is, small_model};
 
-/// The first Python of this machine that has the library: the one on the path, or the system's.
+/// The first Python that has the library: the one that `MODELYARD_PYTHON` names, the one on the path, or the system's.
 #[expect(clippy::print_stdout, reason = "tests/run counts what says that it was skipped")]
-fn python(library: &str) -> Option<&'static str> {
-    let has = |python: &&&str| {
+fn python(library: &str) -> Option<String> {
+    let has = |python: &String| {
         let import = Command::new(python).args(["-c", &format!("import {library}")]).stderr(Stdio::null()).status();
         import.is_ok_and(|status| status.success())
     };
-    let found = ["python3", "/usr/bin/python3"].iter().find(has).copied();
+    let of_machine = ["python3", "/usr/bin/python3"].map(str::to_owned);
+    let found = std::env::var("MODELYARD_PYTHON").ok().into_iter().chain(of_machine).find(has);
     if found.is_none() {
         println!("skipped: attaching from Python: `{library}` is not installed");
     }
@@ -127,7 +129,7 @@ async fn a_program_sees_the_bytes_of_the_file_and_holds_them_until_it_ends() {
     let farm = Farm::start().await;
     small_model(&farm);
     let (agent, socket) = attachable(&farm).await;
-    let mut first = Program::start(python, &socket, "small", "vae", "numpy");
+    let mut first = Program::start(&python, &socket, "small", "vae", "numpy");
     let seen = first.says();
     assert_eq!(seen["was_resident"], false, "it was loaded for the program: {seen}");
     let tensors = seen["tensors"].as_object().expect("tensors");
@@ -136,9 +138,10 @@ async fn a_program_sees_the_bytes_of_the_file_and_holds_them_until_it_ends() {
     assert_eq!(farm.model("small").await.components[0].digest, seen["digest"].as_str().map(str::to_owned));
 
     // the same memory for a second one; both leases count and nothing evicts it
-    let mut second = Program::start(python, &socket, "small", "", "numpy");
+    let mut second = Program::start(&python, &socket, "small", "", "numpy");
     assert_eq!(second.says()["was_resident"], true);
     leases(&farm, 2).await;
+    assert_eq!(holders(&farm, "copies").await, named(&[&first, &second]));
     assert_eq!(agent.metric("modelyard_attach_leases", "").await, 2.0);
     assert_eq!(clear(&farm).await, 0);
 
@@ -146,6 +149,7 @@ async fn a_program_sees_the_bytes_of_the_file_and_holds_them_until_it_ends() {
     second.go_on();
     assert_eq!(second.says(), json!({ "closed": true }));
     leases(&farm, 1).await;
+    assert_eq!(holders(&farm, "copies").await, named(&[&first]));
     first.child.kill().expect("it can be killed");
     leases(&farm, 0).await;
     assert_eq!(clear(&farm).await, 1);
@@ -173,6 +177,24 @@ async fn device_leases(farm: &Farm, device: &str, wanted: u32) {
     .await;
 }
 
+/// Who holds the one component of `small`, as its page says: in RAM, or on devices.
+async fn holders(farm: &Farm, copies: &str) -> Vec<String> {
+    let component = farm.model("small").await.components[0].id;
+    let seen: Value = farm.api.get(&format!("/v1/cache/components/{component}")).await;
+    let named = seen[copies].as_array().expect("copies").iter().flat_map(|copy| copy["holders"].as_array());
+    let mut named: Vec<String> = named.flatten().map(|name| name.as_str().expect("a name").to_owned()).collect();
+    named.sort();
+    named
+}
+
+fn named(programs: &[&Program]) -> Vec<String> {
+    let user = rustix::process::geteuid().as_raw();
+    let name = |program: &&Program| format!("attached program (pid {}, user {user})", program.child.id());
+    let mut names: Vec<String> = programs.iter().map(name).collect();
+    names.sort();
+    names
+}
+
 /// Weights on `cpu:0`: loaded for the program, the bytes of the file, not taken away while it holds them, gone with the
 /// process that holds them.
 #[tokio::test]
@@ -181,7 +203,7 @@ async fn a_program_holds_weights_on_a_device() {
     let farm = Farm::start().await;
     small_model(&farm);
     let (agent, socket) = attachable(&farm).await;
-    let start = |device| Program::start_at(python, &socket, ["small", "vae", "numpy", "vram", device], None);
+    let start = |device| Program::start_at(&python, &socket, ["small", "vae", "numpy", "vram", device], None);
     let mut first = start("");
     let seen = first.says();
     assert_eq!((&seen["was_resident"], &seen["device"]), (&json!(false), &json!("cpu:0")), "{seen}");
@@ -189,6 +211,7 @@ async fn a_program_holds_weights_on_a_device() {
     let mut second = start("cpu:0");
     assert_eq!(second.says()["was_resident"], true);
     device_leases(&farm, "a/cpu:0", 2).await;
+    assert_eq!(holders(&farm, "on_devices").await, named(&[&first, &second]));
 
     // it stays while programs hold it
     let refused = farm.api.post("/v1/models/small/unload", &json!({})).await.problem(409);
@@ -210,7 +233,7 @@ async fn a_program_holds_weights_on_a_device() {
         if leases == 0.0 { Ok(()) } else { Err(format!("{leases}")) }
     })
     .await;
-    let unknown = Program::start_at(python, &socket, ["small", "", "numpy", "vram", "cuda:9"], None).says();
+    let unknown = Program::start_at(&python, &socket, ["small", "", "numpy", "vram", "cuda:9"], None).says();
     assert_eq!(unknown["error"], "not_found", "{unknown}");
     farm.assert_ledger_is_clean().await;
 }
@@ -231,7 +254,7 @@ async fn a_program_holds_weights_on_a_cuda_device() {
         .attach_socket(&socket);
     let _agent = farm.agent_with_library(agent).await;
     let wanted = ["small", "", "pointer", "vram", "cuda:0"];
-    let mut program = Program::start_at(python, &socket, wanted, Some(&libraries));
+    let mut program = Program::start_at(&python, &socket, wanted, Some(&libraries));
     let seen = program.says();
     assert_eq!(seen["device"], "cuda:0", "{seen}");
     assert_eq!(shapes_and_hashes(&seen), of_file(&farm));
@@ -240,7 +263,7 @@ async fn a_program_holds_weights_on_a_cuda_device() {
     assert_eq!(program.says(), json!({ "closed": true }));
     device_leases(&farm, "a/cuda:0", 0).await;
     // a program that cannot open the handle is told so, and holds nothing
-    let blind = Program::start_at(python, &socket, wanted, None).says();
+    let blind = Program::start_at(&python, &socket, wanted, None).says();
     assert!(blind["message"].as_str().is_some_and(|message| message.contains("CUDA driver library")), "{blind}");
     device_leases(&farm, "a/cuda:0", 0).await;
 }
@@ -260,7 +283,7 @@ async fn a_program_that_leaves_while_it_waits_is_forgotten_at_once() {
         })
         .await;
     };
-    let mut program = Program::start(python, &socket, "all", "unet", "numpy");
+    let mut program = Program::start(&python, &socket, "all", "unet", "numpy");
     let load = wait_for("the load", SHORT, || async {
         let jobs: Vec<JobView> = farm.api.list("/v1/jobs?kind=cache_add&state=running").await;
         jobs.into_iter().next().ok_or_else(|| "none runs".to_owned())
@@ -282,8 +305,8 @@ async fn torch_tensors_are_the_same_bytes() {
     let farm = Farm::start().await;
     ModelFile::checkpoint(mebibytes(2), mebibytes(1), mebibytes(1)).write(&farm.library(), "all.safetensors");
     let (_agent, socket) = attachable(&farm).await;
-    let mut numpy = Program::start(python, &socket, "all", "unet", "numpy");
-    let mut torch = Program::start(python, &socket, "all", "unet", "torch");
+    let mut numpy = Program::start(&python, &socket, "all", "unet", "numpy");
+    let mut torch = Program::start(&python, &socket, "all", "unet", "torch");
     let hashes = |seen: Value| -> BTreeMap<String, Value> {
         let tensors = seen["tensors"].as_object().expect("tensors").clone();
         tensors.into_iter().map(|(name, tensor)| (name, json!([tensor[1], tensor[2]]))).collect()
@@ -302,12 +325,43 @@ async fn what_cannot_be_attached_says_why() {
         ("all", "", "invalid_argument", "text_encoder"),
         ("all", "lora", "not_found", "it has"),
     ] {
-        let answer = Program::start(python, &socket, model, component, "numpy").says();
+        let answer = Program::start(&python, &socket, model, component, "numpy").says();
         assert_eq!(answer["error"], code, "{answer}");
         assert!(answer["message"].as_str().is_some_and(|message| message.contains(said)), "{answer}");
     }
     assert_eq!(agent.metric("modelyard_attach_requests_total", "answer=\"refused\"").await, 3.0);
     drop(agent);
-    let gone = Program::start(python, &socket, "all", "unet", "numpy").says();
+    let gone = Program::start(&python, &socket, "all", "unet", "numpy").says();
     assert_eq!(gone["error"], "unavailable", "{gone}");
+}
+
+/// What a program says that only connects, run by root as user 65534; none where that cannot be.
+#[expect(clippy::print_stdout, reason = "tests/run counts what says that it was skipped")]
+fn as_nobody(socket: &Path) -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: attaching as another user: only root can become one");
+        return None;
+    }
+    let program = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); \
+                   sys.stdout.buffer.write(s.makefile('rb').read())";
+    let setpriv = Command::new("setpriv")
+        .args(["--reuid", "65534", "--clear-groups", "--", "/usr/bin/python3", "-c", program])
+        .arg(socket)
+        .current_dir("/")
+        .output();
+    let output = setpriv.expect("util-linux");
+    Some(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+}
+
+#[tokio::test]
+async fn programs_of_other_users_are_refused_unless_they_are_named() {
+    let Some(_python) = python("socket") else { return };
+    let farm = Farm::start().await;
+    // the farm's own folder is closed to others
+    let open = tempfile::Builder::new().prefix("modelyard-attach-").tempdir().expect("a folder");
+    fs::set_permissions(open.path(), fs::Permissions::from_mode(0o755)).expect("a folder that others may enter");
+    let socket = open.path().join("attach.sock");
+    let _agent = farm.start_agent(farm.agent("a").attach_socket(&socket)).await;
+    let Some(said) = as_nobody(&socket) else { return };
+    assert!(said.contains("forbidden") && said.contains("65534"), "{said}");
 }

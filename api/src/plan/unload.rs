@@ -171,6 +171,7 @@ mod tests {
             expires_at: None,
             eviction: None,
             progress: None,
+            failure: None,
         }
     }
 

@@ -141,7 +141,7 @@ fn copy_row(copy: &ResidentComponent) -> Vec<String> {
     let kept = resident_row(copy).pop().unwrap_or_default();
     vec![
         copy.device.clone().unwrap_or_else(|| copy.host.clone()),
-        copy.state.clone(),
+        copy.failure.as_ref().map_or_else(|| copy.state.clone(), |why| format!("{}: {why}", copy.state)),
         bytes(copy.bytes),
         kept,
         joined(if copy.holders.is_empty() { &copy.needed_by } else { &copy.holders }),

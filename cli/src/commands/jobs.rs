@@ -11,7 +11,7 @@ use super::{
     settle,
     text::{age, dash},
 };
-use crate::{args::WaitArgs, client::Client, error::CliError, follow, output::Output};
+use crate::{args::WaitArgs, client::Client, error::CliError, follow, output::Output, progress};
 
 /// What to do with jobs.
 #[derive(Debug, Subcommand)]
@@ -149,9 +149,7 @@ pub(crate) fn print(jobs: &[JobView], output: Output) -> Result<(), CliError> {
 
 /// What there is to say of a job in one line: its error, its progress or why it waits.
 fn note(job: &JobView) -> String {
-    let progress = job.progress.as_ref().filter(|progress| progress.bytes_total > 0).map(|progress| {
-        format!("{} {}%", progress.phase, progress.bytes_done.saturating_mul(100) / progress.bytes_total)
-    });
+    let progress = job.progress.as_ref().and_then(progress::brief);
     let error = job.error.as_ref().map(|error| error.message.clone());
     let reason = job.reason.as_ref().and_then(follow::reason_text).filter(|_| !job.state.is_terminal());
     let cancelling = (job.cancel_requested && !job.state.is_terminal()).then(|| "cancel asked for".to_owned());

@@ -56,6 +56,9 @@ pub(super) const RESIDENT: [&str; 7] = ["MODEL", "COMPONENT", "TIER", "PLACE", "
 /// One component in one tier.
 pub(super) fn resident_row(resident: &ResidentComponent) -> Vec<String> {
     let state = match &resident.progress {
+        Some(progress) if progress.phase != "reading" => {
+            format!("{} ({})", resident.state, progress.phase.replace('_', " "))
+        }
         Some(progress) if progress.bytes_total > 0 => {
             format!("{} {}%", resident.state, progress.bytes_done.saturating_mul(100) / progress.bytes_total)
         }

@@ -1,8 +1,11 @@
 //! How far a load is: shared counters that loader threads write and anyone reads without a lock.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 
 use serde::Serialize;
@@ -26,6 +29,19 @@ pub enum Phase {
     Done,
 }
 
+impl Phase {
+    /// The word that people and the wire see.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::MakingRoom => "making_room",
+            Self::Reading => "reading",
+            Self::Verifying => "verifying",
+            Self::Done => "done",
+        }
+    }
+}
+
 const PHASES: [Phase; 5] = [Phase::Waiting, Phase::MakingRoom, Phase::Reading, Phase::Verifying, Phase::Done];
 
 /// Counters of one load.
@@ -36,6 +52,8 @@ pub struct Progress {
     bytes_total: u64,
     held: AtomicUsize,
     reads: AtomicU64,
+    /// When bytes began to move.
+    reading_since: OnceLock<Instant>,
     /// While bytes arrive.
     arrival: watch::Sender<Option<Arrival>>,
 }
@@ -70,18 +88,29 @@ impl Progress {
             bytes_total,
             held: AtomicUsize::new(0),
             reads: AtomicU64::new(0),
+            reading_since: OnceLock::new(),
             arrival: watch::Sender::new(None),
         }
     }
 
     /// Enters a phase.
     pub fn enter(&self, phase: Phase) {
+        if phase == Phase::Reading {
+            self.reading_since.get_or_init(Instant::now);
+        }
         self.phase.store(phase as u8, Ordering::Release);
     }
 
     /// Adds landed bytes; returns the new sum.
     pub fn add(&self, bytes: u64) -> u64 {
         self.bytes_done.fetch_add(bytes, Ordering::AcqRel) + bytes
+    }
+
+    /// Bytes landed in a second, on the average since they began to; none before.
+    pub fn bytes_per_second(&self) -> Option<f64> {
+        let seconds = self.reading_since.get()?.elapsed().as_secs_f64();
+        let done = self.bytes_done.load(Ordering::Acquire);
+        (done > 0 && seconds > 0.0).then(|| done as f64 / seconds)
     }
 
     /// A read came back, whether or not its bytes have a place yet.

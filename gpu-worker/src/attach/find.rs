@@ -17,6 +17,7 @@ use shared::{
 use super::protocol::{Tier, WAIT_MAX_SECONDS, Wanted};
 use crate::{
     context::{Agent, Device},
+    device_tier::NamedProgram,
     runner::{DeviceShare, RunnerError},
 };
 
@@ -46,17 +47,19 @@ pub(super) struct OnDevice {
     pub(super) device: String,
     pub(super) uuid: Option<String>,
     pub(super) share: DeviceShare,
+    /// Says who it is.
+    pub(super) named: NamedProgram,
 }
 
-/// Finds the component, loads it if that is wanted, and leases it.
-pub(super) async fn find(agent: &Agent, wanted: &Wanted) -> Result<Found, ErrorBody> {
+/// Finds the component, loads it if that is wanted, and leases it for the program, which is named where somebody asks why it stays.
+pub(super) async fn find(agent: &Agent, wanted: &Wanted, program: &str) -> Result<Found, ErrorBody> {
     if !(0.0..=WAIT_MAX_SECONDS).contains(&wanted.wait_seconds) {
         let message = format!("`wait_seconds` is {}: 0 to {WAIT_MAX_SECONDS}", wanted.wait_seconds);
         return Err(ErrorBody::new(ErrorCode::InvalidArgument, message));
     }
     let devices = devices(agent, wanted)?;
     let (model, component) = row(agent, wanted).await?;
-    if let Some(held) = held(agent, &component, wanted.tier, &devices).await? {
+    if let Some(held) = held(agent, &component, (wanted.tier, &devices), program).await? {
         return Ok(Found { model, component, held, resident: true });
     }
     let place = if wanted.tier == Tier::Ram { "in RAM" } else { "on such a device" };
@@ -67,7 +70,7 @@ pub(super) async fn find(agent: &Agent, wanted: &Wanted) -> Result<Found, ErrorB
     load(agent, &model, &component, wanted, &devices).await?;
     // a load may have found that the component is one that was known already
     let (model, component) = row(agent, wanted).await?;
-    let held = held(agent, &component, wanted.tier, &devices).await?.ok_or_else(|| {
+    let held = held(agent, &component, (wanted.tier, &devices), program).await?.ok_or_else(|| {
         let message = format!("`{}` of model `{}` was taken away as soon as it was loaded", component.kind, model.name);
         hinted(ErrorCode::InsufficientCapacity, &message, "make room on the host, or raise --ram-budget of its agent")
     })?;
@@ -96,11 +99,11 @@ fn devices<'a>(agent: &'a Agent, wanted: &Wanted) -> Result<Vec<&'a Device>, Err
 async fn held(
     agent: &Agent,
     component: &ComponentRow,
-    tier: Tier,
-    devices: &[&Device],
+    (tier, devices): (Tier, &[&Device]),
+    program: &str,
 ) -> Result<Option<Held>, ErrorBody> {
     if tier == Tier::Ram {
-        return Ok(lease(agent, component).map(Held::Ram));
+        return Ok(lease(agent, component, program).map(Held::Ram));
     }
     for device in devices {
         let (resident, uuid) = {
@@ -113,7 +116,8 @@ async fn held(
         let Some(id) = resident else { continue };
         match device.runner.share(id).await {
             Ok(share) => {
-                return Ok(Some(Held::Device(Box::new(OnDevice { device: device.name.clone(), uuid, share }))));
+                let named = device.tier.name(id, program);
+                return Ok(Some(Held::Device(Box::new(OnDevice { device: device.name.clone(), uuid, share, named }))));
             }
             // it went away in this moment
             Err(RunnerError::NotResident { .. } | RunnerError::Crashed { .. }) => {}
@@ -127,9 +131,9 @@ fn hinted(code: ErrorCode, message: &str, hint: &str) -> ErrorBody {
     ErrorBody { hint: Some(hint.to_owned()), ..ErrorBody::new(code, message) }
 }
 
-fn lease(agent: &Agent, component: &ComponentRow) -> Option<Lease> {
+fn lease(agent: &Agent, component: &ComponentRow, program: &str) -> Option<Lease> {
     let lease = agent.aliases.held(component.id).into_iter().find_map(|id| agent.tier.lease(&id.to_string()).ok());
-    lease.inspect(|lease| lease.mark("an attached program"))
+    lease.inspect(|lease| lease.mark(program))
 }
 
 async fn row(agent: &Agent, wanted: &Wanted) -> Result<(ModelRow, ComponentRow), ErrorBody> {

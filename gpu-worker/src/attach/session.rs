@@ -12,7 +12,7 @@ use rustix::net::{RecvFlags, recv};
 use shared::error::{ErrorBody, ErrorCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest},
-    net::UnixStream,
+    net::{UnixStream, unix::UCred},
 };
 
 use super::{
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     context::Agent,
+    device_tier::NamedProgram,
     runner::{
         DeviceLease,
         channel::{HEADER, frame, length_of, parse, send_header},
@@ -42,7 +43,7 @@ struct Counted {
 #[derive(Debug)]
 enum Kept {
     Ram { _lease: Lease },
-    Device(DeviceLease),
+    Device { lease: DeviceLease, _named: NamedProgram },
 }
 
 impl Counted {
@@ -55,7 +56,7 @@ impl Counted {
     async fn lost(&self) {
         match &self.lease {
             Kept::Ram { .. } => std::future::pending().await,
-            Kept::Device(lease) => lease.lost().await,
+            Kept::Device { lease, .. } => lease.lost().await,
         }
     }
 }
@@ -93,7 +94,8 @@ pub(super) async fn run(
     mut stream: UnixStream,
     has_place: bool,
 ) -> io::Result<()> {
-    let user = stream.peer_cred()?.uid();
+    let peer = stream.peer_cred()?;
+    let user = peer.uid();
     if !admission.admits(user) {
         tracing::warn!(user, "refused a program that wants to attach");
         return send(&mut stream, &Answer::Error(Refusal::forbidden(user)), None).await;
@@ -103,7 +105,7 @@ pub(super) async fn run(
         return send(&mut stream, &Answer::Error(refusal.into()), None).await;
     }
     let _connected = Connected::new(&agent.metrics.attach_connections);
-    let mut session = Session { agent, leases: BTreeMap::new(), next: 1 };
+    let mut session = Session { agent, program: name(peer), leases: BTreeMap::new(), next: 1 };
     loop {
         // reading is not cancel safe, but a connection whose leases are lost is ended anyhow
         let request = tokio::select! {
@@ -120,8 +122,16 @@ pub(super) async fn run(
     }
 }
 
+/// What the kernel says of a program.
+fn name(peer: UCred) -> String {
+    let process = peer.pid().map(|pid| format!("pid {pid}, ")).unwrap_or_default();
+    format!("attached program ({process}user {})", peer.uid())
+}
+
 struct Session<'a> {
     agent: &'a Agent,
+    /// Its name, for those who ask who holds what.
+    program: String,
     leases: BTreeMap<u64, Counted>,
     next: u64,
 }
@@ -141,7 +151,7 @@ impl Session<'_> {
             Ok(Request::Attach(wanted)) => {
                 // a load may take minutes: nothing is leased for a program that has left meanwhile
                 tokio::select! {
-                    found = find(self.agent, &wanted) => found,
+                    found = find(self.agent, &wanted, &self.program) => found,
                     () = hung_up(stream) => return Err(io::ErrorKind::ConnectionAborted.into()),
                     () = self.lost() => return Err(io::Error::other("a device's memory is gone that the program was attached to")),
                 }
@@ -173,7 +183,7 @@ impl Session<'_> {
         self.next += 1;
         let lease = match found.held {
             Held::Ram(lease) => Kept::Ram { _lease: lease },
-            Held::Device(held) => Kept::Device(held.share.lease),
+            Held::Device(held) => Kept::Device { lease: held.share.lease, _named: held.named },
         };
         self.leases.insert(number, Counted::new(lease, &self.agent.metrics.attach_leases));
         self.agent.changed.notify_one();

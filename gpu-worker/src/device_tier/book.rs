@@ -95,6 +95,8 @@ pub(super) struct Book {
     reuse: Reuse,
     copying: Bandwidth,
     next_lease: u64,
+    /// Names of programs that hold a copy at its runner, which counts them, by number and with what they hold.
+    programs: BTreeMap<u64, (ComponentId, String)>,
 }
 
 impl Book {
@@ -133,6 +135,25 @@ impl Book {
             note.leases.remove(&lease);
             (note.used, note.used_at) = (now, Utc::now());
         }
+    }
+
+    /// A program holds a copy at the runner. It is no lease: the runner has it.
+    pub(super) fn attached(&mut self, component: ComponentId, program: &str) -> u64 {
+        self.next_lease += 1;
+        self.programs.insert(self.next_lease, (component, program.to_owned()));
+        self.next_lease
+    }
+
+    /// It does not any more.
+    pub(super) fn detached(&mut self, number: u64) {
+        self.programs.remove(&number);
+    }
+
+    /// Who uses a copy: jobs, then programs.
+    pub(super) fn holders(&self, copy: &DeviceResident) -> Vec<String> {
+        let jobs = self.of(copy).into_iter().flat_map(|note| note.leases.values());
+        let programs = self.programs.values().filter(|(component, _)| *component == copy.component && copy.leases > 0);
+        jobs.chain(programs.map(|(_, program)| program)).cloned().collect()
     }
 
     /// A copy took so long to arrive, and its bytes came from there.
@@ -288,6 +309,11 @@ mod tests {
         book.release(one.component, lease, at(2));
         let attached = DeviceResident { leases: 2, ..one.clone() };
         assert_eq!(book.leave(&attached, true, at(2)), Err(Stays::Leased(2)), "programs hold it at the runner");
+        let (program, job) = (book.attached(one.component, "a program"), book.lease(&one, "job 7", at(2)).unwrap());
+        assert_eq!(book.holders(&attached), ["job 7", "a program"]);
+        book.detached(program);
+        book.release(one.component, job, at(2));
+        assert!(book.holders(&attached).is_empty());
         assert_eq!(book.candidate(&attached, |_| 0.0, at(2)).holders, 2);
         book.note(&one, at(2)).protected = Said::now(true);
         assert_eq!(book.leave(&one, false, at(3)), Err(Stays::Protected));

@@ -61,6 +61,20 @@ impl Drop for DeviceLease {
     }
 }
 
+/// The name of a program that holds a copy: shown while this lives.
+#[derive(Debug)]
+pub struct NamedProgram {
+    tier: Arc<DeviceTier>,
+    number: u64,
+}
+
+impl Drop for NamedProgram {
+    fn drop(&mut self) {
+        self.tier.book().detached(self.number);
+        self.tier.bump();
+    }
+}
+
 impl DeviceTier {
     /// An empty device.
     pub fn new(rules: Rules) -> Self {
@@ -101,6 +115,13 @@ impl DeviceTier {
         let lease = self.book().lease(copy, holder, self.uptime())?;
         self.bump();
         Some(DeviceLease { tier: self.clone(), component: copy.component, lease })
+    }
+
+    /// Names a program that the runner has given a copy to.
+    pub fn name(self: &Arc<Self>, component: ComponentId, program: &str) -> NamedProgram {
+        let number = self.book().attached(component, program);
+        self.bump();
+        NamedProgram { tier: self.clone(), number }
     }
 
     /// A copy arrived: what it took, and what its reload would read.

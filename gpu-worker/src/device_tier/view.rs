@@ -26,6 +26,8 @@ pub struct Noted {
     pub models: Vec<ModelId>,
     /// Leases on it, of jobs and of programs that are attached.
     pub leases: usize,
+    /// Who uses it.
+    pub holders: Vec<String>,
     /// The operator's keep.
     pub protected: bool,
     /// Its last use; none where nothing was noted.
@@ -41,11 +43,12 @@ impl DeviceTier {
     pub fn noted(&self, copy: &DeviceResident) -> Noted {
         let now = self.uptime();
         let book = self.book();
-        let attached = copy.leases as usize;
-        let Some(note) = book.of(copy) else { return Noted { leases: attached, ..Noted::default() } };
+        let (attached, holders) = (copy.leases as usize, book.holders(copy));
+        let Some(note) = book.of(copy) else { return Noted { leases: attached, holders, ..Noted::default() } };
         Noted {
             models: note.models.iter().copied().collect(),
             leases: note.leases.len() + attached,
+            holders,
             protected: note.protected.value,
             used_at: Some(note.used_at),
             uses: note.uses,

@@ -271,7 +271,9 @@ impl Copies {
             (Err(DeviceError::OutOfMemory { needed_bytes, available_bytes, .. }), Some(old_bytes))
                 if needed_bytes <= available_bytes.saturating_add(old_bytes) =>
             {
-                self.unload(incoming.component)?;
+                self.free_of_leases(incoming.component)?;
+                // what of it cannot be freed is tried once more by the allocation
+                self.take_off(incoming.component)?;
                 self.allocate(incoming.bytes, wanted)
             }
             (allocated, _) => allocated,
@@ -313,10 +315,23 @@ impl Copies {
         Ok(self.device.synchronize()?)
     }
 
-    /// Frees a component; of a variant what no other one holds.
+    /// Frees a component; of a variant what no other one holds. What was loaded and did not come back whole is a failure, although
+    /// the copy has left: whoever unloads waits for the bytes. Of a variant less may come back, and the answer says how much.
     pub(super) fn unload(&mut self, component: ComponentId) -> Result<Done, CopyError> {
         self.free_of_leases(component)?;
-        Ok(Done::Unloaded { bytes: self.take_off(component)? })
+        // what an earlier one left behind is asked for again with each
+        self.free_late()?;
+        let loaded = self.copies.get(&component).filter(|copy| copy.shown.variant.is_none());
+        let owed = loaded.map_or(0, |copy| copy.shown.bytes);
+        let bytes = self.take_off(component)?;
+        if bytes < owed {
+            let message = format!(
+                "{component} has left the device, and {bytes} of its {owed} bytes came back: the rest is freed before memory is taken \
+                 the next time"
+            );
+            return Err(CopyError::Failed(Failure::Device { message }));
+        }
+        Ok(Done::Unloaded { bytes })
     }
 
     /// Memory that programs have open, or that a run reads, is not taken from under them.

@@ -277,6 +277,24 @@ fn a_variant_that_could_be_freed_only_in_part_serves_nobody_and_its_memory_comes
 }
 
 #[test]
+fn an_unload_of_what_was_loaded_succeeds_only_when_the_bytes_are_back() {
+    let mut host = host_on(Box::new(FaultDevice::new(64 << 20, Some(Fault::NotFreed(1)))));
+    let (held, base) = (host.used(), host.base);
+    let owed = host.shown(base).bytes;
+    match host.copies.unload(base) {
+        Err(CopyError::Failed(Failure::Device { message })) => {
+            assert!(message.contains(&format!("0 of its {owed} bytes")), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(host.used(), held, "the device has it still");
+    assert!(host.copies.copy(base).is_err(), "and nobody can use it");
+    // asked again, the rest is freed, and there is nothing to unload any more
+    assert!(matches!(host.copies.unload(base), Err(CopyError::Failed(Failure::NotResident { .. }))));
+    assert_eq!(host.used(), held - owed);
+}
+
+#[test]
 fn a_sheet_that_would_be_too_large_is_cut_and_its_pieces_are_shared_like_others() {
     let stack = vec![(0, 8), (1, 3)];
     let mut host = host();

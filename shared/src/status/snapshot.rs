@@ -86,9 +86,9 @@ pub struct CacheStats {
     pub misses: u64,
     /// Requests that joined a running load.
     pub joins: u64,
-    /// Evictions to make room.
+    /// Components taken out, for whatever reason: the sum of `evicted`.
     pub evictions: u64,
-    /// Loads that failed.
+    /// Loads that failed; not those that found no room, whose jobs wait or say so.
     pub load_failures: u64,
     /// Of those, loads that were given up because no byte came from their disk.
     #[serde(default)]
@@ -208,7 +208,8 @@ pub struct Entry {
     pub last_used: DateTime<Utc>,
     /// Uses since it was loaded.
     pub hits: u64,
-    /// Who leases it, of those that say so.
+    /// Who uses it, of those that say so: `job …`, `attached program (pid …, user …)`. On a device these are jobs as well, which
+    /// `leases` does not count there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<String>,
     /// On a device: the models that were loaded there and need it.
@@ -223,17 +224,23 @@ pub struct Entry {
     /// Of a running load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<LiveProgress>,
+    /// Why the last load failed, where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 /// Bytes of something that is under way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LiveProgress {
-    /// `reading`, `copying`, `freeing`, …
+    /// Of a component on its way into RAM: `waiting`, `making_room`, `reading`, `verifying`; of a job `reading`, `copying`, …
     pub phase: String,
     /// Done.
     pub bytes_done: u64,
     /// In all.
     pub bytes_total: u64,
+    /// Bytes (what the phase counts) per second; absent until some came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<f64>,
     /// Seconds left at the present rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<f64>,

@@ -173,7 +173,7 @@ pub struct ResidentComponent {
     pub state: String,
     /// Bytes held.
     pub bytes: u64,
-    /// Leases held.
+    /// Leases held; on a device those of attached programs.
     pub leases: u32,
     /// The operator's "keep".
     pub protected: bool,
@@ -185,7 +185,7 @@ pub struct ResidentComponent {
     /// Uses since it was loaded, from the live view.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hits: Option<u64>,
-    /// Who leases it, of those that say so; from the live view.
+    /// Who uses it, of those that say so: jobs, and attached programs with process id and user; from the live view.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<String>,
     /// On a device: the models that were loaded there and need it, by name. An unload of another model spares it.
@@ -200,6 +200,9 @@ pub struct ResidentComponent {
     /// Of a running load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<LiveProgress>,
+    /// Of a `failed` one: why its last load failed; from the live view.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 /// One model's residency everywhere.

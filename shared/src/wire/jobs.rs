@@ -210,6 +210,9 @@ pub struct Progress {
     pub bytes_done: u64,
     /// Bytes (files) in all; 0 while unknown.
     pub bytes_total: u64,
+    /// Bytes (files) per second at present; absent until some were done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<f64>,
     /// Seconds left at the present rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<f64>,

@@ -27,7 +27,7 @@ pub struct TierStats {
     pub joins_total: u64,
     /// Loads that became ready.
     pub loads_total: u64,
-    /// Loads that failed.
+    /// Loads that failed; not those that found no room, which read nothing and may be waiting for it.
     pub load_failures_total: u64,
     /// Of those, loads that were given up because no byte came.
     pub loads_stalled_total: u64,
@@ -82,6 +82,12 @@ impl EvictionCounts {
             Reason::Optimized => &mut self.optimized,
         }
     }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        let Self { room, pressure, expired, requested, cleared, duplicate, superseded, optimized } = self;
+        room + pressure + expired + requested + cleared + duplicate + superseded + optimized
+    }
 }
 
 impl TierStats {
@@ -133,6 +139,8 @@ pub struct EntrySnapshot {
     pub standing: Option<Standing>,
     /// While loading.
     pub progress: Option<ProgressSnapshot>,
+    /// While bytes move.
+    pub bytes_per_second: Option<f64>,
 }
 
 /// The tier at one moment.
@@ -188,6 +196,7 @@ impl Slot {
             holders: self.marks.values().map(ToString::to_string).collect(),
             standing,
             progress: loading.then(|| self.flight.progress.snapshot()),
+            bytes_per_second: self.flight.progress.bytes_per_second().filter(|_| loading),
         }
     }
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     digest::Digest,
-    entry::{Entry, Event, Refused, State, step},
+    entry::{Entry, Event, FailReason, Refused, State, step},
     error::ResidencyError,
     identity::FileIdentity,
     policy::{
@@ -310,7 +310,8 @@ impl Inner {
                     slot.apply(Event::Abandon)
                 }
                 Err(error) => {
-                    stats.load_failures_total += 1;
+                    // refused before a byte was read, and asked again by whoever waits for room
+                    stats.load_failures_total += u64::from(error.fail_reason() != FailReason::NoRoom);
                     stats.loads_stalled_total += u64::from(matches!(error, ResidencyError::Stalled { .. }));
                     slot.failure = Some(error.to_string());
                     slot.apply(Event::Fail(error.fail_reason()))

@@ -17,7 +17,6 @@ use shared::{
         Keep,
         engine::{LoraUse, Role},
     },
-    wire::LoraMisfit,
 };
 
 use super::{
@@ -30,10 +29,7 @@ use super::{
 };
 use crate::{
     error::WorkError,
-    managers::{
-        lora::{self, Applied, Matched, PartPlan, StackPlan},
-        parts,
-    },
+    managers::lora::{self, Applied, Matched, PartPlan, StackPlan},
     runner::{LoraSource, LoraTold},
 };
 
@@ -44,8 +40,6 @@ const HASH: usize = 12;
 pub(super) struct Base {
     /// The model's name.
     name: String,
-    /// Its family, where it is known.
-    family: Option<String>,
     tensors: Arc<Vec<BaseTensor>>,
     /// Digests by kind; none while one of them is not known.
     digests: Option<Vec<(String, String)>>,
@@ -53,10 +47,7 @@ pub(super) struct Base {
 
 impl Base {
     /// Of these parts: what each is used as, its row and the headers that it is described in.
-    pub(super) fn of<'r>(
-        (name, family): (&str, Option<String>),
-        parts: impl Iterator<Item = (&'r str, &'r ComponentRow, &'r Inspection)>,
-    ) -> Self {
+    pub(super) fn of<'r>(name: &str, parts: impl Iterator<Item = (&'r str, &'r ComponentRow, &'r Inspection)>) -> Self {
         let (mut tensors, mut digests) = (Vec::new(), Some(Vec::new()));
         for (kind, row, inspection) in parts.filter(|(kind, _, _)| Role::LoraBase.means(kind)) {
             tensors.extend(lora::base_tensors(row, kind, inspection));
@@ -65,7 +56,7 @@ impl Base {
                 _ => digests = None,
             }
         }
-        Self { name: name.to_owned(), family, tensors: Arc::new(tensors), digests }
+        Self { name: name.to_owned(), tensors: Arc::new(tensors), digests }
     }
 }
 
@@ -84,7 +75,6 @@ struct Read {
     settings: BTreeMap<String, AdapterSettings>,
     told: LoraTold,
     matched: Arc<Matched>,
-    misfit: Option<LoraMisfit>,
 }
 
 impl Stack {
@@ -105,11 +95,6 @@ impl Stack {
     /// The LoRAs with their weights.
     pub(super) fn told(&self) -> Vec<LoraTold> {
         self.loras.iter().map(|read| read.told.clone()).collect()
-    }
-
-    /// What of each does not belong to the model.
-    pub(super) fn misfits(&self) -> Vec<LoraMisfit> {
-        self.loras.iter().filter_map(|read| read.misfit.clone()).collect()
     }
 
     /// Brings these of its LoRAs onto the device.
@@ -185,7 +170,8 @@ async fn one(site: Site<'_>, used: &LoraUse, base: &Base) -> Result<(Read, Appli
     let inspection = model::inspect(agent, attempt, &wanted).await?;
     let headers = inspection.clone();
     let settings = blocking("reading the adapter's settings", move || lora::settings(&headers)).await?;
-    let settings = settings.map_err(|source| WorkError::LoraSettings { lora: name.clone(), source })?;
+    let settings =
+        settings.map_err(|source| WorkError::System { what: "reading the adapter's settings".to_owned(), source })?;
     let (identity, matched) = matched(site, (&wanted, &inspection, &settings), base).await?;
     if let Some(reason) = &matched.refusal {
         let (base, reason) = (base.name.clone(), reason.clone());
@@ -198,10 +184,7 @@ async fn one(site: Site<'_>, used: &LoraUse, base: &Base) -> Result<(Read, Appli
         text_encoder_weight: used.text_encoder_weight,
         blocks: BlockWeights(used.blocks.clone()),
     };
-    let family = parts::base(&wanted.model, &inspection);
-    let families = lora::other_family(family.as_deref(), base.family.as_deref());
-    let misfit = lora::misfit(&name, families, &matched);
-    let read = Read { wanted, inspection, settings, told, matched: matched.clone(), misfit };
+    let read = Read { wanted, inspection, settings, told, matched: matched.clone() };
     Ok((read, Applied { name, entry, matched }))
 }
 

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use shared::ids::{ComponentId, PipelineId};
@@ -132,7 +132,9 @@ pub async fn ensure(
 
 /// The whole variant of this key, in use while the answer lives.
 pub fn lease_whole(agent: &Agent, (device, attempt): (&Device, &Attempt), key: &str) -> Option<Made> {
-    looked_up(agent, (device, attempt), Instant::now(), |variant| variant.is_whole && variant.key == key)
+    let found = looked_up(device, attempt, |variant| variant.is_whole && variant.key == key)?;
+    agent.metrics.variants.applied(Path::Cached, 0.0, 0);
+    Some(found)
 }
 
 /// The id of the whole variant of this key, if it is there.
@@ -143,10 +145,11 @@ pub fn whole(device: &Device, key: &str) -> Option<ComponentId> {
 
 /// The wanted variant, if it is there, in use while the answer lives.
 pub fn find(agent: &Agent, (device, attempt): (&Device, &Attempt), wanted: &Wanted<'_>) -> Option<Made> {
-    let since = Instant::now();
     let key = wanted.plan.key(&wanted.base.digest);
     // one that was converted needs no base, and whoever has a base asks for what lies over it
-    looked_up(agent, (device, attempt), since, |variant| variant.key == key)
+    let found = looked_up(device, attempt, |variant| variant.key == key)?;
+    agent.metrics.variants.applied(Path::Cached, 0.0, 0);
+    Some(found)
 }
 
 /// Keeps the variant of this key where it is, if it is there, while the answer lives.
@@ -173,19 +176,19 @@ fn holder(attempt: &Attempt) -> String {
     format!("job {}", attempt.id)
 }
 
-/// The variant that is there, in use while the answer lives; it counts as applied, with the time since it was looked for.
-fn looked_up(
-    agent: &Agent,
-    (device, attempt): (&Device, &Attempt),
-    since: Instant,
-    is_it: impl Fn(&Variant) -> bool,
-) -> Option<Made> {
+fn looked_up(device: &Device, attempt: &Attempt, is_it: impl Fn(&Variant) -> bool) -> Option<Made> {
     let all = device.variants.among(&device.resident());
     let (variant, copy) = all.into_iter().find(|(variant, _)| is_it(variant))?;
     let lease = device.tier.lease(&copy, &holder(attempt))?;
-    let seconds = since.elapsed().as_secs_f64();
-    agent.metrics.variants.applied(Path::Cached, seconds, 0);
-    Some(Made { variant, path: Path::Cached, seconds, computed: 0, taken_over: 0, changed_bytes: 0, _lease: lease })
+    Some(Made {
+        variant,
+        path: Path::Cached,
+        seconds: 0.0,
+        computed: 0,
+        taken_over: 0,
+        changed_bytes: 0,
+        _lease: lease,
+    })
 }
 
 struct Making<'a> {

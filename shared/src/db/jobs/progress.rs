@@ -15,6 +15,8 @@ pub struct ProgressRow {
     pub bytes_done: i64,
     /// Bytes (files) in all; 0 while unknown.
     pub bytes_total: i64,
+    /// Bytes (files) per second at present.
+    pub bytes_per_second: Option<f64>,
     /// Seconds left at the present rate.
     pub eta_seconds: Option<f64>,
     /// What in particular, e.g. the component.
@@ -32,14 +34,14 @@ pub async fn write_progress(
     lease: JobLease,
     phase: &str,
     (bytes_done, bytes_total): (i64, i64),
-    eta_seconds: Option<f64>,
+    (bytes_per_second, eta_seconds): (Option<f64>, Option<f64>),
     detail: Option<&str>,
 ) -> Result<bool, DbError> {
     let written = sqlx::query(
-        "insert into job_progress (job_id, fence, phase, bytes_done, bytes_total, eta_seconds, detail, at)
-         select id, fence, $4, $5, $6, $7, $8, now() from jobs where id = $1 and fence = $2 and incarnation = $3 and state = 'running'
+        "insert into job_progress (job_id, fence, phase, bytes_done, bytes_total, bytes_per_second, eta_seconds, detail, at)
+         select id, fence, $4, $5, $6, $7, $8, $9, now() from jobs where id = $1 and fence = $2 and incarnation = $3 and state = 'running'
          on conflict (job_id) do update set fence = excluded.fence, phase = excluded.phase, bytes_done = excluded.bytes_done,
-             bytes_total = excluded.bytes_total, eta_seconds = excluded.eta_seconds, detail = excluded.detail, at = excluded.at",
+             bytes_total = excluded.bytes_total, bytes_per_second = excluded.bytes_per_second, eta_seconds = excluded.eta_seconds, detail = excluded.detail, at = excluded.at",
     )
     .bind(lease.id)
     .bind(lease.fence)
@@ -47,6 +49,7 @@ pub async fn write_progress(
     .bind(phase)
     .bind(bytes_done)
     .bind(bytes_total)
+    .bind(bytes_per_second)
     .bind(eta_seconds)
     .bind(detail)
     .execute(db)
@@ -62,7 +65,7 @@ pub async fn progress_of(db: impl PgExecutor<'_>, id: JobId) -> Result<Option<Pr
     Ok(sqlx::query_as(
         "select coalesce((array_agg(p.phase order by p.at desc))[1], '') as phase,
                 sum(p.bytes_done)::bigint as bytes_done, sum(p.bytes_total)::bigint as bytes_total,
-                max(p.eta_seconds) as eta_seconds, (array_agg(p.detail order by p.at desc))[1] as detail, max(p.at) as at
+                sum(p.bytes_per_second) as bytes_per_second, max(p.eta_seconds) as eta_seconds, (array_agg(p.detail order by p.at desc))[1] as detail, max(p.at) as at
          from job_progress p where p.job_id = any(array(select $1 union all select id from jobs where parent = $1))
          having count(*) > 0",
     )
@@ -86,7 +89,7 @@ pub async fn progress_of_each(
         progress: ProgressRow,
     }
     let rows: Vec<Row> = sqlx::query_as(
-        "select job_id, phase, bytes_done, bytes_total, eta_seconds, detail, at from job_progress where job_id = any($1)",
+        "select job_id, phase, bytes_done, bytes_total, bytes_per_second, eta_seconds, detail, at from job_progress where job_id = any($1)",
     )
     .bind(ids)
     .fetch_all(db)
