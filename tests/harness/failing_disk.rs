@@ -1,4 +1,4 @@
-//! A file system that hangs or fails on command, when it is read or when a file is closed: what a dead file server or a dying
+//! A file system that hangs, fails, is slow or gives less than it is asked for on command, when it is read or when a file is closed: what a dead file server or a dying
 //! disk does. Needs the right to mount.
 
 use std::{
@@ -31,6 +31,10 @@ enum Mode {
     /// When a file is closed of which more than the header was read.
     HangClosing,
     Fail,
+    /// So many bytes in a second.
+    Slow(u32),
+    /// Each read gives half of what it could, which the kernel takes for the end of the file.
+    Short,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +101,16 @@ impl FailingDisk {
     /// Reads fail from now on.
     pub fn fail(&self) {
         self.state().mode = Mode::Fail;
+    }
+
+    /// Reads give no more than this in a second from now on.
+    pub fn slow(&self, bytes_per_second: u32) {
+        self.state().mode = Mode::Slow(bytes_per_second);
+    }
+
+    /// Reads give half of what they are asked for from now on, as where a file ends early.
+    pub fn short(&self) {
+        self.state().mode = Mode::Short;
     }
 
     /// Reads that hang now.
@@ -214,6 +228,16 @@ impl Filesystem for Disk {
         match state.mode {
             Mode::Hang(from) if offset >= from => state.held.push((index, offset, size, reply)),
             Mode::Fail if offset >= HEADERS => reply.error(Errno::EIO),
+            Mode::Slow(rate) if offset >= HEADERS => {
+                drop(state);
+                // the disk's own time: one thread answers, so that reads wait for each other
+                std::thread::sleep(Duration::from_secs(1).mul_f64(f64::from(size) / f64::from(rate)));
+                answer(&self.files[index], offset, size, reply);
+            }
+            // whole blocks, as a disk gives
+            Mode::Short if offset >= HEADERS && size > 8192 => {
+                answer(&self.files[index], offset, size / 2 / 4096 * 4096, reply);
+            }
             _ => answer(&self.files[index], offset, size, reply),
         }
     }

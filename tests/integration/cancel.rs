@@ -7,6 +7,7 @@ use shared::{error::ErrorCode, job::JobState};
 use crate::support::{big_model, bytes_move, load, load_with, loaded, nothing_is_resident, small_model};
 
 #[tokio::test]
+#[expect(clippy::print_stdout, reason = "the time that a cancel took is for who reads the log")]
 async fn a_load_is_cancelled_while_bytes_move() {
     let farm = Farm::start().await;
     big_model(&farm, 128);
@@ -19,8 +20,10 @@ async fn a_load_is_cancelled_while_bytes_move() {
     assert_eq!(ended.job.error.map(|error| error.code), Some(ErrorCode::Cancelled));
     let events = farm.ledger.events(job.id).await;
     let at = |kind: &str| events.iter().find(|event| event.kind == kind).map(|event| event.at).expect(kind);
-    // far less than the quarter of a minute that the rest would have taken; the bound itself is measured in tests/bench
-    assert!(at("cancelled") - at("cancel_requested") < 5.0, "{events:#?}");
+    // far less than the quarter of a minute that the rest would have taken; how long it was is printed, not judged
+    let took = at("cancelled") - at("cancel_requested");
+    println!("a load was cancelled {took:.3} s after it was asked for");
+    assert!(took < 5.0, "{events:#?}");
     nothing_is_resident(&farm, &agent, "a").await;
     assert_eq!(farm.ledger.outcomes(job.id).await, ["cancelled"]);
 

@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use shared::{
     error::ErrorCode,
     job::JobState,
-    wire::{CacheView, CachedComponent, DeviceView, EvictionView, Page, ResidentComponent},
+    wire::{CacheView, CachedComponent, DeviceView, EvictionView, JobDetail, Page, ResidentComponent},
 };
 
-use crate::support::{device_is, load_with, loaded};
+use crate::support::{device_is, load_with, loaded, ram_bytes};
 
 /// Two checkpoints with one VAE and a UNet each of their own, both on the device.
 async fn two_with_one_vae(farm: &Farm) {
@@ -198,4 +198,49 @@ async fn a_load_of_three_components_goes_through_ram_for_one() {
     farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
     assert_eq!(farm.ledger.outcomes(job.id).await, ["succeeded"], "it had no room and began anew");
     device_is(&farm, "a/cpu:0", "all three", |view| view.resident.len() == 3).await;
+}
+
+/// A keep-alive of zero is about RAM: the copy on the device was put there to be used.
+#[tokio::test]
+async fn what_is_not_kept_in_ram_stays_on_the_device() {
+    let farm = Farm::start().await;
+    three_for_two(&farm).await;
+    let agent = farm.agent_with_library(farm.agent("a")).await;
+    loaded_with(&farm, "one", json!({ "keep_alive": 0 })).await;
+    wait_for("RAM to be empty", SHORT, || async {
+        let bytes = ram_bytes(&agent).await;
+        if bytes == 0.0 { Ok(()) } else { Err(format!("{bytes}")) }
+    })
+    .await;
+    let cache: CacheView = farm.api.get("/v1/cache").await;
+    assert!(cache.hosts.iter().all(|host| host.components.is_empty()), "{cache:?}");
+    device_is(&farm, "a/cpu:0", "holds it", named(&["one"])).await;
+    farm.assert_ledger_is_clean().await;
+}
+
+/// Where all on a device is protected a load waits and takes nothing; it goes on when something may go.
+#[tokio::test]
+async fn f28_a_load_waits_for_a_device_that_is_full_of_what_is_kept() {
+    let farm = Farm::start().await;
+    three_for_two(&farm).await;
+    let agent = farm.agent_with_library(farm.agent("a").cpu_memory("64MiB")).await;
+    for name in ["one", "two"] {
+        loaded_with(&farm, name, json!({ "protect": true })).await;
+    }
+    device_is(&farm, "a/cpu:0", "is full", named(&["one", "two"])).await;
+    let job = load_with(&farm, "three", json!({})).await;
+    let waits = |seen: &JobDetail| {
+        let code = seen.job.reason.as_ref().and_then(|reason| reason["code"].as_str());
+        seen.job.state == JobState::Pending && code == Some("memory_held")
+    };
+    farm.api.job_is(job.id, "waits for memory that is held", SHORT, waits).await;
+    device_is(&farm, "a/cpu:0", "holds what it held", named(&["one", "two"])).await;
+    assert_eq!(agent.metric("modelyard_device_evictions_total", "").await, 0.0);
+    let args = json!({ "model": "two", "protect": false });
+    let keep = json!({ "kind": "cache_keep", "target": "device:a/cpu:0", "args": args });
+    let keep = farm.api.submit("/v1/jobs", keep).await;
+    farm.api.job_ended(keep.id, JobState::Succeeded, SHORT).await;
+    farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
+    device_is(&farm, "a/cpu:0", "holds the kept and the new one", named(&["one", "three"])).await;
+    farm.assert_ledger_is_clean().await;
 }

@@ -4,7 +4,7 @@ use harness::{AgentSettings, Daemon, FakeLibrary, Farm, LONG, SHORT, wait_for};
 use serde_json::json;
 use shared::{
     job::JobState,
-    wire::{DeviceView, HostView},
+    wire::{CacheView, DeviceView, HostView},
 };
 
 use crate::support::{big_model, device_is, load_with, small_model};
@@ -268,4 +268,27 @@ async fn f33_a_device_is_looked_at_before_its_runner_is_started_again() {
     loaded_on(&farm, "small", "a/cuda:0").await;
     // one that had been started meanwhile would have ended with the device
     assert_eq!(agent.metric("modelyard_runner_exits_total", "device=\"cuda:0\"").await, 1.0);
+}
+
+/// What several devices of a host are given is read once.
+#[tokio::test]
+async fn devices_of_one_host_share_what_is_in_ram() {
+    let farm = Farm::start().await;
+    let file = big_model(&farm, 24);
+    let host = host(&farm, "a");
+    let _agent = farm.agent_with_library(host.settings).await;
+    let devices = ["a/cpu:0", "a/cuda:0", "a/cuda:1"];
+    for device in devices {
+        device_is(&farm, device, "ready", |view| view.state == "ready").await;
+    }
+    let parent = load_with(&farm, "big", json!({ "target": "all" })).await;
+    let ended = farm.api.job_ended(parent.id, JobState::Succeeded, LONG).await;
+    assert_eq!(ended.children.len(), devices.len(), "{ended:?}");
+    for device in devices {
+        device_is(&farm, device, "holds it", |view| view.resident.len() == 1).await;
+    }
+    let cache: CacheView = farm.api.get("/v1/cache").await;
+    let total = &cache.total;
+    assert_eq!((total.misses, total.loaded_bytes), (1, file.tensor_bytes()), "{total:?}");
+    assert_eq!(cache.hosts[0].components.len(), 1);
 }

@@ -1,6 +1,6 @@
 //! F26: a disk that hangs or fails holds up the loads from it, for a bounded time, and nothing else.
 
-use harness::{Daemon, FailingDisk, Farm, ModelFile, SHORT, mebibytes, wait_for};
+use harness::{Daemon, FailingDisk, Farm, LONG, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::json;
 use shared::{
     error::ErrorCode,
@@ -133,6 +133,17 @@ async fn f26_a_read_error_is_told_and_leaves_nothing() {
     nothing_is_held(&farm).await;
     disk.answer();
     loaded(&farm, "far").await;
+}
+
+/// A disk that is slow is none that hangs: every look finds bytes, however long the whole takes.
+#[tokio::test]
+async fn f26_a_slow_disk_is_waited_for() {
+    let Some((farm, disk, agent)) = farm("1").await else { return };
+    // 23 MiB of it: twice as long as a disk may be silent
+    disk.slow(12 << 20);
+    let job = load_once(&farm, "far").await;
+    farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
+    assert_eq!(agent.metric("modelyard_stalled_loads_total", "").await, 0.0);
 }
 
 /// A copy to the device goes on while its source is read: more has moved than the disk has given. None of it is shown before

@@ -45,7 +45,6 @@ mod pressure_group;
 mod recording;
 mod redis_loss;
 mod rescan;
-mod restored;
 mod retries;
 mod search;
 mod search_plans;

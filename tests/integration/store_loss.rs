@@ -58,6 +58,32 @@ async fn without_postgres_the_api_says_503_and_recovers_by_itself() {
     farm.assert_ledger_is_clean().await;
 }
 
+/// F6: an orderly restart ends every session. Nothing of ours restarts for it, and the load goes on.
+#[tokio::test]
+async fn f6_an_orderly_restart_of_postgres_restarts_nothing_else() {
+    let farm = Farm::builder()
+        .with(|settings| {
+            settings.own_postgres = true;
+            settings.lease_ttl = std::time::Duration::from_secs(10);
+        })
+        .start()
+        .await;
+    big_model(&farm, 48);
+    let mut agent = farm.agent_with_library(farm.agent("a").read_limit("16MB")).await;
+    let (runner, job) = (agent.runner().await, load(&farm, "big").await);
+    bytes_move(&farm, &job).await;
+    farm.server.with(|postgres| postgres.stop(StopMode::Fast)).expect("Postgres ends");
+    farm.server.with(|postgres| postgres.start()).expect("Postgres comes back");
+    farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
+    assert_eq!(farm.ledger.outcomes(job.id).await, ["succeeded"]);
+    assert_eq!((agent.runner().await, agent.process.exited()), (runner, None));
+    let mut farm = farm;
+    for daemon in [&mut farm.api_daemon, &mut farm.scheduler] {
+        assert_eq!(daemon.process.exited(), None);
+    }
+    farm.assert_ledger_is_clean().await;
+}
+
 /// A database that hangs is as good as none: workers stop in time, requests do not wait for ever, and all go on after.
 #[tokio::test]
 async fn a_database_that_hangs_is_noticed_and_survived() {
