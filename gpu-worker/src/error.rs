@@ -88,6 +88,15 @@ pub enum WorkError {
         #[source]
         source: engine::lora::LoraError,
     },
+    /// What stands beside a LoRA's factors cannot be applied.
+    #[error("LoRA `{lora}` cannot be applied: its settings are not known")]
+    LoraSettings {
+        /// The model's name.
+        lora: String,
+        /// What is wrong with them.
+        #[source]
+        source: crate::managers::lora::SettingsError,
+    },
     /// A LoRA is for another base.
     #[error("LoRA `{lora}` is not for model `{base}`: {reason}")]
     LoraRefused {
@@ -269,6 +278,7 @@ impl Classify for WorkError {
             Self::Changed { .. } => ErrorCode::Corrupt,
             Self::Format { source, .. } => format_code(source),
             Self::Lora { source, .. } => source.code(),
+            Self::LoraSettings { source, .. } => source.code(),
             Self::Blend(error) => error.code(),
             Self::Prompt(error) => error.code(),
             Self::Convert(error) => convert_code(error),
@@ -317,6 +327,9 @@ impl Classify for WorkError {
             Self::EncodersMisfit { .. } => Some("take text encoders of the model's own family".into()),
             Self::Convert(ConvertError::NotNumbers { .. }) => {
                 Some("`models validate` shows where they are; `allow_nan` takes them all the same".into())
+            }
+            Self::Convert(ConvertError::Overflow { .. }) => {
+                Some("`keep` leaves every weight its type; values of this size are seldom meant: `models validate` shows them".into())
             }
             Self::Convert(ConvertError::Unknown { .. } | ConvertError::NoOriginalName { .. }) => {
                 Some("`same` keeps all names; or correct the model's `base`".into())
@@ -373,6 +386,7 @@ fn convert_code(error: &ConvertError) -> ErrorCode {
         | ConvertError::Unknown { .. }
         | ConvertError::Dtype { .. }
         | ConvertError::Graph { .. }
+        | ConvertError::Overflow { .. }
         | ConvertError::NoAverage => ErrorCode::Unsupported,
         ConvertError::BadAverage { .. } | ConvertError::NotNumbers { .. } | ConvertError::NotAsWritten { .. } => {
             ErrorCode::Corrupt

@@ -12,7 +12,7 @@ use shared::{
     wire::{ConvertResult, ModelDetail},
 };
 
-use crate::{engine, support::bytes_move};
+use crate::{command_line::modelyard, engine, lora_files, support::bytes_move, torch_files};
 
 fn make_models(farm: &Farm, arch: &str) {
     let made = Command::new(harness::binary("modelyard"))
@@ -147,6 +147,13 @@ async fn loras_are_baked_into_the_tensors_that_they_change_and_refused_on_anothe
     assert!(made.baked > 50, "{}", made.baked);
     let none = converted(&farm, "sdxl-tiny", at(0.0, "none.safetensors")).await;
     assert_eq!(none.baked, 0);
+    // what changes nothing is told, and the model does not say that it was made from it
+    let [idle] = none.loras_without_effect.as_slice() else { panic!("{none:?}") };
+    assert!(idle.lora == "lora-sdxl-tiny" && idle.why.contains("weights are 0"), "{idle:?}");
+    let silent: ModelDetail = farm.api.get("/v1/models/none").await;
+    assert_eq!(silent.made_from.expect("what it was made from")["models"].as_array().map(Vec::len), Some(1));
+    assert_eq!(silent.metadata.get("modelspec.merged_from"), None);
+    assert_eq!((made.loras_without_effect.len(), made.lora_misfits.len()), (0, 0));
     let (base, baked, none) =
         (digests(&farm, "sdxl-tiny").await, digests(&farm, "baked").await, digests(&farm, "none").await);
     assert_eq!(none, base);
@@ -161,6 +168,62 @@ async fn loras_are_baked_into_the_tensors_that_they_change_and_refused_on_anothe
     let wrong = json!({ "loras": [{ "lora": "lora-sd15-tiny" }], "output": { "path": "wrong.safetensors" } });
     assert_eq!(refused(&farm, "sdxl-tiny", wrong).await, ErrorCode::InvalidArgument);
     assert!(!names(&farm.library()).iter().any(|name| name.contains("wrong")), "{:?}", names(&farm.library()));
+}
+
+/// A checkpoint as a trainer saves it, with all parts, a step and an optimizer: as safetensors and as a folder it is the same model.
+#[tokio::test]
+async fn a_checkpoint_of_a_trainer_becomes_safetensors_and_a_folder() {
+    let farm = Farm::start().await;
+    make_models(&farm, "sd15");
+    let single = farm.library().join("sd15-tiny.safetensors");
+    torch_files::write_in_training(&farm.library().join("trained.ckpt"), &lora_files::read(&single));
+    let _agent = farm.agent_with_library(farm.agent("a").hash_limit("none")).await;
+    let original = digests(&farm, "sd15-tiny").await;
+    assert_eq!(original.keys().collect::<Vec<_>>(), ["text_encoder", "unet", "vae"]);
+    assert_eq!(digests(&farm, "trained").await, original, "the checkpoint is the single file");
+    for (layout, path, name) in [("same", "same.safetensors", "same"), ("diffusers", "folder", "folder")] {
+        let made = converted(&farm, "trained", json!({ "layout": layout, "output": { "path": path } })).await;
+        assert_eq!(made.payload_sha256.len(), if layout == "same" { 1 } else { 3 }, "{made:?}");
+        assert_eq!(digests(&farm, name).await, original, "{layout}");
+    }
+    farm.assert_ledger_is_clean().await;
+}
+
+/// The command to its end: another VAE and a LoRA go in, the type changes, and the model says what it was made from.
+#[tokio::test]
+async fn the_command_makes_a_model_of_three() {
+    let farm = Farm::start().await;
+    make_models(&farm, "sd15,sdxl,lora-sd15");
+    let _agent = farm.agent_with_library(farm.agent("a").hash_limit("none")).await;
+    let folder = farm.path("cli");
+    fs::create_dir(&folder).unwrap();
+    let arguments = "convert sd15-tiny -o main:three.safetensors --vae sdxl-tiny --lora lora-sd15-tiny:0.5:1:mid_block=0.5 --dtype fp16";
+    let arguments: Vec<&str> = ["--api", farm.api.url(), "--json"].into_iter().chain(arguments.split(' ')).collect();
+    let job = modelyard(&folder, &arguments, LONG).await.json();
+    let made: ConvertResult = serde_json::from_value(job["result"].clone()).expect("a ConvertResult");
+    assert!(made.baked > 50 && made.name.as_deref() == Some("three"), "{made:?}");
+    let there: ModelDetail = farm.api.get("/v1/models/three").await;
+    let from = there.made_from.expect("what it was made from");
+    let models: Vec<(&str, &str)> = from["models"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|model| (model["as"].as_str().unwrap(), model["name"].as_str().unwrap()))
+        .collect();
+    assert_eq!(models, [("base", "sd15-tiny"), ("vae", "sdxl-tiny"), ("lora", "lora-sd15-tiny")]);
+    let lora = &from["models"][2];
+    assert_eq!(
+        (&lora["weight"], &lora["text_encoder_weight"], &lora["blocks"]["mid_block"]),
+        (&json!(0.5), &json!(1.0), &json!(0.5))
+    );
+    assert_eq!((&from["dtype"], &from["layout"]), (&json!("fp16"), &json!("same")));
+    assert_eq!(there.metadata["modelspec.merged_from"], "sd15-tiny, sdxl-tiny, lora-sd15-tiny");
+    let (base, vae, three) =
+        (digests(&farm, "sd15-tiny").await, digests(&farm, "sdxl-tiny").await, digests(&farm, "three").await);
+    assert_eq!((&three["vae"], three["vae"] == base["vae"]), (&vae["vae"], false), "made models have 16 bits");
+    assert!(three["unet"] != base["unet"] && three["text_encoder"] != base["text_encoder"]);
+    assert!(there.components.iter().all(|part| part.dtype == "F16"), "{:?}", there.components);
+    farm.assert_ledger_is_clean().await;
 }
 
 /// A stack that is baked in and the same one applied give the same floats: both are summed and rounded once, in one order.

@@ -2,11 +2,17 @@
 
 use std::process::Command;
 
-use harness::{Farm, SHORT, wait_for};
+use harness::{Farm, LONG, SHORT, wait_for};
+use reqwest::Method;
 use serde_json::{Value, json};
 use shared::{job::JobState, wire::LoraView};
 
-use crate::{command_line::modelyard, lora_files::metadata};
+use crate::{
+    command_line::modelyard,
+    corrections::{correct, settled},
+    engine::make_models,
+    lora_files::{self, metadata},
+};
 
 async fn checked(farm: &Farm, lora: &str, base: &str) -> Value {
     let args = json!({ "lora": lora, "base": base });
@@ -123,5 +129,54 @@ async fn a_stack_is_blended_into_one_lora_that_is_catalogued_with_what_it_was_ma
         count(&cut, "worst") == 10 && cut["worst"][0]["error"].as_f64() >= cut["worst"][9]["error"].as_f64(),
         "{cut}"
     );
+    farm.assert_ledger_is_clean().await;
+}
+
+/// A module that the model does not have, and a LoRA of another family whose dimensions fit: told by name in the check and in whatever
+/// applies it, and applied all the same.
+#[tokio::test]
+async fn what_of_a_lora_does_not_belong_is_told_wherever_it_is_used() {
+    let farm = Farm::start().await;
+    make_models(&farm, "sd15,lora-sd15", "single");
+    let mut tensors = lora_files::read(&farm.library().join("lora-sd15-tiny.safetensors"));
+    let stem = tensors.iter().find_map(|one| one.name.strip_suffix(".alpha")).expect("a module").to_owned();
+    for tensor in &mut tensors {
+        if let Some(part) = tensor.name.strip_prefix(&format!("{stem}.")) {
+            tensor.name = format!("lora_unet_nowhere.{part}");
+        }
+    }
+    lora_files::write(&farm.library().join("odd.safetensors"), &tensors);
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    correct(&farm, "odd", json!({ "base": "sd21" })).await;
+    settled(&farm, "odd").await;
+    let expected = json!({
+        "lora": "odd", "unmatched": 1, "examples": ["lora_unet_nowhere"], "families": { "lora": "sd21", "model": "sd15" },
+    });
+
+    let report = checked(&farm, "odd", "sd15-tiny").await;
+    assert_eq!((&report["fits"], &report["families"]), (&json!(true), &expected["families"]), "{report}");
+    assert!(report["untouched"].as_array().is_some_and(|all| all.contains(&json!("unet.conv_in"))), "{report}");
+    assert_eq!(checked(&farm, "lora-sd15-tiny", "sd15-tiny").await["families"], Value::Null);
+    let folder = farm.path("cli");
+    std::fs::create_dir(&folder).expect("a folder");
+    let run = async |words: &str| {
+        let arguments: Vec<&str> = ["--api", farm.api.url()].into_iter().chain(words.split(' ')).collect();
+        modelyard(&folder, &arguments, SHORT).await.with(0)
+    };
+    let short = run("loras check odd sd15-tiny").await;
+    assert!(short.contains("it is for sd21, the model is of sd15") && !short.contains("unet.conv_in"), "{short}");
+    let long = run("loras check odd sd15-tiny --all").await;
+    assert!(long.contains("as they are: ") && long.contains("unet.conv_in"), "{long}");
+
+    let body = json!({ "model": "sd15-tiny", "loras": [{ "lora": "odd" }], "target": "device:a/cpu:0" });
+    let declared = farm.api.request(Method::PUT, "/v1/pipelines/odd").json(&body);
+    assert_eq!(farm.api.send(declared).await.status, 201);
+    for dry_run in [true, false] {
+        let job = farm.api.submit("/v1/pipelines/odd/apply", json!({ "dry_run": dry_run })).await;
+        let applied = farm.api.job_ended(job.id, JobState::Succeeded, LONG).await.job.result.expect("a result");
+        assert_eq!(applied["lora_misfits"], json!([expected]), "{applied}");
+    }
+    let said = run("convert sd15-tiny -o baked.safetensors --lora odd:0.5").await;
+    assert!(said.contains("`odd` is for sd21") && said.contains("among them lora_unet_nowhere"), "{said}");
     farm.assert_ledger_is_clean().await;
 }

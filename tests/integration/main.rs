@@ -45,6 +45,7 @@ mod pressure_group;
 mod recording;
 mod redis_loss;
 mod rescan;
+mod restored;
 mod retries;
 mod search;
 mod search_plans;

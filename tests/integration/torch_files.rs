@@ -9,8 +9,17 @@ use crate::lora_files::Entry;
 
 /// Writes these tensors, in their order, as a checkpoint.
 pub(crate) fn write(path: &Path, tensors: &[Entry]) {
-    let mut files =
-        vec![("archive/data.pkl".to_owned(), pickle(tensors)), ("archive/byteorder".into(), b"little".into())];
+    archive(path, tensors, pickle(tensors, &[]));
+}
+
+/// The same as a trainer saves it: with the step that it was at, and an optimizer's averages of the first tensor.
+pub(crate) fn write_in_training(path: &Path, tensors: &[Entry]) {
+    let averages = [Entry { name: "exp_avg".to_owned(), ..tensors[0].clone() }];
+    archive(path, &[tensors, &averages].concat(), pickle(tensors, &averages));
+}
+
+fn archive(path: &Path, tensors: &[Entry], pickle: Vec<u8>) {
+    let mut files = vec![("archive/data.pkl".to_owned(), pickle), ("archive/byteorder".into(), b"little".into())];
     files.extend(tensors.iter().enumerate().map(|(at, tensor)| (format!("archive/data/{at}"), tensor.bytes.clone())));
     files.push(("archive/version".into(), b"3\n".into()));
     fs::write(path, zip(&files)).unwrap();
@@ -20,16 +29,39 @@ pub(crate) fn write(path: &Path, tensors: &[Entry]) {
 const PROTO: &[u8] = b"\x80\x02";
 const FALSE: u8 = 0x89;
 
-fn pickle(tensors: &[Entry]) -> Vec<u8> {
+/// `{"state_dict": {…}}`; with an optimizer's tensors, whose storages follow, also what a trainer keeps.
+fn pickle(tensors: &[Entry], optimizer: &[Entry]) -> Vec<u8> {
     let mut out = [PROTO, b"}("].concat();
+    if !optimizer.is_empty() {
+        for (name, value) in [("epoch", 3), ("global_step", 4000)] {
+            text(&mut out, name);
+            number(&mut out, value);
+        }
+    }
     text(&mut out, "state_dict");
+    dictionary(&mut out, tensors, 0);
+    if !optimizer.is_empty() {
+        // [{"state": {0: {…}}}]
+        text(&mut out, "optimizer_states");
+        out.extend(b"](}(");
+        text(&mut out, "state");
+        out.extend(b"}(");
+        number(&mut out, 0);
+        dictionary(&mut out, optimizer, tensors.len());
+        out.extend(b"uue");
+    }
+    out.extend(b"u.");
+    out
+}
+
+/// Tensors by name; their storages have the numbers from `first`.
+fn dictionary(out: &mut Vec<u8>, tensors: &[Entry], first: usize) {
     out.extend(b"}(");
     for (at, tensor) in tensors.iter().enumerate() {
-        text(&mut out, &tensor.name);
-        rebuilt(&mut out, at, tensor);
+        text(out, &tensor.name);
+        rebuilt(out, first + at, tensor);
     }
-    out.extend(b"uu.");
-    out
+    out.push(b'u');
 }
 
 /// `torch._utils._rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())`.

@@ -130,7 +130,12 @@ async fn a_stack_changes_pictures_and_each_state_comes_back_byte_for_byte() {
     assert_eq!(view.variants[0].model_name.as_deref(), Some(MODEL), "{view:?}");
     let count = view.variants.len() as f64;
     assert_eq!(agent.metric("modelyard_variants", "cpu:0").await, count);
-    assert!(agent.metric("modelyard_lora_apply_seconds_count", "cached").await >= 4.0);
+    // by path: one, another weight, another in the encoder alone; of blocks what they change; the rest was there
+    for (path, count) in [("full", 5.0), ("delta", 1.0), ("cached", 4.0)] {
+        let found = agent.metric("modelyard_lora_apply_seconds_count", path).await;
+        assert!(found >= count, "{path}: {found}");
+        assert!(agent.metric("modelyard_lora_apply_seconds_sum", path).await > 0.0, "{path} takes time");
+    }
     assert!(agent.metric("modelyard_lora_changed_bytes_total", "").await > 0.0);
 
     // variants go with what they were made from

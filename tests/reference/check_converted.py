@@ -70,18 +70,25 @@ def family(name, cls, made):
             parts[part] = kind
     for part, kind in parts.items():
         same(f"{name}: {part} of the converted folder is the source's", strict(kind, folder / part), strict(kind, source / part))
+    theirs = cls.from_pretrained(source, torch_dtype=torch.float32)
+    wanted = picture(name, theirs)
     for single in ("back", "wide"):
         path = made / f"{name}-tiny-{single}.safetensors"
         for part in ("unet", "vae"):
             kind = parts[part]
             one = kind.from_single_file(path, config=str(source), subfolder=part, torch_dtype=torch.float32)
             same(f"{name}: {part} from_single_file of {single} is the source's", one, strict(kind, source / part))
-    theirs = cls.from_pretrained(source, torch_dtype=torch.float32)
+        whole = cls.from_single_file(path, config=str(source), torch_dtype=torch.float32)
+        for part, kind in parts.items():
+            same(f"{name}: {part} of the pipeline of {single} is the source's", getattr(whole, part), getattr(theirs, part))
+        whole.scheduler = type(theirs.scheduler).from_config(theirs.scheduler.config)
+        differs = abs(picture(name, whole) - wanted).max()
+        check(f"{name}: the pipeline of {single} makes the source's picture", differs == 0, differs)
     tokenizers = {key: getattr(theirs, key) for key in ("tokenizer", "tokenizer_2") if getattr(theirs, key, None)}
     ours = cls.from_pretrained(folder, torch_dtype=torch.float32, **tokenizers)
     # samplers are compared elsewhere: releases of one family ship several
     ours.scheduler = type(theirs.scheduler).from_config(theirs.scheduler.config)
-    differs = abs(picture(name, ours) - picture(name, theirs)).max()
+    differs = abs(picture(name, ours) - wanted).max()
     check(f"{name}: the converted folder makes the source's picture", differs == 0, differs)
     config = type(theirs.scheduler).load_config(folder / "scheduler")
     check(f"{name}: its scheduler is the source's", config["_class_name"] == type(theirs.scheduler).__name__, config["_class_name"])

@@ -100,6 +100,7 @@ pub(super) async fn collect(
         true => job,
         false => follow::follow(client, output, &job, label, wait.timeout).await?,
     };
+    super::tell(output, &job);
     let left: Vec<ArtifactView> = of(client, job.id).await?.into_iter().filter(|artifact| !artifact.preview).collect();
     let mut files = Vec::new();
     match to {

@@ -30,8 +30,9 @@ pub struct BenchmarkArgs {
     #[arg(long, value_name = "NAME")]
     pipeline_name: Option<String>,
 
-    /// A LoRA, with its weight and that in the text encoders: `NAME`, `NAME:0.8` or `NAME:0.8:0.5`; may be given several times.
-    #[arg(long = "lora", value_name = "LORA[:WEIGHT[:TEXT]]", conflicts_with = "pipeline_name")]
+    /// A LoRA, with its weight and that in the text encoders: `NAME`, `NAME:0.8` or `NAME:0.8:0.5`; then factors of
+    /// blocks: `NAME:0.8:mid_block=0.5,down_blocks.1=0`; may be given several times.
+    #[arg(long = "lora", value_name = "LORA[:WEIGHT[:TEXT]][:BLOCKS]", conflicts_with = "pipeline_name")]
     loras: Vec<LoraArg>,
 
     /// Another model whose VAE takes the place of its own.

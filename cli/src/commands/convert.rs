@@ -7,7 +7,7 @@ use shared::{
     wire::{ConvertRequest, ConvertResult, JobView},
 };
 
-use super::{assembly::LoraArg, settle};
+use super::{assembly::LoraArg, outcome, settle};
 use crate::{
     args::WaitArgs,
     client::{Client, segment},
@@ -57,9 +57,9 @@ pub struct ConvertArgs {
     #[arg(long, value_enum, default_value = "keep")]
     dtype: As,
 
-    /// A LoRA that is baked in, with its weight and that in the text encoders: `NAME`, `NAME:0.8` or `NAME:0.8:0.5`; may be given
-    /// several times.
-    #[arg(long = "lora", value_name = "LORA[:WEIGHT[:TEXT]]")]
+    /// A LoRA that is baked in, with its weight and that in the text encoders: `NAME`, `NAME:0.8` or `NAME:0.8:0.5`; then
+    /// factors of blocks: `NAME:0.8:mid_block=0.5,down_blocks.1=0`; may be given several times.
+    #[arg(long = "lora", value_name = "LORA[:WEIGHT[:TEXT]][:BLOCKS]")]
     loras: Vec<LoraArg>,
 
     /// Another model whose VAE takes the place of its own.
@@ -161,6 +161,8 @@ pub(super) fn notes(result: &ConvertResult) -> Vec<String> {
     if result.baked > 0 {
         notes.push(format!("LoRAs changed {} tensors", result.baked));
     }
+    notes.extend(result.loras_without_effect.iter().map(outcome::without_effect));
+    notes.extend(result.lora_misfits.iter().flat_map(outcome::misfit));
     notes.extend(
         result.missing.iter().map(|folder| format!("without `{folder}`: no vocabulary of that size is at hand")),
     );

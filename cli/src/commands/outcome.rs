@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use shared::{
     bytes::ByteSize,
-    wire::{ConvertResult, OptimizeResult},
+    wire::{ConvertResult, LoraMisfit, LoraWithoutEffect, OptimizeResult, OtherFamily},
 };
 
 use super::{convert, memory};
@@ -30,10 +30,39 @@ pub(super) fn notes(result: &Value) -> Vec<String> {
         let bytes = child["bytes"].as_u64().map(|bytes| format!(", {}", ByteSize(bytes))).unwrap_or_default();
         notes.push(format!("{}: {}{bytes}{why}", text(child, "place"), text(child, "state")));
     }
+    notes.extend(of_loras(result));
     for out in list(result, "left_out") {
         notes.push(format!("left out: {} {}", text(out, "place"), text(out, "reason")));
     }
     notes
+}
+
+/// LoRAs that did nothing, or only in part, or are for another family.
+fn of_loras(result: &Value) -> impl Iterator<Item = String> {
+    let idle: Vec<LoraWithoutEffect> = all(result, "loras_without_effect");
+    let misfits: Vec<LoraMisfit> = all(result, "lora_misfits");
+    idle.into_iter().map(|one| without_effect(&one)).chain(misfits.into_iter().flat_map(|one| misfit(&one)))
+}
+
+/// What did nothing, in a line.
+pub(super) fn without_effect(idle: &LoraWithoutEffect) -> String {
+    format!("`{}` changes nothing: {}", idle.lora, idle.why)
+}
+
+/// What does not belong to the model, a line for each reason.
+pub(super) fn misfit(misfit: &LoraMisfit) -> Vec<String> {
+    let LoraMisfit { lora, unmatched, examples, families } = misfit;
+    let others = families.iter().map(|OtherFamily { lora: of_lora, model }| {
+        format!("`{lora}` is for {of_lora}, the model is of {model}: only what has the same dimensions was changed")
+    });
+    let unmatched = (*unmatched > 0).then(|| {
+        format!("`{lora}` has {unmatched} modules that the model does not have, among them {}", examples.join(", "))
+    });
+    others.chain(unmatched).collect()
+}
+
+fn all<T: serde::de::DeserializeOwned>(value: &Value, key: &str) -> Vec<T> {
+    list(value, key).filter_map(|one| T::deserialize(one).ok()).collect()
 }
 
 fn list<'v>(value: &'v Value, key: &str) -> impl Iterator<Item = &'v Value> {
@@ -64,6 +93,20 @@ mod tests {
         assert_eq!(notes(&stays(&["a", "b", "c"])), ["vae stays: a, b and c are loaded there too"]);
         assert_eq!(notes(&serde_json::json!({ "freed_bytes": 0 })), ["0 B came back"]);
         assert!(notes(&serde_json::json!({ "bytes": 5 })).is_empty());
+    }
+
+    #[test]
+    fn loras_that_do_not_belong_are_told_by_name() {
+        let result = serde_json::json!({
+            "loras_without_effect": [{ "lora": "a", "why": "alpha 0" }],
+            "lora_misfits": [{ "lora": "b", "unmatched": 2, "examples": ["x", "y"], "families": { "lora": "sd21", "model": "sd15" } }],
+        });
+        let expected = [
+            "`a` changes nothing: alpha 0",
+            "`b` is for sd21, the model is of sd15: only what has the same dimensions was changed",
+            "`b` has 2 modules that the model does not have, among them x, y",
+        ];
+        assert_eq!(notes(&result), expected);
     }
 
     #[test]

@@ -38,8 +38,9 @@ pub struct SetArgs {
     #[arg(long, value_name = "MODEL")]
     vae: Option<String>,
 
-    /// A LoRA, with its weight and that in the text encoders: `NAME`, `NAME:0.8` or `NAME:0.8:0.5`; may be given several times.
-    #[arg(long = "lora", value_name = "LORA[:WEIGHT[:TEXT]]")]
+    /// A LoRA, with its weight and that in the text encoders: `NAME`, `NAME:0.8` or `NAME:0.8:0.5`; then factors of
+    /// blocks: `NAME:0.8:mid_block=0.5,down_blocks.1=0`; may be given several times.
+    #[arg(long = "lora", value_name = "LORA[:WEIGHT[:TEXT]][:BLOCKS]")]
     loras: Vec<LoraArg>,
 
     /// Another model's text encoder in place of the one of this kind, e.g. `text_encoder_2=MODEL`; may be given several times.
@@ -82,8 +83,8 @@ pub struct LorasArgs {
     #[arg(long, value_name = "LORA=WEIGHT[:TEXT]", value_parser = weight)]
     set: Vec<(String, LoraFields)>,
 
-    /// Add a LoRA, as `pipelines set --lora`.
-    #[arg(long, value_name = "LORA[:WEIGHT[:TEXT]]")]
+    /// Add a LoRA, as `pipelines set --lora`, e.g. `NAME:0.8:mid_block=0.5`.
+    #[arg(long, value_name = "LORA[:WEIGHT[:TEXT]][:BLOCKS]")]
     add: Vec<LoraArg>,
 
     /// Take a LoRA off the stack.

@@ -52,6 +52,7 @@ pub use inspect::{inspect, inspect_as};
 pub use inspection::{Component, ComponentSummary, Evidence, FileFacts, Inspection, Listing, TensorFacts};
 pub use listing::Lister;
 pub use memo::Memo;
+pub use recognise::ADAPTER_METADATA_KEY;
 pub use tensor_bytes::read_tensor;
 pub use text::storable;
 pub use vocab::{Base, ComponentKind, Format, ModelType};

@@ -20,6 +20,9 @@ use crate::{
 const METADATA_VALUE_BYTES: usize = 256 << 10;
 const METADATA_TOTAL_BYTES: usize = 1 << 20;
 
+/// Where diffusers writes how an adapter's factors are scaled.
+pub const ADAPTER_METADATA_KEY: &str = "lora_adapter_metadata";
+
 /// What was read, apart from the tensors.
 #[derive(Debug)]
 pub(crate) struct Source<'s> {
@@ -119,6 +122,8 @@ fn own_metadata(metadata: &BTreeMap<String, String>, facts: &mut Map<String, Val
         kept.insert(storable(key), Value::String(storable(value)));
     }
     if !omitted.is_empty() {
+        // first what weights cannot be used without: whoever applies them misses it
+        omitted.sort_by_key(|one| one["key"] != ADAPTER_METADATA_KEY);
         omitted.truncate(64);
         facts.insert("omitted_metadata".to_owned(), Value::Array(omitted));
     }

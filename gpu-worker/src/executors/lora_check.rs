@@ -3,7 +3,7 @@
 
 use std::{num::NonZeroUsize, sync::Arc};
 
-use engine::lora::{BaseTensor, Fit, Lora, LoraError, Mismatch, Module, Report, estimate, match_base};
+use engine::lora::{BaseTensor, Fit, Lora, Mismatch, Module, Report, estimate, match_base};
 use model_formats::Inspection;
 use residency::Lease;
 use shared::{
@@ -16,20 +16,29 @@ use super::{
     load::watched,
     model::{self, Landed, blocking, inspect, wanted},
 };
-use crate::{commit::Effects, context::Agent, error::WorkError, managers::lora, running::Attempt};
+use crate::{
+    commit::Effects,
+    context::Agent,
+    error::WorkError,
+    managers::{lora, parts},
+    running::Attempt,
+};
 
 pub(super) async fn run(agent: &Arc<Agent>, args: LoraCheckArgs, attempt: &Attempt) -> Result<Done, WorkError> {
     attempt.progress.enter("reading headers", 0);
     let base = wanted(agent, args.base, None).await?;
-    let base_tensors = base_tensors(&base.components, &inspect(agent, attempt, &base).await?);
+    let headers = inspect(agent, attempt, &base).await?;
+    let (base_tensors, of_base) = (base_tensors(&base.components, &headers), parts::base(&base.model, &headers));
     let applied = wanted(agent, args.lora, Some(&vec!["lora".to_owned()])).await?;
     let inspection = inspect(agent, attempt, &applied).await?;
+    let of_lora = parts::base(&applied.model, &inspection);
     let (lease, cached) = resident(agent, attempt, &applied, &inspection).await?;
     let (name, digest, bytes) = (applied.model.name.clone(), lease.digest().to_string(), lease.tensor_bytes());
     attempt.progress.enter("matching", 0);
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let checked = blocking("matching the LoRA", move || check(&lease, &inspection, &base_tensors, threads)).await??;
-    let (read, report, seconds) = checked.map_err(|source| WorkError::Lora { lora: name.clone(), source })?;
+    let whose = name.clone();
+    let work = move || check(&whose, (&lease, &inspection), &base_tensors, threads);
+    let (read, report, seconds) = blocking("matching the LoRA", work).await??;
     let result = LoraCheckResult {
         lora: name,
         base: base.model.name.clone(),
@@ -42,6 +51,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: LoraCheckArgs, attempt: &Attem
         without_effect: read.modules.iter().filter(|module| is_idle(module, &report)).count(),
         others: read.others,
         untouched: report.untouched,
+        families: lora::other_family(of_lora.as_deref(), of_base.as_deref()),
         components: report.components,
         ranks: report.ranks,
         estimated_bytes: report.bytes,
@@ -94,23 +104,19 @@ pub(super) fn base_tensors(rows: &[shared::db::models::ComponentRow], inspection
     adapted.flat_map(|row| lora::base_tensors(row, &row.kind, inspection)).collect()
 }
 
-type Checked = Result<(Lora, Report, f64), LoraError>;
-
 fn check(
-    lease: &Lease,
-    inspection: &Inspection,
+    name: &str,
+    (lease, inspection): (&Lease, &Inspection),
     base: &[BaseTensor],
     threads: NonZeroUsize,
-) -> Result<Checked, WorkError> {
-    let system = |what: &str| {
-        let what = what.to_owned();
-        move |source| WorkError::System { what, source }
-    };
-    let map = lease.map().map_err(system("mapping the LoRA's memory"))?;
-    let settings = lora::settings(inspection).map_err(system("reading the adapter's settings"))?;
-    Ok(lora::read(lease, &map, &settings).map(|lora| {
-        let report = match_base(&lora, base);
-        let seconds = estimate(&lora, &report, threads).as_secs_f64();
-        (lora, report, seconds)
-    }))
+) -> Result<(Lora, Report, f64), WorkError> {
+    let system = |source| WorkError::System { what: "mapping the LoRA's memory".to_owned(), source };
+    let map = lease.map().map_err(system)?;
+    let settings = lora::settings(inspection);
+    let settings = settings.map_err(|source| WorkError::LoraSettings { lora: name.to_owned(), source })?;
+    let read =
+        lora::read(lease, &map, &settings).map_err(|source| WorkError::Lora { lora: name.to_owned(), source })?;
+    let report = match_base(&read, base);
+    let seconds = estimate(&read, &report, threads).as_secs_f64();
+    Ok((read, report, seconds))
 }

@@ -188,7 +188,7 @@ fn expected(tensor: &Whole, files: &[Lora], stack: &Stack) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn fresh_from_an_earlier_one_and_in_place_give_the_same_bytes_and_the_base_stays(
         kind in 0_usize..3, stacks in vec(vec((0_usize..3, -8_i8..=8), 0..4), 1..4), threads in 1_usize..4,

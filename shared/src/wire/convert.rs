@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{LoraMisfit, LoraWithoutEffect};
 use crate::{
     ids::ModelId,
     job::{ConvertDtype, ConvertLayout, ConvertOutput, Target, engine::LoraUse},
@@ -78,8 +79,7 @@ pub struct ConvertResult {
     pub resumed_bytes: u64,
     /// Its tensors.
     pub tensors: usize,
-    /// SHA-256 of what follows the header of each file of tensors, by path below the folder; empty when an interrupted attempt of this
-    /// job had finished it.
+    /// SHA-256 of what follows the header of each file of tensors, by path below the folder.
     pub payload_sha256: std::collections::BTreeMap<String, String>,
     /// Components that keep their type because of values that do not fit the one that was asked for.
     pub kept: Vec<KeptComponent>,
@@ -90,6 +90,12 @@ pub struct ConvertResult {
     pub missing: Vec<String>,
     /// Tensors that LoRAs changed.
     pub baked: usize,
+    /// LoRAs that changed nothing: the model does not say that it was made from them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loras_without_effect: Vec<LoraWithoutEffect>,
+    /// What of the baked LoRAs does not belong to the model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lora_misfits: Vec<LoraMisfit>,
     /// Seconds from begin to end.
     pub seconds: f64,
 }

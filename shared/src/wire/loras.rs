@@ -84,8 +84,11 @@ pub struct LoraCheckResult {
     /// Modules that fit and change nothing all the same, as their own scale is 0 (alpha 0).
     #[serde(default)]
     pub without_effect: usize,
-    /// Modules of the touched components that it does not change.
-    pub untouched: usize,
+    /// Modules of the touched components that it does not change, by component and canonical path (`unet.conv_in`).
+    pub untouched: Vec<String>,
+    /// It is for another family than the model, as files or people say, though its dimensions fit where it has modules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub families: Option<OtherFamily>,
     /// Components that it touches.
     pub components: Vec<String>,
     /// Ranks with how many modules have them.
@@ -96,6 +99,39 @@ pub struct LoraCheckResult {
     pub estimated_bytes: u64,
     /// Seconds that applying it takes on that host, told from a piece of the work.
     pub estimated_seconds: f64,
+}
+
+/// A LoRA that changes nothing as it is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LoraWithoutEffect {
+    /// The LoRA's name.
+    pub lora: String,
+    /// Why.
+    pub why: String,
+}
+
+/// What of a LoRA does not belong to the model that it was applied to all the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LoraMisfit {
+    /// The LoRA's name.
+    pub lora: String,
+    /// Its modules that the model does not have.
+    pub unmatched: usize,
+    /// Some of them, by their names in the LoRA's file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub examples: Vec<String>,
+    /// It is for another family than the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub families: Option<OtherFamily>,
+}
+
+/// Two families where one is expected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct OtherFamily {
+    /// That of the LoRA.
+    pub lora: String,
+    /// That of the model.
+    pub model: String,
 }
 
 /// A module of a LoRA that fits.

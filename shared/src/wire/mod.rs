@@ -37,8 +37,8 @@ pub use jobs::{
     UnloadRequest,
 };
 pub use loras::{
-    BlendLorasResult, BlendedModule, LeftOutModule, LoraCheckResult, LoraDetail, LoraFacts, LoraFit, LoraMismatch,
-    LoraView,
+    BlendLorasResult, BlendedModule, LeftOutModule, LoraCheckResult, LoraDetail, LoraFacts, LoraFit, LoraMisfit,
+    LoraMismatch, LoraView, LoraWithoutEffect, OtherFamily,
 };
 pub use memory::{HostMemoryView, OptimizeAction, OptimizeRequest, OptimizeResult};
 pub use metadata::{

@@ -113,6 +113,10 @@ impl Bench {
                 bytes.extend(taken.map(|taken| (name.to_owned(), taken)));
             }
         }
+        for (name, stack) in [("attention", attention), ("all", all)] {
+            self.change(&format!("change: {name}"), stack, stack, 0).await?;
+            self.remove(&format!("remove: {name}"), stack).await?;
+        }
         for (what, place, after) in [
             ("the weight of one over the middle block", 2, &[(0, 0.8), (1, 0.5), (2, 0.4)]),
             ("the weight of one over attention", 1, &[(0, 0.8), (1, 0.6), (2, 0.3)]),
@@ -185,6 +189,22 @@ impl Bench {
         }
         for variant in there.into_iter().chain([earlier.variant]) {
             self.runner.unload(variant).await?;
+        }
+        Ok(())
+    }
+
+    /// The variant of a stack goes: that is all that a base needs to be what it was.
+    async fn remove(&mut self, what: &str, stack: Stack<'_>) -> anyhow::Result<()> {
+        if !what.contains(&self.work) {
+            return Ok(());
+        }
+        for _ in 0..self.rounds {
+            let order = self.order(stack, None);
+            self.timed(order.clone()).await?;
+            let (processors, began) = (cpu::seconds()?, Instant::now());
+            self.runner.unload(order.variant).await?;
+            let seconds = began.elapsed().as_secs_f64();
+            self.keep(what, Pass { seconds, processor_seconds: cpu::seconds()? - processors });
         }
         Ok(())
     }

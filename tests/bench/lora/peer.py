@@ -17,7 +17,13 @@ os.dup2(2, 1)
 side, folder = sys.argv[1:3]
 threads, rounds, small = int(sys.argv[3]), int(sys.argv[4]), sys.argv[5] == "small"
 only = sys.argv[6] if len(sys.argv) > 6 else ""
-KINDS = [kind for kind in ("attention", "all") if only in f"apply: {kind}"]
+SWAP = "swap one over all for another"
+WORKS = {
+    "attention": ("apply: attention", "change: attention", "remove: attention"),
+    "all": ("apply: all", "change: all", SWAP, "remove: all"),
+}
+# works of one kind build upon each other: all of them where one is wanted
+KINDS = [kind for kind, works in WORKS.items() if any(only in work for work in works)]
 torch.set_num_threads(threads)
 torch.set_grad_enabled(False)
 RANK = 32
@@ -121,7 +127,7 @@ def on_torch(merge):
     global room
     model = unet()
     room = size(model)
-    for modules in KINDS:
+    for modules in (kind for kind in KINDS if only in f"apply: {kind}"):
         factors = lora(model, modules, 10_000)
 
         def merged():
@@ -149,12 +155,20 @@ def through_diffusers():
         vae=None, text_encoder=None, text_encoder_2=None, tokenizer=None, tokenizer_2=None, unet=model,
         scheduler=EulerDiscreteScheduler(), add_watermarker=False,
     )
+    if "all" in KINDS:
+        save_file(lora(model, "all", 20_000), os.path.join(folder, "other.safetensors"))
     for modules in KINDS:
 
         def applied():
             pipe.load_lora_weights(folder, weight_name=f"{modules}.safetensors", adapter_name="one")
             pipe.set_adapters(["one"], [0.8])
             pipe.fuse_lora(adapter_names=["one"])
+
+        def weighted(name, weight):
+            # a fused LoRA takes no other weight: it is taken out first
+            pipe.unfuse_lora()
+            pipe.set_adapters([name], [weight])
+            pipe.fuse_lora(adapter_names=[name])
 
         def removed():
             pipe.unfuse_lora()
@@ -163,6 +177,11 @@ def through_diffusers():
         # a pass takes a minute or more
         for _ in range(1 if not small else rounds):
             timed(f"apply: {modules}", applied)
+            timed(f"change: {modules}", lambda: weighted("one", 0.6))
+            if modules == "all":
+                # the other one is there, as both of ours are on the device
+                pipe.load_lora_weights(folder, weight_name="other.safetensors", adapter_name="two")
+                timed(SWAP, lambda: weighted("two", 0.8))
             timed(f"remove: {modules}", removed)
 
 

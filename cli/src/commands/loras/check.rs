@@ -5,7 +5,7 @@ use serde::Deserialize;
 use shared::{
     error::ErrorCode,
     job::engine::LoraCheckArgs,
-    wire::{JobView, LoraCheckRequest, LoraCheckResult},
+    wire::{JobView, LoraCheckRequest, LoraCheckResult, OtherFamily},
 };
 
 use super::super::{engine::PlacingArgs, settle, text::bytes};
@@ -65,7 +65,11 @@ fn show(result: &LoraCheckResult, shown: usize, output: Output) -> Result<(), Cl
         ("touches", result.components.join(", ")),
         (
             "matched",
-            format!("{} modules; {} of these components stay as they are", result.matched.len(), result.untouched),
+            format!(
+                "{} modules; {} of these components stay as they are",
+                result.matched.len(),
+                result.untouched.len()
+            ),
         ),
         (
             "without effect",
@@ -80,6 +84,7 @@ fn show(result: &LoraCheckResult, shown: usize, output: Output) -> Result<(), Cl
             format!("{} beside the base, about {:.2} s", bytes(result.estimated_bytes), result.estimated_seconds),
         ),
         ("came along", result.others.join(", ")),
+        ("family", result.families.as_ref().map_or_else(String::new, other_family)),
     ])?;
     list("not in the base", &result.unmatched, shown, output, String::clone)?;
     list("of other dimensions", &result.mismatched, shown, output, |one| {
@@ -89,11 +94,16 @@ fn show(result: &LoraCheckResult, shown: usize, output: Output) -> Result<(), Cl
     if shown < usize::MAX {
         return Ok(());
     }
+    list("as they are", &result.untouched, shown, output, String::clone)?;
     let header = ["MODULE", "COMPONENT", "TENSOR", "RANK", "KIND", "BYTES"];
     output.section("changed", &result.matched, &header, "none", |one| {
         let (rank, tensor) = (one.rank.to_string(), format!("{}.weight", one.path));
         vec![one.stem.clone(), one.component.clone(), tensor, rank, one.flavour.clone(), bytes(one.bytes)]
     })
+}
+
+fn other_family(families: &OtherFamily) -> String {
+    format!("it is for {}, the model is of {}: it changes what has the same dimensions", families.lora, families.model)
 }
 
 fn list<T>(title: &str, rows: &[T], shown: usize, output: Output, line: impl Fn(&T) -> String) -> Result<(), CliError> {

@@ -10,7 +10,10 @@ use proptest::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{AdapterSettings, BaseTensor, BlockWeights, Entry, Lora, LoraTensor, estimate, match_base, merge_tensor};
+use super::{
+    AdapterDocument, AdapterSettings, BaseTensor, BlockWeights, Entry, Lora, LoraTensor, estimate, match_base,
+    merge_tensor,
+};
 use crate::tensor::ElementType;
 
 /// What names of modules and parts are made of in every spelling that is read, and what is in none.
@@ -118,6 +121,7 @@ fn settings() -> impl Strategy<Value = Map<String, Value>> {
         any::<bool>().prop_map(Value::from),
         "[a-z_.]{0,8}".prop_map(Value::from),
         Just(json!({ "to_q": 4, "[": "x", "conv_in": -1.5 })),
+        Just(json!({ "to_q": 4, "conv_in": -1.5 })),
     ];
     let key =
         select(&["r", "lora_alpha", "use_rslora", "fan_in_fan_out", "alpha_pattern", "rank_pattern", "unet.r"][..]);
@@ -160,10 +164,10 @@ proptest! {
             .iter()
             .map(|one| LoraTensor { name: &one.name, element: one.element, shape: &one.shape, bytes: &one.bytes })
             .collect();
-        let all: BTreeMap<String, AdapterSettings> = ["", "unet"]
-            .into_iter()
-            .filter_map(|component| Some((component.to_owned(), AdapterSettings::from_json(&said, component)?)))
-            .collect();
+        let said = AdapterDocument::parse(&Value::Object(said).to_string()).unwrap();
+        // what is refused is not applied: nothing to merge with
+        let of = |component: &str| Some((component.to_owned(), said.of(component).ok()??));
+        let all: BTreeMap<String, AdapterSettings> = ["", "unet"].into_iter().filter_map(of).collect();
         if let Ok(lora) = Lora::read(&tensors, &all) {
             let blocks = BlockWeights(blocks);
             let entry = Entry { digest: "d".into(), weight, text_encoder_weight: None, blocks };

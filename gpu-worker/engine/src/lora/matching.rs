@@ -49,8 +49,8 @@ pub struct Report {
     pub unmatched: Vec<String>,
     /// Modules that do not fit.
     pub mismatched: Vec<Mismatch>,
-    /// Modules of the touched components that it does not change.
-    pub untouched: usize,
+    /// Modules of the touched components that it does not change: component and canonical path, in order.
+    pub untouched: Vec<String>,
     /// Components that it touches.
     pub components: Vec<String>,
     /// Ranks with how many modules have them.
@@ -99,12 +99,10 @@ pub fn match_base(lora: &Lora, base: &[BaseTensor]) -> Report {
     let components: BTreeSet<String> = matched.iter().map(|fit| fit.component.clone()).collect();
     let touched: BTreeSet<(&str, &str)> =
         matched.iter().map(|fit| (fit.component.as_str(), fit.path.as_str())).collect();
-    let modules =
-        base.iter().filter(|tensor| components.contains(&tensor.component) && tensor.name.ends_with(".weight"));
     let mut ranks = BTreeMap::new();
     matched.iter().filter(|fit| fit.rank > 0).for_each(|fit| *ranks.entry(fit.rank).or_default() += 1);
     Report {
-        untouched: modules.count().saturating_sub(touched.len()),
+        untouched: untouched(base, &components, &touched),
         bytes: matched.iter().map(|fit| fit.bytes).sum(),
         components: components.into_iter().collect(),
         matched,
@@ -112,6 +110,17 @@ pub fn match_base(lora: &Lora, base: &[BaseTensor]) -> Report {
         mismatched,
         ranks,
     }
+}
+
+/// Modules of these components, but for those that are changed.
+fn untouched(base: &[BaseTensor], components: &BTreeSet<String>, touched: &BTreeSet<(&str, &str)>) -> Vec<String> {
+    let module = |tensor: &'_ BaseTensor| {
+        let path = tensor.name.strip_suffix(".weight")?.to_owned();
+        let is_whole =
+            components.contains(&tensor.component) && !touched.contains(&(tensor.component.as_str(), path.as_str()));
+        is_whole.then(|| format!("{}.{path}", tensor.component))
+    };
+    base.iter().filter_map(module).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn fit(

@@ -47,6 +47,9 @@ pub(super) enum Part {
     Refused(&'static str),
 }
 
+/// PEFT's `lora_bias=True`: the second factor adds a bias of its own to the layer's output.
+const WITH_BIAS: &str = "LoRA with a bias";
+
 /// Endings of names; longer ones before those they end with.
 const ENDINGS: &[(&str, Part)] = &[
     (".lora_down.weight", Part::Down),
@@ -79,6 +82,7 @@ const ENDINGS: &[(&str, Part)] = &[
     (".lokr_t2", Part::LokrT2),
     (".diff_b", Part::DiffB),
     (".diff", Part::Diff),
+    (".lora_B.bias", Part::Refused(WITH_BIAS)),
     (".oft_blocks", Part::Refused("OFT")),
     (".oft_diag", Part::Refused("OFT")),
     (".oft_R.weight", Part::Refused("OFT")),
@@ -98,6 +102,9 @@ const ENDINGS: &[(&str, Part)] = &[
 const NAMED: &[(&str, Part)] =
     &[(".lora_A.", Part::Down), (".lora_B.", Part::Up), (".lora_magnitude_vector.", Part::Magnitude)];
 
+/// The same for the biases that such factors may have.
+const BIASED: &[(&str, Part)] = &[(".lora_B.", Part::Refused(WITH_BIAS))];
+
 /// The stem of a module and the part that a tensor of this name is; none for what belongs to no module.
 pub(super) fn split(name: &str) -> Option<(&str, Part)> {
     let plain = ENDINGS.iter().find_map(|(ending, part)| Some((name.strip_suffix(ending)?, *part)));
@@ -105,12 +112,16 @@ pub(super) fn split(name: &str) -> Option<(&str, Part)> {
 }
 
 fn named(name: &str) -> Option<(&str, Part)> {
-    let (front, adapter) = name.strip_suffix(".weight").unwrap_or(name).rsplit_once('.')?;
+    let (name, parts) = match name.strip_suffix(".bias") {
+        Some(biased) => (biased, BIASED),
+        None => (name.strip_suffix(".weight").unwrap_or(name), NAMED),
+    };
+    let (front, adapter) = name.rsplit_once('.')?;
     let ends = |(marker, part): &(&'static str, Part)| {
         let stem = front.strip_suffix(marker.strip_suffix('.')?)?;
         (!adapter.is_empty()).then_some((stem, *part))
     };
-    NAMED.iter().find_map(ends)
+    parts.iter().find_map(ends)
 }
 
 #[cfg(test)]
@@ -130,10 +141,12 @@ mod tests {
             ("a.lokr_w1_b", "a", Part::LokrW1B),
             ("a.diff_b", "a", Part::DiffB),
             ("a.oft_blocks", "a", Part::Refused("OFT")),
+            ("unet.a.lora_B.bias", "unet.a", Part::Refused("LoRA with a bias")),
+            ("base_model.model.a.lora_B.default.bias", "base_model.model.a", Part::Refused("LoRA with a bias")),
         ] {
             assert_eq!(split(name), Some((stem, part)), "{name}");
         }
-        for name in ["a.weight", ".alpha", "lora_A", "", "a.lora_A."] {
+        for name in ["a.weight", "a.bias", ".alpha", "lora_A", "", "a.lora_A."] {
             assert_eq!(split(name), None, "{name}");
         }
     }

@@ -1,53 +1,135 @@
 //! What PEFT and diffusers write beside the factors: alpha by module, and how the scale is computed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use super::pattern::{BadPattern, PathPattern};
 
 /// The settings of one component's adapter.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct AdapterSettings {
     /// `lora_alpha`, for modules that no pattern names.
     pub alpha: Option<f64>,
-    /// `alpha_pattern`: alpha of the modules whose path is the key or ends with it.
-    pub alphas: BTreeMap<String, f64>,
+    /// `alpha_pattern` in the order of the file: of the keys that name a module the first gives its alpha.
+    pub alphas: Vec<(PathPattern, f64)>,
     /// `use_rslora`: the scale is alpha/√r instead of alpha/r.
     pub rank_stabilised: bool,
     /// `fan_in_fan_out`: the product is transposed.
     pub transposed: bool,
 }
 
-impl AdapterSettings {
-    /// Reads an `adapter_config.json`, or the part of diffusers' `lora_adapter_metadata` whose keys begin with
-    /// `<component>.`; `component` is empty for the former. None where nothing is said.
-    #[must_use]
-    pub fn from_json(document: &Map<String, Value>, component: &str) -> Option<Self> {
-        let of = |key: &str| match component {
-            "" => document.get(key),
-            component => document.get(&format!("{component}.{key}")),
-        };
-        let flag = |key| of(key).and_then(Value::as_bool).unwrap_or(false);
-        let alpha = of("lora_alpha").and_then(Value::as_f64);
-        let pattern = of("alpha_pattern").and_then(Value::as_object);
-        if alpha.is_none() && pattern.is_none() && of("r").is_none() {
-            return None;
-        }
-        let alphas = pattern.into_iter().flatten().filter_map(|(path, value)| Some((path.clone(), value.as_f64()?)));
-        Some(Self {
-            alpha,
-            alphas: alphas.collect(),
-            rank_stabilised: flag("use_rslora"),
-            transposed: flag("fan_in_fan_out"),
-        })
+/// Settings that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The text is none.
+    #[error("it is no JSON object")]
+    NoObject(#[source] serde_json::Error),
+    /// A field is of another type.
+    #[error("`{field}` is not what PEFT writes there")]
+    Field {
+        /// The field.
+        field: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A key of a pattern is not understood.
+    #[error("a key of `{field}` cannot be applied")]
+    Pattern {
+        /// The field.
+        field: String,
+        /// Which key, and what of it.
+        #[source]
+        source: BadPattern,
+    },
+}
+
+/// An `adapter_config.json`, or diffusers' `lora_adapter_metadata`, whose keys begin with `<component>.`.
+#[derive(Debug)]
+pub struct AdapterDocument(BTreeMap<String, Box<RawValue>>);
+
+impl AdapterDocument {
+    /// Reads the text. Values are looked at when they are asked for: most are none of ours.
+    ///
+    /// # Errors
+    /// [`SettingsError::NoObject`].
+    pub fn parse(text: &str) -> Result<Self, SettingsError> {
+        serde_json::from_str(text).map(Self).map_err(SettingsError::NoObject)
     }
 
+    /// What it says of this component, empty for a file of PEFT's; none where nothing is said.
+    ///
+    /// # Errors
+    /// [`SettingsError`]: the first field that is wrong.
+    pub fn of(&self, component: &str) -> Result<Option<AdapterSettings>, SettingsError> {
+        let name = |key: &str| if component.is_empty() { key.to_owned() } else { format!("{component}.{key}") };
+        let alpha = self.field::<f64>(&name("lora_alpha"))?;
+        let pattern = self.field::<InOrder>(&name("alpha_pattern"))?;
+        if alpha.is_none() && pattern.is_none() && !self.0.contains_key(&name("r")) {
+            return Ok(None);
+        }
+        Ok(Some(AdapterSettings {
+            alpha,
+            alphas: patterns(&name("alpha_pattern"), pattern.unwrap_or_default())?,
+            rank_stabilised: self.field(&name("use_rslora"))?.unwrap_or(false),
+            transposed: self.field(&name("fan_in_fan_out"))?.unwrap_or(false),
+        }))
+    }
+
+    /// A field's value; none where it is not there or `null`.
+    fn field<V: DeserializeOwned>(&self, field: &str) -> Result<Option<V>, SettingsError> {
+        let Some(raw) = self.0.get(field) else { return Ok(None) };
+        serde_json::from_str(raw.get()).map_err(|source| SettingsError::Field { field: field.to_owned(), source })
+    }
+}
+
+fn patterns(field: &str, pairs: InOrder) -> Result<Vec<(PathPattern, f64)>, SettingsError> {
+    let wrong = |source| SettingsError::Pattern { field: field.to_owned(), source };
+    let pair = |(key, alpha): (String, f64)| Ok((PathPattern::parse(&key).map_err(wrong)?, alpha));
+    pairs.0.into_iter().map(pair).collect()
+}
+
+/// The pairs of an object in the order of the text; of a key that stands twice the last value, as Python has it.
+#[derive(Debug, Default)]
+struct InOrder(Vec<(String, f64)>);
+
+impl<'de> Deserialize<'de> for InOrder {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Pairs)
+    }
+}
+
+struct Pairs;
+
+impl<'de> Visitor<'de> for Pairs {
+    type Value = InOrder;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of numbers")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<InOrder, A::Error> {
+        let mut pairs: Vec<(String, f64)> = Vec::new();
+        while let Some((key, value)) = map.next_entry::<String, f64>()? {
+            match pairs.iter_mut().find(|(other, _)| *other == key) {
+                Some((_, earlier)) => *earlier = value,
+                None => pairs.push((key, value)),
+            }
+        }
+        Ok(InOrder(pairs))
+    }
+}
+
+impl AdapterSettings {
     /// The scale of a module of this dotted path and rank.
     #[must_use]
     pub fn scale(&self, path: &str, rank: usize) -> Option<f64> {
-        let named = |key: &str| path == key || path.strip_suffix(key).is_some_and(|front| front.ends_with('.'));
-        // the longest key is the most exact
-        let pattern = self.alphas.iter().filter(|(key, _)| named(key)).max_by_key(|(key, _)| key.len());
+        let pattern = self.alphas.iter().find(|(key, _)| key.names(path));
         let alpha = pattern.map(|(_, alpha)| *alpha).or(self.alpha)?;
         #[expect(clippy::cast_precision_loss, reason = "ranks are small")]
         let rank = rank.max(1) as f64;
@@ -57,23 +139,50 @@ impl AdapterSettings {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
-    fn alpha_comes_from_the_most_exact_pattern() {
-        let document = json!({
-            "unet.r": 4, "unet.lora_alpha": 8, "unet.alpha_pattern": { "to_q": 2.0, "attn1.to_q": 1.0 },
-            "text_encoder.lora_alpha": 16, "text_encoder.use_rslora": true,
-        });
-        let document = document.as_object().unwrap();
-        let unet = AdapterSettings::from_json(document, "unet").unwrap();
-        assert_eq!(unet.scale("a.attn1.to_q", 4), Some(0.25));
-        assert_eq!(unet.scale("a.attn2.to_q", 4), Some(0.5));
-        assert_eq!(unet.scale("a.attn2.xto_q", 4), Some(2.0));
-        let encoder = AdapterSettings::from_json(document, "text_encoder").unwrap();
-        assert_eq!(encoder.scale("a", 4), Some(8.0));
-        assert_eq!(AdapterSettings::from_json(document, "text_encoder_2"), None);
+    fn alpha_comes_from_the_first_key_of_the_file_that_names_the_module() {
+        let text = r#"{
+            "unet.r": 4, "unet.lora_alpha": 8, "unet.alpha_pattern": { "attn1.to_q": 1.0, "to_q": 2, "^to_k": 4 },
+            "text_encoder.lora_alpha": 16, "text_encoder.use_rslora": true, "text_encoder.alpha_pattern": null,
+            "transformer.alpha_pattern": { "to_q": 2.0, "attn1.to_q": 1.0, "to_q": 3.0 }
+        }"#;
+        let document = AdapterDocument::parse(text).unwrap();
+        let unet = document.of("unet").unwrap().unwrap();
+        for (path, scale) in
+            [("a.attn1.to_q", 0.25), ("a.attn2.to_q", 0.5), ("a.attn2.xto_q", 2.0), ("to_k", 1.0), ("a.to_k", 2.0)]
+        {
+            assert_eq!(unet.scale(path, 4), Some(scale), "{path}");
+        }
+        assert_eq!(document.of("text_encoder").unwrap().unwrap().scale("a", 4), Some(8.0));
+        assert_eq!(document.of("transformer").unwrap().unwrap().scale("a.attn1.to_q", 1), Some(3.0));
+        assert_eq!(document.of("text_encoder_2").unwrap(), None);
+        // as a runner is told
+        let told = serde_json::to_string(&unet).unwrap();
+        assert_eq!(serde_json::from_str::<AdapterSettings>(&told).unwrap(), unet);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_by_name() {
+        for text in ["", "[]", "{", r#"{"a": 1} more"#] {
+            assert!(matches!(AdapterDocument::parse(text), Err(SettingsError::NoObject(_))), "{text}");
+        }
+        for (text, field) in [
+            (r#"{"lora_alpha": "8"}"#, "lora_alpha"),
+            (r#"{"alpha_pattern": {"to_q": "2"}}"#, "alpha_pattern"),
+            (r#"{"alpha_pattern": [1]}"#, "alpha_pattern"),
+            (r#"{"r": 4, "use_rslora": 1}"#, "use_rslora"),
+            (r#"{"r": 4, "fan_in_fan_out": "no"}"#, "fan_in_fan_out"),
+        ] {
+            let wrong = AdapterDocument::parse(text).unwrap().of("").unwrap_err();
+            assert!(matches!(&wrong, SettingsError::Field { field: found, .. } if found == field), "{wrong:?}");
+        }
+        let document = AdapterDocument::parse(r#"{"unet.alpha_pattern": {"to_q": 1, "to_.*": 2}}"#).unwrap();
+        let wrong = document.of("unet").unwrap_err();
+        assert!(
+            matches!(&wrong, SettingsError::Pattern { field, source } if field == "unet.alpha_pattern" && source.key == "to_.*"),
+            "{wrong:?}"
+        );
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, num::NonZeroUsize, path::Path};
 use half::f16;
 use proptest::prelude::*;
 use safetensors::SafeTensors;
-use serde_json::Value;
+use shared::error::{Classify, ErrorCode};
 
 use super::*;
 use crate::tensor::ElementType;
@@ -47,8 +47,7 @@ pub(super) fn cases(bytes: &[u8]) -> BTreeMap<String, Case<'_>> {
     let mut cases = BTreeMap::new();
     for (name, view) in SafeTensors::deserialize(bytes).unwrap().tensors() {
         let (case, rest) = name.split_once('|').unwrap();
-        let settings = said.get(case).map(|text| serde_json::from_str::<Value>(text).unwrap());
-        let settings = settings.and_then(|value| AdapterSettings::from_json(value.as_object().unwrap(), ""));
+        let settings = said.get(case).and_then(|text| AdapterDocument::parse(text).unwrap().of("").unwrap());
         let case = cases.entry(case.to_owned()).or_insert_with(|| Case {
             shape: Vec::new(),
             base: &[],
@@ -184,6 +183,16 @@ fn bad_files_are_refused_with_the_tensor_at_fault() {
     let mut nan = values(6);
     nan[..4].copy_from_slice(&f32::NAN.to_le_bytes());
     assert!(matches!(read(&[(down, &[2, 3], nan), (up, &[4, 2], values(8))]), LoraError::NotFinite { .. }));
+    // PEFT's `lora_bias`, in both of its namings: named for what it is, not called damaged
+    for name in ["a.lora_B.bias", "a.lora_B.one.bias"] {
+        let biased = read(&[
+            ("a.lora_A.weight", &[2, 3], values(6)),
+            ("a.lora_B.weight", &[4, 2], values(8)),
+            (name, &[4], values(4)),
+        ]);
+        assert_eq!(biased, LoraError::Flavour { module: "a".into(), flavour: "LoRA with a bias" });
+        assert_eq!(biased.code(), ErrorCode::Unsupported);
+    }
     assert!(matches!(read(&[("a.oft_blocks", &[1], values(1))]), LoraError::Flavour { flavour: "OFT", .. }));
 }
 

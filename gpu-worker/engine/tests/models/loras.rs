@@ -7,7 +7,8 @@ use engine::{
     Cancel, Control, ElementType, Runtime, Tensor, Weights,
     arch::{clip, unet2d},
     lora::{
-        AdapterSettings, BaseTensor, BlockWeights, Entry, Lora, LoraIndex, LoraTensor, Module, Report, Stack,
+        AdapterDocument, AdapterSettings, BaseTensor, BlockWeights, Entry, Lora, LoraIndex, LoraTensor, Module, Report,
+        Stack,
         blend::{BlendControl, Blended, Form, OutTensor, Size, Source, Spelling, blend},
         match_base, merge,
     },
@@ -141,7 +142,8 @@ impl Held {
             (name.clone(), shape.clone(), bytes(&made::values(values, shape)))
         };
         let alphas = file.alphas.iter().map(|(name, alpha)| (name.clone(), Vec::new(), bytes(&[*alpha])));
-        let of = |component: &str| Some((component.to_owned(), AdapterSettings::from_json(&file.settings, component)?));
+        let said = AdapterDocument::parse(&Value::Object(file.settings.clone()).to_string()).unwrap();
+        let of = |component: &str| Some((component.to_owned(), said.of(component).unwrap()?));
         Self {
             tensors: file.tensors.iter().map(factor).chain(alphas).collect(),
             settings: ADAPTED.iter().chain(&[""]).filter_map(|component| of(component)).collect(),

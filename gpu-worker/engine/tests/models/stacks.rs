@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, fs, num::NonZeroUsize, path::Path};
 use engine::{
     Cancel, CpuDevice, Device, ElementType, SlabId, SlabView,
     lora::{
-        AdapterSettings, BaseTensor, BlockWeights, Change, Entry, Lora, LoraIndex, LoraTensor, Made, MergeControl,
-        Place, Stack, VariantTensor, match_base, merge,
+        AdapterDocument, AdapterSettings, BaseTensor, BlockWeights, Change, Entry, Lora, LoraIndex, LoraTensor, Made,
+        MergeControl, Place, Stack, VariantTensor, match_base, merge,
     },
 };
 use half::{bf16, f16};
@@ -18,7 +18,6 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use safetensors::SafeTensors;
-use serde_json::Value;
 
 const CASES: u32 = 1000;
 /// Where tensors of a slab begin.
@@ -128,8 +127,7 @@ fn file(golden: &SafeTensors<'_>, told: &std::collections::HashMap<String, Strin
         }
         // a file has one way to scale; alphas are told apart by module
         if let Some(text) = told.get(*case) {
-            let settings: Value = serde_json::from_str(text).unwrap();
-            let settings = AdapterSettings::from_json(settings.as_object().unwrap(), "").unwrap();
+            let settings = AdapterDocument::parse(text).unwrap().of("").unwrap().unwrap();
             alphas.rank_stabilised |= settings.rank_stabilised;
             alphas.alpha = settings.alpha;
         }

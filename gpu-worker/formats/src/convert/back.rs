@@ -9,7 +9,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::{ConvertError, MadeFile, OutFile, OutTensor, emit::CHUNK_BYTES, header, journal::Entry};
+use super::{ConvertError, Made, MadeFile, OutFile, OutTensor, Plan, emit::CHUNK_BYTES, header, journal::Entry};
 use crate::{probe::Probe, safetensors, write::WriteError};
 
 /// Bytes that are read at a time of what an earlier attempt wrote.
@@ -54,6 +54,40 @@ pub(super) fn read_back(
     made: &MadeFile,
     pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
 ) -> Result<(), ConvertError> {
+    let there = looked_at(path, plan, pace)?;
+    if there.payload_sha256 == made.payload_sha256 { Ok(()) } else { Err(other_hash(path)) }
+}
+
+/// What an interrupted attempt of the same job had finished, as it lies at `path`, the goal.
+pub(super) fn finished(
+    path: &Path,
+    plan: &Plan,
+    pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<Made, ConvertError> {
+    let at = |below: &str| if below.is_empty() { path.to_owned() } else { path.join(below) };
+    let mut made = Made { resumed_bytes: plan.bytes(), ..Made::default() };
+    for file in &plan.files {
+        let there = looked_at(&at(&file.path), file, pace)?;
+        made.bytes = made.bytes.saturating_add(there.bytes);
+        made.files.push(there);
+    }
+    for document in &plan.documents {
+        let there = Probe::open(&at(&document.path), &document.path)?;
+        made.bytes = made.bytes.saturating_add(there.facts.size);
+    }
+    Ok(made)
+}
+
+fn other_hash(path: &Path) -> ConvertError {
+    ConvertError::NotAsWritten { path: path.display().to_string(), what: "its bytes have another hash".to_owned() }
+}
+
+/// A file whose header leads to the planned tensors, with the hash of what follows it; where the header has one, they are equal.
+fn looked_at(
+    path: &Path,
+    plan: &OutFile,
+    pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<MadeFile, ConvertError> {
     let differs = |what: &str| ConvertError::NotAsWritten { path: path.display().to_string(), what: what.to_owned() };
     let head = safetensors::read(path, "")?;
     let same = |(read, planned): (&crate::TensorFacts, &OutTensor)| {
@@ -79,7 +113,11 @@ pub(super) fn read_back(
             return Err(WriteError::Stopped.into());
         }
     }
-    if hex(hash) == made.payload_sha256 { Ok(()) } else { Err(differs("its bytes have another hash")) }
+    let payload_sha256 = hex(hash);
+    match head.metadata.get(header::HASH_KEY) {
+        Some(told) if *told != format!("0x{payload_sha256}") => Err(other_hash(path)),
+        _ => Ok(MadeFile { path: plan.path.clone(), bytes: probe.facts.size, payload_sha256 }),
+    }
 }
 
 pub(super) fn hex(hash: Sha256) -> String {

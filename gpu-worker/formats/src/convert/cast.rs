@@ -124,6 +124,44 @@ mod tests {
         assert_eq!(out, [0x00, 0x3c, 0x01, 0x3c]);
     }
 
+    fn brains(values: &[f32]) -> (Vec<u16>, Tally) {
+        let (out, tally) = narrowed(values, Dtype::Bf16);
+        (out.as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect(), tally)
+    }
+
+    #[test]
+    fn brain_floats_round_to_even_down_to_subnormals_and_up_to_infinity() {
+        // 1 + 2⁻⁸ lies between 1 and 1 + 2⁻⁷: the even one is 1; the next number above it and the next tie go up
+        let tie: f32 = 1.0 + 1.0 / 256.0;
+        let above = f32::from_bits(tie.to_bits() + 1);
+        assert_eq!(brains(&[tie, above, -tie, 1.0 + 3.0 / 256.0]).0, [0x3f80, 0x3f81, 0xbf80, 0x3f82]);
+        // the least is 2⁻¹³³: half of it goes to zero, half as much more to two of it; signs stay
+        let least = f32::from_bits(0x0001_0000);
+        assert_eq!(brains(&[least, least / 2.0, -least / 2.0, least * 1.5, f32::from_bits(1)]).0, [1, 0, 0x8000, 2, 0]);
+        // the tie above the largest is infinite, what lies below it is the largest
+        let last = f32::from_bits(0x7f7f_7fff);
+        let (out, tally) = brains(&[last, f32::from_bits(0x7f7f_8000), f32::MIN, f32::INFINITY]);
+        assert_eq!((out.as_slice(), tally.overflows), (&[0x7f7f, 0x7f80, 0xff80, 0x7f80][..], 2));
+        assert_eq!(tally.largest, f64::from(f32::MAX));
+    }
+
+    #[test]
+    fn doubles_beyond_single_precision_are_counted() {
+        let values = [f64::from(f32::MAX), 3.41e38, -1e300, f64::INFINITY, 1e-60];
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let mut out = Vec::new();
+        let tally = cast(Dtype::F64, Dtype::F32, &bytes, &mut out);
+        let singles: Vec<f32> = out.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        assert_eq!(singles, [f32::MAX, f32::INFINITY, f32::NEG_INFINITY, f32::INFINITY, 0.0]);
+        assert_eq!((tally.overflows, tally.largest), (2, 1e300));
+        // a little above half of the least brain float is no tie, though the nearest single precision is
+        let mut out = Vec::new();
+        let least = f64::from(f32::from_bits(0x0001_0000));
+        let bytes: Vec<u8> = [least / 2.0, least / 2.0 + 1e-50].iter().flat_map(|value| value.to_le_bytes()).collect();
+        cast(Dtype::F64, Dtype::Bf16, &bytes, &mut out);
+        assert_eq!(out, [0, 0, 1, 0]);
+    }
+
     #[test]
     fn doubles_are_rounded_once() {
         // nearest single precision is the tie of half precision, the value lies above it

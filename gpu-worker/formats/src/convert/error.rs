@@ -73,6 +73,18 @@ pub enum ConvertError {
         /// How many values.
         values: u64,
     },
+    /// Values that are too large for the type that was asked for, where a whole part does not keep its own for that.
+    #[error("{values} values of `{tensor}` do not fit {dtype}, the largest is {largest:e}")]
+    Overflow {
+        /// The first such tensor.
+        tensor: String,
+        /// How many of its values.
+        values: u64,
+        /// Its largest absolute value.
+        largest: f64,
+        /// The type.
+        dtype: Dtype,
+    },
     /// A tensor could not be changed on the way.
     #[error("`{tensor}` of its {component} cannot be changed")]
     Change {

@@ -1,4 +1,5 @@
-//! A look at the values before anything is written: which parts would overflow in a narrower type.
+//! A look at the values before anything is written: which parts would overflow in a narrower type. Only 16-bit IEEE floats have a
+//! range that weights leave; what leaves that of 32-bit floats is found while it is written, and ends the conversion.
 
 use std::{collections::BTreeMap, ops::ControlFlow};
 
@@ -21,7 +22,7 @@ pub struct Found {
     pub named: Vec<(String, u64, f64)>,
 }
 
-/// Whether values of this tensor may become infinite.
+/// Whether values of this tensor may become infinite, as happens to weights of releases.
 fn is_risky(tensor: &OutTensor) -> bool {
     let wide = |from: Dtype| matches!(from, Dtype::F64 | Dtype::F32 | Dtype::Bf16);
     tensor.dtype == Dtype::F16 && tensor.from.iter().any(|from| wide(from.dtype))
@@ -73,5 +74,16 @@ pub(super) fn must_be_numbers(tensor: &OutTensor, tally: Tally, allow_nan: bool)
         0 => Ok(()),
         _ if allow_nan => Ok(()),
         values => Err(ConvertError::NotNumbers { tensor: tensor.name.clone(), values }),
+    }
+}
+
+/// Refuses what became infinite.
+pub(super) fn must_fit(tensor: &OutTensor, tally: Tally) -> Result<(), ConvertError> {
+    match tally.overflows {
+        0 => Ok(()),
+        values => {
+            let (largest, dtype) = (tally.largest, tensor.dtype);
+            Err(ConvertError::Overflow { tensor: tensor.name.clone(), values, largest, dtype })
+        }
     }
 }

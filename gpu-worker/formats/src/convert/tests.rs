@@ -265,6 +265,23 @@ fn what_overflows_is_reported_and_stays_as_it_is() {
 }
 
 #[test]
+fn what_leaves_the_range_of_32_bits_is_refused_by_name() {
+    let dir = TempDir::new().unwrap();
+    let huge = but("out.2.bias", 2, 3.4e38);
+    let path = checkpoint(dir.path(), &SD15, &huge);
+    let plan = Plan::new(&open(&path), None, &request(Layout::Same, Precision::Bf16)).unwrap();
+    let place = Place::open(dir.path(), "out.safetensors").unwrap();
+    let refused = write(&job(&plan, &place, &|| true), &mut go).unwrap_err();
+    let ConvertError::Overflow { tensor, values: 2, largest, dtype: Dtype::Bf16 } = &refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!((tensor.as_str(), *largest), ("model.diffusion_model.out.2.bias", f64::from(3.4e38_f32)));
+    assert_eq!(listing(dir.path()), ["m.safetensors"], "nothing of it stays");
+    // as it is it goes anywhere
+    convert(&path, "kept.safetensors", &request(Layout::Same, Precision::Keep));
+}
+
+#[test]
 fn values_that_are_no_numbers_are_refused_unless_allowed() {
     let dir = TempDir::new().unwrap();
     let broken = but("out.2.bias", 1, f32::NAN);
@@ -341,8 +358,10 @@ fn an_interrupted_attempt_is_gone_on_with_and_a_changed_source_is_not() {
         assert!(made.resumed_bytes > plan.bytes() / 3, "{to}: {}", made.resumed_bytes);
         assert_eq!(read, plan.bytes() * 2 - made.resumed_bytes, "what was there is not read again");
         assert_eq!(content(&place.path()), content(&path));
-        // the same job once more has nothing to do; another one must be allowed to
-        assert_eq!(write(&job(&plan, &place, &|| true), &mut go).unwrap(), Made::default());
+        // the same job once more has nothing to do, and tells what is there; another one must be allowed to
+        let again = write(&job(&plan, &place, &|| true), &mut go).unwrap();
+        assert_eq!((&again.files, again.bytes, again.resumed_bytes), (&made.files, made.bytes, plan.bytes()));
+        assert!(again.bytes > plan.bytes() && again.files.iter().all(|file| file.payload_sha256.len() == 64));
         let other = write(&Job { job: "other".into(), ..job(&plan, &place, &|| true) }, &mut go);
         assert!(matches!(other, Err(ConvertError::Write(WriteError::Exists { .. }))), "{other:?}");
         let over = Job { job: "other".into(), overwrite: true, ..job(&plan, &place, &|| true) };

@@ -11,11 +11,11 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Change, ConvertError, Document, Model, OutFile, Plan,
-    back::{hex, last, read_back, resume},
+    back::{finished, hex, last, read_back, resume},
     emit::Emitter,
     header,
     journal::{self, Entry},
-    look::must_be_numbers,
+    look::{must_be_numbers, must_fit},
 };
 use crate::{
     probe::{Probe, read_json},
@@ -72,7 +72,7 @@ pub struct MadeFile {
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Made {
-    /// Files of tensors; none when an interrupted attempt of the same job had finished them.
+    /// Files of tensors.
     pub files: Vec<MadeFile>,
     /// Bytes of all files.
     pub bytes: u64,
@@ -92,7 +92,7 @@ pub fn write(job: &Job<'_>, pace: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Res
     let mut partial = Partial::open(place, !job.plan.is_file())?.ok_or_else(busy)?;
     if is_done {
         partial.discard();
-        return Ok(Made::default());
+        return finished(&place.path(), job.plan, pace);
     }
     match Writer::new(job, &mut partial, pace).and_then(Writer::run) {
         Ok(made) => {
@@ -192,6 +192,7 @@ impl<'w, 'p> Writer<'w, 'p> {
                 out.write_all(chunk).map_err(|source| failed(source).into())
             })?;
             must_be_numbers(tensor, tally, self.job.allow_nan)?;
+            must_fit(tensor, tally)?;
             if bytes != expected {
                 let what = format!("`{}` has {} bytes too many or too few", tensor.name, expected.abs_diff(bytes));
                 return Err(ConvertError::NotAsWritten { path: plan.path.clone(), what });

@@ -179,12 +179,10 @@ struct Held<'p> {
 
 impl<'p> Held<'p> {
     fn of(part: &'p Part) -> Result<Self, WorkError> {
-        let system = |what: &str| {
-            let what = what.to_owned();
-            move |source| WorkError::System { what, source }
-        };
-        let map = part.lease.map().map_err(system("mapping the LoRA's memory"))?;
-        let settings = lora::settings(&part.inspection).map_err(system("reading the adapter's settings"))?;
+        let system = |source| WorkError::System { what: "mapping the LoRA's memory".to_owned(), source };
+        let map = part.lease.map().map_err(system)?;
+        let settings = lora::settings(&part.inspection);
+        let settings = settings.map_err(|source| WorkError::LoraSettings { lora: part.name.clone(), source })?;
         Ok(Self { part, map, shapes: lora::shapes(&part.lease), settings })
     }
 

@@ -9,7 +9,10 @@ use engine::{
 use model_formats::{ComponentKind, Dtype, Inspection, convert::Change};
 use residency::Lease;
 use serde_json::{Value, json};
-use shared::job::engine::LoraUse;
+use shared::{
+    job::engine::LoraUse,
+    wire::{LoraMisfit, LoraWithoutEffect},
+};
 
 use super::{
     super::{lora_check, model},
@@ -18,7 +21,10 @@ use super::{
 use crate::{
     context::Agent,
     error::WorkError,
-    managers::lora::{self, Applied, Matched},
+    managers::{
+        lora::{self, Applied, Idle, Matched, StackPlan},
+        parts,
+    },
     runner::Term,
     running::Attempt,
 };
@@ -27,6 +33,7 @@ use crate::{
 struct Baked {
     applied: Applied,
     lora: Lora,
+    misfit: Option<LoraMisfit>,
 }
 
 /// The stack.
@@ -34,6 +41,8 @@ pub(super) struct Bake {
     stack: Vec<Baked>,
     /// By part and canonical name of the tensor, in the order of sums.
     terms: BTreeMap<(String, String), Vec<Term>>,
+    /// Those that change nothing as they are used.
+    idle: Vec<Idle>,
     threads: NonZeroUsize,
 }
 
@@ -48,6 +57,7 @@ pub(super) async fn read(
         return Ok(None);
     }
     let tensors: Arc<[BaseTensor]> = lora_check::base_tensors(&base.wanted.components, &base.model.inspection).into();
+    let of_base = parts::base(&base.wanted.model, &base.model.inspection);
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let mut stack = Vec::new();
     for used in uses {
@@ -60,40 +70,36 @@ pub(super) async fn read(
         })?;
         let inspection = model::inspect(agent, attempt, &wanted).await?;
         let (lease, _) = lora_check::resident(agent, attempt, &wanted, &inspection).await?;
-        let against = tensors.clone();
-        let look = move || compared(&lease, &inspection, &against, threads);
-        let (identity, lora, matched) = match model::blocking("reading a LoRA", look).await?? {
-            Ok(read) => read,
-            Err(source) => return Err(WorkError::Lora { lora: name, source }),
-        };
+        let family = parts::base(&wanted.model, &inspection);
+        let (against, whose) = (tensors.clone(), name.clone());
+        let look = move || compared(&whose, (&lease, &inspection), &against, threads);
+        let (identity, factors, matched) = model::blocking("reading a LoRA", look).await??;
         if let Some(reason) = matched.refusal {
             return Err(WorkError::LoraRefused { lora: name, base: base.wanted.model.name.clone(), reason });
         }
+        let families = lora::other_family(family.as_deref(), of_base.as_deref());
+        let misfit = lora::misfit(&name, families, &matched);
         let applied = Applied { name, entry: entry(identity, used), matched: Arc::new(matched) };
-        stack.push(Baked { applied, lora });
+        stack.push(Baked { applied, lora: factors, misfit });
     }
     Ok(Some(Arc::new(Bake::of(stack, threads))))
 }
 
-type Compared = Result<(String, Lora, Matched), engine::lora::LoraError>;
-
 fn compared(
-    lease: &Lease,
-    inspection: &Inspection,
+    name: &str,
+    (lease, inspection): (&Lease, &Inspection),
     base: &[BaseTensor],
     threads: NonZeroUsize,
-) -> Result<Compared, WorkError> {
-    let system = |what: &str| {
-        let what = what.to_owned();
-        move |source| WorkError::System { what, source }
-    };
-    let map = lease.map().map_err(system("mapping the LoRA's memory"))?;
-    let settings = lora::settings(inspection).map_err(system("reading the adapter's settings"))?;
+) -> Result<(String, Lora, Matched), WorkError> {
+    let system = |source| WorkError::System { what: "mapping the LoRA's memory".to_owned(), source };
+    let map = lease.map().map_err(system)?;
+    let settings = lora::settings(inspection);
+    let settings = settings.map_err(|source| WorkError::LoraSettings { lora: name.to_owned(), source })?;
     let identity = lora::identity(&lease.digest().to_string(), &settings);
-    Ok(lora::read(lease, &map, &settings).map(|lora| {
-        let matched = Matched::of(&lora, &match_base(&lora, base), base, threads);
-        (identity, lora, matched)
-    }))
+    let read =
+        lora::read(lease, &map, &settings).map_err(|source| WorkError::Lora { lora: name.to_owned(), source })?;
+    let matched = Matched::of(&read, &match_base(&read, base), base, threads);
+    Ok((identity, read, matched))
 }
 
 fn entry(digest: String, used: &LoraUse) -> Entry {
@@ -108,11 +114,11 @@ fn entry(digest: String, used: &LoraUse) -> Entry {
 impl Bake {
     fn of(stack: Vec<Baked>, threads: NonZeroUsize) -> Self {
         let applied: Vec<Applied> = stack.iter().map(|baked| baked.applied.clone()).collect();
-        let parts = lora::plan(&applied).parts.into_iter();
-        let terms = parts.flat_map(|(part, plan)| {
+        let StackPlan { parts, idle } = lora::plan(&applied);
+        let terms = parts.into_iter().flat_map(|(part, plan)| {
             plan.changes.into_iter().map(move |change| ((part.clone(), change.tensor), change.terms))
         });
-        Self { terms: terms.collect(), stack, threads }
+        Self { terms: terms.collect(), stack, idle, threads }
     }
 
     /// Tensors that change.
@@ -130,14 +136,30 @@ impl Bake {
         Stack(self.stack.iter().map(|baked| baked.applied.entry.clone()).collect()).key()
     }
 
-    /// Names of the LoRAs.
-    pub(super) fn names(&self) -> impl Iterator<Item = String> + '_ {
-        self.stack.iter().map(|baked| baked.applied.name.clone())
+    /// LoRAs that change nothing as they are used.
+    pub(super) fn idle(&self) -> Vec<LoraWithoutEffect> {
+        self.idle.iter().map(Idle::view).collect()
     }
 
-    /// The LoRAs with their weights, for the record.
+    /// What of each LoRA does not belong to the model.
+    pub(super) fn misfits(&self) -> Vec<LoraMisfit> {
+        self.stack.iter().filter_map(|baked| baked.misfit.clone()).collect()
+    }
+
+    /// Those that change something: what is made is made from no others.
+    fn active(&self) -> impl Iterator<Item = &Applied> {
+        let is_idle = |at: usize| self.idle.iter().any(|idle| idle.place == at);
+        self.stack.iter().enumerate().filter(move |(at, _)| !is_idle(*at)).map(|(_, baked)| &baked.applied)
+    }
+
+    /// Names of the LoRAs that change something.
+    pub(super) fn names(&self) -> impl Iterator<Item = String> + '_ {
+        self.active().map(|applied| applied.name.clone())
+    }
+
+    /// The same with their weights, for the record.
     pub(super) fn entries(&self) -> impl Iterator<Item = Value> + '_ {
-        self.stack.iter().map(|Baked { applied: Applied { name, entry, .. }, .. }| {
+        self.active().map(|Applied { name, entry, .. }| {
             json!({
                 "as": "lora", "name": name, "digest": entry.digest, "weight": entry.weight,
                 "text_encoder_weight": entry.text_encoder_weight, "blocks": entry.blocks,

@@ -42,6 +42,8 @@ pub(super) fn result(
         dropped: plan.dropped.iter().map(dropped).collect(),
         missing: plan.missing.clone(),
         baked: work.bake.as_deref().map_or(0, Bake::len),
+        loras_without_effect: work.bake.as_deref().map(Bake::idle).unwrap_or_default(),
+        lora_misfits: work.bake.as_deref().map(Bake::misfits).unwrap_or_default(),
         seconds: elapsed.as_secs_f64(),
     }
 }

@@ -11,6 +11,7 @@ use shared::{
         Keep,
         engine::{LoraUse, Role, stand_in},
     },
+    wire::LoraMisfit,
 };
 
 use super::{
@@ -26,6 +27,7 @@ use crate::{
     error::WorkError,
     managers::{
         lora::{Idle, PartPlan},
+        parts,
         variants::{self, Made},
     },
 };
@@ -112,7 +114,7 @@ impl Draft {
         let others = encoders
             .iter()
             .filter_map(|(kind, subject)| Some((kind.as_str(), subject.rows().first()?, subject.inspection())));
-        let base = Base::of(&whole.model.name, own_parts.chain(others));
+        let base = Base::of((&whole.model.name, parts::base(&whole.model, &inspection)), own_parts.chain(others));
         let stack = Stack::read(site, extras.loras, &base).await?;
         let is_replaced = |kind: &str| {
             let by_vae = vae.as_ref().is_some_and(|vae| vae.rows().iter().any(|row| row.kind == kind));
@@ -139,6 +141,11 @@ impl Draft {
     /// LoRAs without effect.
     pub(in crate::executors) fn idle(&self) -> &[Idle] {
         &self.stack.plan.idle
+    }
+
+    /// What of the LoRAs does not belong to the model.
+    pub(in crate::executors) fn misfits(&self) -> Vec<LoraMisfit> {
+        self.stack.misfits()
     }
 
     /// The LoRAs at these places of the stack: name, component and headers.

@@ -8,6 +8,7 @@ use shared::{
     db::models::ComponentRow,
     ids::{ComponentId, ModelId},
     job::engine::Role,
+    wire::LoraMisfit,
 };
 
 use super::{
@@ -38,6 +39,7 @@ pub(in crate::executors) struct Ensemble {
     made: BTreeMap<String, Made>,
     loras: Vec<LoraTold>,
     idle: Vec<Idle>,
+    misfits: Vec<LoraMisfit>,
     /// What loads of LoRAs computed.
     lora_digests: Vec<(ComponentId, String)>,
     /// Bytes of LoRAs that were copied to the device.
@@ -57,6 +59,7 @@ impl Ensemble {
             made: BTreeMap::new(),
             loras: stack.told(),
             idle: stack.plan.idle.clone(),
+            misfits: stack.misfits(),
             lora_digests: Vec::new(),
             lora_bytes: 0,
         }
@@ -244,8 +247,11 @@ impl Ensemble {
             view.insert("variants".to_owned(), self.made.iter().map(|(kind, made)| made.view(kind)).collect());
         }
         if !self.idle.is_empty() {
-            let idle = self.idle.iter().map(|idle| json!({ "lora": idle.lora, "why": idle.why }));
-            view.insert("loras_without_effect".to_owned(), idle.collect());
+            let idle: Vec<_> = self.idle.iter().map(Idle::view).collect();
+            view.insert("loras_without_effect".to_owned(), json!(idle));
+        }
+        if !self.misfits.is_empty() {
+            view.insert("lora_misfits".to_owned(), json!(self.misfits));
         }
         view
     }

@@ -17,6 +17,7 @@ use shared::{
         Keep,
         engine::{LoraUse, Role},
     },
+    wire::LoraMisfit,
 };
 
 use super::{
@@ -29,7 +30,10 @@ use super::{
 };
 use crate::{
     error::WorkError,
-    managers::lora::{self, Applied, Matched, PartPlan, StackPlan},
+    managers::{
+        lora::{self, Applied, Matched, PartPlan, StackPlan},
+        parts,
+    },
     runner::{LoraSource, LoraTold},
 };
 
@@ -40,6 +44,8 @@ const HASH: usize = 12;
 pub(super) struct Base {
     /// The model's name.
     name: String,
+    /// Its family, where it is known.
+    family: Option<String>,
     tensors: Arc<Vec<BaseTensor>>,
     /// Digests by kind; none while one of them is not known.
     digests: Option<Vec<(String, String)>>,
@@ -47,7 +53,10 @@ pub(super) struct Base {
 
 impl Base {
     /// Of these parts: what each is used as, its row and the headers that it is described in.
-    pub(super) fn of<'r>(name: &str, parts: impl Iterator<Item = (&'r str, &'r ComponentRow, &'r Inspection)>) -> Self {
+    pub(super) fn of<'r>(
+        (name, family): (&str, Option<String>),
+        parts: impl Iterator<Item = (&'r str, &'r ComponentRow, &'r Inspection)>,
+    ) -> Self {
         let (mut tensors, mut digests) = (Vec::new(), Some(Vec::new()));
         for (kind, row, inspection) in parts.filter(|(kind, _, _)| Role::LoraBase.means(kind)) {
             tensors.extend(lora::base_tensors(row, kind, inspection));
@@ -56,7 +65,7 @@ impl Base {
                 _ => digests = None,
             }
         }
-        Self { name: name.to_owned(), tensors: Arc::new(tensors), digests }
+        Self { name: name.to_owned(), family, tensors: Arc::new(tensors), digests }
     }
 }
 
@@ -75,6 +84,7 @@ struct Read {
     settings: BTreeMap<String, AdapterSettings>,
     told: LoraTold,
     matched: Arc<Matched>,
+    misfit: Option<LoraMisfit>,
 }
 
 impl Stack {
@@ -95,6 +105,11 @@ impl Stack {
     /// The LoRAs with their weights.
     pub(super) fn told(&self) -> Vec<LoraTold> {
         self.loras.iter().map(|read| read.told.clone()).collect()
+    }
+
+    /// What of each does not belong to the model.
+    pub(super) fn misfits(&self) -> Vec<LoraMisfit> {
+        self.loras.iter().filter_map(|read| read.misfit.clone()).collect()
     }
 
     /// Brings these of its LoRAs onto the device.
@@ -170,8 +185,7 @@ async fn one(site: Site<'_>, used: &LoraUse, base: &Base) -> Result<(Read, Appli
     let inspection = model::inspect(agent, attempt, &wanted).await?;
     let headers = inspection.clone();
     let settings = blocking("reading the adapter's settings", move || lora::settings(&headers)).await?;
-    let settings =
-        settings.map_err(|source| WorkError::System { what: "reading the adapter's settings".to_owned(), source })?;
+    let settings = settings.map_err(|source| WorkError::LoraSettings { lora: name.clone(), source })?;
     let (identity, matched) = matched(site, (&wanted, &inspection, &settings), base).await?;
     if let Some(reason) = &matched.refusal {
         let (base, reason) = (base.name.clone(), reason.clone());
@@ -184,7 +198,10 @@ async fn one(site: Site<'_>, used: &LoraUse, base: &Base) -> Result<(Read, Appli
         text_encoder_weight: used.text_encoder_weight,
         blocks: BlockWeights(used.blocks.clone()),
     };
-    let read = Read { wanted, inspection, settings, told, matched: matched.clone() };
+    let family = parts::base(&wanted.model, &inspection);
+    let families = lora::other_family(family.as_deref(), base.family.as_deref());
+    let misfit = lora::misfit(&name, families, &matched);
+    let read = Read { wanted, inspection, settings, told, matched: matched.clone(), misfit };
     Ok((read, Applied { name, entry, matched }))
 }
 

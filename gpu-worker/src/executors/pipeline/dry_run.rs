@@ -22,7 +22,7 @@ use crate::{
     error::WorkError,
     load_request::load_request,
     managers::{
-        lora::PartPlan,
+        lora::{Idle, PartPlan},
         variants::{self, Trimmed, Way, Wish},
     },
 };
@@ -74,13 +74,13 @@ pub(super) async fn plan(site: Site<'_>, args: &ApplyPipelineArgs, draft: &Draft
     let short = room::made(&mut space, loading.bytes, &mut changes, takes_part, |base| kept_by(site, base));
     let computing: f64 = changes.iter().map(|change| change.seconds).sum();
     let mut result = apply::facts(args, &site.device.id, loading.seconds + computing);
-    let idle = draft.idle().iter().map(|idle| json!({ "lora": idle.lora, "why": idle.why }));
     let more = json!({
         "loads": loads, "load_bytes": loading.bytes, "load_seconds": loading.seconds,
         "variants": changes.iter().map(Change::view).collect::<Vec<_>>(),
         "compute_bytes": computed, "compute_seconds": computing,
         "evictions": evictions(&space, &trimmed), "short_bytes": short,
-        "loras_without_effect": idle.collect::<Vec<_>>(),
+        "loras_without_effect": draft.idle().iter().map(Idle::view).collect::<Vec<_>>(),
+        "lora_misfits": draft.misfits(),
     });
     if let Value::Object(more) = more {
         result.extend(more);

@@ -4,6 +4,9 @@ use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use engine::lora::{BaseTensor, Lora, Module, Report, estimate};
 
+/// Modules that are told by name of those that the model does not have.
+const EXAMPLES: usize = 3;
+
 /// A module of a LoRA that the base has.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Touch {
@@ -28,6 +31,8 @@ pub struct Matched {
     pub scaled_to_zero: usize,
     /// Modules that the model does not have.
     pub unmatched: usize,
+    /// Some of these, by their names in its file.
+    pub unmatched_examples: Vec<String>,
     /// Seconds that computing all its changes would take on this host's processors, as a sample of them tells.
     pub estimated_seconds: f64,
 }
@@ -41,8 +46,9 @@ impl Matched {
             lora.modules.iter().map(|module| (module.stem.as_str(), module)).collect();
         let refusal = report.refusal();
         let estimated_seconds = if refusal.is_some() { 0.0 } else { estimate(lora, report, threads).as_secs_f64() };
+        let unmatched_examples = report.unmatched.iter().take(EXAMPLES).cloned().collect();
         let unmatched = report.unmatched.len();
-        let mut matched = Self { refusal, unmatched, estimated_seconds, ..Self::default() };
+        let mut matched = Self { refusal, unmatched, unmatched_examples, estimated_seconds, ..Self::default() };
         for fit in &report.matched {
             let Some(module) = modules.get(fit.stem.as_str()) else { continue };
             let tensor = |leaf: &str| {

@@ -4,11 +4,15 @@
 mod blocks;
 mod matched;
 mod memo;
+mod misfit;
 mod plan;
 mod read;
+mod settings;
 
 pub use blocks::{UnknownBlock, check_blocks};
 pub use matched::{Matched, Touch};
 pub use memo::Memo;
+pub use misfit::{misfit, other_family};
 pub use plan::{Applied, Idle, PartPlan, StackPlan, plan};
-pub use read::{base_tensors, identity, read, settings, shapes, tensors};
+pub use read::{base_tensors, identity, read, shapes, tensors};
+pub use settings::{SettingsError, settings};

@@ -6,6 +6,7 @@ use std::{
 };
 
 use engine::lora::{Entry, Stack};
+use shared::wire::LoraWithoutEffect;
 
 use super::Matched;
 use crate::runner::{TensorChange, Term};
@@ -28,6 +29,8 @@ pub struct Applied {
 /// A LoRA that changes nothing as it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Idle {
+    /// Its place in the stack as it was given.
+    pub place: usize,
     /// The model's name.
     pub lora: String,
     /// Why.
@@ -52,6 +55,13 @@ pub struct StackPlan {
     pub parts: BTreeMap<String, PartPlan>,
     /// LoRAs without effect.
     pub idle: Vec<Idle>,
+}
+
+impl Idle {
+    /// As results show it.
+    pub fn view(&self) -> LoraWithoutEffect {
+        LoraWithoutEffect { lora: self.lora.clone(), why: self.why.to_owned() }
+    }
 }
 
 impl PartPlan {
@@ -113,7 +123,7 @@ pub fn plan(stack: &[Applied]) -> StackPlan {
     }
     let parts = parts.into_iter().map(|(kind, tensors)| (kind, part(stack, tensors))).collect();
     let idle = stack.iter().enumerate().filter(|(place, _)| !active.contains(place));
-    StackPlan { parts, idle: idle.map(|(_, applied)| idle_because(applied)).collect() }
+    StackPlan { parts, idle: idle.map(|(place, applied)| idle_because(place, applied)).collect() }
 }
 
 fn part(stack: &[Applied], tensors: BTreeMap<String, (u64, Vec<Term>)>) -> PartPlan {
@@ -153,7 +163,7 @@ fn order(stack: &[Applied]) -> Vec<usize> {
     places
 }
 
-fn idle_because(applied: &Applied) -> Idle {
+fn idle_because(place: usize, applied: &Applied) -> Idle {
     let why = match applied.matched.as_ref() {
         matched if matched.touches.is_empty() && matched.scaled_to_zero > 0 => {
             "the scale of its modules is 0 (alpha 0)"
@@ -161,7 +171,7 @@ fn idle_because(applied: &Applied) -> Idle {
         matched if matched.touches.is_empty() => "it has no module that this model has",
         _ => "its weights are 0 for everything that it would change",
     };
-    Idle { lora: applied.name.clone(), why }
+    Idle { place, lora: applied.name.clone(), why }
 }
 
 #[cfg(test)]
@@ -211,6 +221,7 @@ mod tests {
         zero.matched = Arc::new(Matched { scaled_to_zero: 2, ..Matched::default() });
         let found = plan(&[both("a", 0.0), applied("b", 1.0, Vec::new()), zero]);
         assert!(found.parts.is_empty());
+        assert_eq!(found.idle.iter().map(|idle| idle.place).collect::<Vec<_>>(), [0, 1, 2]);
         let why: Vec<&str> = found.idle.iter().map(|idle| idle.why).collect();
         assert!(
             why[0].contains("weights are 0") && why[1].contains("no module") && why[2].contains("alpha 0"),

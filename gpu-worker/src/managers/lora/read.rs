@@ -1,6 +1,6 @@
 //! A LoRA from the RAM tier as the algebra takes it, and the tensors of what it is applied to, from headers.
 
-use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
+use std::collections::BTreeMap;
 
 use engine::{
     ElementType,
@@ -8,15 +8,9 @@ use engine::{
 };
 use model_formats::Inspection;
 use residency::Lease;
-use serde_json::{Map, Value};
 use shared::db::models::ComponentRow;
 
 use crate::load_request::load_request;
-
-/// Longest text of an adapter's settings.
-const SETTINGS_MAX: u64 = 1 << 20;
-/// Components that have adapters of their own.
-const ADAPTED: [&str; 5] = ["unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3"];
 
 /// The canonical tensors of a component, under the kind that it is used as.
 pub fn base_tensors(row: &ComponentRow, used_as: &str, inspection: &Inspection) -> Vec<BaseTensor> {
@@ -68,32 +62,6 @@ pub fn tensors<'a>(
     Ok(tensors)
 }
 
-/// What stands beside the factors: in the file's own metadata as diffusers writes it, or in PEFT's file in the same folder.
-///
-/// # Errors
-/// What the system answers; a text that is no JSON.
-pub fn settings(inspection: &Inspection) -> std::io::Result<BTreeMap<String, AdapterSettings>> {
-    let told = inspection.metadata.get("lora_adapter_metadata").and_then(Value::as_str);
-    let told: Option<Map<String, Value>> = told.and_then(|text| serde_json::from_str(text).ok());
-    if let Some(told) = told {
-        let of = |component: &str| Some((component.to_owned(), AdapterSettings::from_json(&told, component)?));
-        return Ok(ADAPTED.iter().filter_map(|component| of(component)).collect());
-    }
-    let file = inspection.files.first().map(|file| Path::new(&file.path));
-    let beside = file.filter(|file| file.file_stem().is_some_and(|stem| stem == "adapter_model"));
-    let Some(beside) = beside.and_then(Path::parent).map(|folder| folder.join("adapter_config.json")) else {
-        return Ok(BTreeMap::new());
-    };
-    let text = match File::open(&beside) {
-        Ok(file) => std::io::read_to_string(file.take(SETTINGS_MAX))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(error),
-    };
-    let told: Map<String, Value> = serde_json::from_str(&text)?;
-    let settings = AdapterSettings::from_json(&told, "");
-    Ok(settings.map(|settings| (String::new(), settings)).into_iter().collect())
-}
-
 /// Equal for LoRAs that change a base in the same way: the digest of the tensors, and of the settings where there are any,
 /// because these are no tensors and scale the factors all the same.
 pub fn identity(digest: &str, settings: &BTreeMap<String, AdapterSettings>) -> String {
@@ -103,8 +71,9 @@ pub fn identity(digest: &str, settings: &BTreeMap<String, AdapterSettings>) -> S
     let mut hasher = blake3::Hasher::new();
     for (component, of) in settings {
         hasher.update(format!("{component:?} {:?} {} {}\n", of.alpha, of.rank_stabilised, of.transposed).as_bytes());
-        for (path, alpha) in &of.alphas {
-            hasher.update(format!("{path:?} {alpha:?}\n").as_bytes());
+        // in their order, which decides
+        for (key, alpha) in &of.alphas {
+            hasher.update(format!("{:?} {alpha:?}\n", key.as_str()).as_bytes());
         }
     }
     format!("{digest}+{}", hasher.finalize().to_hex())

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use shared::ids::{ComponentId, PipelineId};
@@ -132,9 +132,7 @@ pub async fn ensure(
 
 /// The whole variant of this key, in use while the answer lives.
 pub fn lease_whole(agent: &Agent, (device, attempt): (&Device, &Attempt), key: &str) -> Option<Made> {
-    let found = looked_up(device, attempt, |variant| variant.is_whole && variant.key == key)?;
-    agent.metrics.variants.applied(Path::Cached, 0.0, 0);
-    Some(found)
+    looked_up(agent, (device, attempt), Instant::now(), |variant| variant.is_whole && variant.key == key)
 }
 
 /// The id of the whole variant of this key, if it is there.
@@ -145,11 +143,10 @@ pub fn whole(device: &Device, key: &str) -> Option<ComponentId> {
 
 /// The wanted variant, if it is there, in use while the answer lives.
 pub fn find(agent: &Agent, (device, attempt): (&Device, &Attempt), wanted: &Wanted<'_>) -> Option<Made> {
+    let since = Instant::now();
     let key = wanted.plan.key(&wanted.base.digest);
     // one that was converted needs no base, and whoever has a base asks for what lies over it
-    let found = looked_up(device, attempt, |variant| variant.key == key)?;
-    agent.metrics.variants.applied(Path::Cached, 0.0, 0);
-    Some(found)
+    looked_up(agent, (device, attempt), since, |variant| variant.key == key)
 }
 
 /// Keeps the variant of this key where it is, if it is there, while the answer lives.
@@ -176,19 +173,19 @@ fn holder(attempt: &Attempt) -> String {
     format!("job {}", attempt.id)
 }
 
-fn looked_up(device: &Device, attempt: &Attempt, is_it: impl Fn(&Variant) -> bool) -> Option<Made> {
+/// The variant that is there, in use while the answer lives; it counts as applied, with the time since it was looked for.
+fn looked_up(
+    agent: &Agent,
+    (device, attempt): (&Device, &Attempt),
+    since: Instant,
+    is_it: impl Fn(&Variant) -> bool,
+) -> Option<Made> {
     let all = device.variants.among(&device.resident());
     let (variant, copy) = all.into_iter().find(|(variant, _)| is_it(variant))?;
     let lease = device.tier.lease(&copy, &holder(attempt))?;
-    Some(Made {
-        variant,
-        path: Path::Cached,
-        seconds: 0.0,
-        computed: 0,
-        taken_over: 0,
-        changed_bytes: 0,
-        _lease: lease,
-    })
+    let seconds = since.elapsed().as_secs_f64();
+    agent.metrics.variants.applied(Path::Cached, seconds, 0);
+    Some(Made { variant, path: Path::Cached, seconds, computed: 0, taken_over: 0, changed_bytes: 0, _lease: lease })
 }
 
 struct Making<'a> {

@@ -1,0 +1,205 @@
+//! What stands beside a LoRA's factors: in the file's own metadata as diffusers writes it, or in PEFT's file in the same folder.
+//! What is there and cannot be read is an error: without it the factors would be scaled otherwise than they were trained.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use engine::lora::{self, AdapterDocument, AdapterSettings};
+use model_formats::Inspection;
+use serde_json::Value;
+use shared::error::{Classify, ErrorCode};
+
+/// Longest file of an adapter's settings.
+const LONGEST_BYTES: u64 = 1 << 20;
+/// Components that have adapters of their own.
+const ADAPTED: [&str; 5] = ["unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3"];
+/// The file beside `adapter_model.safetensors`.
+const BESIDE: &str = "adapter_config.json";
+
+/// Settings that are there and cannot be applied.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The system did not give the file.
+    #[error("`{path}` cannot be read")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// The answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// They are longer than what is kept.
+    #[error(
+        "`{place}` has {bytes} bytes, more than are read of an adapter's settings; without them its scale is not known"
+    )]
+    TooLong {
+        /// The file, or the key of the header's metadata.
+        place: String,
+        /// Its bytes.
+        bytes: u64,
+    },
+    /// They say what nobody can apply.
+    #[error("`{place}` does not say how the factors are scaled")]
+    Wrong {
+        /// The file, or the key of the header's metadata.
+        place: String,
+        /// What is wrong.
+        #[source]
+        source: lora::SettingsError,
+    },
+}
+
+impl Classify for SettingsError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Unreadable { .. } => ErrorCode::Unavailable,
+            Self::TooLong { .. } | Self::Wrong { source: lora::SettingsError::Pattern { .. }, .. } => {
+                ErrorCode::Unsupported
+            }
+            Self::Wrong { .. } => ErrorCode::Corrupt,
+        }
+    }
+}
+
+/// The settings by component, or those of all under the empty name; empty where nothing is said.
+///
+/// # Errors
+/// [`SettingsError`].
+pub fn settings(inspection: &Inspection) -> Result<BTreeMap<String, AdapterSettings>, SettingsError> {
+    let key = model_formats::ADAPTER_METADATA_KEY;
+    if let Some(bytes) = left_out(inspection, key) {
+        return Err(SettingsError::TooLong { place: key.to_owned(), bytes });
+    }
+    match inspection.metadata.get(key).and_then(Value::as_str) {
+        Some(text) => read(key, text, &ADAPTED),
+        None => beside(inspection),
+    }
+}
+
+/// Bytes of a value of the header that was too long to be kept.
+fn left_out(inspection: &Inspection, key: &str) -> Option<u64> {
+    let left_out = inspection.metadata.get("facts")?.get("omitted_metadata")?.as_array()?;
+    left_out.iter().find(|one| one["key"] == key)?["bytes"].as_u64()
+}
+
+/// PEFT's file, where the LoRA has the name that PEFT gives it.
+fn beside(inspection: &Inspection) -> Result<BTreeMap<String, AdapterSettings>, SettingsError> {
+    let file = inspection.files.first().map(|file| Path::new(&file.path));
+    let peft = file.filter(|file| file.file_stem().is_some_and(|stem| stem == "adapter_model"));
+    let Some(path) = peft.and_then(Path::parent).map(|folder| folder.join(BESIDE)) else { return Ok(BTreeMap::new()) };
+    match text(&path)? {
+        Some(text) => read(&path.display().to_string(), &text, &[""]),
+        None => Ok(BTreeMap::new()),
+    }
+}
+
+/// The file's text; none where there is no file.
+fn text(path: &PathBuf) -> Result<Option<String>, SettingsError> {
+    let place = path.display().to_string();
+    let unreadable = |source| SettingsError::Unreadable { path: place.clone(), source };
+    let file = match File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(unreadable)?,
+    };
+    let bytes = file.metadata().map_err(unreadable)?.len();
+    if bytes > LONGEST_BYTES {
+        return Err(SettingsError::TooLong { place, bytes });
+    }
+    std::io::read_to_string(file.take(LONGEST_BYTES)).map(Some).map_err(unreadable)
+}
+
+fn read(place: &str, text: &str, components: &[&str]) -> Result<BTreeMap<String, AdapterSettings>, SettingsError> {
+    let wrong = |source| SettingsError::Wrong { place: place.to_owned(), source };
+    let document = AdapterDocument::parse(text).map_err(wrong)?;
+    let mut settings = BTreeMap::new();
+    for component in components {
+        if let Some(said) = document.of(component).map_err(wrong)? {
+            settings.insert((*component).to_owned(), said);
+        }
+    }
+    Ok(settings)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::{Map, json};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// The settings of a LoRA file of this name with this metadata, and perhaps PEFT's file beside it.
+    fn found(
+        name: &str,
+        told: &[(&str, String)],
+        beside: Option<&str>,
+    ) -> Result<BTreeMap<String, AdapterSettings>, SettingsError> {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join(name);
+        let factor =
+            |shape: [u64; 2], from: u64| json!({ "dtype": "F32", "shape": shape, "data_offsets": [from, from + 32] });
+        let stem = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q";
+        let mut header = Map::new();
+        header.insert("__metadata__".into(), told.iter().cloned().collect());
+        header.insert(format!("{stem}.lora_A.weight"), factor([2, 4], 0));
+        header.insert(format!("{stem}.lora_B.weight"), factor([4, 2], 32));
+        let header = Value::Object(header).to_string();
+        let length = (header.len() as u64).to_le_bytes();
+        fs::write(&path, [&length[..], header.as_bytes(), &[0; 64]].concat()).unwrap();
+        if let Some(text) = beside {
+            fs::write(folder.path().join(BESIDE), text).unwrap();
+        }
+        settings(&model_formats::inspect(&path).unwrap())
+    }
+
+    const KEY: &str = model_formats::ADAPTER_METADATA_KEY;
+
+    #[test]
+    fn the_header_and_pefts_file_say_how_factors_are_scaled() {
+        let told = r#"{"unet.lora_alpha": 8, "unet.r": 4, "text_encoder.lora_alpha": 2, "text_encoder.r": 4}"#;
+        let header = found("any.safetensors", &[(KEY, told.to_owned())], None).unwrap();
+        assert_eq!(header.keys().collect::<Vec<_>>(), ["text_encoder", "unet"]);
+        assert_eq!((header["unet"].scale("a", 4), header["text_encoder"].scale("a", 4)), (Some(2.0), Some(0.5)));
+        let file = r#"{"lora_alpha": 16, "r": 4, "alpha_pattern": {"to_q": 4}, "use_rslora": true}"#;
+        let beside = found("adapter_model.safetensors", &[], Some(file)).unwrap();
+        assert_eq!((beside[""].scale("a", 4), beside[""].scale("a.to_q", 4)), (Some(8.0), Some(2.0)));
+        // another name is not PEFT's, and without a file there is nothing to say
+        assert!(found("other.safetensors", &[], Some(file)).unwrap().is_empty());
+        assert!(found("adapter_model.safetensors", &[], None).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_and_not_a_scale_of_one() {
+        for (told, code) in [
+            ("{", ErrorCode::Corrupt),
+            (r#"{"unet.lora_alpha": "eight"}"#, ErrorCode::Corrupt),
+            (r#"{"unet.alpha_pattern": {"to_[qk]": 1}}"#, ErrorCode::Unsupported),
+        ] {
+            let wrong = found("any.safetensors", &[(KEY, told.to_owned())], None).unwrap_err();
+            assert!(matches!(&wrong, SettingsError::Wrong { place, .. } if place == KEY), "{told}: {wrong:?}");
+            assert_eq!(wrong.code(), code, "{told}");
+        }
+        let wrong = found("adapter_model.safetensors", &[], Some("no")).unwrap_err();
+        assert!(matches!(&wrong, SettingsError::Wrong { place, .. } if place.ends_with(BESIDE)), "{wrong:?}");
+        let long = " ".repeat(usize::try_from(LONGEST_BYTES).unwrap() + 1);
+        let wrong = found("adapter_model.safetensors", &[], Some(&long)).unwrap_err();
+        assert!(matches!(&wrong, SettingsError::TooLong { place, .. } if place.ends_with(BESIDE)), "{wrong:?}");
+    }
+
+    /// A listing keeps no long values; of this one it says so, also where very many others were left out before it.
+    #[test]
+    fn a_value_of_the_header_that_was_left_out_is_missed() {
+        let long = || " ".repeat(300 << 10);
+        let others: Vec<(String, String)> = (0..70).map(|number| (format!("a{number:02}"), long())).collect();
+        let mut told: Vec<(&str, String)> = others.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+        told.push((KEY, format!(r#"{{"unet.lora_alpha": 8{}}}"#, long())));
+        let wrong = found("any.safetensors", &told, None).unwrap_err();
+        assert!(matches!(&wrong, SettingsError::TooLong { place, bytes: 300_000.. } if place == KEY), "{wrong:?}");
+        assert_eq!(wrong.code(), ErrorCode::Unsupported);
+    }
+}
