@@ -110,6 +110,11 @@ async fn a_benchmark_measures_loads_and_runs_and_is_compared_with_the_last() {
     assert!(comparison.differences.is_empty(), "{comparison:?}");
     assert_eq!(second.summary.verdict.as_deref(), Some(comparison.verdict.as_str()));
 
+    // a part that was measured in between is not what the whole is compared with
+    let third = measured(&farm, "sd15-tiny", quick(json!({ "loads": 0, "baseline": "last" }))).await;
+    let comparison = third.comparison.expect("the first is there");
+    assert_eq!((comparison.before, comparison.cases.len()), (first.summary.id, first.result.cases.len()));
+
     // what was loaded for a time stays, with its time
     let loaded =
         farm.api.submit("/v1/models/sd15-tiny/load", json!({ "components": ["vae"], "keep_alive": "10m" })).await;
@@ -122,19 +127,80 @@ async fn a_benchmark_measures_loads_and_runs_and_is_compared_with_the_last() {
         kept.result.skipped
     );
 
-    let whole = measured(&farm, "sd15-tiny-diffusers", quick(json!({ "pipeline_steps": 2, "baseline": "last" }))).await;
-    assert!(whole.summary.pipeline && whole.comparison.is_none(), "{whole:?}");
-    assert_eq!(whole.result.cases.iter().map(|case| case.operation.as_str()).collect::<Vec<_>>(), ["generate"]);
-
     let (a, b) = (first.summary.id, second.summary.id);
     let again: Comparison = farm.api.get(&format!("/v1/benchmarks/compare?a={b}&b={a}&bound_percent=1000")).await;
     assert_eq!((again.before, again.after, again.only_before.len()), (b, Some(a), 2));
     let listed: Vec<BenchmarkSummary> =
         farm.api.list("/v1/benchmarks?model=sd15-tiny&component=vae&pipeline=false").await;
-    assert_eq!(listed.iter().map(|row| row.id).collect::<Vec<_>>(), [kept.summary.id, b, a]);
+    assert_eq!(listed.iter().map(|row| row.id).collect::<Vec<_>>(), [kept.summary.id, third.summary.id, b, a]);
     let picture = farm.api.ask(&format!("/v1/benchmarks/{a}/plot.svg")).await;
     assert!(picture.status == 200 && picture.header("content-type") == Some("image/svg+xml"), "{picture:?}");
     farm.assert_ledger_is_clean().await;
+}
+
+/// Whole generations of a model and of a pipeline: what has other steps is not compared, what has another VAE says so.
+#[tokio::test]
+async fn whole_generations_are_measured_and_compared_with_their_like() {
+    let farm = Farm::start().await;
+    let Some(agent) = agent(&farm) else { return };
+    models(&farm.library());
+    // a model that brings no VAE takes the one that the host has for its family
+    let (whole, bare) = (farm.library().join("sd15-tiny-diffusers"), farm.library().join("bare"));
+    copy(&whole, &bare);
+    fs::rename(bare.join("vae"), farm.library().join("decoder")).expect("a rename");
+    let _agent = farm.agent_with_library(agent).await;
+
+    let steps = |steps: u32, more: Value| {
+        let mut request = quick(json!({ "pipeline_steps": steps, "baseline": "last" }));
+        request.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        request
+    };
+    let model = "sd15-tiny-diffusers";
+    let two = measured(&farm, model, steps(2, json!({}))).await;
+    assert!(two.summary.pipeline && two.comparison.is_none(), "{two:?}");
+    let [case] = two.result.cases.as_slice() else { panic!("{two:?}") };
+    assert_eq!(case.label(), "generate 64x64 ×1 in 2 steps (pipeline)");
+    assert!(case.peak_bytes.is_some_and(|bytes| bytes > 0) && case.estimated_bytes.is_some(), "{case:?}");
+    let three = measured(&farm, model, steps(3, json!({}))).await;
+    assert!(three.comparison.is_none(), "other steps are another thing: {three:?}");
+    let other = measured(&farm, model, steps(2, json!({ "vae": "decoder" }))).await;
+    let comparison = other.comparison.expect("two steps were measured before");
+    assert_eq!((comparison.before, comparison.cases.len()), (two.summary.id, 1));
+    let fields: Vec<&str> = comparison.differences.iter().map(|one| one.field.as_str()).collect();
+    assert_eq!(fields, ["vae"], "{comparison:?}");
+
+    let found = measured(&farm, "bare", steps(1, json!({}))).await;
+    assert_eq!(found.result.cases.len(), 1, "{found:?}");
+    assert_eq!(found.args["vae"], other.args["vae"], "the VAE that the host has for the family");
+
+    // a pipeline brings its VAE and how that runs
+    let pipeline = json!({ "model": model, "vae": "decoder", "vae_settings": { "tiling": { "size": 64 } } });
+    let made = farm.api.request(reqwest::Method::PUT, "/v1/pipelines/tiled").json(&pipeline);
+    let made = farm.api.send(made).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    let job = farm.api.submit("/v1/pipelines/tiled/benchmark", steps(2, json!({ "sizes": ["128x128"] }))).await;
+    let done = farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
+    let id = done.job.result.expect("a result")["benchmark"].as_str().expect("an id").to_owned();
+    let report: BenchmarkReport = farm.api.get(&format!("/v1/benchmarks/{id}")).await;
+    assert_eq!(report.args["pipeline"], "tiled", "{report:?}");
+    assert_eq!(report.args["vae_settings"], json!({ "tiling": { "size": 64, "overlap": 0.25 } }), "{report:?}");
+    assert_eq!(report.result.cases.len(), 1, "{report:?}");
+    let said = json!({ "vae_settings": { "slicing": true } });
+    farm.api.post("/v1/pipelines/tiled/benchmark", &said).await.problem(400);
+    farm.assert_ledger_is_clean().await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("a copy");
+        }
+    }
 }
 
 #[tokio::test]
@@ -180,6 +246,12 @@ async fn every_component_is_run_and_what_is_no_number_is_found() {
     assert_eq!(ran, [("forward_ran", "text_encoder"), ("forward_ran", "unet"), ("forward_ran", "vae")]);
     let ran = whole.findings.iter().filter(|finding| finding.code == "forward_ran");
     assert!(ran.clone().all(|finding| finding.message.contains("deviation")), "{whole:?}");
+    for finding in ran {
+        let facts = finding.facts.as_ref().expect("figures");
+        let outputs = facts["outputs"].as_array().expect("a list");
+        let is_told = |output: &Value| output["statistics"]["std"].as_f64().is_some_and(|deviation| deviation > 0.0);
+        assert!(!outputs.is_empty() && outputs.iter().all(is_told), "{facts}");
+    }
     assert_eq!(runs(&forward(&farm, "taesd-tiny").await), [("forward_ran", "vae")]);
     assert_eq!(runs(&forward(&farm, "lora-sd15-tiny").await), [("forward_unsupported", "lora")]);
 

@@ -22,6 +22,11 @@ impl Ran {
         self.output + &self.notes
     }
 
+    /// The exit code, with output and notes.
+    pub(crate) fn ended(self) -> (Option<i32>, String) {
+        (self.code, self.output + &self.notes)
+    }
+
     /// The output as JSON, when it ended well.
     #[track_caller]
     pub(crate) fn json(self) -> Value {

@@ -31,8 +31,12 @@ pub(crate) fn with_library(farm: &Farm) -> Option<AgentSettings> {
 }
 
 pub(crate) fn make_models(farm: &Farm, arch: &str, layout: &str) {
+    make_models_of(farm, arch, layout, "fp16");
+}
+
+pub(crate) fn make_models_of(farm: &Farm, arch: &str, layout: &str, dtype: &str) {
     let made = std::process::Command::new(harness::binary("modelyard"))
-        .args(["dev", "make-models", "--arch", arch, "--layout", layout, "--out"])
+        .args(["dev", "make-models", "--arch", arch, "--layout", layout, "--dtype", dtype, "--out"])
         .arg(farm.library())
         .output()
         .unwrap();
@@ -141,8 +145,20 @@ async fn texts_are_encoded_and_a_unet_predicts_from_them() {
     make_models(&farm, "sd15,sdxl", "diffusers");
     let _agent = farm.agent_with_library(settings).await;
     let body = json!({ "model": "sd15-tiny-diffusers", "prompts": ["a (cat:1.3)"], "negative": "a dog" });
-    let encoded = done(&farm, "/v1/encode", body).await;
+    let encoded = done(&farm, "/v1/encode", body.clone()).await;
     let states = read(&artifact(&farm, &encoded, "embeddings.safetensors").await);
+    let of = |states: &[(String, Vec<usize>, Vec<f32>)], output: &str| {
+        states.iter().find(|(name, _, _)| name == output).unwrap_or_else(|| panic!("no {output}")).2.clone()
+    };
+    let [last, hidden, penultimate] =
+        ["last", "hidden", "penultimate"].map(|output| of(&states, &format!("text_encoder.{output}")));
+    assert!(last == hidden && last != penultimate, "the UNet of SD 1.5 takes the last states");
+    let told = result(&encoded);
+    assert_eq!(told["embedding_cache"], json!({ "hits": 0, "misses": 4 }), "two chunks at two layers: {told}");
+    assert!(told["estimated_bytes"].as_u64() > Some(0) && told["peak_bytes"].as_u64() > Some(0), "{told}");
+    let again = done(&farm, "/v1/encode", body).await;
+    assert_eq!(result(&again)["embedding_cache"], json!({ "hits": 4, "misses": 0 }), "{again:?}");
+    assert_eq!(read(&artifact(&farm, &again, "embeddings.safetensors").await), states, "kept bit by bit");
     let (_, shape, values) = states.iter().find(|(name, _, _)| name == "text_encoder.last").expect("last states");
     assert_eq!(&shape[..2], [2, 77], "the prompt and the negative one");
     let given = |timestep: f32| {
@@ -155,6 +171,8 @@ async fn texts_are_encoded_and_a_unet_predicts_from_them() {
     let inputs = uploaded(&farm, given(500.0)).await;
     let step = |scale: Value| json!({ "model": "sd15-tiny-diffusers", "inputs": { "upload": inputs.id }, "guidance_scale": scale });
     let both = done(&farm, "/v1/unet/step", step(Value::Null)).await;
+    let told = result(&both);
+    assert!(told["estimated_bytes"].as_u64() > Some(0) && told["peak_bytes"].as_u64() > Some(0), "{told}");
     let both = read(&artifact(&farm, &both, "prediction.safetensors").await);
     assert_eq!(both[0].1, [2, 4, 8, 8]);
     let guided = done(&farm, "/v1/unet/step", step(json!(3.0))).await;
@@ -174,6 +192,16 @@ async fn texts_are_encoded_and_a_unet_predicts_from_them() {
         read(&artifact(&farm, &pair, "embeddings.safetensors").await).into_iter().map(|(name, _, _)| name).collect();
     assert_eq!(names, ["text_encoder.pooled", "text_encoder_2.pooled", "text_encoder_2.projected"]);
 
+    // the second tokenizer reads each of them as its padding, the first one words of many
+    let body = json!({ "model": "sdxl-tiny-diffusers", "prompts": ["!".repeat(80)] });
+    let pair = read(&artifact(&farm, &done(&farm, "/v1/encode", body).await, "embeddings.safetensors").await);
+    for encoder in ["text_encoder", "text_encoder_2"] {
+        let (_, shape, _) = pair.iter().find(|(name, _, _)| *name == format!("{encoder}.hidden")).expect("states");
+        assert_eq!(shape[1], 154, "both have two chunks");
+        let [hidden, penultimate] = ["hidden", "penultimate"].map(|output| of(&pair, &format!("{encoder}.{output}")));
+        assert!(hidden == penultimate, "the UNet of SDXL takes the penultimate states");
+    }
+
     let tokens = async |body: Value| -> TokenizeResult {
         serde_json::from_value(result(&done(&farm, "/v1/tokenize", body).await).clone()).unwrap()
     };
@@ -182,6 +210,8 @@ async fn texts_are_encoded_and_a_unet_predicts_from_them() {
     let own = tokens(json!({ "model": "sdxl-tiny-diffusers", "texts": ["a cat"] })).await.tokenizers;
     let names: Vec<&str> = own.iter().map(|one| one.name.as_str()).collect();
     assert_eq!(names, ["text_encoder", "text_encoder_2"]);
+    let cut = tokens(json!({ "texts": ["a dog BREAK a (cat:1.2)"], "weights": true })).await.tokenizers;
+    assert_eq!((cut[0].texts[0].chunks, &cut[0].texts[0].chunk_lengths[..]), (2, &[2, 2][..]));
 }
 
 fn long_generation(steps: u32) -> Value {
@@ -213,6 +243,11 @@ async fn a_prompt_becomes_a_picture_that_its_seed_makes_again() {
     make_models(&farm, "sd15,sdxl,taesd", "diffusers");
     let tiny = farm.library().join("taesd-tiny-diffusers/diffusion_pytorch_model.safetensors");
     encoder_alone(&tiny, &farm.library().join("taesdxl.safetensors"));
+    // what a model's own config asks for is done and told
+    let scheduler = farm.library().join("sdxl-tiny-diffusers/scheduler/scheduler_config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&scheduler).unwrap()).unwrap();
+    config["use_karras_sigmas"] = json!(true);
+    std::fs::write(&scheduler, config.to_string()).unwrap();
     let _agent = farm.agent_with_library(settings).await;
     for model in ["sd15-tiny-diffusers", "sdxl-tiny-diffusers"] {
         let body = |seed: u64, more: Value| {
@@ -227,6 +262,7 @@ async fn a_prompt_becomes_a_picture_that_its_seed_makes_again() {
         let picture = artifact(&farm, &first, "image-0.png").await;
         let has = |text: &[u8]| picture.windows(text.len()).any(|window| window == text);
         assert!(picture.starts_with(b"\x89PNG") && has(b"Seed: 7") && has(b"Sampler: DPM++ 2M"));
+        assert_eq!(has(b"Schedule type: Karras"), model.starts_with("sdxl"));
         let latents = read(&artifact(&farm, &first, "latents.safetensors").await);
         assert_eq!(latents.len(), 5, "each step and the last");
         let again = done(&farm, "/v1/generate", body(7, json!({ "priority": 1 }))).await;
@@ -235,6 +271,7 @@ async fn a_prompt_becomes_a_picture_that_its_seed_makes_again() {
         let other = done(&farm, "/v1/generate", body(8, json!({ "batch": 2, "format": "webp" }))).await;
         assert_eq!(result(&other)["artifacts"], json!(["image-0.webp", "image-1.webp"]));
     }
+    told_as_made(&farm).await;
     // the tiny autoencoders are chosen by the names that they were released under
     let previewed = async |model: &str| {
         let body = json!({
@@ -264,6 +301,35 @@ async fn a_prompt_becomes_a_picture_that_its_seed_makes_again() {
     assert_eq!(preview[16..24], [0, 0, 0, 64, 0, 0, 0, 64], "the tiny autoencoder's size, not the latents'");
     farm.api.cancel(job.id).await;
     farm.api.job_ended(job.id, JobState::Cancelled, SHORT).await;
+}
+
+/// First noise comes as a file, brackets may be text, and what of a run's models took memory is told.
+async fn told_as_made(farm: &Farm) {
+    let given = tensors(&[("noise", &[1, 4, 8, 8], wave(256))]);
+    std::fs::write(farm.library().join("noise.safetensors"), &given).unwrap();
+    let upload = uploaded(farm, given).await;
+    let mut pictures = Vec::new();
+    for noise in [json!({ "root": "main", "path": "noise.safetensors" }), json!({ "upload": upload.id }), Value::Null] {
+        let mut body = long_generation(2);
+        body["noise"] = noise;
+        let made = done(farm, "/v1/generate", body).await;
+        let told = result(&made);
+        for of in [told, &told["encode"], &told["denoise"], &told["decode"]] {
+            // what was encoded before is kept
+            assert!(of.is_null() || of["estimated_bytes"].as_u64() > Some(0), "{told}");
+        }
+        assert!(told["denoise"].is_object() && told["decode"].is_object(), "{told}");
+        pictures.push(artifact(farm, &made, "image-0.png").await);
+    }
+    assert!(pictures[0] == pictures[1] && pictures[0] != pictures[2], "the file is the noise");
+
+    let mut read = long_generation(2);
+    read["prompt"] = json!("a (cat:1.4)");
+    let mut written = read.clone();
+    written["weights"] = json!(false);
+    let read = artifact(farm, &done(farm, "/v1/generate", read).await, "image-0.png").await;
+    let written = artifact(farm, &done(farm, "/v1/generate", written).await, "image-0.png").await;
+    assert!(read != written, "brackets are text");
 }
 
 /// A model that brings no VAE takes the one of its family that the host has; without one it says what is missing.
@@ -325,6 +391,32 @@ async fn a_run_holds_its_model_can_be_cancelled_and_survives_its_runner() {
     let learned = agent.runner_arguments().await.into_iter().skip_while(|word| word != "--learned").nth(1);
     let learned: Value = serde_json::from_str(&learned.expect("what runs took is remembered")).expect("JSON");
     assert!(!learned.as_object().expect("by graph").is_empty(), "{learned}");
+    farm.assert_ledger_is_clean().await;
+}
+
+/// What is no number ends the job that meets it, with where it was seen; the runner goes on.
+#[tokio::test]
+async fn weights_that_are_no_numbers_end_their_job_and_no_other() {
+    let farm = Farm::start().await;
+    let Some(settings) = with_library(&farm) else { return };
+    make_models(&farm, "sd15", "diffusers");
+    let whole = farm.library().join("sd15-tiny-diffusers/vae/diffusion_pytorch_model.safetensors");
+    let broken = farm.library().join("broken");
+    std::fs::create_dir(&broken).unwrap();
+    std::fs::copy(whole.with_file_name("config.json"), broken.join("config.json")).unwrap();
+    let file = broken.join("diffusion_pytorch_model.safetensors");
+    std::fs::copy(&whole, &file).unwrap();
+    lora_files::spoil(&file, "decoder.conv_out.bias");
+    let _agent = farm.agent_with_library(settings).await;
+    let mut broken = long_generation(1);
+    broken["vae"] = json!("broken");
+    let job = farm.api.submit("/v1/generate", broken).await;
+    let ended = farm.api.job_ended(job.id, JobState::Failed, LONG).await;
+    let error = ended.job.error.expect("an error");
+    assert_eq!((error.code, ended.attempts.len()), (ErrorCode::Corrupt, 1), "{error:?}");
+    assert!(error.message.contains("`sample`") || error.message.contains("NaN"), "{error:?}");
+    let made = done(&farm, "/v1/generate", long_generation(1)).await;
+    assert!(artifact(&farm, &made, "image-0.png").await.starts_with(b"\x89PNG"));
     farm.assert_ledger_is_clean().await;
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use shared::{job::JobState, wire::ModelDetail};
 
 use crate::{
-    engine::{artifact, done, make_models, tensors, wave, with_library},
+    engine::{artifact, done, make_models, make_models_of, read, tensors, wave, with_library},
     lora_files,
     support::{loaded, nothing_is_resident, uploaded},
     torch_files,
@@ -140,5 +140,54 @@ async fn a_checkpoint_of_pytorch_gives_what_safetensors_give() {
         assert!(whole.0.get(what).is_none_or(|given| given == bytes), "{what} of the whole");
     }
     assert_eq!((whole.0.len(), parts.0.len(), plain.0.len()), (3, 5, 5));
+    farm.assert_ledger_is_clean().await;
+}
+
+/// Rounds a value to the nearest that bf16 has, ties to even.
+fn rounded(value: f32) -> f32 {
+    let bits = value.to_bits();
+    f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
+}
+
+/// The same tensors rounded, as bf16 or as 32-bit floats of those values.
+fn halves(source: &[lora_files::Entry], stored: &str) -> Vec<lora_files::Entry> {
+    let bytes = |value: f32| match stored {
+        "BF16" => value.to_le_bytes()[2..].to_vec(),
+        _ => value.to_le_bytes().to_vec(),
+    };
+    let entry = |tensor: &lora_files::Entry| {
+        let values = tensor.bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap()));
+        let bytes = values.flat_map(|value| bytes(rounded(value))).collect();
+        lora_files::Entry { name: tensor.name.clone(), dtype: stored.to_owned(), shape: tensor.shape.clone(), bytes }
+    };
+    source.iter().map(entry).collect()
+}
+
+/// Weights keep 8 bits of their mantissas: each is off by 2⁻⁹ of itself at most, and these errors mostly cancel.
+const ROUNDING: f32 = 2e-2;
+
+#[tokio::test]
+async fn a_file_of_bf16_gives_what_its_source_gives_within_rounding() {
+    let farm = Farm::start().await;
+    let Some(settings) = with_library(&farm) else { return };
+    make_models_of(&farm, "sd15", "single", "fp32");
+    let library = farm.library();
+    let source = lora_files::read(&library.join("sd15-tiny.safetensors"));
+    assert!(source.iter().all(|tensor| tensor.dtype == "F32"));
+    lora_files::write(&library.join("halves.safetensors"), &halves(&source, "BF16"));
+    lora_files::write(&library.join("rounded.safetensors"), &halves(&source, "F32"));
+    let _agent = farm.agent_with_library(settings).await;
+    let plain = without_text(&farm, "sd15-tiny").await;
+    let halves = without_text(&farm, "halves").await;
+    let rounded = without_text(&farm, "rounded").await;
+    assert!(halves == rounded, "equal values, whatever they are stored in");
+    for (what, bytes) in &plain {
+        let (wanted, found) = (read(bytes), read(&halves[what]));
+        let (wanted, found) = (&wanted[0].2, &found[0].2);
+        let range = wanted.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        let pairs = wanted.iter().zip(found);
+        let off = pairs.fold(0.0_f32, |most, (wanted, found)| most.max((wanted - found).abs() / range));
+        assert!(off > 0.0 && off < ROUNDING, "{what} is off by {off:e}");
+    }
     farm.assert_ledger_is_clean().await;
 }

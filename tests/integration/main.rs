@@ -20,6 +20,7 @@ mod device_tier;
 mod devices;
 mod drain;
 mod engine;
+mod engine_commands;
 mod events;
 mod fencing;
 mod fine_tunes;

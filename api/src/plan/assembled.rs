@@ -46,7 +46,6 @@ fn taken_by(kind: JobKind) -> &'static [&'static str] {
     match kind {
         JobKind::EncodeText => &["model", "text_encoders", "loras"],
         JobKind::UnetStep => &["model", "loras"],
-        JobKind::Benchmark => &["model", "vae", "text_encoders", "loras"],
         _ => &SAID,
     }
 }

@@ -20,6 +20,7 @@ fn case(operation: &str, seconds: Vec<f64>, from: usize, ended: Ended) -> CaseMe
         operation: operation.into(),
         batch: 2,
         size: Some(ImageSize { width: 512, height: 768 }),
+        steps: None,
         first_run_seconds: 1.5,
         items_per_second: 2.0 / summary.p50,
         steady: Steady {

@@ -87,6 +87,7 @@ fn args(model: String, request: BenchmarkRequest) -> BenchmarkArgs<String> {
         baseline: request.baseline,
         bound_percent: request.bound_percent.unwrap_or(default.bound_percent),
         vae: request.vae,
+        vae_settings: request.vae_settings,
         text_encoders: request.text_encoders,
         loras: request.loras,
         pipeline: None,
@@ -210,7 +211,7 @@ pub(crate) struct CompareQuery {
 /// Compares two benchmarks
 ///
 /// A case is `regressed` when its median is slower by more than the bound and lies outside of both spreads, `improved` the
-/// same way; `differences` names what of machine and programs is not the same.
+/// same way; `differences` names what of machine, programs, and of what took part is not the same.
 #[utoipa::path(get, path = "/v1/benchmarks/compare", operation_id = "compareBenchmarks", tag = "benchmarks", params(CompareQuery),
     responses((status = 200, description = "Both side by side", body = Comparison)))]
 pub(crate) async fn compare_benchmarks(
@@ -232,7 +233,7 @@ async fn get_report(conn: &mut Session, id: &str) -> Result<BenchmarkReport, Api
 }
 
 fn side(report: &BenchmarkReport) -> Side<'_> {
-    Side { result: &report.result, fingerprint: &report.fingerprint }
+    Side { result: &report.result, fingerprint: &report.fingerprint, args: &report.args }
 }
 
 fn summary(row: &BenchmarkRow) -> BenchmarkSummary {

@@ -10,7 +10,7 @@ use shared::{
     wire::{BenchmarkReport, BenchmarkRequest, BenchmarkSummary, Comparison, JobView},
 };
 
-use super::{assembly::LoraArg, benchmark_report as report, text::age};
+use super::{assembly::LoraArg, benchmark_report as report, engine::SettingsArgs, text::age};
 use crate::{
     args::{PlaceArgs, WaitArgs},
     client::{Client, segment},
@@ -67,6 +67,18 @@ pub struct BenchmarkArgs {
     #[arg(long, value_name = "N")]
     loads: Option<u32>,
 
+    /// Runs after the first one that do not count.
+    #[arg(long, value_name = "N")]
+    warmup: Option<u32>,
+
+    /// Runs of a window: a case is stable when the medians of its last windows agree.
+    #[arg(long, value_name = "N")]
+    window: Option<u32>,
+
+    /// Windows whose medians have to agree.
+    #[arg(long, value_name = "N")]
+    windows: Option<u32>,
+
     /// Seconds of a case at most.
     #[arg(long, value_name = "SECONDS")]
     max_seconds: Option<u32>,
@@ -92,7 +104,7 @@ pub struct BenchmarkArgs {
     check: bool,
 
     /// Write a picture of it to this file.
-    #[arg(long, value_name = "FILE.svg", conflicts_with = "no_wait")]
+    #[arg(long, value_name = "FILE.svg", value_parser = svg_file, conflicts_with = "no_wait")]
     plot: Option<PathBuf>,
 
     #[command(flatten)]
@@ -104,6 +116,17 @@ pub struct BenchmarkArgs {
 
     #[command(flatten)]
     wait: WaitArgs,
+
+    // last: its heading holds for all that follow
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+/// A file for a picture: they are SVG, whatever a file is called.
+fn svg_file(text: &str) -> Result<PathBuf, String> {
+    let file = PathBuf::from(text);
+    let is_svg = file.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("svg"));
+    if is_svg { Ok(file) } else { Err("pictures are SVG: name a file that ends in `.svg`".to_owned()) }
 }
 
 /// What was measured so far.
@@ -145,7 +168,7 @@ pub struct ShowArgs {
     id: String,
 
     /// Write a picture of it to this file.
-    #[arg(long, value_name = "FILE.svg")]
+    #[arg(long, value_name = "FILE.svg", value_parser = svg_file)]
     plot: Option<PathBuf>,
 }
 
@@ -198,7 +221,9 @@ fn request(args: &BenchmarkArgs) -> BenchmarkRequest {
         max_seconds: args.max_seconds.unwrap_or(default.max_seconds),
         max_runs: args.max_runs.unwrap_or(default.max_runs),
         spread_percent: args.spread.unwrap_or(default.spread_percent),
-        ..default
+        warmup_runs: args.warmup.unwrap_or(default.warmup_runs),
+        window_runs: args.window.unwrap_or(default.window_runs),
+        windows: args.windows.unwrap_or(default.windows),
     };
     BenchmarkRequest {
         components: (!args.components.is_empty()).then(|| args.components.clone()),
@@ -211,6 +236,7 @@ fn request(args: &BenchmarkArgs) -> BenchmarkRequest {
         baseline: args.compare,
         bound_percent: args.bound,
         vae: args.vae.clone(),
+        vae_settings: args.settings.settings(),
         text_encoders: BTreeMap::new(),
         loras: args.loras.iter().map(|lora| lora.0.clone()).collect(),
         target: args.place.target().unwrap_or_default(),
@@ -301,5 +327,10 @@ mod tests {
         assert_eq!(asked.sizes, Some(vec![ImageSize { width: 64, height: 128 }]));
         assert_eq!(asked.target, Target::Device("a/cpu:0".into()));
         assert!(parse(&["--pipeline", "--component", "vae"]).is_err() && parse(&["--check"]).is_err());
+        let limits = parse(&["--warmup", "0", "--window", "2", "--windows", "4"]).unwrap().limits.unwrap();
+        assert_eq!((limits.warmup_runs, limits.window_runs, limits.windows), (0, 2, 4));
+        assert!(parse(&["--tiling", "128"]).unwrap().vae_settings.tiling.is_some());
+        assert!(parse(&["--plot", "a.SVG"]).is_ok());
+        assert!(parse(&["--plot", "a.png"]).unwrap_err().to_string().contains("pictures are SVG"));
     }
 }

@@ -35,7 +35,7 @@ pub struct EncodeArgs {
     #[arg(short, long, value_name = "PROMPT")]
     negative: Option<String>,
 
-    /// Layers that are skipped from the end; as the model says when absent.
+    /// Layers that are skipped from the end for `hidden`, beyond those that the model's family skips.
     #[arg(long, value_name = "LAYERS")]
     clip_skip: Option<u32>,
 
@@ -47,7 +47,7 @@ pub struct EncodeArgs {
     #[arg(long, value_name = "CHUNKS")]
     max_chunks: Option<u32>,
 
-    /// Only this: `last`, `penultimate`, `pooled` or `projected`; may be given several times.
+    /// Only this: `hidden`, what the model's UNet takes, `last`, `penultimate`, `pooled` or `projected`; may be given several times.
     #[arg(long = "only", value_name = "OUTPUT")]
     outputs: Vec<EncoderOutput>,
 
@@ -162,7 +162,7 @@ fn show(tokenizer: &TokenizerView, texts: &[String], output: Output) -> Result<(
         let chunks = if tokens.chunks == 1 { "1 chunk".to_owned() } else { format!("{} chunks", tokens.chunks) };
         output.heading(&format!("{}: {} tokens in {chunks}: {text}", tokenizer.name, tokens.ids.len()))?;
         let rows: Vec<usize> = (0..tokens.ids.len()).collect();
-        output.list(&rows, &["", "ID", "TOKEN", "WEIGHT"], "no tokens", |number| row(tokens, *number))?;
+        output.list(&rows, &["", "CHUNK", "ID", "TOKEN", "WEIGHT"], "no tokens", |number| row(tokens, *number))?;
     }
     tokenizer.decoded.iter().try_for_each(|text| output.line(format!("{}: {text}", tokenizer.name)))
 }
@@ -171,12 +171,28 @@ fn row(tokens: &TokensView, number: usize) -> Vec<String> {
     let id = tokens.ids.get(number).map(ToString::to_string).unwrap_or_default();
     let token = tokens.tokens.get(number).cloned().unwrap_or_default();
     let weight = tokens.weights.get(number).map(|weight| format!("{weight:.2}")).unwrap_or_default();
-    vec![number.to_string(), id, token, weight]
+    vec![number.to_string(), chunk_of(&tokens.chunk_lengths, number), id, token, weight]
+}
+
+/// The chunk, from 0, that holds this token; nothing where the lengths do not say.
+fn chunk_of(lengths: &[u32], number: usize) -> String {
+    let mut end = 0;
+    let held = lengths.iter().position(|length| {
+        end += usize::try_from(*length).unwrap_or(usize::MAX);
+        number < end
+    });
+    held.map(|chunk| chunk.to_string()).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_in_the_chunk_that_its_number_falls_into() {
+        let chunks = [0, 1, 2, 3, 5].map(|number| chunk_of(&[2, 0, 3], number));
+        assert_eq!(chunks, ["0", "0", "2", "2", ""]);
+    }
 
     #[test]
     fn ids_are_separated_by_commas_or_blanks() {

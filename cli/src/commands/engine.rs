@@ -70,7 +70,7 @@ pub(super) struct SettingsArgs {
 
 impl SettingsArgs {
     /// As a request says it.
-    pub(super) fn settings(self) -> VaeSettings {
+    pub(super) fn settings(&self) -> VaeSettings {
         VaeSettings {
             slicing: self.slicing.then_some(true),
             tiling: self.tiling.map(|tiling| tiling.0),

@@ -35,6 +35,10 @@ pub struct GenerateArgs {
     #[arg(short, long, value_name = "PROMPT", default_value = "", hide_default_value = true)]
     negative: String,
 
+    /// Take `(word:1.2)` and `[word]` in both as they are written, not as weights.
+    #[arg(long)]
+    no_weights: bool,
+
     /// Pixels; what the base was trained for when absent.
     #[arg(short = 'W', long)]
     width: Option<u32>,
@@ -123,6 +127,7 @@ pub(crate) async fn run(args: GenerateArgs, client: &Client, output: Output) -> 
             model,
             prompt: args.prompt,
             negative_prompt: args.negative,
+            weights: !args.no_weights,
             width: args.width,
             height: args.height,
             steps: args.steps,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use model_formats::validate::{Finding, Severity};
-use serde_json::Value;
+use serde_json::{Value, json};
 use shared::{
     error::{Classify, ErrorCode, chain},
     ids::{ComponentId, ModelId},
@@ -77,10 +77,12 @@ fn judged(kind: &str, report: &Value) -> Finding {
     }
     let outputs: Vec<String> = report["outputs"].as_array().into_iter().flatten().map(described).collect();
     let message = format!("{} ran: {}", text(&report["architecture"]), outputs.join("; "));
-    if report["is_finite"] == true {
-        return of(kind, Severity::Info, "forward_ran", message);
-    }
-    of(kind, Severity::Error, "forward_not_finite", message)
+    let (severity, code) = match report["is_finite"] == true {
+        true => (Severity::Info, "forward_ran"),
+        false => (Severity::Error, "forward_not_finite"),
+    };
+    let facts = Some(json!({ "architecture": report["architecture"], "outputs": report["outputs"] }));
+    Finding { facts, ..of(kind, severity, code, message) }
 }
 
 /// `sample [1, 3, 64, 64]: mean 0.013, deviation 0.41, -1.2 to 1.3`, and what of it is no number.
@@ -93,14 +95,19 @@ fn described(output: &Value) -> String {
         _ => format!(", {nan} NaN and {infinite} infinite of {}", statistics["elements"]),
     };
     format!(
-        "{} {}: mean {:.4}, deviation {:.4}, {:.4} to {:.4}{wrong}",
+        "{} {}: mean {}, deviation {}, {} to {}{wrong}",
         output["name"].as_str().unwrap_or_default(),
         output["shape"],
-        number("mean"),
-        number("std"),
-        number("min"),
-        number("max"),
+        short(number("mean")),
+        short(number("std")),
+        short(number("min")),
+        short(number("max")),
     )
+}
+
+/// Four decimals; a number that these would leave nothing of, with its power of ten.
+fn short(number: f64) -> String {
+    if number != 0.0 && number.abs() < 1e-3 { format!("{number:.3e}") } else { format!("{number:.4}") }
 }
 
 fn unsupported(kind: &str, reason: &str) -> Finding {
@@ -113,8 +120,6 @@ fn of(kind: &str, severity: Severity, code: &'static str, message: String) -> Fi
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn report(nan: u64) -> Value {
@@ -131,6 +136,9 @@ mod tests {
         assert_eq!((fine.severity, fine.code.as_str()), (Severity::Info, "forward_ran"));
         let expected = "AutoencoderKL ran: sample [1,3,8,8]: mean 0.2500, deviation 0.5000, -1.0000 to 1.0000";
         assert_eq!(fine.message, expected);
+        let facts = fine.facts.expect("figures");
+        assert_eq!(facts["outputs"][0]["statistics"]["std"], 0.5, "{facts}");
+        assert_eq!([short(0.0), short(-0.000_012_34), short(0.5)], ["0.0000", "-1.234e-5", "0.5000"]);
         let broken = judged("vae", &report(3));
         assert_eq!((broken.severity, broken.code.as_str()), (Severity::Error, "forward_not_finite"));
         assert!(broken.message.ends_with("3 NaN and 0 infinite of 192"), "{}", broken.message);

@@ -20,6 +20,8 @@ pub struct EngineMetrics {
     automatic_tilings: IntCounter,
     embedding_hits: IntCounter,
     embedding_misses: IntCounter,
+    tokenized_texts: IntCounter,
+    tokenized_tokens: IntCounter,
 }
 
 /// The manager that a run belongs to.
@@ -69,12 +71,17 @@ impl EngineMetrics {
             )?,
             embedding_hits: IntCounter::new(
                 "modelyard_embedding_cache_hits_total",
-                "Chunks of prompts whose states were kept from before.",
+                "States of chunks of prompts, of one layer each, that were kept from before.",
             )?,
             embedding_misses: IntCounter::new(
                 "modelyard_embedding_cache_misses_total",
-                "Chunks of prompts that had to be encoded.",
+                "States of chunks of prompts, of one layer each, that were not.",
             )?,
+            tokenized_texts: IntCounter::new(
+                "modelyard_tokenized_texts_total",
+                "Texts that `tokenize` jobs cut into tokens, and lists of ids that they put together, by each tokenizer.",
+            )?,
+            tokenized_tokens: IntCounter::new("modelyard_tokenized_tokens_total", "Tokens of those texts and lists.")?,
         };
         metrics.zero();
         metrics.register_all(registry)?;
@@ -99,7 +106,9 @@ impl EngineMetrics {
         registry.register(Box::new(self.peak_bytes.clone()))?;
         registry.register(Box::new(self.automatic_tilings.clone()))?;
         registry.register(Box::new(self.embedding_hits.clone()))?;
-        registry.register(Box::new(self.embedding_misses.clone()))
+        registry.register(Box::new(self.embedding_misses.clone()))?;
+        registry.register(Box::new(self.tokenized_texts.clone()))?;
+        registry.register(Box::new(self.tokenized_tokens.clone()))
     }
 
     /// A run gave a result.
@@ -108,20 +117,30 @@ impl EngineMetrics {
         self.runs.with_label_values(&[manager, "ran"]).inc();
         let duration: Histogram = self.seconds.with_label_values(&[manager]);
         duration.observe(seconds);
-        // a pipeline tells of its VAE's run apart
-        let run = facts.get("decode").unwrap_or(facts);
-        let bytes = |name: &str| run.get(name).and_then(Value::as_i64);
-        if let Some(bytes) = bytes("estimated_bytes") {
-            self.estimated_bytes.with_label_values(&[manager]).set(bytes);
+        self.took(manager, facts);
+        // a pipeline tells of each of its models apart
+        for (part, of_part) in [("encode", "encoder"), ("denoise", "unet"), ("decode", "vae")] {
+            facts.get(part).into_iter().for_each(|part| self.took(of_part, part));
         }
-        if let Some(bytes) = bytes("peak_bytes") {
-            self.peak_bytes.with_label_values(&[manager]).set(bytes);
-        }
-        let is_automatic = run.get("tiling_is_automatic").and_then(Value::as_bool);
+        let is_automatic = facts.get("decode").unwrap_or(facts).get("tiling_is_automatic").and_then(Value::as_bool);
         self.automatic_tilings.inc_by(u64::from(is_automatic.unwrap_or_default()));
         let looked = |name: &str| facts.get("embedding_cache").and_then(|cache| cache.get(name)?.as_u64()).unwrap_or(0);
         self.embedding_hits.inc_by(looked("hits"));
         self.embedding_misses.inc_by(looked("misses"));
+    }
+
+    fn took(&self, manager: &str, facts: &Value) {
+        for (name, gauge) in [("estimated_bytes", &self.estimated_bytes), ("peak_bytes", &self.peak_bytes)] {
+            if let Some(bytes) = facts.get(name).and_then(Value::as_i64) {
+                gauge.with_label_values(&[manager]).set(bytes);
+            }
+        }
+    }
+
+    /// Texts were tokenized on the host.
+    pub fn tokenized(&self, texts: u64, tokens: u64) {
+        self.tokenized_texts.inc_by(texts);
+        self.tokenized_tokens.inc_by(tokens);
     }
 
     /// A run gave none.
@@ -150,5 +169,12 @@ mod tests {
         assert_eq!((runs("ran"), runs("failed"), runs("cancelled")), (1, 0, 1));
         assert_eq!(metrics.peak_bytes.with_label_values(&["vae"]).get(), 7);
         assert_eq!(metrics.automatic_tilings.get(), 1);
+        let all = json!({
+            "estimated_bytes": 30, "peak_bytes": 20, "encode": { "estimated_bytes": 1, "peak_bytes": 2 },
+            "denoise": { "estimated_bytes": 3, "peak_bytes": null }, "decode": { "estimated_bytes": 30, "peak_bytes": 20 },
+        });
+        metrics.ran(&work, 0.5, &all);
+        let bytes = |gauge: &IntGaugeVec| ["encoder", "unet", "vae"].map(|of| gauge.with_label_values(&[of]).get());
+        assert_eq!((bytes(&metrics.estimated_bytes), bytes(&metrics.peak_bytes)), ([1, 3, 30], [2, 0, 20]));
     }
 }

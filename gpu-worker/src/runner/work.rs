@@ -78,6 +78,8 @@ pub enum Work {
         operation: Operation,
         /// How much at once.
         amount: Amount,
+        /// How a VAE runs.
+        settings: VaeSettings,
         /// With graphs compiled anew, as after a start.
         fresh: bool,
     },
@@ -112,6 +114,8 @@ pub struct GenerateWork {
     pub args: GenerateArgs<ModelId>,
     /// Bytes that the job's artifacts may have.
     pub limit_bytes: u64,
+    /// With graphs compiled anew, as after a start.
+    pub fresh: bool,
 }
 
 /// A LoRA of a stack, as people are told of it.

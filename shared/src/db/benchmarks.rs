@@ -171,23 +171,43 @@ pub async fn find(db: impl PgExecutor<'_>, id: BenchmarkId) -> Result<Option<Ben
     .await?)
 }
 
-/// The newest of a model on a device, of whole generations or of components.
+/// What a benchmark measures, for one before it to be comparable.
+#[derive(Debug, Clone, Copy)]
+pub struct Measures<'m> {
+    /// The model.
+    pub model: ModelId,
+    /// The device, `host/name`.
+    pub device: &'m str,
+    /// Kinds of components.
+    pub components: &'m [String],
+    /// Steps of whole generations; none of components.
+    pub steps: Option<u32>,
+    /// Sizes, as the job's arguments write them.
+    pub sizes: &'m [String],
+    /// Batches.
+    pub batches: &'m [i32],
+}
+
+/// The newest that measured some of this in as many steps; one that measured all of it comes before any that did not.
 ///
 /// # Errors
 /// Database errors.
-pub async fn newest(
-    db: impl PgExecutor<'_>,
-    model: ModelId,
-    device: &str,
-    pipeline: bool,
-) -> Result<Option<BenchmarkId>, DbError> {
+pub async fn newest(db: impl PgExecutor<'_>, measures: Measures<'_>) -> Result<Option<BenchmarkId>, DbError> {
+    let Measures { model, device, components, steps, sizes, batches } = measures;
     Ok(sqlx::query_scalar(
-        "select id from benchmarks where model_id = $1 and device = $2 and pipeline = $3
-         order by created_at desc, id desc limit 1",
+        "select id from benchmarks
+         where model_id = $1 and device = $2 and pipeline = ($4::bigint is not null) and components && $3
+           and (args ->> 'pipeline_steps')::bigint is not distinct from $4
+         order by (components @> $3 and args -> 'sizes' @> to_jsonb($5::text[]) and args -> 'batches' @> to_jsonb($6::int[]))
+                  desc nulls last, created_at desc, id desc
+         limit 1",
     )
     .bind(model)
     .bind(device)
-    .bind(pipeline)
+    .bind(components)
+    .bind(steps.map(i64::from))
+    .bind(sizes)
+    .bind(batches)
     .fetch_optional(db)
     .await?)
 }

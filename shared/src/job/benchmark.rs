@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use super::engine::{self, Fault, LoraUse, Role, TakingPart};
+use super::engine::{self, Fault, LoraUse, Role, TakingPart, VaeSettings};
 use crate::ids::{BenchmarkId, ModelId};
 
 /// Smallest and largest side of an image that is measured, in pixels.
@@ -58,7 +58,8 @@ impl<'de> Deserialize<'de> for ImageSize {
 /// What a result is compared with: `last`, the newest of the same model and device, or the id of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Baseline {
-    /// The newest before it of the same model and device that measured the same kind of thing.
+    /// The newest before it of the same model and device that measured the same kind of thing: of the same steps, and all of the
+    /// components, sizes and batches where there is one, else some of the components.
     Last,
     /// This one.
     Of(BenchmarkId),
@@ -159,6 +160,9 @@ pub struct BenchmarkArgs<M = ModelId> {
     /// Another model whose VAE takes the place of its own.
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     pub vae: Option<M>,
+    /// How the VAE runs.
+    #[serde(default, skip_serializing_if = "VaeSettings::is_default")]
+    pub vae_settings: VaeSettings,
     /// Other models whose text encoder takes the place of the one of this kind (`text_encoder`, `text_encoder_2`).
     #[serde(default = "BTreeMap::new", skip_serializing_if = "BTreeMap::is_empty")]
     pub text_encoders: BTreeMap<String, M>,
@@ -206,6 +210,7 @@ impl<M> BenchmarkArgs<M> {
             baseline: None,
             bound_percent: five(),
             vae: None,
+            vae_settings: VaeSettings::default(),
             text_encoders: BTreeMap::new(),
             loras: Vec::new(),
             pipeline: None,
@@ -235,6 +240,7 @@ impl<M> BenchmarkArgs<M> {
             baseline: self.baseline,
             bound_percent: self.bound_percent,
             vae: self.vae.map(&mut name).transpose()?,
+            vae_settings: self.vae_settings,
             text_encoders: engine::name_encoders(self.text_encoders, &mut name)?,
             loras: engine::name_loras(self.loras, &mut name)?,
             pipeline: self.pipeline,
@@ -271,6 +277,7 @@ impl<M> BenchmarkArgs<M> {
         within("/limits/spread_percent", limits.spread_percent, 1..=100)?;
         within("/limits/max_runs", limits.max_runs, 1..=10_000)?;
         within("/limits/max_seconds", limits.max_seconds, 1..=3600)?;
+        self.vae_settings.faults("/vae_settings").into_iter().next().map_or(Ok(()), Err)?;
         engine::stack_faults(&self.text_encoders, &self.loras).into_iter().next().map_or(Ok(()), Err)
     }
 }

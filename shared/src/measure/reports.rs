@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use super::{compare, summary::Summary, verdict};
 use crate::{
     ids::BenchmarkId,
@@ -15,6 +17,8 @@ pub struct Side<'r> {
     pub result: &'r BenchmarkResult,
     /// Machine and programs.
     pub fingerprint: &'r Fingerprint,
+    /// Arguments of its job.
+    pub args: &'r Value,
 }
 
 /// Compares two benchmarks; medians count as changed beyond `bound_percent`.
@@ -43,7 +47,7 @@ pub fn compare_reports(
         only_before: without(&old, &new),
         only_after: without(&new, &old),
         cases,
-        differences: differences(before.fingerprint, after.fingerprint),
+        differences: differences(before, after),
     }
 }
 
@@ -57,8 +61,9 @@ fn figures(result: &BenchmarkResult) -> BTreeMap<String, &Summary> {
     cases.chain(loads).collect()
 }
 
-fn differences(before: &Fingerprint, after: &Fingerprint) -> Vec<Difference> {
-    let pairs = fields(before).into_iter().zip(fields(after));
+fn differences(before: Side<'_>, after: Side<'_>) -> Vec<Difference> {
+    let fields = |side: Side<'_>| fields(side.fingerprint).into_iter().chain(parts(side.args));
+    let pairs = fields(before).zip(fields(after));
     let other = pairs.filter(|((_, before), (_, after))| before != after);
     other.map(|((field, before), (_, after))| Difference { field: field.to_owned(), before, after }).collect()
 }
@@ -78,4 +83,43 @@ fn fields(of: &Fingerprint) -> [(&'static str, String); 11] {
         ("threads", optional(&of.threads.map(|threads| threads.to_string()))),
         ("version", of.version.clone()),
     ]
+}
+
+/// What took part, by the ids that the arguments name; the order of a stack makes no difference.
+fn parts(args: &Value) -> [(&'static str, String); 5] {
+    ["model", "vae", "vae_settings", "text_encoders", "loras"].map(|field| {
+        let text = match args.get(field) {
+            None | Some(Value::Null) => "none".to_owned(),
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Array(all)) => {
+                let mut all: Vec<String> = all.iter().map(Value::to_string).collect();
+                all.sort();
+                all.join(", ")
+            }
+            Some(other) => other.to_string(),
+        };
+        (field, text)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_took_part_is_told_where_it_differs() {
+        let (result, fingerprint) = (BenchmarkResult::default(), Fingerprint::default());
+        let differ = |before: Value, after: Value| -> Vec<String> {
+            let side = |args| Side { result: &result, fingerprint: &fingerprint, args };
+            let compared = compare_reports((BenchmarkId::generate(), side(&before)), (None, side(&after)), 5);
+            compared.differences.into_iter().map(|one| format!("{}: {} {}", one.field, one.before, one.after)).collect()
+        };
+        assert_eq!(differ(json!({ "model": "a" }), json!({ "model": "a", "vae": "b" })), ["vae: none b"]);
+        let stack = |one, other| json!({ "loras": [{ "model": one }, { "model": other }] });
+        assert!(differ(stack("a", "b"), stack("b", "a")).is_empty());
+        let other = differ(stack("a", "b"), json!({ "loras": [{ "model": "a" }] }));
+        assert_eq!(other, [r#"loras: {"model":"a"}, {"model":"b"} {"model":"a"}"#]);
+    }
 }

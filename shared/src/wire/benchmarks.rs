@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{BenchmarkId, JobId, ModelId},
-    job::{Baseline, BenchmarkLimits, ImageSize, Target, engine::LoraUse},
+    job::{
+        Baseline, BenchmarkLimits, ImageSize, Target,
+        engine::{LoraUse, VaeSettings},
+    },
     measure::{Compared, Summary, Verdict},
 };
 
@@ -46,6 +49,9 @@ pub struct BenchmarkRequest {
     /// Another model whose VAE takes the place of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vae: Option<String>,
+    /// How the VAE runs.
+    #[serde(skip_serializing_if = "VaeSettings::is_default")]
+    pub vae_settings: VaeSettings,
     /// Other models whose text encoder takes the place of the one of this kind (`text_encoder`, `text_encoder_2`).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub text_encoders: BTreeMap<String, String>,
@@ -159,13 +165,16 @@ pub struct CaseMeasure {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "512x768")]
     pub size: Option<ImageSize>,
+    /// Steps of a whole generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u32>,
     /// Seconds of the first run, with everything that is done once.
     pub first_run_seconds: f64,
     /// The runs that count.
     pub steady: Steady,
     /// Items in a second at the median.
     pub items_per_second: f64,
-    /// Memory that runs took beyond the weights, as measured.
+    /// Memory that runs took beyond the weights, as measured; of a generation, the most that one of its models took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_bytes: Option<u64>,
     /// The same as estimated before the first run.
@@ -203,10 +212,10 @@ pub struct ComparedCase {
     pub compared: Compared,
 }
 
-/// A difference of two fingerprints.
+/// A difference of two benchmarks: of their machines and programs, or of what took part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Difference {
-    /// Field of the fingerprint.
+    /// Field of the fingerprint, or of the arguments: `model`, `vae`, `vae_settings`, `text_encoders`, `loras`.
     pub field: String,
     /// There.
     pub before: String,
@@ -232,7 +241,7 @@ pub struct Comparison {
     pub only_before: Vec<String>,
     /// What only the later one measured.
     pub only_after: Vec<String>,
-    /// How their machines and programs differ: the figures may differ because of it.
+    /// How their machines, programs and models differ: the figures may differ because of it.
     pub differences: Vec<Difference>,
 }
 
@@ -283,11 +292,25 @@ pub struct BenchmarkReport {
     pub comparison: Option<Comparison>,
 }
 
+/// `vae_decode 512x512 ×2 (vae)`, `generate 512x512 ×1 in 4 steps (pipeline)`: the same of two benchmarks is compared.
+pub fn case_label(
+    operation: &str,
+    (batch, size, steps): (u32, Option<ImageSize>, Option<u32>),
+    component: &str,
+) -> String {
+    let size = size.map(|size| format!(" {size}")).unwrap_or_default();
+    let steps = match steps {
+        None => String::new(),
+        Some(1) => " in 1 step".to_owned(),
+        Some(steps) => format!(" in {steps} steps"),
+    };
+    format!("{operation}{size} ×{batch}{steps} ({component})")
+}
+
 impl CaseMeasure {
-    /// `vae_decode 512x512 ×2 (vae)`: the same of two benchmarks is compared.
+    /// As [`case_label`] has it.
     pub fn label(&self) -> String {
-        let size = self.size.map(|size| format!(" {size}")).unwrap_or_default();
-        format!("{}{size} ×{} ({})", self.operation, self.batch, self.component)
+        case_label(&self.operation, (self.batch, self.size, self.steps), &self.component)
     }
 }
 

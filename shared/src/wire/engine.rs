@@ -87,6 +87,9 @@ pub struct TokensView {
     /// The weight of each; empty when weights are not read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub weights: Vec<f32>,
-    /// Chunks of 75 that an encoder is given, at least one.
+    /// Chunks that an encoder is given, at least one.
     pub chunks: u32,
+    /// Tokens of each chunk, 75 at most: where it is cut, and where `BREAK` begins another as weights are read.
+    #[serde(default)]
+    pub chunk_lengths: Vec<u32>,
 }

@@ -18,7 +18,7 @@ mod validations;
 
 pub use benchmarks::{
     BenchmarkReport, BenchmarkRequest, BenchmarkResult, BenchmarkSummary, CaseMeasure, ComparedCase, Comparison,
-    Difference, Ended, Fingerprint, LoadMeasure, Series, Skipped, Steady,
+    Difference, Ended, Fingerprint, LoadMeasure, Series, Skipped, Steady, case_label,
 };
 pub use blobs::{ArtifactView, UploadView};
 pub use cache::{CacheHost, CacheView, CachedComponent, CachedCopy, EvictionCandidate, EvictionView};

@@ -90,6 +90,11 @@ pub struct FindingView {
     pub found: Option<String>,
     /// One sentence.
     pub message: String,
+    /// The figures of it, where it has some: of `forward_ran` and `forward_not_finite` the outputs of the run, each with `name`, `shape`
+    /// and `statistics` (`elements`, `nan`, `infinite`, `min`, `max`, `mean`, `std` of the finite ones).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub facts: Option<serde_json::Value>,
 }
 
 /// What the numbers of one tensor are like. Moments and range are those of its finite elements, absent where there is none.

@@ -20,18 +20,23 @@ pub(crate) struct Wanted {
 /// Model, storage, component, operation, batch, pixels of a side.
 type Line = (&'static str, &'static str, &'static str, Operation, usize, usize);
 
-const CASES: [Line; 11] = [
+const CASES: [Line; 16] = [
     ("sd15", "fp32", "text_encoder", Operation::EncodeText, 2, 512),
     ("sd15", "fp16", "text_encoder", Operation::EncodeText, 2, 512),
+    ("sdxl", "fp16", "text_encoder", Operation::EncodeText, 2, 512),
     ("sdxl", "fp16", "text_encoder_2", Operation::EncodeText, 2, 512),
+    ("sdxl", "fp32", "text_encoder", Operation::EncodeText, 2, 512),
+    ("sdxl", "fp32", "text_encoder_2", Operation::EncodeText, 2, 512),
     ("sd15", "fp32", "vae", Operation::VaeDecode, 1, 512),
     ("sdxl", "fp16", "vae", Operation::VaeDecode, 1, 512),
+    ("sdxl", "fp32", "vae", Operation::VaeDecode, 1, 512),
     ("sdxl", "fp16", "vae", Operation::VaeDecode, 1, 1024),
     ("sd15", "fp32", "unet", Operation::UnetStep, 1, 512),
     ("sd15", "fp32", "unet", Operation::UnetStep, 2, 512),
     ("sd15", "fp16", "unet", Operation::UnetStep, 1, 512),
     ("sd15", "fp16", "unet", Operation::UnetStep, 2, 512),
     ("sdxl", "fp16", "unet", Operation::UnetStep, 1, 512),
+    ("sdxl", "fp32", "unet", Operation::UnetStep, 1, 512),
 ];
 /// Pixels of a side where only whether it runs is looked at.
 const SMALL: usize = 64;

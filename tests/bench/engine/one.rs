@@ -6,6 +6,7 @@ use engine::{
     Control, Runtime, RuntimeOptions,
     forward::Component,
     measure::{self, Amount, Operation},
+    models::vae::VaeSettings,
 };
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +75,8 @@ pub(crate) fn once(runtime: &Arc<Runtime>, loaded: &weights::Loaded, case: &Case
     let component =
         Component { kind: case.kind, base: Some(&loaded.base), config: loaded.config.as_ref(), graph: None };
     let work = (case.operation, case.amount);
-    let measured = measure::once(runtime, &component, loaded.weights.clone(), work, None, &Control::default())?;
+    let model = (loaded.weights.clone(), VaeSettings::default());
+    let measured = measure::once(runtime, &component, model, work, None, &Control::default())?;
     Ok(measured.seconds)
 }
 

@@ -38,22 +38,30 @@ pub struct ChunkStates {
     pub hidden: Vec<f32>,
     /// Width of a state.
     pub width: usize,
-    /// The pooled state: projected, where the encoder has a projection.
+    /// The last state at the end of the text.
     pub pooled: Vec<f32>,
+    /// The pooled state projected, where the encoder has a projection.
+    pub projected: Option<Vec<f32>>,
 }
 
 impl ChunkStates {
     fn bytes(&self) -> usize {
-        (self.hidden.len() + self.pooled.len()) * size_of::<f32>()
+        let projected = self.projected.as_ref().map_or(0, Vec::len);
+        (self.hidden.len() + self.pooled.len() + projected) * size_of::<f32>()
+    }
+
+    /// What a UNet is given as the pooled state: the projected one, where there is a projection.
+    pub(super) fn conditioning(&self) -> &[f32] {
+        self.projected.as_deref().unwrap_or(&self.pooled)
     }
 }
 
 /// How a cache did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CacheFigures {
-    /// Chunks that were there.
+    /// States of a chunk that were there.
     pub hits: u64,
-    /// Chunks that were not.
+    /// States of a chunk that were not.
     pub misses: u64,
     /// Chunks that had to go.
     pub evictions: u64,
@@ -165,7 +173,7 @@ mod tests {
     }
 
     fn states(values: usize) -> Arc<ChunkStates> {
-        Arc::new(ChunkStates { hidden: vec![0.5; values], width: 1, pooled: vec![] })
+        Arc::new(ChunkStates { hidden: vec![0.5; values], width: 1, pooled: vec![], projected: None })
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{
     GenerateError,
-    cache::{ChunkStates, EmbeddingCache, EmbeddingKey},
+    cache::ChunkStates,
+    chunk::{Keeping, chunk_states},
 };
 use crate::{
     error::EngineError,
@@ -12,7 +13,7 @@ use crate::{
     prompt::{self, PromptSyntax},
     runtime::Control,
     tensor::Tensor,
-    tokenize::{Chunk, ClipTokenizer},
+    tokenize::ClipTokenizer,
 };
 
 /// A text encoder with the tokenizer that makes its ids.
@@ -33,10 +34,8 @@ pub struct PromptOptions<'m> {
     pub base: &'m str,
     /// How the text is read.
     pub syntax: PromptSyntax,
-    /// Where states are kept.
-    pub cache: Option<&'m EmbeddingCache>,
-    /// What an encoder's run may take beside the weights.
-    pub memory_bytes: Option<u64>,
+    /// Where states are kept, and what making them may take.
+    pub keeping: Keeping<'m>,
 }
 
 /// A text to encode.
@@ -85,62 +84,24 @@ pub fn encode_prompts(
     fits: &dyn Fn(usize) -> Result<(), EngineError>,
     control: &Control,
 ) -> Result<Vec<TextCondition>, GenerateError> {
-    let mut cut = Vec::new();
-    for encoder in encoders {
-        let chunks = prompts.iter().map(|one| prompt::chunks(encoder.tokenizer, one.text, options.syntax));
-        cut.push(chunks.collect::<Result<Vec<Vec<Chunk>>, _>>()?);
-    }
-    // the tokenizers of a pair may cut one text differently
-    let count = cut.iter().flatten().map(Vec::len).max().unwrap_or(0);
+    let texts: Vec<&str> = prompts.iter().map(|one| one.text).collect();
+    let (cut, count) = prompt::cut(encoders.iter().map(|encoder| encoder.tokenizer), &texts, options.syntax)?;
     let positions = encoders.iter().map(|encoder| encoder.encoder.config().positions).max().unwrap_or(0);
     fits(count.saturating_mul(positions))?;
-    for (encoder, prompts) in encoders.iter().zip(&mut cut) {
-        prompts.iter_mut().for_each(|chunks| chunks.resize_with(count, || encoder.tokenizer.empty_chunk()));
-    }
     let mut conditions = Vec::new();
     for (number, prompt) in prompts.iter().enumerate() {
         let layer = EncodeOptions::for_base(Some(options.base), prompt.clip_skip);
         let mut parts = Vec::new();
         for (encoder, prompts) in encoders.iter().zip(&cut) {
-            let chunks = prompts.get(number).into_iter().flatten();
-            let states = chunks.map(|chunk| states(encoder, chunk, layer, options, control));
-            parts.push(states.collect::<Result<Vec<_>, _>>()?);
+            let mut states = Vec::new();
+            for chunk in prompts.get(number).into_iter().flatten() {
+                states.extend(chunk_states(encoder, chunk, &[layer], &options.keeping, control)?);
+            }
+            parts.push(states);
         }
         conditions.push(joined(&parts, count)?);
     }
     Ok(conditions)
-}
-
-/// The states of one chunk, weighed; from the cache where they are.
-fn states(
-    encoder: &PromptEncoder<'_>,
-    chunk: &Chunk,
-    layer: EncodeOptions,
-    options: &PromptOptions<'_>,
-    control: &Control,
-) -> Result<Arc<ChunkStates>, GenerateError> {
-    let key = encoder.digest.zip(options.cache).map(|(digest, cache)| {
-        let weights = chunk.weights.iter().map(|weight| weight.to_bits()).collect();
-        let (digest, identity) = (digest.to_owned(), encoder.encoder.identity());
-        (cache, EmbeddingKey { digest, encoder: identity, options: layer, ids: chunk.ids.clone(), weights })
-    });
-    if let Some(found) = key.as_ref().and_then(|(cache, key)| cache.find(key)) {
-        return Ok(found);
-    }
-    let needed_bytes = encoder.encoder.estimate(1);
-    if let Some(available_bytes) = options.memory_bytes.filter(|bytes| needed_bytes > *bytes) {
-        return Err(EngineError::OutOfMemory { needed_bytes, available_bytes }.into());
-    }
-    let encoded = encoder.encoder.encode(std::slice::from_ref(&chunk.ids), layer, control)?;
-    let pooled = encoded.projected.unwrap_or(encoded.pooled);
-    let mut hidden = super::denoise::values(&encoded.hidden)?.to_vec();
-    prompt::apply_weights(&mut hidden, &chunk.weights);
-    let width = hidden.len() / chunk.ids.len().max(1);
-    let states = Arc::new(ChunkStates { hidden, width, pooled: super::denoise::values(&pooled)?.to_vec() });
-    if let Some((cache, key)) = key {
-        cache.insert(key, Arc::clone(&states));
-    }
-    Ok(states)
 }
 
 /// Encoders beside each other, chunks behind each other.
@@ -168,7 +129,8 @@ fn joined(parts: &[Vec<Arc<ChunkStates>>], chunks: usize) -> Result<TextConditio
             }
         }
     }
-    let pooled = Tensor::f32(&[1, last.pooled.len()], last.pooled.clone())?;
+    let pooled = last.conditioning();
+    let pooled = Tensor::f32(&[1, pooled.len()], pooled.to_vec())?;
     Ok(TextCondition { states: Tensor::f32(&[1, chunks * tokens, width], values)?, pooled, chunks })
 }
 
@@ -210,7 +172,7 @@ mod tests {
 
     fn chunk(width: usize, from: f32) -> Arc<ChunkStates> {
         let hidden = (0..2 * width).map(|at| from + at as f32).collect();
-        Arc::new(ChunkStates { hidden, width, pooled: vec![from] })
+        Arc::new(ChunkStates { hidden, width, pooled: vec![from], projected: None })
     }
 
     #[test]
@@ -222,7 +184,7 @@ mod tests {
         assert_eq!(condition.states.as_f32(), Some(&wanted[..]));
         assert_eq!(condition.pooled.as_f32(), Some(&[100.0][..]));
         assert!(joined(&[], 0).is_err());
-        let short = Arc::new(ChunkStates { hidden: vec![0.0], width: 1, pooled: vec![] });
+        let short = Arc::new(ChunkStates { hidden: vec![0.0], width: 1, pooled: vec![], projected: None });
         assert!(joined(&[vec![chunk(1, 0.0)], vec![short]], 1).is_err());
     }
 

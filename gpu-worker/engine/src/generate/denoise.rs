@@ -139,7 +139,7 @@ mod tests {
                 stop.cancel();
             }
         };
-        let control = Control { cancel, progress: Some(Arc::new(progress)), reserve: None };
+        let control = Control { cancel, progress: Some(Arc::new(progress)), ..Control::default() };
         assert!(matches!(run(&[1], 5, &control), Err(GenerateError::Engine(EngineError::Cancelled))));
         assert_eq!(*seen.lock().unwrap(), [(1, 5), (2, 5)]);
     }

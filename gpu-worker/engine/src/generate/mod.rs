@@ -2,6 +2,7 @@
 //! it starts; nothing here loads, waits or knows jobs.
 
 mod cache;
+mod chunk;
 mod conditions;
 mod denoise;
 mod error;
@@ -13,6 +14,7 @@ mod widths;
 
 pub use self::{
     cache::{CacheFigures, ChunkStates, EmbeddingCache, EmbeddingKey},
+    chunk::{Keeping, chunk_states},
     conditions::{Prompt, PromptEncoder, PromptOptions, TextCondition, encode_prompts},
     error::GenerateError,
     pipeline::{Generated, Pipeline},

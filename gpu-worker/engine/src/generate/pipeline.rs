@@ -3,6 +3,7 @@
 use super::{
     GenerateError, Request,
     cache::EmbeddingCache,
+    chunk::Keeping,
     conditions::{Prompt, PromptEncoder, PromptOptions, encode_prompts},
     denoise::{Seeds, Step, denoise},
     predict::Predictor,
@@ -173,7 +174,8 @@ impl Pipeline<'_> {
         memory_bytes: Option<u64>,
         control: &Control,
     ) -> Result<(usize, Predictor<'_>), GenerateError> {
-        let options = PromptOptions { base: self.base, syntax: request.syntax, cache: self.cache, memory_bytes };
+        let keeping = Keeping { cache: self.cache, memory_bytes };
+        let options = PromptOptions { base: self.base, syntax: request.syntax, keeping };
         let zeros = self.zero_empty_negative && request.negative_prompt.is_empty();
         let is_guided = request.is_guided();
         let negative_skip = if request.skip_negative { request.clip_skip } else { 0 };

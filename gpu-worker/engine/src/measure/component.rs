@@ -21,13 +21,13 @@ const SCALE: usize = 8;
 pub(super) fn vae_decode(
     runtime: &Arc<Runtime>,
     component: &Component<'_>,
-    weights: Weights,
+    model: (Weights, VaeSettings),
     amount: Amount,
     bound_bytes: Option<u64>,
     control: &Control,
 ) -> Result<Measured, EngineError> {
     let begun = Instant::now();
-    let model = open_vae(runtime, component, weights)?;
+    let model = open_vae(runtime, component, model)?;
     let opening = begun.elapsed();
     let architecture = model.architecture();
     let (channels, scale) = (architecture.latent_channels(), architecture.scale().max(1));
@@ -41,13 +41,13 @@ pub(super) fn vae_decode(
 pub(super) fn vae_encode(
     runtime: &Arc<Runtime>,
     component: &Component<'_>,
-    weights: Weights,
+    model: (Weights, VaeSettings),
     amount: Amount,
     bound_bytes: Option<u64>,
     control: &Control,
 ) -> Result<Measured, EngineError> {
     let begun = Instant::now();
-    let model = open_vae(runtime, component, weights)?;
+    let model = open_vae(runtime, component, model)?;
     let opening = begun.elapsed();
     let image = made("image", &[amount.batch, model.architecture().in_channels(), amount.height, amount.width])?;
     let values = image.as_f32().unwrap_or_default().iter().map(|value| value.clamp(-1.0, 1.0)).collect();
@@ -58,9 +58,13 @@ pub(super) fn vae_encode(
     Ok(Measured { seconds, peak_bytes: done.peak_bytes, estimated_bytes: Some(done.plan.estimated_bytes) })
 }
 
-fn open_vae(runtime: &Arc<Runtime>, component: &Component<'_>, weights: Weights) -> Result<Vae, EngineError> {
+fn open_vae(
+    runtime: &Arc<Runtime>,
+    component: &Component<'_>,
+    (weights, settings): (Weights, VaeSettings),
+) -> Result<Vae, EngineError> {
     // a VAE of unknown family runs as well as another: only what its latents are worth to a UNet is not known
-    Ok(Vae::open(runtime, component, weights, VaeSettings::default())?.or_unscaled())
+    Ok(Vae::open(runtime, component, weights, settings)?.or_unscaled())
 }
 
 pub(super) fn encode_text(

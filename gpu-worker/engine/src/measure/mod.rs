@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::EngineError,
     forward::Component,
+    models::vae::VaeSettings,
     runtime::{Control, Runtime},
     weights::Weights,
 };
@@ -85,21 +86,25 @@ pub struct Measured {
     pub estimated_bytes: Option<u64>,
 }
 
-/// Runs a component once.
+/// Runs a component once; a VAE as its settings say.
 ///
 /// # Errors
 /// As the component's own run; [`EngineError::OutOfMemory`] when the estimate is above `bound_bytes` and nothing can be cut.
 pub fn once(
     runtime: &Arc<Runtime>,
     component: &Component<'_>,
-    weights: Weights,
+    (weights, settings): (Weights, VaeSettings),
     (operation, amount): (Operation, Amount),
     bound_bytes: Option<u64>,
     control: &Control,
 ) -> Result<Measured, EngineError> {
     match operation {
-        Operation::VaeDecode => component::vae_decode(runtime, component, weights, amount, bound_bytes, control),
-        Operation::VaeEncode => component::vae_encode(runtime, component, weights, amount, bound_bytes, control),
+        Operation::VaeDecode => {
+            component::vae_decode(runtime, component, (weights, settings), amount, bound_bytes, control)
+        }
+        Operation::VaeEncode => {
+            component::vae_encode(runtime, component, (weights, settings), amount, bound_bytes, control)
+        }
         Operation::EncodeText => component::encode_text(runtime, component, weights, amount, bound_bytes, control),
         Operation::UnetStep => component::unet_step(runtime, component, weights, amount, bound_bytes, control),
     }

@@ -6,7 +6,7 @@ use super::users;
 use crate::{
     error::EngineError,
     graph::{Emitted, Provider, fixed},
-    runtime::{Control, Outcome, Runtime},
+    runtime::{Control, Outcome, Part, Runtime, Took},
     tensor::{ElementType, Tensor},
     weights::{TensorFacts, Weights},
 };
@@ -15,6 +15,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Bound {
     runtime: Arc<Runtime>,
+    part: Part,
     emitted: Emitted,
     weights: Weights,
 }
@@ -24,9 +25,14 @@ impl Bound {
     ///
     /// # Errors
     /// What ONNX Runtime refuses.
-    pub(super) fn new(runtime: &Arc<Runtime>, emitted: Emitted, weights: Weights) -> Result<Self, EngineError> {
+    pub(super) fn new(
+        runtime: &Arc<Runtime>,
+        part: Part,
+        emitted: Emitted,
+        weights: Weights,
+    ) -> Result<Self, EngineError> {
         runtime.session(&emitted)?;
-        Ok(Self { runtime: Arc::clone(runtime), emitted, weights })
+        Ok(Self { runtime: Arc::clone(runtime), part, emitted, weights })
     }
 
     pub(super) fn emitted(&self) -> &Emitted {
@@ -58,7 +64,7 @@ impl Bound {
         largest_bytes: u64,
         control: &Control,
     ) -> Result<Outcome, EngineError> {
-        run_learning(&self.runtime, &self.emitted, &self.weights, inputs, largest_bytes, control)
+        run_learning(&self.runtime, (self.part, &self.emitted), &self.weights, inputs, largest_bytes, control)
     }
 }
 
@@ -68,16 +74,18 @@ impl Bound {
 /// As those of a session and of its run.
 pub(super) fn run_learning(
     runtime: &Runtime,
-    emitted: &Emitted,
+    (part, emitted): (Part, &Emitted),
     weights: &Weights,
     inputs: &[(&str, &Tensor)],
     largest_bytes: u64,
     control: &Control,
 ) -> Result<Outcome, EngineError> {
     let session = runtime.session(emitted)?;
-    control.reserve(runtime.memory_factor(emitted).bytes(largest_bytes))?;
+    let estimated_bytes = runtime.memory_factor(emitted).bytes(largest_bytes);
+    control.reserve(estimated_bytes)?;
     let outcome = users::adapted(emitted, inputs, |inputs| session.run_measured(weights, inputs, control))?;
     runtime.learn_memory(emitted, &session, largest_bytes, outcome.peak_bytes);
+    control.took(Took { part, estimated_bytes, peak_bytes: outcome.peak_bytes });
     Ok(outcome)
 }
 

@@ -11,7 +11,7 @@ use crate::{
     error::EngineError,
     forward::Component,
     graph::UserGraph,
-    runtime::{Control, Outcome, Runtime},
+    runtime::{Control, Outcome, Part, Runtime},
     statistics::check_finite,
     tensor::Tensor,
     weights::Weights,
@@ -27,6 +27,11 @@ pub struct EncodeOptions {
 }
 
 impl EncodeOptions {
+    /// The last layer's states under the final norm.
+    pub const LAST: Self = Self { skip: 0, is_normed: true };
+    /// The states before the last layer, as they are: `hidden_states[-2]` of transformers.
+    pub const PENULTIMATE: Self = Self { skip: 1, is_normed: false };
+
     /// What diffusers' pipelines of a family take: SDXL, its refiner and SD3 the penultimate states as they are, all others
     /// the last ones under the final norm. `clip_skip` leaves out so many layers more.
     #[must_use]
@@ -84,7 +89,7 @@ impl TextEncoder {
     ) -> Result<Self, EngineError> {
         let outputs = Outputs::of(graph)?;
         let config = text::config(graph, &outputs, component.config)?;
-        let bound = Bound::new(runtime, graph.emitted().clone(), weights)?;
+        let bound = Bound::new(runtime, Part::TextEncoder, graph.emitted().clone(), weights)?;
         Ok(Self { config, bound, outputs: Some(outputs) })
     }
 
@@ -96,12 +101,21 @@ impl TextEncoder {
         let provider = runtime.options().provider;
         let compute = compute_type(provider, &weights.facts(), false);
         let emitted = config.emit(provider, compute, &weights)?;
-        Ok(Self { config, bound: Bound::new(runtime, emitted, weights)?, outputs: None })
+        Ok(Self { config, bound: Bound::new(runtime, Part::TextEncoder, emitted, weights)?, outputs: None })
     }
 
     /// Its config.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Whether it has states of this layer: a user's graph may give those of some only.
+    #[must_use]
+    pub fn gives(&self, options: EncodeOptions) -> bool {
+        match &self.outputs {
+            Some(named) => named.hidden(options, self.config.layers).is_ok(),
+            None => self.layer(options).is_ok(),
+        }
     }
 
     /// What states depend on beside the weights: the graph that the config gives, and where a text ends.

@@ -12,7 +12,7 @@ use crate::{
     error::EngineError,
     forward::Component,
     graph::UserGraph,
-    runtime::{Control, Outcome, Runtime},
+    runtime::{Control, Outcome, Part, Runtime},
     statistics::check_finite,
     tensor::Tensor,
     weights::Weights,
@@ -77,7 +77,7 @@ impl Unet {
     ) -> Result<Self, EngineError> {
         let output = users::unet::output(graph)?;
         let config = users::unet::config(graph, output, component.config)?;
-        let bound = Bound::new(runtime, graph.emitted().clone(), weights)?;
+        let bound = Bound::new(runtime, Part::Unet, graph.emitted().clone(), weights)?;
         Ok(Self { config, bound, output })
     }
 
@@ -89,7 +89,7 @@ impl Unet {
         let provider = runtime.options().provider;
         let compute = compute_type(provider, &weights.facts(), config.upcast_attention);
         let emitted = config.emit(provider, compute, &weights)?;
-        Ok(Self { config, bound: Bound::new(runtime, emitted, weights)?, output: 0 })
+        Ok(Self { config, bound: Bound::new(runtime, Part::Unet, emitted, weights)?, output: 0 })
     }
 
     /// Its config.

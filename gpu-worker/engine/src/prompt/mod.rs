@@ -114,10 +114,24 @@ fn few(chunks: Vec<Chunk>) -> Result<Vec<Chunk>, PromptError> {
     if chunks.len() > limit { Err(PromptError::TooManyChunks { chunks: chunks.len(), limit }) } else { Ok(chunks) }
 }
 
-/// Makes both prompts equally long by chunks of an empty prompt: guidance compares states of one length.
-pub fn level(tokenizer: &ClipTokenizer, prompts: &mut [&mut Vec<Chunk>]) {
-    let longest = prompts.iter().map(|chunks| chunks.len()).max().unwrap_or(0);
-    for chunks in prompts {
-        chunks.resize_with(longest, || tokenizer.empty_chunk());
+/// The chunks of each text by each tokenizer, all of them equally many, and how many: shorter ones are filled up with chunks of an
+/// empty prompt, since guidance compares states of one length, and the encoders of a pair may cut one text differently.
+///
+/// # Errors
+/// As [`chunks`].
+pub fn cut<'t>(
+    tokenizers: impl IntoIterator<Item = &'t ClipTokenizer>,
+    texts: &[&str],
+    syntax: PromptSyntax,
+) -> Result<(Vec<Vec<Vec<Chunk>>>, usize), PromptError> {
+    let mut cut = Vec::new();
+    for tokenizer in tokenizers {
+        let rows = texts.iter().map(|text| chunks(tokenizer, text, syntax)).collect::<Result<Vec<_>, _>>()?;
+        cut.push((tokenizer, rows));
     }
+    let longest = cut.iter().flat_map(|(_, rows)| rows).map(Vec::len).max().unwrap_or(0);
+    for (tokenizer, rows) in &mut cut {
+        rows.iter_mut().for_each(|chunks| chunks.resize_with(longest, || tokenizer.empty_chunk()));
+    }
+    Ok((cut.into_iter().map(|(_, rows)| rows).collect(), longest))
 }

@@ -59,16 +59,29 @@ fn what_no_model_can_use_is_refused() {
     assert!(matches!(parse(&format!("(x:{})", "9".repeat(60))), Err(PromptError::Weight { .. })));
 }
 
+/// SDXL's second tokenizer pads with `!`, which it therefore reads as a token each time; the first one has words of many.
+#[test]
+fn the_encoders_of_a_pair_get_equally_many_chunks() {
+    let first = ClipTokenizer::shipped(&TokenizerSettings::default()).unwrap();
+    let pads = TokenizerSettings { pad: Some("!".to_owned()), ..TokenizerSettings::default() };
+    let second = ClipTokenizer::shipped(&pads).unwrap();
+    let text = "!".repeat(80);
+    let own = [&first, &second].map(|one| chunks(one, &text, PromptSyntax::Plain).unwrap().len());
+    assert_eq!(own, [1, 2]);
+    let (rows, longest) = cut([&first, &second], &[&text], PromptSyntax::Plain).unwrap();
+    assert_eq!((longest, rows[0][0].len(), rows[1][0].len()), (2, 2, 2));
+    assert_eq!(rows[0][0][1], first.empty_chunk());
+}
+
 #[test]
 fn chunks_carry_weights_and_are_levelled() {
     let tokenizer = ClipTokenizer::shipped(&TokenizerSettings::default()).unwrap();
-    let mut one = chunks(&tokenizer, "a (cat:1.5) BREAK dog", PromptSyntax::Weighted).unwrap();
+    let one = chunks(&tokenizer, "a (cat:1.5) BREAK dog", PromptSyntax::Weighted).unwrap();
     assert_eq!(one.len(), 2);
     assert_eq!((&one[0].ids[..4], &one[0].weights[..4]), (&[49406, 320, 2368, 49407][..], &[1.0, 1.0, 1.5, 1.0][..]));
     assert!(one[0].is_weighted() && !one[1].is_weighted());
-    let mut other = chunks(&tokenizer, "", PromptSyntax::Weighted).unwrap();
-    level(&tokenizer, &mut [&mut one, &mut other]);
-    assert_eq!((other.len(), other[1].end), (2, 1));
+    let (rows, longest) = cut([&tokenizer], &["a (cat:1.5) BREAK dog", ""], PromptSyntax::Weighted).unwrap();
+    assert_eq!((longest, &rows[0][0], rows[0][1].len(), rows[0][1][1].end), (2, &one, 2, 1));
     let plain = chunks(&tokenizer, "a (cat:1.5)", PromptSyntax::Plain).unwrap();
     assert_eq!(plain, [tokenizer.encode_padded("a (cat:1.5)").unwrap()]);
     let long = "x ".repeat(crate::tokenize::PROMPT_LIMIT_BYTES);

@@ -88,6 +88,31 @@ pub type Progress = Arc<dyn Fn(usize, usize) + Send + Sync>;
 /// Asked for so many bytes beside the weights before a graph runs, as estimated; sets them aside or refuses.
 pub type Reserve = Arc<dyn Fn(u64) -> Result<(), EngineError> + Send + Sync>;
 
+/// What kind of model a graph belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// Makes states of prompts.
+    TextEncoder,
+    /// Predicts noise.
+    Unet,
+    /// Makes images of latents, or latents of images.
+    Vae,
+}
+
+/// What memory one run of a graph took beside the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Took {
+    /// Whose graph it is.
+    pub part: Part,
+    /// Bytes that were expected before it.
+    pub estimated_bytes: u64,
+    /// Bytes that were measured after it; none where an earlier run of the same session took as much, or the library does not count.
+    pub peak_bytes: Option<u64>,
+}
+
+/// Told what each run of a graph took.
+pub type Note = Arc<dyn Fn(Took) + Send + Sync>;
+
 /// How a run is watched, stopped, and given memory.
 #[derive(Clone, Default)]
 pub struct Control {
@@ -97,6 +122,8 @@ pub struct Control {
     pub progress: Option<Progress>,
     /// Sets aside what it takes; without it nobody is asked.
     pub reserve: Option<Reserve>,
+    /// Hears what each run of a graph took.
+    pub note: Option<Note>,
 }
 
 impl Control {
@@ -106,6 +133,13 @@ impl Control {
     /// [`EngineError::OutOfMemory`] when it is not there.
     pub fn reserve(&self, bytes: u64) -> Result<(), EngineError> {
         self.reserve.as_ref().map_or(Ok(()), |reserve| reserve(bytes))
+    }
+
+    /// Says what a run of a graph took.
+    pub(crate) fn took(&self, took: Took) {
+        if let Some(note) = &self.note {
+            note(took);
+        }
     }
 
     /// Says how far the work is.

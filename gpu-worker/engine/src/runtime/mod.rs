@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-pub use control::{Cancel, Control, Progress, Reserve};
+pub use control::{Cancel, Control, Note, Part, Progress, Reserve, Took};
 pub use estimate::{Estimator, Factor, Learned};
 pub use session::{Outcome, Session};
 

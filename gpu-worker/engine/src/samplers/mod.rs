@@ -54,6 +54,13 @@ impl SamplerKind {
         }
     }
 
+    /// Whether its noise levels are those of Karras et al.: as a request says, and without a word there as the config does.
+    #[must_use]
+    pub fn is_karras(self, config: &SchedulerConfig, asked: Option<bool>) -> bool {
+        // a config's wish is of no concern to a sampler that cannot follow it; a request's is
+        asked.unwrap_or(config.use_karras_sigmas.unwrap_or(false) && self != Self::Ddim)
+    }
+
     /// How it spreads steps where the config does not say.
     fn default_spacing(self) -> Spacing {
         if self == Self::Ddim { Spacing::Leading } else { Spacing::Linspace }
@@ -98,9 +105,7 @@ impl Sampler {
         steps: usize,
         karras: Option<bool>,
     ) -> Result<Self, SamplerError> {
-        // a config's wish is of no concern to a sampler that cannot follow it; a request's is
-        let wished = config.use_karras_sigmas.unwrap_or(false) && kind != SamplerKind::Ddim;
-        let schedule = Schedule::new(kind, config, steps, karras.unwrap_or(wished))?;
+        let schedule = Schedule::new(kind, config, steps, kind.is_karras(config, karras))?;
         Ok(Self { kind, config: config.clone(), schedule, eta: 0.0, next: 0, before: None })
     }
 

@@ -120,6 +120,16 @@ fn a_config_as_releases_have_it_is_read_whatever_its_sampler() {
 }
 
 #[test]
+fn a_request_says_whether_levels_are_those_of_karras_and_else_the_config_does() {
+    let of = |use_karras_sigmas| SchedulerConfig { use_karras_sigmas, ..SchedulerConfig::of_base("sd15").unwrap() };
+    let euler = |config, asked| SamplerKind::Euler.is_karras(&of(config), asked);
+    assert!(
+        euler(Some(true), None) && euler(None, Some(true)) && !euler(None, None) && !euler(Some(true), Some(false))
+    );
+    assert!(!SamplerKind::Ddim.is_karras(&of(Some(true)), None), "a config's wish that it cannot follow");
+}
+
+#[test]
 fn what_cannot_be_is_refused() {
     let config = SchedulerConfig::of_base("sd15").unwrap();
     let new = |kind, steps, karras| Sampler::new(kind, &config, steps, karras).map(|sampler| sampler.steps());

@@ -7,6 +7,7 @@ use engine::{
     arch::{clip, unet2d},
     forward::Component,
     measure::{Amount, Measured, Operation, once},
+    models::vae::VaeSettings,
 };
 use serde_json::Value;
 
@@ -24,7 +25,7 @@ fn measured(
     bound: Option<u64>,
 ) -> Result<Measured, EngineError> {
     let amount = Amount { batch: 2, width: 128, height: 64 };
-    once(runtime, component, weights.clone(), (operation, amount), bound, &Control::default())
+    once(runtime, component, (weights.clone(), VaeSettings::default()), (operation, amount), bound, &Control::default())
 }
 
 #[test]

@@ -369,7 +369,7 @@ fn previews_come_as_asked_and_a_cancel_ends_the_run() {
             stop.cancel();
         }
     };
-    let control = Control { cancel, progress: Some(Arc::new(progress)), reserve: None };
+    let control = Control { cancel, progress: Some(Arc::new(progress)), ..Control::default() };
     let error = pipeline.generate(&request, None, &control, &mut |_| ()).unwrap_err();
     assert!(matches!(error, GenerateError::Engine(EngineError::Cancelled)), "{error}");
     assert_eq!(*steps.lock().unwrap(), [(1, 5), (2, 5), (3, 5)]);

@@ -80,6 +80,9 @@ pub struct Finding {
     pub found: Option<String>,
     /// One sentence.
     pub message: String,
+    /// The figures of it, where it has some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts: Option<serde_json::Value>,
 }
 
 impl Finding {
@@ -88,7 +91,7 @@ impl Finding {
     pub fn new(severity: Severity, code: &str, message: impl Into<String>) -> Self {
         let message = crate::text::storable(&message.into());
         let code = code.to_owned();
-        Self { severity, code, component: None, tensor: None, expected: None, found: None, message }
+        Self { severity, code, component: None, tensor: None, expected: None, found: None, message, facts: None }
     }
 
     /// About this component.

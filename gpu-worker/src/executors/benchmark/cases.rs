@@ -5,8 +5,8 @@ use std::time::Instant;
 use engine::measure::{Amount, Measured, Operation};
 use shared::{
     error::Classify,
-    job::{BenchmarkArgs, ImageSize},
-    wire::{BenchmarkResult, CaseMeasure, Skipped},
+    job::{BenchmarkArgs, ImageSize, engine::VaeSettings},
+    wire::{BenchmarkResult, CaseMeasure, Skipped, case_label},
 };
 
 use super::{
@@ -34,8 +34,7 @@ impl Case {
     }
 
     fn label(&self) -> String {
-        let size = self.size().map(|size| format!(" {size}")).unwrap_or_default();
-        format!("{}{size} ×{} ({})", self.operation.as_str(), self.batch, self.part.kind)
+        case_label(self.operation.as_str(), (self.batch, self.size(), None), &self.part.kind)
     }
 
     fn amount(&self) -> Amount {
@@ -101,15 +100,16 @@ async fn one(runs: &Runs<'_>, parts: &[RunPart], case: &Case, args: &BenchmarkAr
     let progress = &runs.attempt.progress;
     progress.enter("measuring", u64::from(args.limits.max_runs));
     progress.detail(&case.label());
-    let first = once(runs, parts, case, true).await?;
+    let settings = &args.vae_settings;
+    let first = once(runs, parts, (case, settings), true).await?;
     let mut peak_bytes = first.peak_bytes;
     for _ in 0..args.limits.warmup_runs {
-        peak_bytes = peak_bytes.max(once(runs, parts, case, false).await?.peak_bytes);
+        peak_bytes = peak_bytes.max(once(runs, parts, (case, settings), false).await?.peak_bytes);
     }
     let begun = Instant::now();
     let mut series = Series::new(args.limits);
     let ended = loop {
-        let run = once(runs, parts, case, false).await?;
+        let run = once(runs, parts, (case, settings), false).await?;
         peak_bytes = peak_bytes.max(run.peak_bytes);
         let next = series.note(run.seconds, begun.elapsed().as_secs_f64());
         progress.set(series.count() as u64);
@@ -124,6 +124,7 @@ async fn one(runs: &Runs<'_>, parts: &[RunPart], case: &Case, args: &BenchmarkAr
         operation: case.operation.as_str().to_owned(),
         batch: case.batch,
         size: case.size(),
+        steps: None,
         first_run_seconds: first.seconds,
         items_per_second: if median > 0.0 { f64::from(case.batch) / median } else { 0.0 },
         steady,
@@ -138,8 +139,14 @@ pub(super) fn no_time() -> WorkError {
     WorkError::System { what: "measuring".into(), source }
 }
 
-async fn once(runs: &Runs<'_>, parts: &[RunPart], case: &Case, fresh: bool) -> Result<Measured, WorkError> {
-    let work = Work::Measure { part: case.part.clone(), operation: case.operation, amount: case.amount(), fresh };
+async fn once(
+    runs: &Runs<'_>,
+    parts: &[RunPart],
+    (case, settings): (&Case, &VaeSettings),
+    fresh: bool,
+) -> Result<Measured, WorkError> {
+    let (part, operation, amount) = (case.part.clone(), case.operation, case.amount());
+    let work = Work::Measure { part, operation, amount, settings: settings.clone(), fresh };
     let ran = runs.run(&work, parts, Vec::new()).await?;
     serde_json::from_value(ran.facts)
         .map_err(|error| WorkError::System { what: "reading what was measured".into(), source: error.into() })

@@ -19,7 +19,7 @@ use shared::{
 
 use super::{
     Done,
-    engine::{Draft, Ensemble, Extras, Runs, Site},
+    engine::{Draft, Ensemble, Extras, Runs, Site, vae_of},
     load::device_of,
     model::{self, Wanted},
 };
@@ -31,13 +31,14 @@ use crate::{
     running::Attempt,
 };
 
-pub(super) async fn run(agent: &Arc<Agent>, args: BenchmarkArgs, attempt: &Attempt) -> Result<Done, WorkError> {
+pub(super) async fn run(agent: &Arc<Agent>, mut args: BenchmarkArgs, attempt: &Attempt) -> Result<Done, WorkError> {
     attempt.progress.enter("locating", 0);
     let device = device_of(agent, attempt)?;
     let whole = model::wanted(agent, args.model, None).await?;
     let mut wanted = model::wanted(agent, args.model, args.components.as_ref()).await?;
     wanted.components.retain(|row| Role::any_means(&row.kind));
     if args.pipeline_steps.is_some() {
+        args.vae = vae_of(agent, args.model, args.vae).await?;
         let role = if args.vae.is_some() { Role::WithoutVae } else { Role::Pipeline };
         wanted.must_have_beside(role, &args.text_encoders)?;
     }
@@ -68,7 +69,8 @@ async fn finish(
     mut result: BenchmarkResult,
 ) -> Result<Done, WorkError> {
     let fingerprint = benchmark::fingerprint(agent, device);
-    let comparison = baseline::compare(agent, &device.id, args, &fingerprint, &mut result).await?;
+    let components = ensemble.kinds();
+    let comparison = baseline::compare(agent, (&device.id, &components), args, &fingerprint, &mut result).await?;
     let verdict = comparison.as_ref().map(|comparison| comparison.verdict);
     agent.metrics.benchmarks.ended(&result, verdict);
     let verdict = verdict.map(Verdict::as_str);
@@ -76,7 +78,7 @@ async fn finish(
         id: BenchmarkId::generate(),
         model: args.model,
         device: device.id.clone(),
-        components: ensemble.kinds(),
+        components,
         pipeline: args.pipeline_steps.is_some(),
         args: encoded(args)?,
         fingerprint: encoded::<Fingerprint>(&fingerprint)?,

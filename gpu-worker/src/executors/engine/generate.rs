@@ -137,6 +137,7 @@ impl Generation {
             loras: ensemble.loras().to_vec(),
             args,
             limit_bytes: self.limit_bytes,
+            fresh: false,
         })))
     }
 }

@@ -32,11 +32,17 @@ pub(in crate::executors) async fn run(
     attempt.progress.enter("locating", 0);
     let sources = sources(agent, &args, attempt).await?;
     attempt.progress.enter("tokenizing", args.texts.len() as u64);
+    let decoded: usize = args.decode.iter().map(Vec::len).sum();
     let work = move || {
         let view = |(name, source): (String, TokenizerSource)| view(name, &source, &args);
         sources.into_iter().map(view).collect::<Result<Vec<_>, PromptError>>()
     };
     let tokenizers = blocking("tokenizing", work).await??;
+    let (texts, tokens) = tokenizers.iter().fold((0, 0), |(texts, tokens), one| {
+        let count: usize = one.texts.iter().map(|text| text.ids.len()).sum();
+        (texts + one.texts.len() + one.decoded.len(), tokens + count + decoded)
+    });
+    agent.metrics.engine.tokenized(texts as u64, tokens as u64);
     let result = serde_json::to_value(TokenizeResult { tokenizers })
         .map_err(|error| WorkError::System { what: "writing tokens".into(), source: error.into() })?;
     Ok(Done { result, effects: Effects::None })
@@ -86,7 +92,9 @@ fn tokens(tokenizer: &ClipTokenizer, text: &str, syntax: PromptSyntax) -> Result
         }
     };
     let tokens = ids.iter().map(|id| tokenizer.token(*id).unwrap_or_default()).collect();
-    Ok(TokensView { ids, tokens, weights, chunks: u32::try_from(chunks.len()).unwrap_or(u32::MAX) })
+    let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let chunk_lengths = chunks.iter().map(|chunk| small(chunk.end.saturating_sub(1))).collect();
+    Ok(TokensView { ids, tokens, weights, chunks: small(chunks.len()), chunk_lengths })
 }
 
 #[cfg(test)]
@@ -110,5 +118,10 @@ mod tests {
         let weighted = view("clip".into(), &source, &args(true)).unwrap();
         assert_eq!((&weighted.texts[0].ids[..], &weighted.texts[0].weights[..]), (&[320, 2368][..], &[1.0, 1.5][..]));
         assert_eq!(weighted.texts[0].tokens, ["a</w>", "cat</w>"]);
+        let texts = vec![format!("a dog BREAK {}", "cat ".repeat(80))];
+        let long = TokenizeArgs { texts, ..args(true) };
+        let long = view("clip".into(), &source, &long).unwrap();
+        assert_eq!((long.texts[0].chunks, &long.texts[0].chunk_lengths[..]), (3, &[2, 75, 5][..]));
+        assert_eq!(plain.texts[0].chunk_lengths, [8], "as it is written");
     }
 }

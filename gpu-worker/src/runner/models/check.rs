@@ -4,9 +4,12 @@ use engine::{
     forward,
     measure::{self, Amount, Operation},
 };
-use shared::error::{ErrorBody, ErrorCode};
+use shared::{
+    error::{ErrorBody, ErrorCode},
+    job::engine::VaeSettings,
+};
 
-use super::{Bench, parts::component};
+use super::{Bench, parts::component, vae};
 use crate::runner::{
     PartFacts,
     engine_thread::{Outcome, RunFailure},
@@ -24,14 +27,15 @@ pub(super) fn measure(
     bench: &Bench<'_>,
     part: &PartFacts,
     work: (Operation, Amount),
-    fresh: bool,
+    (settings, fresh): (&VaeSettings, bool),
 ) -> Result<Outcome, RunFailure> {
     let regained = if fresh { bench.runtime.regain() } else { 0 };
     let (weights, graph) = (bench.weights(part)?, bench.graph(part)?);
     let component = component(part, graph.as_deref());
     bench.order.aside.regained(regained);
-    let bound = Some(bench.room());
-    told(measure::once(bench.runtime, &component, weights, work, bound, &bench.silent())?)
+    let bound = (!vae::is_whole(settings)).then_some(bench.room());
+    let settings = vae::of_request(settings);
+    told(measure::once(bench.runtime, &component, (weights, settings), work, bound, &bench.silent())?)
 }
 
 fn told<T: serde::Serialize>(facts: T) -> Result<Outcome, RunFailure> {

@@ -8,6 +8,7 @@ use engine::{
         vae::{Architecture, Vae},
     },
     prompt::PromptSyntax,
+    runtime::Part,
     samplers::{Prediction, SamplerKind, SchedulerConfig},
     tokenize::ClipTokenizer,
 };
@@ -30,6 +31,9 @@ const SIDE: usize = 512;
 
 pub(super) fn run(bench: &Bench<'_>, work: &GenerateWork) -> Result<Outcome, RunFailure> {
     bench.at(RunPhase::Preparing, 0, 1);
+    if work.fresh {
+        bench.order.aside.regained(bench.runtime.regain());
+    }
     let base = work.unet.base.as_deref().ok_or_else(|| no_base(&work.unet.kind))?;
     let mut encoders: Vec<(ClipTokenizer, TextEncoder, Option<String>)> = Vec::new();
     for facts in &work.encoders {
@@ -52,14 +56,14 @@ pub(super) fn run(bench: &Bench<'_>, work: &GenerateWork) -> Result<Outcome, Run
         zero_empty_negative: work.zero_empty_negative.unwrap_or_else(|| Pipeline::zeroes_empty_negative(base)),
     };
     let (channels, scale) = (vae.architecture().latent_channels(), vae.architecture().scale());
-    let request = request(bench, work, base, channels)?;
+    let request = request(bench, work, (base, &scheduler), channels)?;
     must_be_kept(&floats(work, &request, (channels, scale)), work.limit_bytes)?;
     let (room, before) = (bench.room(), bench.cache.figures());
     let mut show = |preview: Preview| shown(bench, &preview);
     let made = pipeline.generate(&request, Some(room), &bench.control(RunPhase::Denoising), &mut show);
-    let made = made.map_err(failed)?;
+    let made = made?;
     Ok(Outcome {
-        facts: told(&request, &made, (before, bench.cache.figures())),
+        facts: told(bench, &request, &made, (before, bench.cache.figures())),
         blobs: blobs(bench, work, &request, &made)?,
     })
 }
@@ -131,7 +135,12 @@ fn scheduler(work: &GenerateWork, base: &str) -> Result<SchedulerConfig, RunFail
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "graphs compute in 32-bit floats")]
-fn request(bench: &Bench<'_>, work: &GenerateWork, base: &str, channels: usize) -> Result<Request, RunFailure> {
+fn request(
+    bench: &Bench<'_>,
+    work: &GenerateWork,
+    (base, scheduler): (&str, &SchedulerConfig),
+    channels: usize,
+) -> Result<Request, RunFailure> {
     let args: &GenerateArgs<ModelId> = &work.args;
     let side = Request::side_of_base(base).unwrap_or(SIDE);
     let noise = match bench.order.payload.get(TENSORS) {
@@ -141,21 +150,24 @@ fn request(bench: &Bench<'_>, work: &GenerateWork, base: &str, channels: usize) 
         }
         None => None,
     };
+    let sampler = match args.sampler {
+        Sampler::Euler => SamplerKind::Euler,
+        Sampler::EulerAncestral => SamplerKind::EulerAncestral,
+        Sampler::Ddim => SamplerKind::Ddim,
+        Sampler::DpmPp2m => SamplerKind::DpmPlusPlus2M,
+    };
+    let karras = sampler.is_karras(scheduler, (args.schedule == Schedule::Karras).then_some(true));
     Ok(Request {
         prompt: args.prompt.clone(),
         negative_prompt: args.negative_prompt.clone(),
-        syntax: PromptSyntax::Weighted,
+        syntax: if args.weights { PromptSyntax::Weighted } else { PromptSyntax::Plain },
         width: args.width.map_or(side, |width| width as usize),
         height: args.height.map_or(side, |height| height as usize),
         steps: args.steps as usize,
         guidance_scale: args.guidance_scale as f32,
-        sampler: match args.sampler {
-            Sampler::Euler => SamplerKind::Euler,
-            Sampler::EulerAncestral => SamplerKind::EulerAncestral,
-            Sampler::Ddim => SamplerKind::Ddim,
-            Sampler::DpmPp2m => SamplerKind::DpmPlusPlus2M,
-        },
-        karras: (args.schedule == Schedule::Karras).then_some(true),
+        sampler,
+        // what is done, whoever said it: the images' parameters tell it
+        karras: Some(karras),
         prediction: prediction(work.prediction.as_deref()),
         seed: args.seed.unwrap_or_default(),
         batch: args.batch as usize,
@@ -208,7 +220,12 @@ fn blobs(bench: &Bench<'_>, work: &GenerateWork, request: &Request, made: &Gener
     Ok(blobs)
 }
 
-fn told(request: &Request, made: &Generated, (before, after): (CacheFigures, CacheFigures)) -> Value {
+fn told(
+    bench: &Bench<'_>,
+    request: &Request,
+    made: &Generated,
+    (before, after): (CacheFigures, CacheFigures),
+) -> Value {
     let plan = &made.decode;
     json!({
         "width": request.width, "height": request.height, "seed": request.seed, "steps": request.steps,
@@ -217,6 +234,8 @@ fn told(request: &Request, made: &Generated, (before, after): (CacheFigures, Cac
             "tiling_is_automatic": plan.automatic, "tiles": plan.tiles, "estimated_bytes": plan.estimated_bytes,
             "peak_bytes": made.decode_peak_bytes,
         },
+        "encode": bench.meter.of(Part::TextEncoder), "denoise": bench.meter.of(Part::Unet),
+        "estimated_bytes": bench.meter.estimated_bytes().max(plan.estimated_bytes), "peak_bytes": bench.meter.peak_bytes(),
         "embedding_cache": { "hits": after.hits - before.hits, "misses": after.misses - before.misses },
     })
 }
@@ -225,13 +244,6 @@ fn no_base(kind: &str) -> RunFailure {
     let message = format!("the family of the model's `{kind}` is not known, or is none that images are generated with");
     let hint = Some("say it with a correction of the model's `base`".to_owned());
     RunFailure::Work(ErrorBody { hint, ..ErrorBody::new(ErrorCode::Unsupported, message) })
-}
-
-fn failed(error: engine::generate::GenerateError) -> RunFailure {
-    match error {
-        engine::generate::GenerateError::Engine(error) => error.into(),
-        other => wrong(&other),
-    }
 }
 
 fn wrong(error: &(impl Classify + 'static)) -> RunFailure {

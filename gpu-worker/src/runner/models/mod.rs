@@ -1,6 +1,5 @@
 //! The worker of a real runner: models on ONNX Runtime, where there is one.
 
-mod batches;
 mod check;
 mod generate;
 mod graphs;
@@ -8,6 +7,7 @@ mod kept;
 mod parts;
 mod tensors;
 mod text;
+mod took;
 mod unet;
 mod vae;
 
@@ -15,12 +15,12 @@ use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use engine::{
     Control, DeviceFacts, EngineError, Estimator, Learned, Runtime, RuntimeOptions,
-    generate::EmbeddingCache,
+    generate::{EmbeddingCache, GenerateError},
     onnx::{self, Search},
 };
 use shared::error::{ErrorBody, ErrorCode};
 
-use self::graphs::Graphs;
+use self::{graphs::Graphs, took::Meter};
 use super::{
     EngineFacts, Work,
     engine_thread::{Order, Outcome, RunFailure, Said, Tell, Worker},
@@ -98,7 +98,7 @@ impl Worker for Models {
         let work: Work = serde_json::from_value(order.work.clone()).map_err(|error| {
             RunFailure::Work(ErrorBody::new(ErrorCode::Internal, format!("the run's work cannot be read: {error}")))
         })?;
-        let bench = Bench { runtime, cache: &self.cache, graphs: &self.graphs, order, tell };
+        let bench = Bench { runtime, cache: &self.cache, graphs: &self.graphs, order, tell, meter: Arc::default() };
         match bench.carry_out(&work) {
             // memory that earlier runs left behind goes before anybody's weights do
             Err(RunFailure::NoRoom { needed_bytes, available_bytes }) => match runtime.regain() {
@@ -131,6 +131,8 @@ struct Bench<'r> {
     graphs: &'r Graphs,
     order: &'r Order,
     tell: &'r Tell,
+    /// What its graphs took so far.
+    meter: Arc<Meter>,
 }
 
 impl Bench<'_> {
@@ -143,8 +145,8 @@ impl Bench<'_> {
             Work::UnetStep { unet, guidance_scale } => unet::step(self, unet, *guidance_scale),
             Work::EncodeText { encoders, text } => text::encode(self, encoders, text),
             Work::Forward { part } => check::forward(self, part),
-            Work::Measure { part, operation, amount, fresh } => {
-                check::measure(self, part, (*operation, *amount), *fresh)
+            Work::Measure { part, operation, amount, settings, fresh } => {
+                check::measure(self, part, (*operation, *amount), (settings, *fresh))
             }
             Work::Generate(work) => generate::run(self, work),
         }
@@ -176,7 +178,14 @@ impl Bench<'_> {
             let set = aside.set(needed_bytes);
             set.map_err(|available_bytes| EngineError::OutOfMemory { needed_bytes, available_bytes })
         };
-        Control { cancel: self.order.cancel.clone(), progress: None, reserve: Some(Arc::new(reserve)) }
+        let meter = Arc::clone(&self.meter);
+        let note = move |took| meter.note(took);
+        Control {
+            cancel: self.order.cancel.clone(),
+            progress: None,
+            reserve: Some(Arc::new(reserve)),
+            note: Some(Arc::new(note)),
+        }
     }
 
     /// Whether the run is to go on: asked between the pictures and tensors that are worked on outside the library.
@@ -202,6 +211,15 @@ fn no_library(reason: Option<&str>) -> ErrorBody {
     let hint = "name the library of ONNX Runtime with --onnxruntime of the host's agent";
     let message = format!("models cannot run on this host: {}", reason.unwrap_or("there is no ONNX Runtime library"));
     ErrorBody { hint: Some(hint.to_owned()), ..ErrorBody::new(ErrorCode::Precondition, message) }
+}
+
+impl From<GenerateError> for RunFailure {
+    fn from(error: GenerateError) -> Self {
+        match error {
+            GenerateError::Engine(error) => error.into(),
+            other => Self::Work(ErrorBody::of(&other)),
+        }
+    }
 }
 
 impl From<EngineError> for RunFailure {

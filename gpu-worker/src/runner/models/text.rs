@@ -1,9 +1,13 @@
 //! Prompts to states: every encoder of a model over the chunks of each prompt.
 
+use std::sync::Arc;
+
 use engine::{
-    EngineError, Tensor,
-    models::{EncodeOptions, TextEncoder, TextStates},
-    prompt::{PromptSyntax, apply_weights, chunks, level},
+    Tensor,
+    generate::{ChunkStates, Keeping, PromptEncoder, chunk_states},
+    models::{EncodeOptions, TextEncoder},
+    prompt::{self, PromptSyntax},
+    runtime::Part,
     tokenize::{Chunk, ClipTokenizer},
 };
 use serde_json::{Value, json};
@@ -12,7 +16,7 @@ use shared::{
     job::engine::EncoderOutput,
 };
 
-use super::{Bench, batches, parts::component, tensors::file};
+use super::{Bench, parts::component, tensors::file};
 use crate::runner::{
     EncoderFacts, TextWork,
     engine_thread::{Outcome, RunFailure},
@@ -20,25 +24,34 @@ use crate::runner::{
 };
 
 pub(super) fn encode(bench: &Bench<'_>, encoders: &[EncoderFacts], text: &TextWork) -> Result<Outcome, RunFailure> {
-    let (mut outputs, mut told) = (Vec::new(), Vec::new());
-    let total = u32::try_from(encoders.len()).unwrap_or(u32::MAX);
-    for (done, facts) in (0..).zip(encoders) {
-        bench.at(RunPhase::Encoding, done, total);
+    let tokenizers = encoders.iter().map(tokenizer).collect::<Result<Vec<_>, _>>()?;
+    let (cut, count) = cut(&tokenizers, text)?;
+    let total = cut.iter().flatten().map(Vec::len).sum();
+    let (mut outputs, mut told, mut done) = (Vec::new(), Vec::new(), 0);
+    let before = bench.cache.figures();
+    for ((facts, tokenizer), rows) in encoders.iter().zip(&tokenizers).zip(&cut) {
         bench.go_on()?;
-        let encoder = open(bench, facts)?;
-        let tokenizer = tokenizer(facts)?;
-        let rows = rows(&tokenizer, text)?;
-        let options = EncodeOptions::for_base(facts.part.base.as_deref(), text.clip_skip as usize);
-        let states = states(bench, &encoder, &rows, options)?;
+        let (encoder, digest) = (open(bench, facts)?, bench.digest(&facts.part));
+        let prompt_encoder = PromptEncoder { tokenizer, encoder: &encoder, digest: digest.as_deref() };
+        let wanted = Wanted::of(facts, &encoder, text);
+        let states = states(bench, &prompt_encoder, rows, &wanted, (&mut done, total))?;
+        let (positions, width) = (encoder.config().positions, encoder.config().width);
         told.push(json!({
-            "encoder": facts.part.kind, "chunks": rows.first().map_or(0, Vec::len), "tokenizer": facts.tokenizer,
-            "shape": states.hidden.shape,
+            "encoder": facts.part.kind, "chunks": count, "tokenizer": facts.tokenizer,
+            "shape": [rows.len(), count.saturating_mul(positions), width],
         }));
-        outputs.extend(wanted(&facts.part.kind, states, &text.outputs));
+        outputs.extend(wanted.tensors(&facts.part.kind, &states, (rows.len(), positions))?);
     }
-    bench.at(RunPhase::Encoding, total, total);
+    let after = bench.cache.figures();
     let named: Vec<(&str, &Tensor)> = outputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    let facts = json!({ "encoders": told, "outputs": shapes(&outputs) });
+    let mut facts = json!({
+        "encoders": told, "outputs": shapes(&outputs),
+        "embedding_cache": { "hits": after.hits - before.hits, "misses": after.misses - before.misses },
+    });
+    // where everything was kept, nothing ran and nothing was taken
+    if let (Some(facts), Value::Object(took)) = (facts.as_object_mut(), bench.meter.of(Part::TextEncoder)) {
+        facts.extend(took);
+    }
     Ok(Outcome { facts, blobs: vec![file("embeddings.safetensors", &named)?] })
 }
 
@@ -57,75 +70,112 @@ pub(super) fn tokenizer(facts: &EncoderFacts) -> Result<ClipTokenizer, RunFailur
     facts.tokenizer.open().map_err(|error| work(&error))
 }
 
-/// The chunks of each row, the negative prompt's last, all of them equally many.
-fn rows(tokenizer: &ClipTokenizer, text: &TextWork) -> Result<Vec<Vec<Chunk>>, RunFailure> {
+/// Chunks by encoder and prompt.
+type Cut = Vec<Vec<Vec<Chunk>>>;
+
+/// The chunks of each prompt by each tokenizer, the negative prompt's last, all of them equally many.
+fn cut(tokenizers: &[ClipTokenizer], text: &TextWork) -> Result<(Cut, usize), RunFailure> {
     let syntax = if text.weights { PromptSyntax::Weighted } else { PromptSyntax::Plain };
-    let prompts = text.prompts.iter().chain(&text.negative);
-    let mut rows: Vec<Vec<Chunk>> = prompts
-        .map(|prompt| chunks(tokenizer, prompt, syntax).map_err(|error| work(&error)))
-        .collect::<Result<_, _>>()?;
-    let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
-    if longest > text.max_chunks as usize {
-        let message = format!("a prompt has {longest} chunks of tokens, more than {}", text.max_chunks);
+    let prompts: Vec<&str> = text.prompts.iter().chain(&text.negative).map(String::as_str).collect();
+    let (cut, count) = prompt::cut(tokenizers, &prompts, syntax).map_err(|error| work(&error))?;
+    if count > text.max_chunks as usize {
+        let message = format!("a prompt has {count} chunks of tokens, more than {}", text.max_chunks);
         return Err(RunFailure::Work(ErrorBody::new(ErrorCode::InvalidArgument, message)));
     }
-    level(tokenizer, &mut rows.iter_mut().collect::<Vec<_>>());
-    Ok(rows)
+    Ok((cut, count))
 }
 
-/// The states of all rows, chunks behind each other; pooled ones are those of each row's first chunk.
+/// What each chunk became, at each of the layers that are wanted, in the order of the prompts.
 fn states(
     bench: &Bench<'_>,
-    encoder: &TextEncoder,
+    encoder: &PromptEncoder<'_>,
     rows: &[Vec<Chunk>],
-    options: EncodeOptions,
-) -> Result<TextStates, RunFailure> {
-    let count = rows.first().map_or(0, Vec::len);
-    let flat: Vec<&Chunk> = rows.iter().flatten().collect();
-    let mut states = batches::encode(bench, encoder, &flat, options)?;
-    for tensor in [&mut states.last, &mut states.hidden] {
-        weigh(tensor, &flat)?;
-        *tensor = joined(tensor, rows.len(), count)?;
+    wanted: &Wanted,
+    (done, total): (&mut usize, usize),
+) -> Result<Vec<Vec<Arc<ChunkStates>>>, RunFailure> {
+    let keeping = Keeping { cache: Some(bench.cache), memory_bytes: Some(bench.room()) };
+    let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let mut states = Vec::new();
+    for chunk in rows.iter().flatten() {
+        bench.at(RunPhase::Encoding, small(*done), small(total));
+        bench.go_on()?;
+        states.push(chunk_states(encoder, chunk, &wanted.layers, &keeping, &bench.silent())?);
+        *done += 1;
     }
-    states.pooled = firsts(&states.pooled, count)?;
-    states.projected = states.projected.as_ref().map(|projected| firsts(projected, count)).transpose()?;
+    bench.at(RunPhase::Encoding, small(*done), small(total));
     Ok(states)
 }
 
-fn weigh(states: &mut Tensor, chunks: &[&Chunk]) -> Result<(), EngineError> {
-    let mut values = states.as_f32().unwrap_or_default().to_vec();
-    let each = values.len().checked_div(chunks.len()).unwrap_or(0);
-    for (state, chunk) in values.chunks_mut(each.max(1)).zip(chunks).filter(|(_, chunk)| chunk.is_weighted()) {
-        apply_weights(state, &chunk.weights);
+/// The outputs that were asked for, and the layers that they are of.
+struct Wanted {
+    outputs: Vec<(EncoderOutput, EncodeOptions)>,
+    /// Each layer once.
+    layers: Vec<EncodeOptions>,
+}
+
+impl Wanted {
+    /// All that the encoder has where nothing is asked for.
+    fn of(facts: &EncoderFacts, encoder: &TextEncoder, text: &TextWork) -> Self {
+        let taken = EncodeOptions::for_base(facts.part.base.as_deref(), text.clip_skip as usize);
+        // pooled states come with every layer's
+        let all = [
+            (EncoderOutput::Last, EncodeOptions::LAST),
+            (EncoderOutput::Penultimate, EncodeOptions::PENULTIMATE),
+            (EncoderOutput::Hidden, taken),
+            (EncoderOutput::Pooled, EncodeOptions::LAST),
+            (EncoderOutput::Projected, EncodeOptions::LAST),
+        ];
+        let is_wanted = |(output, layer): &(EncoderOutput, EncodeOptions)| match text.outputs.as_slice() {
+            [] => *output != EncoderOutput::Penultimate || encoder.gives(*layer),
+            asked => asked.contains(output),
+        };
+        let outputs: Vec<_> = all.into_iter().filter(is_wanted).collect();
+        let mut layers = Vec::new();
+        for (_, layer) in &outputs {
+            if !layers.contains(layer) {
+                layers.push(*layer);
+            }
+        }
+        Self { outputs, layers }
     }
-    *states = Tensor::f32(&states.shape, values)?;
-    Ok(())
+
+    /// The outputs, named `<encoder>.<output>`: states \[rows, chunks · positions, width\], pooled ones \[rows, width\] of each
+    /// row's first chunk. An encoder without projection has no projected ones.
+    fn tensors(
+        &self,
+        encoder: &str,
+        states: &[Vec<Arc<ChunkStates>>],
+        (rows, positions): (usize, usize),
+    ) -> Result<Vec<(String, Tensor)>, RunFailure> {
+        let each = states.len().checked_div(rows).unwrap_or(0).max(1);
+        let mut tensors = Vec::new();
+        for (output, layer) in &self.outputs {
+            let at = self.layers.iter().position(|known| known == layer).unwrap_or_default();
+            let of_layer = || states.iter().filter_map(|chunk| chunk.get(at));
+            let firsts = || of_layer().step_by(each);
+            let tensor = match output {
+                EncoderOutput::Last | EncoderOutput::Hidden | EncoderOutput::Penultimate => {
+                    let width = of_layer().next().map_or(0, |one| one.width);
+                    let values = of_layer().flat_map(|one| &one.hidden).copied().collect();
+                    Tensor::f32(&[rows, each * positions, width], values)?
+                }
+                EncoderOutput::Pooled => beside(rows, firsts().map(|one| one.pooled.as_slice()))?,
+                EncoderOutput::Projected => {
+                    let projected: Option<Vec<&[f32]>> = firsts().map(|one| one.projected.as_deref()).collect();
+                    let Some(projected) = projected else { continue };
+                    beside(rows, projected.into_iter())?
+                }
+            };
+            tensors.push((format!("{encoder}.{}", output.as_str()), tensor));
+        }
+        Ok(tensors)
+    }
 }
 
-/// [rows · chunks, tokens, width] as [rows, chunks · tokens, width].
-fn joined(states: &Tensor, rows: usize, chunks: usize) -> Result<Tensor, EngineError> {
-    let [_, tokens, width] = *states.shape.as_slice() else { return Ok(states.clone()) };
-    Tensor::f32(&[rows, chunks * tokens, width], states.as_f32().unwrap_or_default().to_vec())
-}
-
-/// Every row's first of `each` states.
-fn firsts(states: &Tensor, each: usize) -> Result<Tensor, EngineError> {
-    let [count, width] = *states.shape.as_slice() else { return Ok(states.clone()) };
-    let rows = states.as_f32().unwrap_or_default().chunks(width.max(1)).step_by(each.max(1));
-    Tensor::f32(&[count / each.max(1), width], rows.flatten().copied().collect())
-}
-
-/// The outputs that were asked for, named `<encoder>.<output>`.
-fn wanted(encoder: &str, states: TextStates, asked: &[EncoderOutput]) -> Vec<(String, Tensor)> {
-    let is_asked = |output| asked.is_empty() || asked.contains(&output);
-    let all = [
-        (EncoderOutput::Last, "last", Some(states.last)),
-        (EncoderOutput::Penultimate, "penultimate", Some(states.hidden)),
-        (EncoderOutput::Pooled, "pooled", Some(states.pooled)),
-        (EncoderOutput::Projected, "projected", states.projected),
-    ];
-    let named = all.into_iter().filter(|(output, _, _)| is_asked(*output));
-    named.filter_map(|(_, name, tensor)| Some((format!("{encoder}.{name}"), tensor?))).collect()
+/// Rows below each other.
+fn beside<'s>(rows: usize, states: impl Iterator<Item = &'s [f32]>) -> Result<Tensor, RunFailure> {
+    let values: Vec<f32> = states.flatten().copied().collect();
+    Ok(Tensor::f32(&[rows, values.len().checked_div(rows).unwrap_or(0)], values)?)
 }
 
 fn work(error: &(impl Classify + 'static)) -> RunFailure {

@@ -3,8 +3,9 @@
 use engine::{
     EngineError, Tensor,
     models::{Added, Conditions, Unet},
+    runtime::Part,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Bench,
@@ -44,7 +45,10 @@ pub(super) fn step(bench: &Bench<'_>, facts: &PartFacts, guidance_scale: Option<
         None => prediction,
     };
     bench.at(RunPhase::Denoising, 1, 1);
-    let facts = json!({ "shape": prediction.shape, "estimated_bytes": needed_bytes });
+    let mut facts = json!({ "shape": prediction.shape });
+    if let (Some(facts), Value::Object(took)) = (facts.as_object_mut(), bench.meter.of(Part::Unet)) {
+        facts.extend(took);
+    }
     Ok(Outcome { facts, blobs: vec![file("prediction.safetensors", &[("prediction", &prediction)])?] })
 }
 

@@ -35,7 +35,7 @@ pub(super) fn open(bench: &Bench<'_>, facts: &PartFacts, settings: &asked::VaeSe
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "graphs compute in 32-bit floats")]
-fn of_request(asked: &asked::VaeSettings) -> VaeSettings {
+pub(super) fn of_request(asked: &asked::VaeSettings) -> VaeSettings {
     let tiling = match &asked.tiling {
         Some(asked::Tiling::Tiles(tiles)) => Some(Tiling { size: tiles.size as usize, overlap: tiles.overlap as f32 }),
         Some(asked::Tiling::Mode(_)) | None => None,

@@ -28,6 +28,9 @@ pub struct GenerateArgs<M = ModelId> {
     /// What they shall not show.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub negative_prompt: String,
+    /// Read `(word:1.2)` and `[word]` in both as weights; as written when false.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub weights: bool,
     /// Pixels, a multiple of 8, 64 to 4096; what the base was trained for when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub width: Option<u32>,
@@ -137,7 +140,8 @@ impl std::str::FromStr for Sampler {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
-    /// As the model was trained, at evenly spaced timesteps.
+    /// As the model's scheduler config says: noise as it was trained, at evenly spaced timesteps, or Karras' where the config asks for
+    /// them (`use_karras_sigmas`; not with DDIM).
     #[default]
     Default,
     /// Karras et al.: more steps where there is little noise.
@@ -166,6 +170,15 @@ fn guidance_scale() -> f64 {
 
 fn one() -> u32 {
     1
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 /// `Option<M>::default` without the bound that serde would put on `M`.
@@ -220,6 +233,7 @@ impl<M> GenerateArgs<M> {
             model: name(self.model)?,
             prompt: self.prompt,
             negative_prompt: self.negative_prompt,
+            weights: self.weights,
             width: self.width,
             height: self.height,
             steps: self.steps,

@@ -33,7 +33,7 @@ pub struct EncodeTextArgs<M = ModelId> {
     /// What the image shall not show; encoded to the same number of chunks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub negative: Option<String>,
-    /// Layers that are skipped from the end, 1 for the last hidden state but one; as the model says when absent.
+    /// Layers that are skipped from the end for `hidden`, beyond those that the model's family skips; none when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_skip: Option<u32>,
     /// Read `(word:1.2)` and `[word]` as weights; as written when false.
@@ -62,25 +62,39 @@ pub struct EncodeTextArgs<M = ModelId> {
 pub enum EncoderOutput {
     /// The last hidden state, after the final layer norm.
     Last,
-    /// The hidden state before the last layer.
+    /// The hidden state before the last layer, without a norm over it; `clip_skip` makes no difference to it.
     Penultimate,
+    /// What the model's UNet takes: of SDXL the penultimate one, of other families the last one; each `clip_skip` layers earlier.
+    Hidden,
     /// The last hidden state at the end of the text.
     Pooled,
     /// The pooled one through the text projection.
     Projected,
 }
 
+impl EncoderOutput {
+    /// All outputs.
+    pub const ALL: [Self; 5] = [Self::Last, Self::Penultimate, Self::Hidden, Self::Pooled, Self::Projected];
+
+    /// The stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Last => "last",
+            Self::Penultimate => "penultimate",
+            Self::Hidden => "hidden",
+            Self::Pooled => "pooled",
+            Self::Projected => "projected",
+        }
+    }
+}
+
 impl std::str::FromStr for EncoderOutput {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "last" => Ok(Self::Last),
-            "penultimate" => Ok(Self::Penultimate),
-            "pooled" => Ok(Self::Pooled),
-            "projected" => Ok(Self::Projected),
-            _ => Err(format!("`{text}` is not one of last, penultimate, pooled, projected")),
-        }
+        let names = || Self::ALL.map(Self::as_str).join(", ");
+        let found = Self::ALL.into_iter().find(|output| output.as_str() == text);
+        found.ok_or_else(|| format!("`{text}` is not one of {}", names()))
     }
 }
 

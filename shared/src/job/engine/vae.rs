@@ -30,6 +30,20 @@ pub struct VaeSettings {
     pub shift_factor: Option<f64>,
 }
 
+impl VaeSettings {
+    /// What is wrong with them; `pointer` is where they stand.
+    pub(crate) fn faults(&self, pointer: &str) -> Vec<Fault> {
+        let mut faults = Faults::default();
+        self.check(pointer, &mut faults);
+        faults.end()
+    }
+
+    /// Nothing is said.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Whether a VAE works in tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(untagged, expecting = "tiling is `auto`, `off` or `{\"size\": <pixels>, \"overlap\": <part of a side>}`")]

@@ -9,7 +9,7 @@ use super::{
 use crate::{arch::settings::Settings, error::EngineError};
 
 /// Fields that change what is computed, with the values under which nothing of it is.
-fn plain() -> [(&'static str, Vec<Value>); 19] {
+fn plain() -> [(&'static str, Vec<Value>); 20] {
     [
         ("act_fn", vec![json!("silu"), json!("swish")]),
         ("attention_type", vec![json!("default")]),
@@ -21,6 +21,7 @@ fn plain() -> [(&'static str, Vec<Value>); 19] {
         ("dual_cross_attention", vec![json!(false)]),
         ("encoder_hid_dim", vec![]),
         ("encoder_hid_dim_type", vec![]),
+        ("mid_block_only_cross_attention", vec![json!(false)]),
         ("mid_block_scale_factor", vec![json!(1)]),
         ("num_class_embeds", vec![]),
         ("resnet_out_scale_factor", vec![json!(1)]),

@@ -105,7 +105,7 @@ fn fields_that_change_what_is_computed_are_refused() {
         "cross_attention_dim": [768, 1024, 768, 768], "cross_attention_norm": "layer_norm", "downsample_padding": 0,
         "down_block_types": ["DownBlock2D", "SimpleCrossAttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
         "dual_cross_attention": true, "encoder_hid_dim_type": "text_proj", "layers_per_block": [2, 2],
-        "mid_block_scale_factor": 2, "mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "norm_num_groups": 31,
+        "mid_block_only_cross_attention": true, "mid_block_scale_factor": 2, "mid_block_type": "UNetMidBlock2DSimpleCrossAttn", "norm_num_groups": 31,
         "num_attention_heads": 8, "num_class_embeds": 10, "only_cross_attention": [true, true, true, false],
         "resnet_out_scale_factor": 1.5, "resnet_skip_time_act": true, "resnet_time_scale_shift": "scale_shift",
         "time_cond_proj_dim": 256, "time_embedding_type": "fourier", "timestep_post_act": "silu",

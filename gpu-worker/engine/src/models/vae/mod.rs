@@ -25,7 +25,7 @@ use crate::{
     forward::Component,
     graph::{Emitted, Provider, UserGraph},
     images::SIDE_LIMIT,
-    runtime::{Control, Runtime},
+    runtime::{Control, Part, Runtime},
     statistics::check_finite,
     tensor::Tensor,
     weights::Weights,
@@ -294,7 +294,7 @@ impl Vae {
                 let base = self.base_bytes(tile.batch, (tile.height, tile.width), decodes);
                 let tile = tile.into_tensor()?;
                 let given = [(input.as_str(), &tile)];
-                let outcome = run_learning(&self.runtime, emitted, &self.weights, &given, base, control)?;
+                let outcome = run_learning(&self.runtime, (Part::Vae, emitted), &self.weights, &given, base, control)?;
                 peak = peak.max(outcome.peak_bytes);
                 done += 1;
                 control.report(done, of);
