@@ -1,6 +1,7 @@
 //! GPUs that fall ill, with scripted libraries of the vendor in the place of the real ones: F30, F31, F32, F33 and G8.
 
 use harness::{AgentSettings, Daemon, FakeLibrary, Farm, LONG, SHORT, wait_for};
+use rustix::process::Signal;
 use serde_json::json;
 use shared::{
     job::JobState,
@@ -268,6 +269,28 @@ async fn f33_a_device_is_looked_at_before_its_runner_is_started_again() {
     loaded_on(&farm, "small", "a/cuda:0").await;
     // one that had been started meanwhile would have ended with the device
     assert_eq!(agent.metric("modelyard_runner_exits_total", "device=\"cuda:0\"").await, 1.0);
+}
+
+/// A job that took its device's process down is done on another device, where one takes it.
+#[tokio::test]
+async fn f33_a_job_whose_runner_died_is_done_on_another_device() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let host = host(&farm, "a");
+    let agent = farm.agent_with_library(host.settings).await;
+    for device in ["cpu:0", "cuda:0", "cuda:1"] {
+        device_is(&farm, &format!("a/{device}"), "ready", |view| view.state == "ready").await;
+    }
+    // the first by name, which cannot end what it is given
+    let runner = runner_of(&agent, "cpu:0").expect("a runner");
+    harness::signal(runner, Signal::STOP);
+    let job = load_with(&farm, "small", json!({})).await;
+    farm.api.job_is(job.id, "runs", LONG, |seen| seen.job.state == JobState::Running).await;
+    harness::kill(runner);
+    let ended = farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
+    let places: Vec<Option<&str>> = ended.attempts.iter().map(|attempt| attempt.device.as_deref()).collect();
+    assert!(places.len() == 2 && places[0] == Some("a/cpu:0") && places[1] != places[0], "{places:?}");
+    assert_eq!(farm.ledger.outcomes(job.id).await, ["lost", "succeeded"]);
 }
 
 /// What several devices of a host are given is read once.
