@@ -92,7 +92,8 @@ async fn benchmarks(person: &Person<'_>) {
     let is_worse = said.contains(r#""verdict": "regressed""#) || said.contains(r#""verdict":"regressed""#);
     assert_eq!(code, Some(i32::from(is_worse)), "{said}");
     let listed = person.types(&["benchmarks", "ls", "--model", MODEL, "--json"]).await.json();
-    let ids: Vec<&str> = listed.as_array().into_iter().flatten().filter_map(|row| row["id"].as_str()).collect();
+    let ids: Vec<&str> =
+        listed["items"].as_array().into_iter().flatten().filter_map(|row| row["id"].as_str()).collect();
     let [second, first] = ids.as_slice() else { panic!("{listed}") };
     let shown: Value = person.types(&["benchmarks", "show", first, "--json"]).await.json();
     assert_eq!(shown["components"], serde_json::json!(["vae"]), "{shown}");

@@ -149,13 +149,16 @@ fn rounded(value: f32) -> f32 {
     f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
 }
 
-/// The same tensors rounded, as bf16 or as 32-bit floats of those values.
+/// The same tensors with their floats rounded, as bf16 or as 32-bit floats of those values.
 fn halves(source: &[lora_files::Entry], stored: &str) -> Vec<lora_files::Entry> {
     let bytes = |value: f32| match stored {
         "BF16" => value.to_le_bytes()[2..].to_vec(),
         _ => value.to_le_bytes().to_vec(),
     };
     let entry = |tensor: &lora_files::Entry| {
+        if tensor.dtype != "F32" {
+            return tensor.clone();
+        }
         let values = tensor.bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap()));
         let bytes = values.flat_map(|value| bytes(rounded(value))).collect();
         lora_files::Entry { name: tensor.name.clone(), dtype: stored.to_owned(), shape: tensor.shape.clone(), bytes }
@@ -173,7 +176,6 @@ async fn a_file_of_bf16_gives_what_its_source_gives_within_rounding() {
     make_models_of(&farm, "sd15", "single", "fp32");
     let library = farm.library();
     let source = lora_files::read(&library.join("sd15-tiny.safetensors"));
-    assert!(source.iter().all(|tensor| tensor.dtype == "F32"));
     lora_files::write(&library.join("halves.safetensors"), &halves(&source, "BF16"));
     lora_files::write(&library.join("rounded.safetensors"), &halves(&source, "F32"));
     let _agent = farm.agent_with_library(settings).await;
