@@ -179,8 +179,11 @@ def through_diffusers():
             timed(f"apply: {modules}", applied)
             timed(f"change: {modules}", lambda: weighted("one", 0.6))
             if modules == "all":
-                # the other one is there, as both of ours are on the device
+                # the other one is there, as both of ours are on the device; a fused one is taken out by that, and is fused again
+                pipe.unfuse_lora()
                 pipe.load_lora_weights(folder, weight_name="other.safetensors", adapter_name="two")
+                pipe.set_adapters(["one"], [0.8])
+                pipe.fuse_lora(adapter_names=["one"])
                 timed(SWAP, lambda: weighted("two", 0.8))
             timed(f"remove: {modules}", removed)
 
