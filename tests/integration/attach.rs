@@ -27,7 +27,11 @@ fn python(library: &str) -> Option<String> {
         import.is_ok_and(|status| status.success())
     };
     let of_machine = ["python3", "/usr/bin/python3"].map(str::to_owned);
-    let found = std::env::var("MODELYARD_PYTHON").ok().into_iter().chain(of_machine).find(has);
+    let found = std::env::var_os("MODELYARD_PYTHON")
+        .and_then(|name| name.into_string().ok())
+        .into_iter()
+        .chain(of_machine)
+        .find(has);
     if found.is_none() {
         println!("skipped: attaching from Python: `{library}` is not installed");
     }

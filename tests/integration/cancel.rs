@@ -7,7 +7,6 @@ use shared::{error::ErrorCode, job::JobState};
 use crate::support::{big_model, bytes_move, load, load_with, loaded, nothing_is_resident, small_model};
 
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "the time that a cancel took is for who reads the log")]
 async fn a_load_is_cancelled_while_bytes_move() {
     let farm = Farm::start().await;
     big_model(&farm, 128);

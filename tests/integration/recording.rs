@@ -129,7 +129,8 @@ async fn what_is_known_of_a_model_outlives_that_its_files_cannot_be_read() {
     };
     record(&whole).await;
     sqlx::query("update models set sha256 = 'ab'").execute(&pool).await.expect("a hash");
-    let rows = async || -> Vec<(String, String, Option<String>, Option<String>, i64, String)> {
+    type Row = (String, String, Option<String>, Option<String>, i64, String);
+    let rows = async || -> Vec<Row> {
         sqlx::query_as(
             "select m.state, m.type, m.reason, m.sha256, (select count(*) from model_components p where p.model_id = m.id), s.state
              from models m join model_search s on s.model_id = m.id order by m.rel_path",

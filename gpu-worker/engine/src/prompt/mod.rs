@@ -114,6 +114,9 @@ fn few(chunks: Vec<Chunk>) -> Result<Vec<Chunk>, PromptError> {
     if chunks.len() > limit { Err(PromptError::TooManyChunks { chunks: chunks.len(), limit }) } else { Ok(chunks) }
 }
 
+/// The chunks of each text, in the order of the texts.
+pub type Rows = Vec<Vec<Chunk>>;
+
 /// The chunks of each text by each tokenizer, all of them equally many, and how many: shorter ones are filled up with chunks of an
 /// empty prompt, since guidance compares states of one length, and the encoders of a pair may cut one text differently.
 ///
@@ -123,7 +126,7 @@ pub fn cut<'t>(
     tokenizers: impl IntoIterator<Item = &'t ClipTokenizer>,
     texts: &[&str],
     syntax: PromptSyntax,
-) -> Result<(Vec<Vec<Vec<Chunk>>>, usize), PromptError> {
+) -> Result<(Vec<Rows>, usize), PromptError> {
     let mut cut = Vec::new();
     for tokenizer in tokenizers {
         let rows = texts.iter().map(|text| chunks(tokenizer, text, syntax)).collect::<Result<Vec<_>, _>>()?;
