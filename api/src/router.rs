@@ -21,7 +21,7 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         // catalogue
         .routes(routes!(search::list_models))
         .routes(routes!(search::search_models))
-        .routes(routes!(models::get_one_model, models::override_model))
+        .routes(routes!(models::get_one_model, models::override_model, models::forget_model))
         .routes(routes!(models::reidentify_model))
         .routes(routes!(tensors::list_tensors))
         .routes(routes!(metadata::get_metadata, metadata::put_metadata, metadata::patch_metadata))

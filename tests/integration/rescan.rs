@@ -4,7 +4,10 @@ use std::fs;
 
 use harness::{Farm, LONG, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::{Value, json};
-use shared::job::JobState;
+use shared::{
+    job::JobState,
+    wire::{ModelForgotten, ModelSummary},
+};
 
 /// Scans host `a`; the job's result.
 async fn scan(farm: &Farm) -> Value {
@@ -59,6 +62,18 @@ async fn what_is_as_before_is_not_read_again_and_a_renamed_file_keeps_its_model(
     fs::remove_file(farm.library().join("one.safetensors")).unwrap();
     assert_eq!(counts(&scan(&farm).await), [0, 0, 0, 2, 1]);
     assert_eq!(farm.model("one").await.summary.state, "missing");
+
+    // it is kept until somebody says that it is not wanted any more; its name is free then
+    let refused = farm.api.delete("/v1/models/three").await.problem(409);
+    assert!(refused.detail.contains("not missing"), "{refused:?}");
+    let forgotten: ModelForgotten = farm.api.delete("/v1/models/one").await.json();
+    assert_eq!(forgotten.name, "one");
+    farm.api.ask("/v1/models/one").await.problem(404);
+    let names: Vec<ModelSummary> = farm.api.list("/v1/models").await;
+    assert!(names.iter().all(|model| model.name != "one"), "{names:?}");
+    ModelFile::vae(mebibytes(1)).seed(5).write(&farm.library(), "one.safetensors");
+    assert_eq!(counts(&scan(&farm).await), [1, 1, 0, 2, 0]);
+    assert_ne!(farm.model("one").await.summary.id, forgotten.id);
     farm.assert_ledger_is_clean().await;
 }
 

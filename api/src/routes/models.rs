@@ -11,7 +11,7 @@ use shared::{
         models::{self, ModelRow},
     },
     job::{JobSpec, Keep, NewJob, ScanArgs, Target, enqueue::enqueue},
-    wire::{Detected, JobView, LoadRequest, ModelDetail, Overrides, UnloadRequest},
+    wire::{Detected, JobView, LoadRequest, ModelDetail, ModelForgotten, Overrides, UnloadRequest},
 };
 
 use super::{metadata, search::ids_of};
@@ -204,6 +204,28 @@ pub(crate) async fn reidentify_model(
     Command { asked, body: _ }: Command<NoBody>,
 ) -> Result<Response, ApiError> {
     submit(&state, asked, Order::new(Wanted::Reidentify { model, target: Target::Any })).await
+}
+
+/// Forgets a model whose files are gone
+///
+/// It leaves the catalogue with its metadata, its history and its reports. Refused while a host reports its files: a model that is there would be
+/// found again by the next scan.
+#[utoipa::path(delete, path = "/v1/models/{model}", operation_id = "forgetModel", tag = "models",
+    params(("model" = String, Path, description = "Id or name")),
+    responses((status = 200, description = "It is forgotten", body = ModelForgotten)))]
+pub(crate) async fn forget_model(
+    State(state): State<AppState>,
+    Path(model): Path<String>,
+    _: NoParameters,
+) -> Result<axum::Json<ModelForgotten>, ApiError> {
+    let mut tx = state.begin().await?;
+    let row = get_model(&mut tx, &model).await?;
+    if !models::forget(&mut tx, row.id).await? {
+        let detail = format!("model `{}` is {}, not missing", row.name, row.state);
+        return Err(ApiError::conflict(detail).hint("remove its files and scan the root, then it can be forgotten"));
+    }
+    tx.commit().await.map_err(DbError::from)?;
+    Ok(axum::Json(ModelForgotten { id: row.id, name: row.name }))
 }
 
 /// Loads a model onto a device

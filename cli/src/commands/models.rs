@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 use shared::{
     bytes::ByteSize,
-    wire::{Hashes, JobView, ModelDetail, ModelPage, ModelSummary, SearchRequest},
+    wire::{Hashes, JobView, ModelDetail, ModelForgotten, ModelPage, ModelSummary, SearchRequest},
 };
 
 use super::{
@@ -56,6 +56,12 @@ pub enum ModelsCommand {
 
         #[command(flatten)]
         wait: WaitArgs,
+    },
+    /// Take models whose files are gone out of the catalogue, with all that was said of them.
+    Forget {
+        /// Ids or names.
+        #[arg(required = true, value_name = "MODEL")]
+        models: Vec<String>,
     },
     /// The tensors of a model's components: names, shapes and bytes.
     Tensors(super::tensors::TensorsArgs),
@@ -212,6 +218,7 @@ pub(crate) async fn run(command: ModelsCommand, client: &Client, output: Output)
             let job: JobView = client.post(&path, &serde_json::json!({})).await?;
             settle(client, output, job, &format!("reidentify {model}"), wait).await
         }
+        ModelsCommand::Forget { models } => forget(&models, client, output).await,
         ModelsCommand::Hash { model, wait } => {
             let body = serde_json::json!({ "kind": "hash", "args": { "model": model } });
             let job: JobView = client.post("/v1/jobs", &body).await?;
@@ -219,6 +226,19 @@ pub(crate) async fn run(command: ModelsCommand, client: &Client, output: Output)
         }
     }
     .map(|()| 0)
+}
+
+async fn forget(models: &[String], client: &Client, output: Output) -> Result<(), CliError> {
+    for model in models {
+        let none: [(&str, Option<String>); 0] = [];
+        let forgotten: ModelForgotten = client.delete(&format!("/v1/models/{}", segment(model)), &none).await?;
+        if output.json {
+            output.value(&forgotten)?;
+        } else {
+            output.note(format!("`{}` is forgotten", forgotten.name));
+        }
+    }
+    Ok(())
 }
 
 async fn list(args: ListArgs, client: &Client, output: Output) -> Result<(), CliError> {

@@ -23,6 +23,15 @@ pub struct ModelPage {
     pub indexing: Option<u64>,
 }
 
+/// Answer to `DELETE /v1/models/{model}`.
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ModelForgotten {
+    /// The id that it had.
+    pub id: ModelId,
+    /// The name that is free now.
+    pub name: String,
+}
+
 /// A model in a list.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ModelSummary {

@@ -4,6 +4,7 @@ mod added;
 mod columns;
 mod component_list;
 mod components;
+mod forget;
 mod free_names;
 mod holders;
 mod known;
@@ -27,6 +28,7 @@ mod written;
 
 pub use component_list::{ComponentFilter, SharedComponent, list_components, shared_component};
 pub use components::{Registered, merged, register_digest};
+pub use forget::forget;
 pub use known::{KnownModel, known, misread};
 pub use lanes::{LANES, lane};
 pub use listed::{due_texts, make_due_texts};
