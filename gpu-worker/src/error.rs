@@ -351,7 +351,11 @@ impl Classify for WorkError {
 impl WorkError {
     /// The host's RAM has no room now, which ends when others let go of some.
     pub(crate) fn is_shortage_of_ram(&self) -> bool {
-        matches!(self, Self::Residency(ResidencyError::NoRoom(_) | ResidencyError::Pressure(_)))
+        match self {
+            Self::Residency(ResidencyError::NoRoom(shortage)) => shortage.needed_bytes <= shortage.capacity_bytes,
+            Self::Residency(ResidencyError::Pressure(_)) => true,
+            _ => false,
+        }
     }
 }
 

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use futures::future::try_join_all;
 use harness::Farm;
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::{
     config::Stores,
     db::{
         self, DbError, Pool, farm,
-        models::{self, Batch, FoundComponent, FoundModel, ReadAs, Registered, Written},
+        models::{self, Batch, FileIdentity, FoundComponent, FoundModel, ReadAs, Registered, Written},
     },
     ids::{ComponentId, Incarnation},
 };
@@ -114,12 +114,15 @@ async fn models_that_are_new_are_listed_as_they_are_listed_ever_after() {
 async fn what_is_known_of_a_model_outlives_that_its_files_cannot_be_read() {
     let farm = Farm::start().await;
     let pool = catalogue(&farm).await;
-    let whole = found(2);
+    let file = FileIdentity { rel_path: String::new(), size_bytes: 1, mtime_ns: 2, inode: 3, dev: 4 };
+    let whole = FoundModel { files: vec![file], ..found(2) };
     let unread = FoundModel {
         model_type: "unknown".to_owned(),
         base: "unknown".to_owned(),
         is_unreadable: true,
         reason: Some("it cannot be read".to_owned()),
+        metadata: json!({}),
+        files: Vec::new(),
         components: Vec::new(),
         ..found(2)
     };
@@ -154,6 +157,24 @@ async fn what_is_known_of_a_model_outlives_that_its_files_cannot_be_read() {
     assert_eq!((counts.changed, counts.unchanged), (1, 0));
     assert_eq!(rows().await, [row("unreadable", Some("it cannot be read"))]);
     assert_eq!(record(&unread).await.expect("no lease to lose").unchanged, 1);
+    record(&whole).await;
+    assert_eq!(rows().await, [row("available", None)]);
+    let kept: i64 = sqlx::query_scalar("select count(*) from models where metadata <> '{}'")
+        .fetch_one(&pool)
+        .await
+        .expect("metadata");
+    assert_eq!(kept, 1);
+    // another host whose disk fails says nothing of this one's
+    models::record_models(&pool, None, ("b", "main"), &batch(std::slice::from_ref(&unread))).await.expect("a record");
+    assert_eq!(rows().await, [row("available", None)]);
+    // back, but not to be read
+    sqlx::query("update models set state = 'missing'").execute(&pool).await.expect("a state");
+    sqlx::query("delete from model_locations").execute(&pool).await.expect("no place");
+    record(&unread).await;
+    let places: Vec<(String, Value)> =
+        sqlx::query_as("select host, files from model_locations").fetch_all(&pool).await.expect("places");
+    assert_eq!(places, [("a".to_owned(), json!([]))]);
+    assert_eq!(rows().await, [row("unreadable", Some("it cannot be read"))]);
     record(&whole).await;
     assert_eq!(rows().await, [row("available", None)]);
     record(&fresh).await;

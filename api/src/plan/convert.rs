@@ -30,7 +30,7 @@ pub(super) async fn decide(
     let name = subject.model.name.clone();
     if subject.model.state != "available" {
         return Err(ApiError::conflict(format!("model `{name}` is {}", subject.model.state))
-            .hint("put its files back and scan again"));
+            .hint(super::subject::hint_of(&subject.model.state)));
     }
     if NOT_CONVERTED.contains(&subject.model.format.as_str()) {
         let detail = format!("model `{name}` is stored as {}, which is not converted", subject.model.format);

@@ -45,7 +45,7 @@ impl Subject {
         if self.model.state != "available" {
             let why = self.model.reason.as_deref().unwrap_or("its files cannot be read");
             return Err(ApiError::conflict(format!("model `{name}` is {}: {why}", self.model.state))
-                .hint("put the files back and scan again"));
+                .hint(hint_of(&self.model.state)));
         }
         if self.components.is_empty() {
             let why = self.model.reason.as_deref().unwrap_or("no components were found in it");
@@ -126,6 +126,14 @@ pub(crate) async fn get_component(conn: &mut Session, id: ComponentId) -> Result
     found.ok_or_else(|| {
         ApiError::not_found(format!("there is no component `{id}`")).hint("a model's page lists its components")
     })
+}
+
+/// What to do about a model that is not available.
+pub(super) fn hint_of(state: &str) -> &'static str {
+    match state {
+        "unreadable" => "see that the disk answers and that the agent may read the files, then scan again",
+        _ => "put the files back and scan again",
+    }
 }
 
 #[cfg(test)]

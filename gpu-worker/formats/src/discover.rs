@@ -237,16 +237,17 @@ impl Walk<'_> {
         }
     }
 
-    /// A file beside an index that the index could name, and that is a link out of the roots.
+    /// A shard beside its index that is a link out of the roots. Those that an index names in any other way are no links (`index::read`).
     fn shard_outside<'s>(&self, index: &Path, siblings: &'s [String]) -> Option<&'s String> {
-        let is_weights = |name: &&String| index::is_weights(name);
-        siblings.iter().filter(is_weights).find(|name| self.leads_out(&index.with_file_name(name)))
+        let stem = index.file_name().and_then(|name| index::parse_name(name.to_str()?)).map_or("", |(stem, _)| stem);
+        let is_shard = |name: &&String| name.starts_with(stem) && index::is_weights(name);
+        siblings.iter().filter(is_shard).find(|name| self.leads_out(&index.with_file_name(name)))
     }
 
     /// Whether an entry is a link that resolves outside of the roots.
     fn leads_out(&self, path: &Path) -> bool {
         let is_link = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_symlink());
-        is_link && !path.canonicalize().is_ok_and(|target| self.allowed(&target))
+        is_link && path.canonicalize().is_ok_and(|target| !self.allowed(&target))
     }
 
     /// A pipeline folder is one model, unless something in it leads out of the root.

@@ -170,7 +170,8 @@ impl Inspection {
     #[must_use]
     pub fn config(&self, kind: &str) -> Option<&Value> {
         let configs = self.metadata.get("configs")?.as_object()?;
-        let is_alone = configs.len() == 1 && matches!(self.components.as_slice(), [only] if only.kind.as_str() == kind);
+        let is_lone = self.format == Format::Component && configs.len() == 1;
+        let is_alone = is_lone && matches!(self.components.as_slice(), [only] if only.kind.as_str() == kind);
         configs.get(kind).or_else(|| configs.values().next().filter(|_| is_alone))
     }
 

@@ -132,7 +132,7 @@ pub struct PendingJob {
     pub model: Option<ModelId>,
     /// Components that it touches, with their bytes.
     pub components: Vec<(ComponentId, u64)>,
-    /// Its components need not stay in RAM on their way to a device: two of them are there at a time.
+    /// Its components need not stay in RAM on their way to a device: one after the other may be there.
     pub through_ram: bool,
     /// Other models whose files it needs.
     pub other_models: Vec<ModelId>,

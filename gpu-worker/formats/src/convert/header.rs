@@ -6,7 +6,6 @@ use serde_json::{Map, Value, json};
 
 use super::{Model, OutFile, OutTensor, Request, goal::Goal};
 use crate::{
-    inspection::Inspection,
     vocab::{Base, Format, ModelType},
     write::{JOB_KEY, WriteError, framed},
 };
@@ -28,7 +27,7 @@ pub(super) fn describe(files: &mut [OutFile], model: &Model, goal: Goal, request
         let mut fields = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         if matches!(goal, Goal::SameFile | Goal::Original { .. }) {
             fields.extend(model.metadata.iter().filter(|(key, _)| !STALE.contains(&key.as_str())).map(owned));
-            fields.extend(spec(&model.inspection, goal, request));
+            fields.extend(spec(model, goal, request));
             fields.insert(HASH_KEY.to_owned(), NO_HASH.to_owned());
             fields.extend(request.metadata.iter().map(owned));
         } else {
@@ -42,25 +41,27 @@ fn owned((key, value): (&String, &String)) -> (String, String) {
     (key.clone(), value.clone())
 }
 
-fn spec(inspection: &Inspection, goal: Goal, request: &Request) -> Vec<(String, String)> {
+fn spec(model: &Model, goal: Goal, request: &Request) -> Vec<(String, String)> {
+    let inspection = &model.inspection;
     let field = |key: &str, value: &str| (format!("modelspec.{key}"), value.to_owned());
     let mut fields = vec![field("sai_model_spec", SPEC), field("title", &request.title)];
-    if let Some((architecture, resolution)) = architecture(inspection) {
+    if let Some((architecture, resolution)) = architecture(model) {
         let implementation =
             if inspection.format == Format::Diffusers && goal == Goal::SameFile { "diffusers" } else { ORIGINAL };
         fields.push(field("architecture", &architecture));
         fields.push(field("implementation", implementation));
         fields.push(field("resolution", resolution));
     }
-    if inspection.prediction.as_deref() == Some("v_prediction") {
+    if model.prediction() == "v_prediction" {
         fields.push(field("prediction_type", "v"));
     }
     fields
 }
 
 /// ModelSpec's name of the architecture, and the size of picture that it was trained for.
-fn architecture(inspection: &Inspection) -> Option<(String, &'static str)> {
-    let is_v = inspection.prediction.as_deref() == Some("v_prediction");
+fn architecture(model: &Model) -> Option<(String, &'static str)> {
+    let inspection = &model.inspection;
+    let is_v = model.prediction() == "v_prediction";
     let (name, resolution) = match inspection.base {
         Base::Sd15 => ("stable-diffusion-v1", "512x512"),
         Base::Sd21 if is_v => ("stable-diffusion-v2-768-v", "768x768"),

@@ -102,13 +102,15 @@ pub(super) fn original_file(
     let names: HashSet<String> = tensors.iter().map(|tensor| tensor.name.clone()).collect();
     let kept = |tensor: &&TensorFacts| {
         let marks = MARKERS.contains(&tensor.name.as_str());
-        (marks || !request.prune) && !names.contains(&tensor.name) && !is_of_part(tensor, parts)
+        // what the operator says goes before the mark
+        let is_wrong = tensor.name == MARKERS[0] && model.said_prediction().is_some_and(|said| said != "v_prediction");
+        !is_wrong && (marks || !request.prune) && !names.contains(&tensor.name) && !is_of_part(tensor, parts)
     };
     // of a folder, all tensors are of a part
     for tensor in model.tensors.iter().filter(kept) {
         tensors.push(out(tensor.name.clone(), tensor.shape.clone(), None, vec![stored(tensor)], request)?);
     }
-    let is_v = model.inspection.prediction.as_deref() == Some("v_prediction");
+    let is_v = model.prediction() == "v_prediction";
     if is_v && model.inspection.base == Base::Sdxl && !alone && !tensors.iter().any(|tensor| tensor.name == MARKERS[0])
     {
         tensors.push(out(MARKERS[0].to_owned(), vec![0], None, Vec::new(), request)?);

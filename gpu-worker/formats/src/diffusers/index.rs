@@ -75,6 +75,7 @@ pub(crate) fn read(path: &Path, rel_path: &str, below: &str) -> Result<ShardSet,
         ShardSet { format: Format::Safetensors, files: vec![facts], tensors: Vec::new(), metadata: BTreeMap::new() };
     let mut homes: HashMap<String, String> = HashMap::new();
     for shard in shards {
+        must_be_plain(path, shard)?;
         let part = self::shard(&path.with_file_name(shard), &format!("{below}{shard}"))?;
         let first = set.files.len();
         if first == 1 {
@@ -101,6 +102,17 @@ pub(crate) fn read(path: &Path, rel_path: &str, below: &str) -> Result<ShardSet,
         }
     }
     Ok(set)
+}
+
+/// A walk has seen where shards of the index's own stem lead, and no others.
+fn must_be_plain(index: &Path, shard: &str) -> Result<(), FormatError> {
+    let stem = index.file_name().and_then(|name| parse_name(name.to_str()?)).map_or("", |(stem, _)| stem);
+    let path = index.with_file_name(shard);
+    let is_link = std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.file_type().is_symlink());
+    if is_link && !shard.starts_with(stem) {
+        return Err(FormatError::NotRegular { path, what: "a link to a shard of another name" });
+    }
+    Ok(())
 }
 
 /// One weight file, be it a shard or the whole.

@@ -9,6 +9,7 @@ use std::{
     fs::{self, File},
     io::{BufWriter, Write},
     path::Path,
+    time::{Duration, Instant},
 };
 
 use model_formats::{ErrorKind, inspect, pickle, safetensors};
@@ -20,6 +21,8 @@ static COUNTING: allocator::Counting = allocator::Counting;
 const PICKLE_BYTES: usize = 384 << 20;
 /// Directories of zips at their limits.
 const ZIP_BYTES: usize = 128 << 20;
+/// What takes seconds ends in this time on any machine; what grows with the square does not.
+const MINUTES: Duration = Duration::from_secs(150);
 /// A header of the longest length and the tensors that are read of it.
 const FULL_BYTES: usize = 320 << 20;
 /// Headers, indices and everything that lies about its length.
@@ -168,7 +171,9 @@ fn full_headers(path: &Path) {
     });
     assert!(peak <= FULL_BYTES, "too many tensors: {peak} bytes at most");
     write(199_000);
+    let began = Instant::now();
     let peak = allocator::peak(|| assert!(inspect(path).is_ok()));
+    assert!(began.elapsed() < MINUTES, "the square of their number");
     assert!(peak <= FULL_BYTES, "many tensors: {peak} bytes at most");
 }
 

@@ -18,17 +18,20 @@ pub(super) struct Source {
 impl Source {
     pub(super) async fn read(agent: &Agent, attempt: &Attempt, id: ModelId) -> Result<Self, WorkError> {
         let wanted = model::wanted(agent, id, None).await?;
-        let inspection = model::inspect(agent, attempt, &wanted).await?;
+        let mut inspection = model::inspect(agent, attempt, &wanted).await?;
         let locations = models::locations_of(&agent.pool, &[id]).await?;
         let here = locations.into_iter().find(|location| location.host == agent.host);
         let missing = || WorkError::NotHere { model: wanted.model.name.clone(), host: agent.host.clone() };
         let root = here.ok_or_else(missing)?.root;
         // of a folder, the parts say where their files are
         let path = inspection.files.first().map(|file| file.path.clone()).unwrap_or_default();
+        let overrides = &wanted.model.overrides;
         let said = Said {
-            configs: wanted.model.overrides.get("config").and_then(Value::as_object).cloned().unwrap_or_default(),
-            prediction: parts::prediction(&wanted.model, &inspection),
+            configs: overrides.get("config").and_then(Value::as_object).cloned().unwrap_or_default(),
+            prediction: overrides.get("prediction").and_then(Value::as_str).map(str::to_owned),
         };
+        // what lies beside the files and claims it was read by the scan
+        inspection.prediction = parts::prediction(&wanted.model, &inspection);
         let model = blocking("reading headers", move || Model::open(&path, inspection)).await??;
         Ok(Self { wanted, model: model.with(said), root })
     }

@@ -4,7 +4,7 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 use super::{
     shelves::push_share,
-    text::{RANKED_MOST, Reading},
+    text::{Frequency, RANKED_MOST, Reading},
     way::{Way, through_indexes},
     words,
 };
@@ -15,8 +15,8 @@ const SAMPLED_PAGES: i64 = 16;
 /// A text that so many of them hold is frequent, where they stand in so many pages: models that were found together are alike.
 const SAMPLED_HOLD: i64 = 7;
 const SAMPLED_STAND: i64 = 4;
-/// And so many models in all, as far as the sample tells, five times as many as are ranked: a sample of a text that few enough hold to be ranked
-/// is that far off once in ten thousand times. Of fewer the index finds them soon.
+/// And so many models in all, as far as the sample tells, five times as many as are ranked: among a hundred thousand models a sample of a text
+/// that few enough hold to be ranked is that far off once in ten thousand times. Of fewer the index finds them soon.
 const FREQUENT: f64 = 2_500.0;
 /// A beginning that so many models hold is no rare word.
 const BEGUN_BY_MANY: f64 = 5_000.0;
@@ -29,7 +29,9 @@ impl Reading {
     /// The models that hold the words, if they are so few that their fit can be compared.
     pub(super) async fn found_among_few(&mut self, conn: &mut PgConnection) -> Result<Option<Vec<ModelId>>, DbError> {
         let sample = self.sample(conn).await?;
-        self.share = Some(sample.held.max(1) as f64 / sample.seen.max(1) as f64);
+        let held = sample.held.max(1);
+        self.frequency =
+            Some(Frequency { share: held as f64 / sample.seen.max(1) as f64, models: sample.models(held) });
         // an index takes long to find that out
         if sample.is_of_a_frequent_text() {
             return Ok(None);

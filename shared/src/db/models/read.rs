@@ -85,7 +85,7 @@ pub struct OwnedComponent {
     pub model_name: String,
 }
 
-/// The owners of components; components that left the catalogue are left out.
+/// The owners of components whose files are there; components that left the catalogue are left out.
 ///
 /// # Errors
 /// Database errors.
@@ -93,7 +93,7 @@ pub async fn owners_of(db: impl PgExecutor<'_>, components: &[ComponentId]) -> R
     Ok(sqlx::query_as(
         "select p.component_id as id, p.kind, p.model_id, m.name as model_name
          from model_components p join models m on m.id = p.model_id
-         where p.component_id = any($1) order by m.name, p.kind",
+         where p.component_id = any($1) and m.state <> 'missing' order by m.name, p.kind",
     )
     .bind(components)
     .fetch_all(db)

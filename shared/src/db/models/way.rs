@@ -6,6 +6,7 @@ use sqlx::{Connection, PgConnection, Postgres, Transaction};
 use super::{
     search::{ModelFilter, ModelSort},
     shelves::{COUNTED, asks_for_facts},
+    text::Frequency,
 };
 use crate::db::DbError;
 
@@ -34,9 +35,8 @@ const TEXT_WALK: i64 = 2_000;
 const LONE_TEXT_WALK: i64 = 3_000;
 /// Models whose texts are compared to learn how frequent a text is in a list.
 const TEXT_PROBE: i64 = 200;
-/// A text that fills a page among so many models is walked to: comparing their texts takes as long as visiting all of a catalogue that
-/// hold one which needs more.
-const TEXT_FILLS: i64 = 2_100;
+/// Comparing a text takes so many times as long as visiting a model that an index found.
+const TEXT_TO_VISIT: f64 = 2.4;
 /// Looking at a row takes so many times as long as at an entry of an index.
 const ROW_TO_ENTRY: f64 = 2.5;
 /// So many texts are compared faster than an index finds a frequent word.
@@ -93,13 +93,13 @@ pub(super) fn first(filter: &ModelFilter, counted: Option<i64>, limit: i64) -> O
 fn of_a_text(filter: &ModelFilter, counted: Option<i64>, limit: i64) -> Way {
     let alone = counted.is_none() && !has_sizes(filter) && filter.name_contains.is_none();
     let alone = alone && filter.host.is_none() && filter.tags.is_empty();
-    let share = filter.text.as_ref().and_then(|text| text.share).filter(|_| alone);
-    let Some(share) = share else { return Way::Walk(TEXT_PROBE) };
+    let frequency = filter.text.as_ref().and_then(|text| text.frequency).filter(|_| alone);
+    let Some(Frequency { share, models }) = frequency else { return Way::Walk(TEXT_PROBE) };
     let needed = limit as f64 / share;
-    if needed > TEXT_FILLS as f64 {
+    if needed * TEXT_TO_VISIT > models {
         return Way::Collect;
     }
-    // a walk ends where the page is full: how far it may go costs nothing
+    // a walk ends where the page is full: how far it may go costs nothing where what holds the text is spread over the order
     Way::WalkRows(((needed * 1.5) as i64).clamp(TEXT_PROBE, LONE_TEXT_WALK))
 }
 
@@ -209,7 +209,8 @@ mod tests {
     use crate::db::models::Reading;
 
     fn text(ranked: bool, share: Option<f64>) -> Option<Reading> {
-        Some(Reading { text: "x".into(), words: vec![vec!["x".into()]], ranked, share, found: None })
+        let frequency = share.map(|share| Frequency { share, models: share * 100_000.0 });
+        Some(Reading { text: "x".into(), words: vec![vec!["x".into()]], ranked, frequency, found: None })
     }
 
     fn some() -> Option<Vec<String>> {
@@ -253,7 +254,7 @@ mod tests {
         assert_eq!(of_so_many(&tagged, 50_000.0, 50_000.0), Way::WalkRows(ROW_PROBE));
         let named = ModelFilter { name_contains: Some("x".into()), ..ModelFilter::default() };
         assert_eq!(of_so_many(&named, 3_000.0, 5_000.0), Way::Walk(ROW_WALK), "the index of names is enough");
-        assert_eq!(of_so_many(&named, 900.0, 50_000.0), Way::Collect);
+        assert_eq!(of_so_many(&named, 1_900.0, 50_000.0), Way::Collect);
         let sized = ModelFilter { size_min: Some(1), ..ModelFilter::default() };
         assert!(by_size(&sized, None, None) && by_size(&sized, Some(COUNTED + 1), Some(of(1.0, 5_000.0))));
         assert!(!by_size(&sized, Some(1), None) && !by_size(&sized, None, Some(of(1.0, 40_000.0))));

@@ -71,8 +71,9 @@ pub(super) async fn batch<'w>(
     let (unread, old): (Vec<(&Existing, &Written<'_>)>, Vec<_>) = old.partition(|(_, model)| model.found.is_unreadable);
     let changed = update(tx, &old).await?;
     let unread: Vec<(ModelId, &Written<'_>)> = unread.iter().map(|(before, model)| (before.id, *model)).collect();
-    let gone = unreadable(tx, &unread).await?;
-    unreadable(tx, &fresh.iter().copied().filter(|(_, model)| model.found.is_unreadable).collect::<Vec<_>>()).await?;
+    let gone = unreadable(tx, place, &unread).await?;
+    unreadable(tx, place, &fresh.iter().copied().filter(|(_, model)| model.found.is_unreadable).collect::<Vec<_>>())
+        .await?;
     counts.added += fresh.len() as u64;
     counts.changed += changed.len() as u64 + gone;
     counts.unchanged += ((old.len() + unread.len()) as u64).saturating_sub(changed.len() as u64 + gone);
@@ -162,20 +163,40 @@ async fn update(tx: &mut PgConnection, models: &[(&Existing, &Written<'_>)]) -> 
     Ok(changed.into_iter().collect())
 }
 
-/// Notes that the files of these models cannot be read now, and why; of how many that is new. What is known of them holds until they can.
-async fn unreadable(tx: &mut PgConnection, models: &[(ModelId, &Written<'_>)]) -> Result<u64, DbError> {
+/// Notes that the files of these models cannot be read now, and why; of how many that is new. What is known of them holds until they can, and of
+/// those that another host has nothing is wrong.
+async fn unreadable(
+    tx: &mut PgConnection,
+    place: Place<'_>,
+    models: &[(ModelId, &Written<'_>)],
+) -> Result<u64, DbError> {
     if models.is_empty() {
         return Ok(0);
     }
     let ids: Vec<ModelId> = models.iter().map(|(id, _)| *id).collect();
     let reasons: Vec<Option<&str>> = models.iter().map(|(_, model)| model.found.reason.as_deref()).collect();
+    let paths: Vec<&str> = models.iter().map(|(_, model)| model.found.rel_path.as_str()).collect();
     let noted = sqlx::query(
         "update models m set state = 'unreadable', reason = f.reason, version = m.version + 1, updated_at = now()
          from unnest($1::text[], $2::text[]) as f (id, reason)
-         where m.id = f.id and (m.state, m.reason) is distinct from ('unreadable', f.reason)",
+         where m.id = f.id and (m.state, m.reason) is distinct from ('unreadable', f.reason)
+           and not exists (select 1 from model_locations l where l.model_id = m.id and l.host <> $3)",
     )
-    .bind(ids)
+    .bind(&ids)
     .bind(reasons)
+    .bind(place.host)
+    .execute(&mut *tx)
+    .await?;
+    // something is there, whatever it is
+    sqlx::query(
+        "insert into model_locations (model_id, host, root, rel_path, files)
+         select id, $1, $2, rel_path, '[]' from unnest($3::text[], $4::text[]) as f (id, rel_path)
+         on conflict (model_id, host) do nothing",
+    )
+    .bind(place.host)
+    .bind(place.root)
+    .bind(ids)
+    .bind(paths)
     .execute(tx)
     .await?;
     Ok(noted.rows_affected())
@@ -191,9 +212,9 @@ async fn forget_hashes(
     };
     let mut moved = Vec::new();
     for (before, model) in models {
-        if let Some(known) = &before.files
-            && files(known)? != model.found.files
-        {
+        // of one that could not be read no files are known
+        let known = before.files.as_ref().map(files).transpose()?.filter(|known| !known.is_empty());
+        if known.is_some_and(|known| known != model.found.files) {
             moved.push(before.id);
         }
     }
