@@ -123,7 +123,7 @@ async fn described(conn: &mut Session, rows: Vec<Row>, view: &View) -> Result<Ve
     let parts = models::owners_of(&mut *conn, &ids).await?;
     let owners = Owners::of(conn, view.held.iter().filter(|held| ids.contains(&held.component))).await?;
     let describe = |row: Row| SharedComponent {
-        models: parts.iter().filter(|part| part.id == row.id).map(part_of).collect(),
+        models: parts.iter().filter(|part| part.id == row.id && part.is_on_disk).map(part_of).collect(),
         spare_bytes: unsigned(row.spare_bytes),
         resident: owners.resident(view.held.iter().filter(|held| held.component == row.id)),
         staleness: view.staleness.clone(),

@@ -105,7 +105,7 @@ pub async fn expire(agent: &Agent, device: &Device) -> u64 {
 /// Takes one copy off, with its record. Nothing is freed, and nothing wrong, when it is not there.
 ///
 /// # Errors
-/// [`Refused`]; protected copies go only when `protected_too`.
+/// [`Refused`]; protected copies go only when `protected_too`. One with [`RunnerError::NotFreed`] is gone, and recorded.
 pub async fn take(
     agent: &Agent,
     device: &Device,
@@ -115,12 +115,16 @@ pub async fn take(
 ) -> Result<u64, Refused> {
     let now = device.tier.uptime();
     let row = candidates(agent, device).into_iter().find(|one| *one.key == *component.to_string());
-    let freed_bytes = out(device, component, protected_too).await?;
+    let (freed_bytes, left_behind) = match out(device, component, protected_too).await {
+        Ok(freed_bytes) => (freed_bytes, None),
+        Err(Refused::Runner(error @ RunnerError::NotFreed { freed_bytes, .. })) => (Some(freed_bytes), Some(error)),
+        Err(stays) => return Err(stays),
+    };
     let mut draft = Draft { freed_bytes: freed_bytes.unwrap_or(0), ..Draft::plain(reason) };
     let gone = row.filter(|_| freed_bytes.is_some());
     draft.rows.extend(gone.map(|one| policy::row(device.tier.rules, &one, now, Verdict::Evict)));
     device.tier.record(draft);
-    Ok(freed_bytes.unwrap_or(0))
+    left_behind.map_or(Ok(freed_bytes.unwrap_or(0)), |error| Err(error.into()))
 }
 
 /// Whether somebody uses a copy, or keeps it.
@@ -157,6 +161,12 @@ async fn carry_out(agent: &Agent, device: &Device, mut draft: Draft, plan: Plan)
                 went.push(victim.clone());
                 agent.metrics.device_evictions.inc();
                 tracing::info!(%component, bytes, reason = draft.reason.as_str(), device = device.id, "took a component off the device");
+            }
+            Err(Refused::Runner(error @ RunnerError::NotFreed { freed_bytes, .. })) => {
+                tracing::warn!(%component, error = %chain(&error), "a victim left memory behind");
+                draft.freed_bytes += freed_bytes;
+                went.push(victim.clone());
+                agent.metrics.device_evictions.inc();
             }
             Err(stays) => tracing::debug!(%component, stays = %chain(&stays), device = device.id, "a victim stays"),
         }
@@ -198,6 +208,10 @@ async fn free(device: &Device, component: ComponentId) -> Result<Option<u64>, Re
         Err(RunnerError::NotResident { .. }) => {
             leaving.gone = true;
             Ok(None)
+        }
+        Err(error @ RunnerError::NotFreed { .. }) => {
+            leaving.gone = true;
+            Err(error.into())
         }
         Err(error) => Err(error.into()),
     }

@@ -227,7 +227,7 @@ impl Load<'_> {
             match self.device.runner.unload(component).await {
                 Ok(_) | Err(RunnerError::NotResident { .. } | RunnerError::Crashed { .. }) => {}
                 Err(error) => {
-                    tracing::warn!(%component, error = %shared::error::chain(&error), "a component of a failed load stays on the device")
+                    tracing::warn!(%component, error = %shared::error::chain(&error), "a component of a failed load left memory behind or stays on the device")
                 }
             }
         }

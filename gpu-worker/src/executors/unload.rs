@@ -20,8 +20,9 @@ use super::{
 use crate::{
     commit::Effects,
     context::{Agent, Device},
-    device_tier::evict,
+    device_tier::evict::{self, Refused},
     error::WorkError,
+    runner::RunnerError,
     running::Attempt,
 };
 
@@ -33,7 +34,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: UnloadArgs, attempt: &Attempt)
     let needed = if anyway { BTreeMap::new() } else { needed_by_others(agent, device, &wanted).await? };
     let before = device.memory();
     must_not_stay(agent, device, wanted.components.iter().filter(|row| !needed.contains_key(&row.id)), args.force)?;
-    let (mut unloaded, mut stays, mut freed_bytes) = (Vec::new(), Vec::new(), 0);
+    let (mut unloaded, mut stays, mut freed_bytes, mut left_behind) = (Vec::new(), Vec::new(), 0, None);
     for row in &wanted.components {
         if attempt.cancel.is_cancelled() {
             return Err(WorkError::Cancelled);
@@ -44,7 +45,13 @@ pub(super) async fn run(agent: &Arc<Agent>, args: UnloadArgs, attempt: &Attempt)
             stays.push(serde_json::json!({ "id": row.id, "kind": row.kind, "needed_by": others }));
             continue;
         }
-        let bytes = take_off(agent, device, &wanted, row, args.force).await?;
+        let bytes = match take_off(agent, device, &wanted, row, args.force).await {
+            Err(WorkError::Runner(error @ RunnerError::NotFreed { .. })) => {
+                left_behind = Some(error);
+                continue;
+            }
+            taken => taken?,
+        };
         if bytes > 0 {
             freed_bytes += bytes;
             unloaded.push(serde_json::json!({ "id": row.id, "kind": row.kind, "bytes": bytes }));
@@ -58,6 +65,9 @@ pub(super) async fn run(agent: &Arc<Agent>, args: UnloadArgs, attempt: &Attempt)
         let gone = wanted.components.iter().filter(|row| !needed.contains_key(&row.id));
         let ids: Vec<_> = gone.map(|row| row.id).collect();
         result["ram"] = cache_remove::evict(agent, &ids, args.force).await?;
+    }
+    if let Some(error) = left_behind {
+        return Err(error.into());
     }
     Ok(Done { result, effects: Effects::Resident(Vec::new()) })
 }
@@ -116,16 +126,19 @@ async fn take_off(
     row: &ComponentRow,
     force: bool,
 ) -> Result<u64, WorkError> {
-    let mut freed_bytes = 0;
-    for held in agent.aliases.held(row.id) {
-        freed_bytes += evict::take(agent, device, held, Reason::Requested, force).await?;
-    }
+    let (mut freed_bytes, mut left_behind) = (0, None);
+    let mut gone = agent.aliases.held(row.id);
     // what lies over it, or was made of it, is of no use without it
-    for (variant, _) in device.variants.among(&device.resident()) {
-        if variant.base == row.id {
-            freed_bytes += evict::take(agent, device, variant.id, Reason::Requested, force).await?;
+    let variants = device.variants.among(&device.resident());
+    gone.extend(variants.into_iter().filter(|(variant, _)| variant.base == row.id).map(|(variant, _)| variant.id));
+    for component in gone {
+        match evict::take(agent, device, component, Reason::Requested, force).await {
+            Ok(bytes) => freed_bytes += bytes,
+            // it is gone all the same, and the others are to go with it
+            Err(Refused::Runner(error @ RunnerError::NotFreed { .. })) => left_behind = Some(error),
+            Err(stays) => return Err(stays.into()),
         }
     }
     release(agent, device, wanted, row);
-    Ok(freed_bytes)
+    left_behind.map_or(Ok(freed_bytes), |error| Err(error.into()))
 }

@@ -325,11 +325,7 @@ impl Copies {
         let owed = loaded.map_or(0, |copy| copy.shown.bytes);
         let bytes = self.take_off(component)?;
         if bytes < owed {
-            let message = format!(
-                "{component} has left the device, and {bytes} of its {owed} bytes came back: the rest is freed before memory is taken \
-                 the next time"
-            );
-            return Err(CopyError::Failed(Failure::Device { message }));
+            return Err(CopyError::Failed(Failure::NotFreed { component, freed_bytes: bytes, owed_bytes: owed }));
         }
         Ok(Done::Unloaded { bytes })
     }

@@ -62,6 +62,18 @@ pub enum RunnerError {
         /// Leases on it.
         leases: u32,
     },
+    /// The component has left the device, but not all of its memory came back.
+    #[error("component {component} has left device `{device}`, and {freed_bytes} of its {owed_bytes} bytes came back")]
+    NotFreed {
+        /// Device name.
+        device: String,
+        /// The component.
+        component: ComponentId,
+        /// Bytes that came back.
+        freed_bytes: u64,
+        /// Bytes that it had.
+        owed_bytes: u64,
+    },
     /// The caller asked to stop.
     #[error("the work on `{device}` was cancelled")]
     Cancelled {
@@ -104,6 +116,9 @@ impl RunnerError {
             }
             Failure::NotResident { component } => Self::NotResident { device, component },
             Failure::InUse { component, leases } => Self::InUse { device, component, leases },
+            Failure::NotFreed { component, freed_bytes, owed_bytes } => {
+                Self::NotFreed { device, component, freed_bytes, owed_bytes }
+            }
             Failure::Cancelled => Self::Cancelled { device },
             Failure::Device { message } => Self::Device { device, message },
             Failure::Work { error } => Self::Work { device, error },
@@ -119,7 +134,8 @@ impl Classify for RunnerError {
             Self::Work { error, .. } => error.code,
             Self::OutOfMemory { .. } => ErrorCode::InsufficientCapacity,
             Self::NotResident { .. } => ErrorCode::NotFound,
-            Self::InUse { .. } => ErrorCode::Conflict,
+            // trying again would find nothing to unload, and call that a success
+            Self::InUse { .. } | Self::NotFreed { .. } => ErrorCode::Conflict,
             Self::Cancelled { .. } => ErrorCode::Cancelled,
             Self::Unsendable { .. } => ErrorCode::InvalidArgument,
         }
@@ -131,6 +147,10 @@ impl Classify for RunnerError {
             Self::InUse { .. } => {
                 Some("end the programs that are attached to it, or wait for the jobs that use it".into())
             }
+            Self::NotFreed { .. } => Some(
+                "the rest is freed before memory of the device is taken the next time, at the latest with its runner"
+                    .into(),
+            ),
             Self::Work { error, .. } => error.hint.clone(),
             _ => None,
         }

@@ -228,6 +228,12 @@ pub(super) enum Failure {
         component: ComponentId,
         leases: u32,
     },
+    /// It has left, but not all of its memory came back.
+    NotFreed {
+        component: ComponentId,
+        freed_bytes: u64,
+        owed_bytes: u64,
+    },
     Cancelled,
     Device {
         message: String,

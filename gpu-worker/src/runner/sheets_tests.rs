@@ -282,8 +282,8 @@ fn an_unload_of_what_was_loaded_succeeds_only_when_the_bytes_are_back() {
     let (held, base) = (host.used(), host.base);
     let owed = host.shown(base).bytes;
     match host.copies.unload(base) {
-        Err(CopyError::Failed(Failure::Device { message })) => {
-            assert!(message.contains(&format!("0 of its {owed} bytes")), "{message}");
+        Err(CopyError::Failed(Failure::NotFreed { component, freed_bytes: 0, owed_bytes })) => {
+            assert_eq!((component, owed_bytes), (base, owed));
         }
         other => panic!("{other:?}"),
     }

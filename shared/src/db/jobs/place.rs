@@ -48,23 +48,29 @@ pub struct PendingRow {
     pub crashed_on: Option<String>,
 }
 
-/// Pending jobs that are due, best first.
-///
-/// # Errors
-/// Database errors.
-pub async fn pending(db: impl PgExecutor<'_>, limit: i64) -> Result<Vec<PendingRow>, DbError> {
-    Ok(sqlx::query_as(
-        "select id, kind, lane, pin_host, pin_device, need_labels, needs, model_id, args, fence, priority, reason, run_at,
+/// What the placement sees of due jobs, and `rest` of the statement.
+macro_rules! due_jobs {
+    ($rest:literal) => {
+        concat!(
+            "select id, kind, lane, pin_host, pin_device, need_labels, needs, model_id, args, fence, priority, reason, run_at,
                 extract(epoch from now() - run_at)::float8 as due_seconds,
                 extract(epoch from now() - lost_at)::float8 as lost_seconds,
                 case when lost_at is not null then
                     (select coalesce(a.device, a.host) from job_attempts a where a.job_id = jobs.id order by a.fence desc limit 1)
                 end as crashed_on
-         from jobs where state = 'pending' and run_at <= now() order by priority desc, run_at, id limit $1",
-    )
-    .bind(limit)
-    .fetch_all(db)
-    .await?)
+             from jobs where state = 'pending' and run_at <= now() ",
+            $rest
+        )
+    };
+}
+pub(super) use due_jobs;
+
+/// Pending jobs that are due, best first.
+///
+/// # Errors
+/// Database errors.
+pub async fn pending(db: impl PgExecutor<'_>, limit: i64) -> Result<Vec<PendingRow>, DbError> {
+    Ok(sqlx::query_as(due_jobs!("order by priority desc, run_at, id limit $1")).bind(limit).fetch_all(db).await?)
 }
 
 /// Gives a pending job to a host, or to a device of it. False when the job or the term changed meanwhile.

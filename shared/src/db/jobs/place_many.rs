@@ -132,14 +132,9 @@ pub async fn pending_after(
     limit: i64,
 ) -> Result<Vec<PendingRow>, DbError> {
     let Some(cursor) = cursor else { return super::place::pending(db, limit).await };
-    Ok(sqlx::query_as(
-        "select id, kind, lane, pin_host, pin_device, need_labels, needs, model_id, args, fence, priority, reason, run_at,
-                extract(epoch from now() - run_at)::float8 as due_seconds,
-                extract(epoch from now() - lost_at)::float8 as lost_seconds
-         from jobs where state = 'pending' and run_at <= now()
-             and priority <= $1 and (priority < $1 or (run_at, id) > ($2, $3))
-         order by priority desc, run_at, id limit $4",
-    )
+    Ok(sqlx::query_as(super::place::due_jobs!(
+        "and priority <= $1 and (priority < $1 or (run_at, id) > ($2, $3)) order by priority desc, run_at, id limit $4"
+    ))
     .bind(cursor.priority.0)
     .bind(cursor.run_at)
     .bind(cursor.id)

@@ -83,17 +83,19 @@ pub struct OwnedComponent {
     pub model_id: ModelId,
     /// The model's name.
     pub model_name: String,
+    /// Some host reports the model's files.
+    pub is_on_disk: bool,
 }
 
-/// The owners of components whose files are there; components that left the catalogue are left out.
+/// The owners of components; components that left the catalogue are left out.
 ///
 /// # Errors
 /// Database errors.
 pub async fn owners_of(db: impl PgExecutor<'_>, components: &[ComponentId]) -> Result<Vec<OwnedComponent>, DbError> {
     Ok(sqlx::query_as(
-        "select p.component_id as id, p.kind, p.model_id, m.name as model_name
+        "select p.component_id as id, p.kind, p.model_id, m.name as model_name, m.state <> 'missing' as is_on_disk
          from model_components p join models m on m.id = p.model_id
-         where p.component_id = any($1) and m.state <> 'missing' order by m.name, p.kind",
+         where p.component_id = any($1) order by m.name, p.kind",
     )
     .bind(components)
     .fetch_all(db)
