@@ -136,7 +136,7 @@ async fn a_pipeline_with_another_vae_in_tiles_and_another_encoder_leaves_nothing
         seen.push(pixels(&with));
         let restored = pipeline_job(&farm, name, "restore", json!({ "verify": true })).await;
         let all = result(&restored)["checks"].as_array().unwrap().len();
-        assert_eq!(checks(&restored, "equal"), all, "{restored:?}");
+        assert!(all > 0 && checks(&restored, "equal") == all, "{restored:?}");
         assert!(picture(&farm, ("model", base), 128).await == plain, "after `{name}` it is what it was");
     }
     farm.assert_ledger_is_clean().await;

@@ -111,7 +111,9 @@ pub(crate) fn config_beside(path: &Path) -> Option<Value> {
 fn own_metadata(metadata: &BTreeMap<String, String>, facts: &mut Map<String, Value>) -> Map<String, Value> {
     let mut kept = Map::new();
     let (mut total, mut omitted) = (0usize, Vec::new());
-    for (key, value) in metadata {
+    // first what weights cannot be used without, whatever else there is
+    let (needed, rest): (Vec<_>, Vec<_>) = metadata.iter().partition(|(key, _)| *key == ADAPTER_METADATA_KEY);
+    for (key, value) in needed.into_iter().chain(rest) {
         let size = key.len().saturating_add(value.len());
         let next = total.saturating_add(size);
         if size > METADATA_VALUE_BYTES || next > METADATA_TOTAL_BYTES {
@@ -122,8 +124,6 @@ fn own_metadata(metadata: &BTreeMap<String, String>, facts: &mut Map<String, Val
         kept.insert(storable(key), Value::String(storable(value)));
     }
     if !omitted.is_empty() {
-        // first what weights cannot be used without: whoever applies them misses it
-        omitted.sort_by_key(|one| one["key"] != ADAPTER_METADATA_KEY);
         omitted.truncate(64);
         facts.insert("omitted_metadata".to_owned(), Value::Array(omitted));
     }

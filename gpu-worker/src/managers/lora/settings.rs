@@ -15,8 +15,8 @@ use shared::error::{Classify, ErrorCode};
 
 /// Longest file of an adapter's settings.
 const LONGEST_BYTES: u64 = 1 << 20;
-/// Components that have adapters of their own.
-const ADAPTED: [&str; 5] = ["unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3"];
+/// Components that have adapters of their own; without a name where diffusers saved the adapter of a lone model.
+const ADAPTED: [&str; 6] = ["unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", ""];
 /// The file beside `adapter_model.safetensors`.
 const BESIDE: &str = "adapter_config.json";
 
@@ -168,6 +168,10 @@ mod tests {
         let file = r#"{"lora_alpha": 16, "r": 4, "alpha_pattern": {"to_q": 4}, "use_rslora": true}"#;
         let beside = found("adapter_model.safetensors", &[], Some(file)).unwrap();
         assert_eq!((beside[""].scale("a", 4), beside[""].scale("a.to_q", 4)), (Some(8.0), Some(2.0)));
+        // as diffusers writes them for a model on its own
+        let lone = found("any.safetensors", &[(KEY, file.to_owned())], None).unwrap();
+        assert_eq!(lone.keys().collect::<Vec<_>>(), [""]);
+        assert_eq!((lone[""].scale("a", 4), lone[""].scale("a.to_q", 4)), (Some(8.0), Some(2.0)));
         // another name is not PEFT's, and without a file there is nothing to say
         assert!(found("other.safetensors", &[], Some(file)).unwrap().is_empty());
         assert!(found("adapter_model.safetensors", &[], None).unwrap().is_empty());
