@@ -145,7 +145,7 @@ async fn a_program_sees_the_bytes_of_the_file_and_holds_them_until_it_ends() {
     let mut second = Program::start(&python, &socket, "small", "", "numpy");
     assert_eq!(second.says()["was_resident"], true);
     leases(&farm, 2).await;
-    assert_eq!(holders(&farm, "copies").await, named(&[&first, &second]));
+    names_are(&farm, "copies", named(&[&first, &second])).await;
     assert_eq!(agent.metric("modelyard_attach_leases", "").await, 2.0);
     assert_eq!(clear(&farm).await, 0);
 
@@ -153,7 +153,7 @@ async fn a_program_sees_the_bytes_of_the_file_and_holds_them_until_it_ends() {
     second.go_on();
     assert_eq!(second.says(), json!({ "closed": true }));
     leases(&farm, 1).await;
-    assert_eq!(holders(&farm, "copies").await, named(&[&first]));
+    names_are(&farm, "copies", named(&[&first])).await;
     first.child.kill().expect("it can be killed");
     leases(&farm, 0).await;
     assert_eq!(clear(&farm).await, 1);
@@ -177,6 +177,15 @@ fn of_file(farm: &Farm) -> Vec<(Value, String)> {
 async fn device_leases(farm: &Farm, device: &str, wanted: u32) {
     device_is(farm, device, &format!("{wanted} leases"), |view| {
         view.resident.iter().map(|resident| resident.leases).collect::<Vec<_>>() == [wanted]
+    })
+    .await;
+}
+
+/// Waits for the names: a lease is counted a moment before it is named.
+async fn names_are(farm: &Farm, copies: &str, wanted: Vec<String>) {
+    wait_for("the holders by name", SHORT, || async {
+        let seen = holders(farm, copies).await;
+        if seen == wanted { Ok(()) } else { Err(format!("{seen:?}")) }
     })
     .await;
 }
@@ -215,7 +224,7 @@ async fn a_program_holds_weights_on_a_device() {
     let mut second = start("cpu:0");
     assert_eq!(second.says()["was_resident"], true);
     device_leases(&farm, "a/cpu:0", 2).await;
-    assert_eq!(holders(&farm, "on_devices").await, named(&[&first, &second]));
+    names_are(&farm, "on_devices", named(&[&first, &second])).await;
 
     // it stays while programs hold it
     let refused = farm.api.post("/v1/models/small/unload", &json!({})).await.problem(409);
@@ -348,18 +357,21 @@ fn as_nobody(socket: &Path) -> Option<String> {
     }
     let program = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); \
                    sys.stdout.buffer.write(s.makefile('rb').read())";
-    let setpriv = Command::new("setpriv")
-        .args(["--reuid", "65534", "--clear-groups", "--", "/usr/bin/python3", "-c", program])
-        .arg(socket)
-        .current_dir("/")
-        .output();
-    let output = setpriv.expect("util-linux");
+    let run = |program: &str| {
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args(["--reuid", "65534", "--clear-groups", "--", "/usr/bin/python3", "-c", program]);
+        setpriv.arg(socket).current_dir("/").output()
+    };
+    if !run("import socket").is_ok_and(|output| output.status.success()) {
+        println!("skipped: attaching as another user: `setpriv` and `/usr/bin/python3` do not run as user 65534 here");
+        return None;
+    }
+    let output = run(program).expect("it ran a moment ago");
     Some(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
 }
 
 #[tokio::test]
-async fn programs_of_other_users_are_refused_unless_they_are_named() {
-    let Some(_python) = python("socket") else { return };
+async fn programs_of_other_users_are_refused() {
     let farm = Farm::start().await;
     // the farm's own folder is closed to others
     let open = tempfile::Builder::new().prefix("modelyard-attach-").tempdir().expect("a folder");

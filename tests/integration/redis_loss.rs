@@ -34,7 +34,11 @@ async fn g9_redis_is_disposable() {
     let unload = farm.api.submit("/v1/models/small/unload", json!({})).await;
     farm.api.job_ended(unload.id, JobState::Succeeded, SHORT).await;
     loaded(&farm, "small").await;
-    assert_eq!(agent.metric("modelyard_redis_up", "").await, 0.0);
+    wait_for("the gauge to say that it is gone", SHORT, || async {
+        let up = agent.metric("modelyard_redis_up", "").await;
+        if up == 0.0 { Ok(()) } else { Err(format!("{up}")) }
+    })
+    .await;
     let (ready, why) = agent.readiness().await;
     assert_eq!(ready, 200, "Redis is no reason to be unready: {why}");
 
@@ -80,7 +84,11 @@ async fn f11_redis_is_full_or_paused_or_emptied() {
     // it takes no more writes and would still give what it has: what is old is not shown as live
     assert_eq!(redis_says(&farm, "SETRANGE modelyard:filler 16777215 x"), ":16777216");
     stale(1).await;
-    assert_eq!(agent.metric("modelyard_redis_up", "").await, 0.0);
+    wait_for("the gauge to say so", SHORT, || async {
+        let up = agent.metric("modelyard_redis_up", "").await;
+        if up == 0.0 { Ok(()) } else { Err(format!("{up}")) }
+    })
+    .await;
     let unload = farm.api.submit("/v1/models/small/unload", json!({})).await;
     farm.api.job_ended(unload.id, JobState::Succeeded, SHORT).await;
     stale(0).await;

@@ -1,6 +1,6 @@
 //! Where jobs run: `any`, a host, a device, labels, `all`.
 
-use harness::{Farm, SHORT};
+use harness::{Farm, SHORT, wait_for};
 use serde_json::json;
 use shared::job::JobState;
 
@@ -141,4 +141,30 @@ async fn a_full_device_makes_room() {
     names.sort_unstable();
     assert_eq!(names, ["m2", "m3"]);
     assert_eq!(agent.metric("modelyard_device_evictions_total", "").await, 1.0);
+}
+
+/// More waiting jobs than are looked at together, which nobody can take, and one behind them.
+#[tokio::test]
+async fn a_job_behind_many_that_nobody_can_take_is_placed_and_each_of_those_says_why_it_waits() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let mut waiting = Vec::new();
+    for number in 0..100 {
+        let labels = [format!("nowhere-{number}")];
+        let request = json!({ "kind": "load", "args": { "model": "small" }, "labels": labels, "priority": 9 });
+        waiting.push(farm.api.submit("/v1/jobs", request).await.id);
+    }
+    waiting.sort();
+    waiting.dedup();
+    assert_eq!(waiting.len(), 100);
+    let behind = load(&farm, "small").await;
+    farm.api.job_ended(behind.id, JobState::Succeeded, SHORT).await;
+    for id in waiting {
+        wait_for("the reason why it waits", SHORT, || async {
+            let reason = farm.api.job(id).await.job.reason.unwrap_or_default();
+            if reason["code"] == "labels_missing" { Ok(()) } else { Err(format!("{reason}")) }
+        })
+        .await;
+    }
 }
