@@ -152,7 +152,9 @@ async fn a_job_behind_many_that_nobody_can_take_is_placed_and_each_of_those_says
     let mut waiting = Vec::new();
     for number in 0..100 {
         let labels = [format!("nowhere-{number}")];
-        let request = json!({ "kind": "load", "args": { "model": "small" }, "labels": labels, "priority": 9 });
+        // of equal jobs there would be one
+        let args = json!({ "model": "small", "keep_alive": 1000 + number });
+        let request = json!({ "kind": "load", "args": args, "labels": labels, "priority": 9 });
         waiting.push(farm.api.submit("/v1/jobs", request).await.id);
     }
     waiting.sort();
