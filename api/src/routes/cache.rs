@@ -132,7 +132,7 @@ pub(crate) async fn get_cached(
     let (on_devices, copies): (Vec<&Held>, Vec<&Held>) = held.partition(|held| held.device.is_some());
     let last_eviction = last(&mut conn, row.id, false).await?;
     let last_device_eviction = last(&mut conn, row.id, true).await?;
-    let owner = models::owners_of(&mut *conn, &[id]).await?.pop();
+    let owner = models::owners_of(&mut *conn, &[id]).await?.into_iter().next();
     let owners = Owners::of(&mut conn, copies.iter().chain(&on_devices).copied()).await?;
     Ok(Json(CachedComponent {
         component: views::component(&row),

@@ -102,11 +102,32 @@ pub async fn expire(agent: &Agent, device: &Device) -> u64 {
     freed_bytes
 }
 
-/// Takes one copy off, with its record. Nothing is freed, and nothing wrong, when it is not there.
+/// Takes one copy off, with its record; how many bytes came back. Nothing is freed, and nothing wrong, when it is not there. What a device
+/// does not give back is freed later, so that the copy is gone all the same.
 ///
 /// # Errors
-/// [`Refused`]; protected copies go only when `protected_too`. One with [`RunnerError::NotFreed`] is gone, and recorded.
+/// [`Refused`]; protected copies go only when `protected_too`.
 pub async fn take(
+    agent: &Agent,
+    device: &Device,
+    component: ComponentId,
+    reason: Reason,
+    protected_too: bool,
+) -> Result<u64, Refused> {
+    match take_whole(agent, device, component, reason, protected_too).await {
+        Err(Refused::Runner(error @ RunnerError::NotFreed { freed_bytes, .. })) => {
+            tracing::warn!(%component, error = %chain(&error), "a copy left memory behind");
+            Ok(freed_bytes)
+        }
+        taken => taken,
+    }
+}
+
+/// The same for who waits for all of its bytes.
+///
+/// # Errors
+/// As [`take`], and [`RunnerError::NotFreed`] for one that is gone and has left memory behind.
+pub async fn take_whole(
     agent: &Agent,
     device: &Device,
     component: ComponentId,

@@ -132,7 +132,7 @@ async fn take_off(
     let variants = device.variants.among(&device.resident());
     gone.extend(variants.into_iter().filter(|(variant, _)| variant.base == row.id).map(|(variant, _)| variant.id));
     for component in gone {
-        match evict::take(agent, device, component, Reason::Requested, force).await {
+        match evict::take_whole(agent, device, component, Reason::Requested, force).await {
             Ok(bytes) => freed_bytes += bytes,
             // it is gone all the same, and the others are to go with it
             Err(Refused::Runner(error @ RunnerError::NotFreed { .. })) => left_behind = Some(error),

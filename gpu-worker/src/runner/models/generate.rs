@@ -32,6 +32,7 @@ const SIDE: usize = 512;
 pub(super) fn run(bench: &Bench<'_>, work: &GenerateWork) -> Result<Outcome, RunFailure> {
     bench.at(RunPhase::Preparing, 0, 1);
     if work.fresh {
+        bench.cache.clear();
         bench.order.aside.regained(bench.runtime.regain());
     }
     let base = work.unet.base.as_deref().ok_or_else(|| no_base(&work.unet.kind))?;

@@ -65,7 +65,7 @@ pub async fn progress_of(db: impl PgExecutor<'_>, id: JobId) -> Result<Option<Pr
     Ok(sqlx::query_as(
         "select coalesce((array_agg(p.phase order by p.at desc))[1], '') as phase,
                 sum(p.bytes_done)::bigint as bytes_done, sum(p.bytes_total)::bigint as bytes_total,
-                sum(p.bytes_per_second) filter (where j.state = 'running') as bytes_per_second, max(p.eta_seconds) as eta_seconds, (array_agg(p.detail order by p.at desc))[1] as detail, max(p.at) as at
+                sum(p.bytes_per_second) filter (where j.state = 'running') as bytes_per_second, max(p.eta_seconds) filter (where j.state = 'running') as eta_seconds, (array_agg(p.detail order by p.at desc))[1] as detail, max(p.at) as at
          from job_progress p join jobs j on j.id = p.job_id where p.job_id = any(array(select $1 union all select id from jobs where parent = $1))
          having count(*) > 0",
     )

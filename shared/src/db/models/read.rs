@@ -65,7 +65,8 @@ pub async fn component(db: impl PgExecutor<'_>, id: ComponentId) -> Result<Optio
     Ok(sqlx::query_as(
         "select c.id, p.model_id, p.kind, c.bytes, c.param_count, c.tensor_count, c.dtype, c.digest
          from components c join model_components p on p.component_id = c.id join models m on m.id = p.model_id
-         where c.id = (select coalesce(merged_into, id) from components where id = $1) order by m.name, p.kind limit 1",
+         where c.id = (select coalesce(merged_into, id) from components where id = $1)
+         order by m.state = 'missing', m.name, p.kind limit 1",
     )
     .bind(id)
     .fetch_optional(db)
@@ -95,7 +96,7 @@ pub async fn owners_of(db: impl PgExecutor<'_>, components: &[ComponentId]) -> R
     Ok(sqlx::query_as(
         "select p.component_id as id, p.kind, p.model_id, m.name as model_name, m.state <> 'missing' as is_on_disk
          from model_components p join models m on m.id = p.model_id
-         where p.component_id = any($1) order by m.name, p.kind",
+         where p.component_id = any($1) order by m.state = 'missing', m.name, p.kind",
     )
     .bind(components)
     .fetch_all(db)
