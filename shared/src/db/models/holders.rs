@@ -4,7 +4,7 @@ use sqlx::{PgConnection, Postgres, QueryBuilder};
 
 use super::{
     shelves::push_share,
-    text::{Frequency, RANKED_MOST, Reading},
+    text::{RANKED_MOST, Reading},
     way::{Way, through_indexes},
     words,
 };
@@ -13,13 +13,10 @@ use crate::{db::DbError, ids::ModelId};
 /// Full pages of the table whose texts are looked at first: about two hundred models.
 const SAMPLED_PAGES: i64 = 16;
 /// A text that so many of them hold is frequent, where they stand in so many pages: models that were found together are alike.
-const SAMPLED_HOLD: i64 = 7;
+const SAMPLED_HOLD: i64 = 10;
 const SAMPLED_STAND: i64 = 4;
-/// And so many models in all, as far as the sample tells, five times as many as are ranked: among a hundred thousand models a sample of a text
-/// that few enough hold to be ranked is that far off once in ten thousand times. Of fewer the index finds them soon.
-const FREQUENT: f64 = 2_500.0;
-/// A beginning that so many models hold is no rare word.
-const BEGUN_BY_MANY: f64 = 5_000.0;
+/// And so many models in all, as far as the sample tells, ten times as many as are ranked; of fewer the index finds them soon.
+const FREQUENT: f64 = 5_000.0;
 /// Models whose texts are compared one by one, rather than looking up more words for them.
 const COMPARED: i64 = 1_000;
 /// Words that an index is asked for together: it takes the longer for each model the more words it has to look for.
@@ -29,9 +26,7 @@ impl Reading {
     /// The models that hold the words, if they are so few that their fit can be compared.
     pub(super) async fn found_among_few(&mut self, conn: &mut PgConnection) -> Result<Option<Vec<ModelId>>, DbError> {
         let sample = self.sample(conn).await?;
-        let held = sample.held.max(1);
-        self.frequency =
-            Some(Frequency { share: held as f64 / sample.seen.max(1) as f64, models: sample.models(held) });
+        self.share = Some(sample.held.max(1) as f64 / sample.seen.max(1) as f64);
         // an index takes long to find that out
         if sample.is_of_a_frequent_text() {
             return Ok(None);
@@ -181,7 +176,7 @@ fn rarest(terms: &[Term], sample: &Sample) -> Vec<usize> {
         .iter()
         .zip(terms)
         .enumerate()
-        .filter(|(_, (held, term))| term.is_narrow || sample.models(**held) < BEGUN_BY_MANY)
+        .filter(|(_, (held, term))| term.is_narrow || sample.models(**held) < FREQUENT)
         .map(|(at, (held, _))| (*held, at))
         .collect();
     narrow.sort_unstable();
@@ -260,8 +255,8 @@ mod tests {
     #[test]
     fn a_text_is_frequent_when_models_in_several_pages_hold_it() {
         let of = |held, stand, share| Sample { share, seen: 200, held, stand, each: vec![] }.is_of_a_frequent_text();
-        assert!(of(7, 4, 0.2));
-        assert!(!of(6, 6, 0.01) && !of(40, 3, 0.2) && !of(20, 9, 1.0), "luck, a series, a small catalogue");
+        assert!(of(10, 4, 0.2));
+        assert!(!of(9, 9, 0.01) && !of(40, 3, 0.2) && !of(40, 9, 1.0), "luck, a series, a small catalogue");
     }
 
     #[test]

@@ -16,15 +16,6 @@ const MISTAKEN_CHARS: usize = 3;
 /// Most models whose fit is compared. A text that more models hold says little, and ranking all of them would take long.
 pub const RANKED_MOST: i64 = 500;
 
-/// How frequent a text is.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Frequency {
-    /// The share of models that hold it.
-    pub share: f64,
-    /// So many that is.
-    pub models: f64,
-}
-
 /// A text as it was understood when its first page was made; later pages follow the same reading.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reading {
@@ -34,9 +25,9 @@ pub struct Reading {
     pub words: Vec<Vec<String>>,
     /// No more than [`RANKED_MOST`] models hold them.
     pub ranked: bool,
-    /// How many models hold them, where a sample told it just now.
+    /// The share of models that hold them, where a sample told it just now.
     #[serde(skip)]
-    pub frequency: Option<Frequency>,
+    pub share: Option<f64>,
     /// The models that hold them, where they were looked for just now and are few.
     #[serde(skip)]
     pub found: Option<Vec<ModelId>>,
@@ -71,7 +62,7 @@ pub async fn understand(conn: &mut PgConnection, text: &str) -> Result<Option<Re
     }
     // signs that are no words to the database are in no text either
     let words = if words.is_empty() { vec![typed] } else { words };
-    let mut reading = Reading { text: text.to_owned(), words, ranked: true, frequency: None, found: None };
+    let mut reading = Reading { text: text.to_owned(), words, ranked: true, share: None, found: None };
     reading.found = reading.found_among_few(conn).await?;
     if reading.found.as_ref().is_some_and(Vec::is_empty) && reading.doubt(conn, &known).await? {
         reading.found = reading.found_among_few(conn).await?;

@@ -6,7 +6,6 @@ use sqlx::{Connection, PgConnection, Postgres, Transaction};
 use super::{
     search::{ModelFilter, ModelSort},
     shelves::{COUNTED, asks_for_facts},
-    text::Frequency,
 };
 use crate::db::DbError;
 
@@ -31,15 +30,9 @@ pub enum Way {
 const ROW_WALK: i64 = 4_000;
 const ROW_PROBE: i64 = 500;
 const TEXT_WALK: i64 = 2_000;
-/// The same where nothing else is asked for.
-const LONE_TEXT_WALK: i64 = 3_000;
-/// Models whose texts are compared to learn how frequent a text is in a list; the second where a sample has told it roughly.
+/// Models whose texts are compared to learn how frequent a text is in a list, at least and at most.
 const TEXT_PROBE: i64 = 200;
-const LONE_TEXT_PROBE: i64 = 600;
-/// Models that a sample is made of, about.
-const SAMPLED: f64 = 200.0;
-/// Comparing a text takes so many times as long as visiting a model that an index found.
-const TEXT_TO_VISIT: f64 = 2.4;
+const TEXT_LONG_PROBE: i64 = 400;
 /// Looking at a row takes so many times as long as at an entry of an index.
 const ROW_TO_ENTRY: f64 = 10.0;
 /// So many texts are compared faster than an index finds a frequent word.
@@ -96,25 +89,14 @@ pub(super) fn first(filter: &ModelFilter, counted: Option<i64>, limit: i64) -> O
 fn of_a_text(filter: &ModelFilter, counted: Option<i64>, limit: i64) -> Way {
     let alone = counted.is_none() && !has_sizes(filter) && filter.name_contains.is_none();
     let alone = alone && filter.host.is_none() && filter.tags.is_empty();
-    let frequency = filter.text.as_ref().and_then(|text| text.frequency).filter(|_| alone);
-    let Some(Frequency { share, models }) = frequency else { return Way::Walk(TEXT_PROBE) };
-    match to_fill(limit, share, models) {
-        Some(length) => Way::WalkRows(length.clamp(TEXT_PROBE, LONE_TEXT_PROBE)),
-        None => Way::Collect,
+    let share = filter.text.as_ref().and_then(|text| text.share).filter(|_| alone);
+    let Some(share) = share else { return Way::Walk(TEXT_PROBE) };
+    let needed = limit as f64 / share * 4.0 / 3.0;
+    if needed <= TEXT_WALK as f64 {
+        Way::WalkRows((needed as i64).clamp(TEXT_PROBE, TEXT_LONG_PROBE))
+    } else {
+        Way::Collect
     }
-}
-
-/// How far to walk for so many models of a text that this share of all holds; none where it takes less to visit all that hold it.
-fn to_fill(models: i64, share: f64, holders: f64) -> Option<i64> {
-    let needed = models as f64 / share;
-    // a walk ends where the page is full: what it may go further costs nothing
-    (needed * TEXT_TO_VISIT <= holders).then_some((needed * 1.5) as i64)
-}
-
-/// The same for the rest of a page, by what the sample told and what a walk met.
-fn to_fill_the_rest(told: Frequency, found: Found, limit: i64) -> Option<i64> {
-    let share = (found.rows as f64 + told.share * SAMPLED) / (found.looked as f64 + SAMPLED);
-    to_fill(limit - found.rows, share, told.models / told.share * share)
 }
 
 /// What a sample tells of a list.
@@ -168,11 +150,6 @@ pub(super) fn next(filter: &ModelFilter, way: Way, found: Found, limit: i64) -> 
     if found.rows >= limit {
         return None;
     }
-    let told = filter.text.as_ref().and_then(|text| text.frequency);
-    if let (Asks::Text, Way::WalkRows(_), Some(told)) = (asks(filter), way, told) {
-        let rest = to_fill_the_rest(told, found, limit).filter(|rest| found.looked + rest <= LONE_TEXT_WALK);
-        return Some(rest.filter(|_| found.last > 0).map_or(Way::Collect, Way::WalkRows));
-    }
     // as far as the rest is likely to be, and a third more
     let needed = found.looked * (limit - found.rows) * 4 / (found.rows.max(1) * 3) + 1;
     let most = if asks(filter) == Asks::Text { TEXT_WALK } else { ROW_WALK * 3 / 2 };
@@ -224,8 +201,7 @@ mod tests {
     use crate::db::models::Reading;
 
     fn text(ranked: bool, share: Option<f64>) -> Option<Reading> {
-        let frequency = share.map(|share| Frequency { share, models: share * 100_000.0 });
-        Some(Reading { text: "x".into(), words: vec![vec!["x".into()]], ranked, frequency, found: None })
+        Some(Reading { text: "x".into(), words: vec![vec!["x".into()]], ranked, share, found: None })
     }
 
     fn some() -> Option<Vec<String>> {
@@ -253,8 +229,7 @@ mod tests {
         assert_eq!(first(text(true, None), tags(), None), Some(Way::Collect));
         assert_eq!(first(text(false, Some(0.5)), tags(), None), Some(Way::Walk(TEXT_PROBE)), "of both it is not known");
         assert_eq!(first(text(false, None), tags(), Some(COMPARED)), Some(Way::CollectFacts));
-        assert_eq!(first(text(false, Some(0.5)), vec![], None), Some(Way::WalkRows(303)));
-        assert_eq!(first(text(false, Some(0.05)), vec![], None), Some(Way::WalkRows(LONE_TEXT_PROBE)));
+        assert_eq!(first(text(false, Some(0.5)), vec![], None), Some(Way::WalkRows(269)));
         assert_eq!(first(text(false, Some(0.04)), vec![], None), Some(Way::Collect));
     }
 
@@ -284,15 +259,7 @@ mod tests {
         assert_eq!(next(&tagged, Way::Walk(ROW_WALK), found(90, 90, ROW_WALK), 101), Some(Way::Walk(652)));
         assert_eq!(next(&tagged, Way::Walk(ROW_WALK), found(50, 50, ROW_WALK), 101), Some(Way::Collect));
         assert_eq!(next(&tagged, Way::Walk(652), found(90, 0, ROW_WALK + 652), 101), Some(Way::Collect));
-        let lone = ModelFilter { text: text(false, Some(0.07)), ..ModelFilter::default() };
-        assert_eq!(next(&lone, Way::WalkRows(600), found(42, 42, 600), 101), Some(Way::WalkRows(1_264)));
-        assert_eq!(
-            next(&lone, Way::WalkRows(600), found(14, 14, 600), 101),
-            Some(Way::Collect),
-            "it is rarer than it seemed"
-        );
-        assert_eq!(next(&lone, Way::WalkRows(1_200), found(90, 0, 2_000), 101), Some(Way::Collect));
-        assert_eq!(next(&lone, Way::WalkRows(600), found(101, 101, 600), 101), None);
+        assert_eq!(next(&words, Way::WalkRows(200), found(20, 20, 200), 101), Some(Way::WalkRows(1_081)));
         assert_eq!(next(&words, Way::Walk(200), found(10, 10, 200), 101), Some(Way::Collect));
         for last in [Way::Collect, Way::CollectFacts, Way::WalkAll] {
             assert_eq!(next(&words, last, found(0, 0, 0), 101), None);
