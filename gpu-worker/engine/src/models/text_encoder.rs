@@ -118,21 +118,16 @@ impl TextEncoder {
         }
     }
 
-    /// What states depend on beside the weights: the graph that the config gives, and where a text ends.
+    /// What states depend on beside the weights: the graph that the config gives, how many layers it is said to have (a user's graph does
+    /// not tell), and where a text ends.
     #[must_use]
     pub fn identity(&self) -> String {
-        format!("{} {:?}", self.bound.emitted().key, self.config.end)
+        format!("{} {} {:?}", self.bound.emitted().key, self.config.layers, self.config.end)
     }
 
     /// Bytes that a run of `batch` prompts takes beside the weights: measured before, or supposed.
     pub fn estimate(&self, batch: usize) -> u64 {
         self.bound.estimate(self.largest_bytes(batch))
-    }
-
-    /// Prompts that a run may have: a user's graph may be for one number of them only.
-    #[must_use]
-    pub fn most_rows(&self) -> usize {
-        self.bound.only_rows("input_ids").unwrap_or(usize::MAX).max(1)
     }
 
     fn largest_bytes(&self, batch: usize) -> u64 {

@@ -29,7 +29,7 @@ use super::{
 
 /// A compiled graph that has rested so long is given up, with the memory that its runs left behind.
 const RESTED: Duration = Duration::from_secs(120);
-/// Bytes of prompts' states that are kept: a chunk of SDXL's pair has 630 KB.
+/// Bytes of prompts' states that are kept: a chunk of SDXL's pair has 630 KB at one layer.
 const CACHE_BYTES: usize = 64 << 20;
 
 /// The engine of one device.
