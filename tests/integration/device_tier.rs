@@ -190,7 +190,7 @@ async fn a_load_holds_two_components_in_ram() {
 /// RAM for one is enough as well: the next is read when the device has the one before.
 #[tokio::test]
 async fn a_load_of_three_components_goes_through_ram_for_one() {
-    three_go_through_ram("14MiB", 1).await;
+    three_go_through_ram("17MiB", 1).await;
 }
 
 /// A keep-alive of zero is about RAM: the copy on the device was put there to be used.
