@@ -205,8 +205,12 @@ async fn what_is_not_kept_in_ram_stays_on_the_device() {
         if bytes == 0.0 { Ok(()) } else { Err(format!("{bytes}")) }
     })
     .await;
-    let cache: CacheView = farm.api.get("/v1/cache").await;
-    assert!(cache.hosts.iter().all(|host| host.components.is_empty()), "{cache:?}");
+    // what the agent has is published after it
+    wait_for("the view of RAM to be empty", SHORT, || async {
+        let cache: CacheView = farm.api.get("/v1/cache").await;
+        if cache.hosts.iter().all(|host| host.components.is_empty()) { Ok(()) } else { Err(format!("{cache:?}")) }
+    })
+    .await;
     device_is(&farm, "a/cpu:0", "holds it", named(&["one"])).await;
     farm.assert_ledger_is_clean().await;
 }
