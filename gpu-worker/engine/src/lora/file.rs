@@ -229,7 +229,7 @@ pub(super) fn module(
         // whole factors of LoKr, and whole changes, have no rank to divide by
         _ if rank == 0 => 1.0,
         Some(alpha) => f64::from(alpha) / rank as f64,
-        None => settings.and_then(|settings| settings.scale(path, rank)).unwrap_or(1.0),
+        None => settings.map_or(1.0, |settings| settings.scale(path, rank)),
     };
     let transposed = settings.is_some_and(|settings| settings.transposed);
     Ok(Module { stem: stem.to_owned(), rank, scale, change, bias, magnitude, transposed })

@@ -10,11 +10,14 @@ use serde_json::value::RawValue;
 
 use super::pattern::{BadPattern, PathPattern};
 
+/// The alpha of an adapter whose settings say none: what PEFT's `LoraConfig` takes then.
+const PEFT_ALPHA: f64 = 8.0;
+
 /// The settings of one component's adapter.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AdapterSettings {
-    /// `lora_alpha`, for modules that no pattern names.
-    pub alpha: Option<f64>,
+    /// `lora_alpha`, for modules that no pattern names; PEFT's own where it is left out or `null`.
+    pub alpha: f64,
     /// `alpha_pattern` in the order of the file: of the keys that name a module the first gives its alpha.
     pub alphas: Vec<(PathPattern, f64)>,
     /// `use_rslora`: the scale is alpha/√r instead of alpha/r.
@@ -74,7 +77,7 @@ impl AdapterDocument {
             return Ok(None);
         }
         Ok(Some(AdapterSettings {
-            alpha,
+            alpha: alpha.unwrap_or(PEFT_ALPHA),
             alphas: patterns(&name("alpha_pattern"), pattern.unwrap_or_default())?,
             rank_stabilised: self.field(&name("use_rslora"))?.unwrap_or(false),
             transposed: self.field(&name("fan_in_fan_out"))?.unwrap_or(false),
@@ -128,12 +131,12 @@ impl<'de> Visitor<'de> for Pairs {
 impl AdapterSettings {
     /// The scale of a module of this dotted path and rank.
     #[must_use]
-    pub fn scale(&self, path: &str, rank: usize) -> Option<f64> {
+    pub fn scale(&self, path: &str, rank: usize) -> f64 {
         let pattern = self.alphas.iter().find(|(key, _)| key.names(path));
-        let alpha = pattern.map(|(_, alpha)| *alpha).or(self.alpha)?;
+        let alpha = pattern.map_or(self.alpha, |(_, alpha)| *alpha);
         #[expect(clippy::cast_precision_loss, reason = "ranks are small")]
         let rank = rank.max(1) as f64;
-        Some(if self.rank_stabilised { alpha / rank.sqrt() } else { alpha / rank })
+        if self.rank_stabilised { alpha / rank.sqrt() } else { alpha / rank }
     }
 }
 
@@ -153,10 +156,12 @@ mod tests {
         for (path, scale) in
             [("a.attn1.to_q", 0.25), ("a.attn2.to_q", 0.5), ("a.attn2.xto_q", 2.0), ("to_k", 1.0), ("a.to_k", 2.0)]
         {
-            assert_eq!(unet.scale(path, 4), Some(scale), "{path}");
+            assert_eq!(unet.scale(path, 4), scale, "{path}");
         }
-        assert_eq!(document.of("text_encoder").unwrap().unwrap().scale("a", 4), Some(8.0));
-        assert_eq!(document.of("transformer").unwrap().unwrap().scale("a.attn1.to_q", 1), Some(3.0));
+        assert_eq!(document.of("text_encoder").unwrap().unwrap().scale("a", 4), 8.0);
+        let transformer = document.of("transformer").unwrap().unwrap();
+        assert_eq!(transformer.scale("a.attn1.to_q", 1), 3.0);
+        assert_eq!(transformer.scale("a.to_v", 4), 2.0, "without an alpha it is PEFT's own");
         assert_eq!(document.of("text_encoder_2").unwrap(), None);
         // as a runner is told
         let told = serde_json::to_string(&unet).unwrap();

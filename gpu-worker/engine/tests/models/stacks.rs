@@ -116,7 +116,7 @@ impl World {
 
 /// The tensors of golden cases under the names of the model's modules.
 fn file(golden: &SafeTensors<'_>, told: &std::collections::HashMap<String, String>, modules: &[(&str, &str)]) -> File {
-    let (mut tensors, mut alphas) = (Vec::new(), AdapterSettings::default());
+    let (mut tensors, mut alphas) = (Vec::new(), None::<AdapterSettings>);
     for (module, case) in modules {
         let component = if *module == "layer" { "te" } else { "unet" };
         let stem = format!("lora_{component}_{}", module.replace('.', "_"));
@@ -128,11 +128,11 @@ fn file(golden: &SafeTensors<'_>, told: &std::collections::HashMap<String, Strin
         // a file has one way to scale; alphas are told apart by module
         if let Some(text) = told.get(*case) {
             let settings = AdapterDocument::parse(text).unwrap().of("").unwrap().unwrap();
-            alphas.rank_stabilised |= settings.rank_stabilised;
-            alphas.alpha = settings.alpha;
+            let rank_stabilised = alphas.is_some_and(|earlier| earlier.rank_stabilised) || settings.rank_stabilised;
+            alphas = Some(AdapterSettings { rank_stabilised, ..settings });
         }
     }
-    let settings = alphas.alpha.map(|_| (String::new(), alphas)).into_iter().collect();
+    let settings = alphas.map(|alphas| (String::new(), alphas)).into_iter().collect();
     File { tensors, settings }
 }
 

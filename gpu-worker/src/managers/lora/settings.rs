@@ -32,6 +32,12 @@ pub enum SettingsError {
         #[source]
         source: std::io::Error,
     },
+    /// The file is no text.
+    #[error("`{path}` is not UTF-8, as JSON is; without it the scale of the factors is not known")]
+    NoText {
+        /// The file.
+        path: String,
+    },
     /// They are longer than what is kept.
     #[error(
         "`{place}` has {bytes} bytes, more than are read of an adapter's settings; without them its scale is not known"
@@ -60,7 +66,7 @@ impl Classify for SettingsError {
             Self::TooLong { .. } | Self::Wrong { source: lora::SettingsError::Pattern { .. }, .. } => {
                 ErrorCode::Unsupported
             }
-            Self::Wrong { .. } => ErrorCode::Corrupt,
+            Self::NoText { .. } | Self::Wrong { .. } => ErrorCode::Corrupt,
         }
     }
 }
@@ -109,7 +115,10 @@ fn text(path: &PathBuf) -> Result<Option<String>, SettingsError> {
     if bytes > LONGEST_BYTES {
         return Err(SettingsError::TooLong { place, bytes });
     }
-    std::io::read_to_string(file.take(LONGEST_BYTES)).map(Some).map_err(unreadable)
+    match std::io::read_to_string(file.take(LONGEST_BYTES)) {
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Err(SettingsError::NoText { path: place }),
+        read => read.map(Some).map_err(unreadable),
+    }
 }
 
 fn read(place: &str, text: &str, components: &[&str]) -> Result<BTreeMap<String, AdapterSettings>, SettingsError> {
@@ -164,14 +173,14 @@ mod tests {
         let told = r#"{"unet.lora_alpha": 8, "unet.r": 4, "text_encoder.lora_alpha": 2, "text_encoder.r": 4}"#;
         let header = found("any.safetensors", &[(KEY, told.to_owned())], None).unwrap();
         assert_eq!(header.keys().collect::<Vec<_>>(), ["text_encoder", "unet"]);
-        assert_eq!((header["unet"].scale("a", 4), header["text_encoder"].scale("a", 4)), (Some(2.0), Some(0.5)));
+        assert_eq!((header["unet"].scale("a", 4), header["text_encoder"].scale("a", 4)), (2.0, 0.5));
         let file = r#"{"lora_alpha": 16, "r": 4, "alpha_pattern": {"to_q": 4}, "use_rslora": true}"#;
         let beside = found("adapter_model.safetensors", &[], Some(file)).unwrap();
-        assert_eq!((beside[""].scale("a", 4), beside[""].scale("a.to_q", 4)), (Some(8.0), Some(2.0)));
+        assert_eq!((beside[""].scale("a", 4), beside[""].scale("a.to_q", 4)), (8.0, 2.0));
         // as diffusers writes them for a model on its own
         let lone = found("any.safetensors", &[(KEY, file.to_owned())], None).unwrap();
         assert_eq!(lone.keys().collect::<Vec<_>>(), [""]);
-        assert_eq!((lone[""].scale("a", 4), lone[""].scale("a.to_q", 4)), (Some(8.0), Some(2.0)));
+        assert_eq!((lone[""].scale("a", 4), lone[""].scale("a.to_q", 4)), (8.0, 2.0));
         // another name is not PEFT's, and without a file there is nothing to say
         assert!(found("other.safetensors", &[], Some(file)).unwrap().is_empty());
         assert!(found("adapter_model.safetensors", &[], None).unwrap().is_empty());
@@ -190,6 +199,10 @@ mod tests {
         }
         let wrong = found("adapter_model.safetensors", &[], Some("no")).unwrap_err();
         assert!(matches!(&wrong, SettingsError::Wrong { place, .. } if place.ends_with(BESIDE)), "{wrong:?}");
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join(BESIDE), [0xFF, b'{', b'}']).unwrap();
+        let wrong = text(&folder.path().join(BESIDE)).unwrap_err();
+        assert!(matches!(wrong, SettingsError::NoText { .. }) && wrong.code() == ErrorCode::Corrupt, "{wrong:?}");
         let long = " ".repeat(usize::try_from(LONGEST_BYTES).unwrap() + 1);
         let wrong = found("adapter_model.safetensors", &[], Some(&long)).unwrap_err();
         assert!(matches!(&wrong, SettingsError::TooLong { place, .. } if place.ends_with(BESIDE)), "{wrong:?}");
