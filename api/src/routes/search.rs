@@ -277,10 +277,12 @@ pub(super) async fn summaries(
     let is_text = question.text.is_some();
     let (rows, next_cursor) = page_of_models(state, &mut conn, question, limit, cursor).await?;
     let ids: Vec<ModelId> = rows.iter().map(|row| row.id).collect();
-    let components = models::components_of(&mut *conn, &ids).await?;
+    let components = models::component_ids_of(&mut *conn, &ids).await?;
     let view = View::read(state, &mut conn).await?;
     let summary = |row: ListedModel| {
-        let residency = views::residency(&view, &ids_of(&components, row.id));
+        let parts: Vec<ComponentId> =
+            components.iter().filter(|(model, _)| *model == row.id).map(|(_, component)| *component).collect();
+        let residency = views::residency(&view, &parts);
         views::model(row, residency)
     };
     let items = rows.into_iter().map(summary).collect();

@@ -96,7 +96,7 @@ async fn ask(conn: &mut Session, mut question: Question) -> anyhow::Result<(f64,
     understood(conn, &mut question).await?;
     let rows = models::list(conn, &question.filter, LIMIT).await?;
     let ids: Vec<ModelId> = rows.iter().map(|row| row.id).collect();
-    models::components_of(conn, &ids).await?;
+    models::component_ids_of(conn, &ids).await?;
     Ok((began.elapsed().as_secs_f64() * 1e3, rows.len()))
 }
 

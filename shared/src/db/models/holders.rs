@@ -13,10 +13,13 @@ use crate::{db::DbError, ids::ModelId};
 /// Full pages of the table whose texts are looked at first: about two hundred models.
 const SAMPLED_PAGES: i64 = 16;
 /// A text that so many of them hold is frequent, where they stand in so many pages: models that were found together are alike.
-const SAMPLED_HOLD: i64 = 10;
+const SAMPLED_HOLD: i64 = 6;
 const SAMPLED_STAND: i64 = 4;
-/// And so many models in all, as far as the sample tells, ten times as many as are ranked; of fewer the index finds them soon.
-const FREQUENT: f64 = 5_000.0;
+/// And so many models in all, as far as the sample tells, six times as many as are ranked: of a text that few hold a sample says so once in
+/// some thousand times.
+const FREQUENT: f64 = 3_000.0;
+/// A beginning of fewer models than these is collected soon.
+const COLLECTED: f64 = 5_000.0;
 /// Models whose texts are compared one by one, rather than looking up more words for them.
 const COMPARED: i64 = 1_000;
 /// Words that an index is asked for together: it takes the longer for each model the more words it has to look for.
@@ -176,7 +179,7 @@ fn rarest(terms: &[Term], sample: &Sample) -> Vec<usize> {
         .iter()
         .zip(terms)
         .enumerate()
-        .filter(|(_, (held, term))| term.is_narrow || sample.models(**held) < FREQUENT)
+        .filter(|(_, (held, term))| term.is_narrow || sample.models(**held) < COLLECTED)
         .map(|(at, (held, _))| (*held, at))
         .collect();
     narrow.sort_unstable();
@@ -255,8 +258,8 @@ mod tests {
     #[test]
     fn a_text_is_frequent_when_models_in_several_pages_hold_it() {
         let of = |held, stand, share| Sample { share, seen: 200, held, stand, each: vec![] }.is_of_a_frequent_text();
-        assert!(of(10, 4, 0.2));
-        assert!(!of(9, 9, 0.01) && !of(40, 3, 0.2) && !of(40, 9, 1.0), "luck, a series, a small catalogue");
+        assert!(of(6, 4, 0.2));
+        assert!(!of(5, 5, 0.01) && !of(40, 3, 0.2) && !of(25, 9, 1.0), "luck, a series, a small catalogue");
     }
 
     #[test]

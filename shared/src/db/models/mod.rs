@@ -36,8 +36,8 @@ pub use loras::{LoraRow, lora_facts};
 pub use metadata::{MetadataChangeRow, MetadataRow, lock, metadata, metadata_history, set_metadata, set_overrides};
 pub use page::{explain, list, list_along, listed};
 pub use read::{
-    OwnedComponent, component, components_of, count, find, hosts_with, locations_of, names, names_of, of_types_on,
-    owners_of,
+    OwnedComponent, component, component_ids_of, components_of, count, find, hosts_with, locations_of, names, names_of,
+    of_types_on, owners_of,
 };
 pub use scan::{FoundComponent, FoundModel, Scan, ScanCounts, record_models, record_one, record_scan, root_missing};
 pub use search::{ListedModel, ModelFilter, ModelSort};

@@ -87,7 +87,7 @@ impl<'f> Search<'f> {
         }
         let estimate = shelves::estimate(conn, self.filter, &self.shelves).await?;
         self.by_size = way::by_size(self.filter, counted, Some(estimate));
-        Ok(way::of_so_many(self.filter, estimate, self.limit))
+        Ok(way::of_so_many(self.filter, estimate, self.by_size, self.limit))
     }
 
     /// Takes what a way found onto the page; where to go on for the rest.

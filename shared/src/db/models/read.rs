@@ -57,6 +57,22 @@ pub async fn components_of(db: impl PgExecutor<'_>, models: &[ModelId]) -> Resul
     .await?)
 }
 
+/// Which components models have, by model and kind: all that a list shows of them.
+///
+/// # Errors
+/// Database errors.
+pub async fn component_ids_of(
+    db: impl PgExecutor<'_>,
+    models: &[ModelId],
+) -> Result<Vec<(ModelId, ComponentId)>, DbError> {
+    Ok(sqlx::query_as(
+        "select model_id, component_id from model_components where model_id = any($1) order by model_id, kind",
+    )
+    .bind(models)
+    .fetch_all(db)
+    .await?)
+}
+
 /// One component, as a part of the first model that has it. The id of a row that was merged into another finds that one.
 ///
 /// # Errors

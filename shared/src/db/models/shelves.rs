@@ -99,14 +99,14 @@ pub(super) async fn estimate(
     shelves: &[Shelf],
 ) -> Result<Estimate, DbError> {
     let mut query = QueryBuilder::new(
-        "select 100 / share * seen as all, 100 / share * shelved as shelved, 100 / share * with_facts as with_facts,
-         100 / share * ordered as ordered, 100 / share * pass as pass from (",
+        "select 100 / share * shelved as shelved, 100 / share * with_facts as with_facts, 100 / share * ordered as ordered,
+                100 / share * pass as pass from (",
     );
     push_share(&mut query, SAMPLED_PAGES);
-    query.push(") as pages cross join lateral (select count(*) as seen");
+    query.push(") as pages cross join lateral (select ");
     let types: Vec<String> = shelves.iter().map(|shelf| shelf.model_type.clone()).collect();
     for name in ["shelved", "with_facts", "ordered", "pass"] {
-        query.push(", count(*) filter (where s.type = any(").push_bind(types.clone()).push(")");
+        query.push("count(*) filter (where s.type = any(").push_bind(types.clone()).push(")");
         if name != "shelved" {
             push_profiles(&mut query, shelves);
         }
@@ -117,7 +117,7 @@ pub(super) async fn estimate(
         if name == "pass" {
             push_rows(&mut query, filter);
         }
-        query.push(") as ").push(name);
+        query.push(") as ").push(name).push(if name == "pass" { "" } else { ", " });
     }
     query.push(" from model_search s tablesample system (share)) as sampled");
     Ok(query.build_query_as().persistent(false).fetch_one(conn).await?)

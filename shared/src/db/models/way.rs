@@ -33,8 +33,16 @@ const TEXT_WALK: i64 = 2_000;
 /// Models whose texts are compared to learn how frequent a text is in a list, at least and at most.
 const TEXT_PROBE: i64 = 200;
 const TEXT_LONG_PROBE: i64 = 400;
-/// Looking at a row takes so many times as long as at an entry of an index.
-const ROW_TO_ENTRY: f64 = 10.0;
+/// Where a page takes more texts than these all models that hold the text are collected at once: a walk that is given up is lost time.
+const TEXT_WORTH: i64 = 1_500;
+/// What takes how long, in entries of an index that are walked by: a row that comes along on a walk; one that is looked up on it; one that is
+/// collected, by what only rows tell or by ranges and parts of names; an entry that is collected by facts, or by size.
+const ROW_ALONG: f64 = 4.0;
+const ROW_APART: f64 = 5.5;
+const ROW_COLLECTED: f64 = 5.0;
+const RANGE_COLLECTED: f64 = 10.0;
+const FACT_COLLECTED: f64 = 0.2;
+const SIZE_COLLECTED: f64 = 0.3;
 /// So many texts are compared faster than an index finds a frequent word.
 const COMPARED: i64 = 700;
 
@@ -92,7 +100,7 @@ fn of_a_text(filter: &ModelFilter, counted: Option<i64>, limit: i64) -> Way {
     let share = filter.text.as_ref().and_then(|text| text.share).filter(|_| alone);
     let Some(share) = share else { return Way::Walk(TEXT_PROBE) };
     let needed = limit as f64 / share * 4.0 / 3.0;
-    if needed <= TEXT_WALK as f64 {
+    if needed <= TEXT_WORTH as f64 {
         Way::WalkRows((needed as i64).clamp(TEXT_PROBE, TEXT_LONG_PROBE))
     } else {
         Way::Collect
@@ -102,9 +110,7 @@ fn of_a_text(filter: &ModelFilter, counted: Option<i64>, limit: i64) -> Way {
 /// What a sample tells of a list.
 #[derive(Debug, Clone, Copy, PartialEq, sqlx::FromRow)]
 pub(super) struct Estimate {
-    /// Models of the catalogue.
-    pub(super) all: f64,
-    /// Those of the types that are asked for.
+    /// Models of the types that are asked for.
     pub(super) shelved: f64,
     /// Those that have the facts that are asked for as well.
     pub(super) with_facts: f64,
@@ -114,17 +120,37 @@ pub(super) struct Estimate {
     pub(super) pass: f64,
 }
 
-/// How to begin when it is known about how many models pass. Collecting takes a time for each of them, walking for each model on the way to
-/// a full page.
-pub(super) fn of_so_many(filter: &ModelFilter, estimate: Estimate, limit: i64) -> Way {
-    let Estimate { all, shelved, ordered, pass, .. } = estimate;
-    let dear = if asks_rows(filter) { 1.0 } else { ROW_TO_ENTRY };
-    if pass * pass * dear <= limit as f64 * all {
+/// How to begin when it is known about how many models pass.
+pub(super) fn of_so_many(filter: &ModelFilter, estimate: Estimate, by_size: bool, limit: i64) -> Way {
+    let Estimate { shelved, ordered, pass, .. } = estimate;
+    let walks = pass > 0.0 && time_to_walk(filter, estimate, limit) < time_to_collect(filter, estimate, by_size);
+    if !walks {
         return Way::Collect;
     }
-    let needed = (all * limit as f64 / pass * 4.0 / 3.0) as i64;
+    let needed = (ordered * limit as f64 / pass * 4.0 / 3.0) as i64;
     let length = needed.clamp(ROW_PROBE, ROW_WALK);
     if ordered * 4.0 >= shelved { Way::WalkRows(length) } else { Way::Walk(length) }
+}
+
+/// What collecting takes: all that passes, and the entries of the indexes that are put together for it.
+fn time_to_collect(filter: &ModelFilter, estimate: Estimate, by_size: bool) -> f64 {
+    let Estimate { shelved, with_facts, ordered, pass, .. } = estimate;
+    let rows = pass * if asks_rows(filter) { ROW_COLLECTED } else { RANGE_COLLECTED };
+    let facts = if asks_for_facts(filter) { with_facts * FACT_COLLECTED } else { 0.0 };
+    let sizes = if by_size { shelved * ordered / with_facts.max(1.0) * SIZE_COLLECTED } else { 0.0 };
+    rows + facts + sizes
+}
+
+/// What walking takes: each model on the way to a full page, and the rows of those that the indexes of orders do not pass over.
+fn time_to_walk(filter: &ModelFilter, estimate: Estimate, limit: i64) -> f64 {
+    let Estimate { shelved, ordered, pass, .. } = estimate;
+    let entries = shelved * limit as f64 / pass;
+    let rows = match asks_rows(filter) {
+        false => 0.0,
+        true if ordered * 4.0 >= shelved => ROW_ALONG,
+        true => ROW_APART * ordered / shelved,
+    };
+    entries * (1.0 + rows)
 }
 
 /// Whether the index of sizes is worth asking when models are collected: it names all of a range, which may be half of the catalogue.
@@ -230,21 +256,29 @@ mod tests {
         assert_eq!(first(text(false, Some(0.5)), tags(), None), Some(Way::Walk(TEXT_PROBE)), "of both it is not known");
         assert_eq!(first(text(false, None), tags(), Some(COMPARED)), Some(Way::CollectFacts));
         assert_eq!(first(text(false, Some(0.5)), vec![], None), Some(Way::WalkRows(269)));
-        assert_eq!(first(text(false, Some(0.04)), vec![], None), Some(Way::Collect));
+        assert_eq!(first(text(false, Some(0.1)), vec![], None), Some(Way::WalkRows(TEXT_LONG_PROBE)));
+        assert_eq!(first(text(false, Some(0.08)), vec![], None), Some(Way::Collect));
     }
 
     #[test]
     fn an_estimate_says_what_is_less_to_look_at() {
-        let of = |pass, ordered| Estimate { all: 100_000.0, shelved: 50_000.0, with_facts: 50_000.0, ordered, pass };
-        let of_so_many = |filter: &ModelFilter, pass, ordered| of_so_many(filter, of(pass, ordered), 101);
+        let of = |pass, ordered| Estimate { shelved: 50_000.0, with_facts: 50_000.0, ordered, pass };
+        let of_so_many = |filter: &ModelFilter, pass, ordered| of_so_many(filter, of(pass, ordered), false, 101);
         let tagged = ModelFilter { tags: vec!["x".into()], ..ModelFilter::default() };
-        assert_eq!(of_so_many(&tagged, 3_000.0, 50_000.0), Way::Collect);
-        assert_eq!(of_so_many(&tagged, 4_000.0, 50_000.0), Way::WalkRows(3_366));
-        assert_eq!(of_so_many(&tagged, 4_000.0, 5_000.0), Way::Walk(3_366));
+        assert_eq!(of_so_many(&tagged, 0.0, 0.0), Way::Collect);
+        assert_eq!(of_so_many(&tagged, 2_200.0, 50_000.0), Way::Collect);
+        assert_eq!(of_so_many(&tagged, 2_500.0, 50_000.0), Way::WalkRows(2_693));
+        assert_eq!(of_so_many(&tagged, 2_500.0, 12_000.0), Way::Walk(646));
         assert_eq!(of_so_many(&tagged, 50_000.0, 50_000.0), Way::WalkRows(ROW_PROBE));
         let named = ModelFilter { name_contains: Some("x".into()), ..ModelFilter::default() };
-        assert_eq!(of_so_many(&named, 3_000.0, 5_000.0), Way::Walk(ROW_WALK), "the index of names is enough");
-        assert_eq!(of_so_many(&named, 900.0, 50_000.0), Way::Collect);
+        assert_eq!(of_so_many(&named, 3_000.0, 3_000.0), Way::Walk(ROW_PROBE), "the index of names is enough");
+        assert_eq!(of_so_many(&named, 700.0, 700.0), Way::Collect);
+        let typed = ModelFilter { types: some(), ..tagged };
+        assert_eq!(
+            of_so_many(&typed, 1_600.0, 50_000.0),
+            Way::WalkRows(ROW_WALK),
+            "entries of facts take time as well"
+        );
         let sized = ModelFilter { size_min: Some(1), ..ModelFilter::default() };
         assert!(by_size(&sized, None, None) && by_size(&sized, Some(COUNTED + 1), Some(of(1.0, 5_000.0))));
         assert!(!by_size(&sized, Some(1), None) && !by_size(&sized, None, Some(of(1.0, 40_000.0))));
