@@ -84,7 +84,9 @@ async fn supervised(agent: &Arc<Agent>, standing: &Standing, claimed: Claimed, a
 
 async fn work(agent: &Arc<Agent>, claimed: &Claimed, attempt: &Attempt) -> Result<Done, WorkError> {
     let spec = JobSpec::decode(&claimed.kind, claimed.args_version, &claimed.args)?;
-    let done = executors::execute(agent, spec, attempt).await?;
+    let done = executors::execute(agent, spec, attempt).await.inspect_err(|error| {
+        agent.rescans.note(&agent.roots, error);
+    })?;
     commit::check(agent, &done.effects)?;
     Ok(done)
 }

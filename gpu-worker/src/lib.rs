@@ -4,7 +4,7 @@
 //! [`commit`] (one transaction). Beside it [`lease`] keeps or loses the right to do so, [`publisher`] tells what is
 //! resident, [`pressure`] and [`keeper`] take out of RAM what must or may go, [`runner`] is the process that owns a device,
 //! [`device_tier`] knows what is on it and for whom, and [`vitals`] watches how devices are. [`account`] says whose every byte
-//! is, [`optimize`] gives some back.
+//! is, [`optimize`] gives some back. Work that meets another file than the catalogue has leads to a [`rescan`].
 
 pub mod account;
 pub mod agent;
@@ -35,6 +35,7 @@ pub mod optimize;
 pub mod pressure;
 pub mod progress;
 pub mod publisher;
+pub mod rescan;
 pub mod runner;
 pub mod running;
 pub mod throttle;

@@ -136,7 +136,7 @@ pub(super) fn request(
     landed: &Arc<Landed>,
 ) -> Result<LoadRequest, WorkError> {
     let missing = || WorkError::Changed {
-        path: inspection.name.clone(),
+        path: inspection.files.first().map(|file| file.path.display().to_string()).unwrap_or_default(),
         what: format!("its component `{}` is not there any more", row.kind),
     };
     let mut request = load_request(row, inspection).ok_or_else(missing)?;

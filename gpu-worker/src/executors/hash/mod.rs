@@ -113,8 +113,13 @@ impl Slice<'_> {
                 self.hashed.models.extend(done);
                 return Ok(());
             }
-            Err(WorkError::Format { source, .. }) => shared::error::chain(&source),
-            Err(changed @ WorkError::Changed { .. }) => changed.to_string(),
+            Err(error @ (WorkError::Format { .. } | WorkError::Changed { .. })) => {
+                self.agent.rescans.note(&self.agent.roots, &error);
+                match &error {
+                    WorkError::Format { source, .. } => shared::error::chain(source),
+                    changed => changed.to_string(),
+                }
+            }
             Err(error) => return Err(error),
         };
         tracing::warn!(model = model.name, reason, "not hashed");
