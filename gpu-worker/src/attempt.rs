@@ -104,7 +104,14 @@ fn report_of(result: Result<Done, WorkError>, attempt: &Attempt) -> (Report, Eff
         }
         Err(error) => match (error.code(), attempt.stop_reason()) {
             (ErrorCode::Cancelled, Some(StopReason::HandBack)) => (Report::HandedBack, Effects::None),
-            _ => (Report::Failed { error: ErrorBody::of(&error) }, Effects::None),
+            _ => {
+                let body = ErrorBody::of(&error);
+                let effects = match error {
+                    WorkError::OtherBytes { read, .. } => Effects::Misread(read),
+                    _ => Effects::None,
+                };
+                (Report::Failed { error: body }, effects)
+            }
         },
     }
 }

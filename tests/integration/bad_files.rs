@@ -10,7 +10,7 @@ use shared::{
     wire::{HostView, JobDetail, ModelSummary},
 };
 
-use crate::support::{big_model, bytes_move, load, loaded, nothing_is_resident, small_model};
+use crate::support::{big_model, bytes_move, flip, load, loaded, nothing_is_resident, small_model};
 
 #[tokio::test]
 async fn a_missing_root_is_shown_with_its_reason_and_its_scan_fails() {
@@ -148,26 +148,16 @@ async fn a_file_that_is_replaced_is_never_mixed() {
     assert_eq!(farm.model("big").await.components[0].digest.clone().map(Into::into), digest(&done));
 }
 
-/// G7: other bytes under an unchanged header, size and time are found by the digest.
+/// G7: other bytes under an unchanged header, size and time are found by the digest. What follows for the file is in `corrupt_files.rs`.
 #[tokio::test]
 async fn g7_no_wrong_weights() {
     let farm = Farm::start().await;
     small_model(&farm);
     let agent = farm.agent_with_library(farm.agent("a")).await;
     loaded(&farm, "small").await;
-    for path in ["/v1/models/small/unload"] {
-        let job = farm.api.submit(path, json!({ "from_ram": true })).await;
-        farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
-    }
-    // a bit flips on disk: size, inode and modification time stay
-    let path = farm.library().join("small.safetensors");
-    let meta = fs::metadata(&path).expect("metadata");
-    let file = fs::OpenOptions::new().read(true).write(true).open(&path).expect("the file opens");
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, 1 << 20).expect("a read");
-    file.write_at(&[byte[0] ^ 1], 1 << 20).expect("a write");
-    file.set_modified(meta.modified().expect("a time")).expect("the time goes back");
-    drop(file);
+    let job = farm.api.submit("/v1/models/small/unload", json!({ "from_ram": true })).await;
+    farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
+    flip(&farm.library().join("small.safetensors"), 1 << 20);
     let job = load(&farm, "small").await;
     let failed = farm.api.job_ended(job.id, JobState::Failed, SHORT).await;
     let error = failed.job.error.expect("an error");
