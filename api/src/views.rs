@@ -7,7 +7,7 @@ use shared::{
         blobs::{artifacts::ArtifactRow, uploads::UploadRow},
         farm::{DeviceRow, RootRow},
         jobs::{AttemptRow, EventRow, JobRow, ProgressRow},
-        models::{ComponentRow, ListedModel, LocationRow, ModelRow},
+        models::{ComponentRow, CorruptRow, ListedModel, LocationRow, ModelRow},
         statistics::TensorStatistics,
         validations::ValidationRow,
     },
@@ -16,9 +16,9 @@ use shared::{
     job::JobState,
     status::VariantEntry,
     wire::{
-        ArtifactView, AttemptView, ComponentView, DeviceVariant, DeviceView, EventView, Hashes, HostView, JobView,
-        LocationView, MADE_FROM_KEY, ModelSummary, Progress, Residency, RootView, TensorStatisticsView, UploadView,
-        ValidationSummary, WatchView,
+        ArtifactView, AttemptView, ComponentView, CorruptFile, DeviceVariant, DeviceView, EventView, Hashes, HostView,
+        JobView, LocationView, MADE_FROM_KEY, ModelSummary, Progress, Residency, RootView, TensorStatisticsView,
+        UploadView, ValidationSummary, WatchView,
     },
 };
 
@@ -240,10 +240,28 @@ pub(crate) fn component(row: &ComponentRow) -> ComponentView {
     }
 }
 
-/// A location.
-pub(crate) fn location(row: LocationRow) -> LocationView {
+/// A location, with those of the model's marked files that lie there.
+pub(crate) fn location(row: LocationRow, marked: &[CorruptRow]) -> LocationView {
     let path = std::path::Path::new(&row.root_path).join(&row.rel_path);
-    LocationView { host: row.host, root: row.root, path: path.to_string_lossy().into_owned(), seen_at: row.seen_at }
+    let here = marked.iter().filter(|file| file.host == row.host);
+    LocationView {
+        corrupt: here.map(corrupt_file).collect(),
+        host: row.host,
+        root: row.root,
+        path: path.to_string_lossy().into_owned(),
+        seen_at: row.seen_at,
+    }
+}
+
+fn corrupt_file(row: &CorruptRow) -> CorruptFile {
+    CorruptFile {
+        file: row.file.clone(),
+        component: row.component.clone(),
+        expected: row.expected.clone(),
+        actual: row.actual.clone(),
+        job: row.job_id,
+        found_at: row.found_at,
+    }
 }
 
 /// A host.

@@ -30,7 +30,7 @@ use crate::{
     memory,
     metrics::Metrics,
     pressure::{self, sample::Sampler},
-    publisher,
+    publisher, rescan,
     runner::{DYING, HURRIED_GRACE},
     running::{Running, StopReason},
     throttle::Throttle,
@@ -173,6 +173,7 @@ fn assemble(
         tier,
         roots: config.roots.clone(),
         watches: watch::Watches::new(config.roots.iter().map(|root| root.name.clone()), &registry)?,
+        rescans: Default::default(),
         scan_threads: usize::from(config.scan_threads),
         throttle: config.read_limit.map(|limit| Arc::new(Throttle::new(limit.0))),
         hash_throttle: config.hash_limit.rate().map(|limit| Arc::new(Throttle::new(limit.0))),
@@ -269,6 +270,7 @@ async fn serve(
     until_stop("cancels", Box::pin(cancels(agent.running.clone(), hints.clone())));
     until_stop("publisher", Box::pin(publisher::publish(agent.clone(), standing.clone())));
     until_stop("keeper", Box::pin(keeper::expire(agent.clone())));
+    until_stop("rescans", Box::pin(rescan::ask(agent.clone(), standing.clone())));
     let (sampler, headroom) = memory_watch(config)?;
     until_stop("memory watch", Box::pin(pressure::watch(agent.clone(), sampler, headroom)));
     until_stop("vitals", Box::pin(vitals::watch(agent.clone())));

@@ -84,7 +84,9 @@ async fn supervised(agent: &Arc<Agent>, standing: &Standing, claimed: Claimed, a
 
 async fn work(agent: &Arc<Agent>, claimed: &Claimed, attempt: &Attempt) -> Result<Done, WorkError> {
     let spec = JobSpec::decode(&claimed.kind, claimed.args_version, &claimed.args)?;
-    let done = executors::execute(agent, spec, attempt).await?;
+    let done = executors::execute(agent, spec, attempt).await.inspect_err(|error| {
+        agent.rescans.note(&agent.roots, error);
+    })?;
     commit::check(agent, &done.effects)?;
     Ok(done)
 }
@@ -102,7 +104,14 @@ fn report_of(result: Result<Done, WorkError>, attempt: &Attempt) -> (Report, Eff
         }
         Err(error) => match (error.code(), attempt.stop_reason()) {
             (ErrorCode::Cancelled, Some(StopReason::HandBack)) => (Report::HandedBack, Effects::None),
-            _ => (Report::Failed { error: ErrorBody::of(&error) }, Effects::None),
+            _ => {
+                let body = ErrorBody::of(&error);
+                let effects = match error {
+                    WorkError::OtherBytes { read, .. } => Effects::Misread(read),
+                    _ => Effects::None,
+                };
+                (Report::Failed { error: body }, effects)
+            }
         },
     }
 }

@@ -1,6 +1,6 @@
 //! The one transaction that ends an attempt: the fenced settle together with what the work changed in the catalogue.
 
-use std::collections::BTreeSet;
+mod hashed;
 
 use shared::db::Session;
 use shared::{
@@ -12,9 +12,9 @@ use shared::{
             self,
             artifacts::{self, NewArtifact},
         },
-        hashes::{self, FileHashRow, ModelHashes},
+        hashes,
         jobs::{self, JobLease, Settlement},
-        models::{self, FileIdentity, FoundModel, Registered, Scan},
+        models::{self, FileKey, FoundModel, Registered, Scan},
         residency,
         validations::{self, NewValidation},
     },
@@ -28,12 +28,15 @@ use shared::{
     },
 };
 
+pub use hashed::{Hashed, HashedModel};
+
 use crate::{
     aliases,
     catalogue::{CANONICAL_FORM, ScannedRoot},
     context::Agent,
     error::WorkError,
-    executors::{HashedPart, PipelineChange, Recorded},
+    executors::{PipelineChange, Recorded},
+    judge::{self, Other, ReadComponent, Reads},
     publisher,
 };
 
@@ -42,14 +45,21 @@ use crate::{
 pub enum Effects {
     /// Nothing.
     None,
-    /// The catalogue of these roots: what each holds, or why it cannot be read.
-    Scanned(Vec<(String, Result<ScannedRoot, String>)>),
+    /// The catalogue of these roots.
+    Scanned {
+        /// What each holds, or why it cannot be read.
+        roots: Vec<(String, Result<ScannedRoot, String>)>,
+        /// The model that somebody wanted to be read again.
+        again: Option<ModelId>,
+    },
+    /// Files gave other bytes than are registered, and the work failed for it.
+    Misread(Box<ReadComponent>),
     /// Residency of this host, and digests that loads computed.
     Resident(Vec<(ComponentId, String)>),
     /// Hashes of files and models.
     Hashed(Hashed),
-    /// A report about a model, what of hashes was computed for it, and what loads before its runs computed.
-    Validated(Box<NewValidation>, Vec<(FileIdentity, FileHashRow)>, Vec<(ComponentId, String)>),
+    /// A report about a model, what was read to compare it, and what loads before its runs computed.
+    Validated(Box<NewValidation>, Box<Reads>, Vec<(ComponentId, String)>),
     /// What was measured, and what loads computed meanwhile.
     Benchmarked(Box<NewBenchmark>, Vec<(ComponentId, String)>),
     /// Files that the job leaves, and what the loads before its run computed.
@@ -68,28 +78,6 @@ pub enum Effects {
         /// Name of the root.
         root: String,
     },
-}
-
-/// What a hash job computed.
-#[derive(Debug, Default)]
-pub struct Hashed {
-    /// Files that were read.
-    pub files: Vec<(FileIdentity, FileHashRow)>,
-    /// Models all of whose files are hashed.
-    pub models: Vec<HashedModel>,
-    /// What a following job has to do.
-    pub again: Option<HashArgs>,
-    /// All models of the host that had no hashes when the job began; none for a job about one model or root.
-    pub looked_at: Option<BTreeSet<ModelId>>,
-}
-
-/// A model all of whose files were read.
-#[derive(Debug)]
-pub struct HashedModel {
-    /// The hashes of its files.
-    pub hashes: ModelHashes,
-    /// Its components.
-    pub parts: Vec<HashedPart>,
 }
 
 /// Most models without hashes that are looked through for new ones.
@@ -146,6 +134,13 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
     for component in met.refused {
         aliases::give_back(agent, component).await;
     }
+    for other in met.others {
+        agent.metrics.digest_mismatches.inc();
+        tracing::error!(
+            component = other.component.map(tracing::field::display), files = ?other.files, expected = other.expected,
+            actual = other.actual, "bytes on disk are not those that are registered; their files are marked as corrupt"
+        );
+    }
     Ok(settlement)
 }
 
@@ -156,6 +151,8 @@ struct Met {
     merged: Vec<(ComponentId, ComponentId)>,
     /// Those whose bytes are not the registered ones and must not stay resident (G7).
     refused: Vec<ComponentId>,
+    /// Reads that were not what is registered, whose files are marked.
+    others: Vec<Other>,
     /// What was recorded of a pipeline.
     pipeline: Recorded,
 }
@@ -175,32 +172,38 @@ async fn apply(
             Ok(with_result(&with_result(report, "model", id.to_string().into()), "name", name.into()))
         }
         Effects::Artifacts(left, digests) => {
-            let report = resident(agent, tx, digests, report, met).await?;
+            let report = resident(agent, tx, lease, digests, report, met).await?;
             Ok(with_result(&report, "artifacts", names(left)))
         }
-        Effects::Scanned(roots) => {
+        Effects::Misread(read) => {
+            met.others.extend(judge::component(agent, tx, lease.id, read).await?);
+            Ok(report.clone())
+        }
+        Effects::Scanned { roots, again } => {
             let mut counts = serde_json::Map::new();
             for (root, found) in roots {
                 counts.insert(root.clone(), record_root(agent, tx, root, found).await?);
             }
+            if let Some(model) = again {
+                models::take_marks_off(tx, *model).await?;
+            }
             Ok(with_result(report, "roots", counts.into()))
         }
-        Effects::Resident(digests) => resident(agent, tx, digests, report, met).await,
+        Effects::Resident(digests) => resident(agent, tx, lease, digests, report, met).await,
         Effects::Pipeline(change, digests) => {
-            let report = resident(agent, tx, digests, report, met).await?;
+            let report = resident(agent, tx, lease, digests, report, met).await?;
             if met.refused.is_empty() {
                 met.pipeline = change.record(agent, tx, lease).await?;
             }
             Ok(report)
         }
-        Effects::Hashed(hashed) => {
-            record_hashes(agent, tx, &hashed.files).await?;
-            let refused = record_models(agent, tx, &hashed.models, met).await?;
-            Ok(if refused.is_empty() { report.clone() } else { with_result(report, "refused", refused.into()) })
+        Effects::Hashed(done) => {
+            hashed::record(agent, tx, lease, done, met).await?;
+            Ok(hashed::told(report, done, &met.others))
         }
-        Effects::Validated(validation, files, digests) => {
-            record_hashes(agent, tx, files).await?;
-            let report = resident(agent, tx, digests, report, met).await?;
+        Effects::Validated(validation, reads, digests) => {
+            met.others.extend(judge::all(agent, tx, lease.id, reads).await?);
+            let report = resident(agent, tx, lease, digests, report, met).await?;
             if !met.refused.is_empty() {
                 return Ok(report);
             }
@@ -208,7 +211,7 @@ async fn apply(
             Ok(if recorded { report } else { gone(validation.model, "validated") })
         }
         Effects::Benchmarked(benchmark, digests) => {
-            let report = resident(agent, tx, digests, report, met).await?;
+            let report = resident(agent, tx, lease, digests, report, met).await?;
             if !met.refused.is_empty() {
                 return Ok(report);
             }
@@ -222,6 +225,7 @@ async fn apply(
 async fn resident(
     agent: &Agent,
     tx: &mut Session,
+    lease: JobLease,
     digests: &[(ComponentId, String)],
     report: &Report,
     met: &mut Met,
@@ -229,11 +233,22 @@ async fn resident(
     let digests = digests.iter().map(|(component, digest)| (*component, digest.as_str()));
     let refused = register(tx, digests.collect(), met).await?;
     if let Some((component, digest)) = refused.first() {
-        met.refused = refused.iter().map(|(component, _)| *component).collect();
-        return Ok(mismatch(*component, digest));
+        let report = mismatch(*component, digest);
+        for (component, digest) in refused {
+            met.refused.push(component);
+            let read = ReadComponent { component, files: files_in_ram(agent, component), digest: digest.to_owned() };
+            met.others.extend(judge::component(agent, tx, lease.id, &read).await?);
+        }
+        return Ok(report);
     }
     residency::replace(tx, &agent.host, agent.me, &publisher::residency_rows(agent)).await?;
     Ok(report.clone())
+}
+
+/// The files that a component in RAM was read from.
+fn files_in_ram(agent: &Agent, component: ComponentId) -> Vec<FileKey> {
+    let held = agent.aliases.held(component).into_iter().map(|id| agent.tier.files_of(&id.to_string()));
+    held.flatten().map(|file| judge::key_of(&file)).collect()
 }
 
 /// Registers digests that reads computed; those that contradict a registered one.
@@ -255,43 +270,10 @@ async fn register<'d>(
     Ok(refused)
 }
 
-/// Records hashed models with their parts; what was refused because other bytes were registered before (G7).
-async fn record_models(
-    agent: &Agent,
-    tx: &mut Session,
-    hashed: &[HashedModel],
-    met: &mut Met,
-) -> Result<Vec<serde_json::Value>, DbError> {
-    let mut digests = Vec::new();
-    for HashedModel { hashes, parts } in hashed {
-        // other files by now: the next scan leads to hashing again
-        if !hashes::record_model(tx, &agent.host, hashes).await? {
-            continue;
-        }
-        for part in parts {
-            models::set_tensors(tx, hashes.model, &part.kind, part.id, &part.tensors).await?;
-            digests.push((part.id, part.digest.as_str()));
-        }
-    }
-    let refused = register(tx, digests, met).await?;
-    for (component, digest) in &refused {
-        tracing::error!(%component, digest, "a component's bytes are not those that were registered for it");
-    }
-    let shown = |(component, digest)| serde_json::json!({ "component": component, "digest": digest });
-    Ok(refused.into_iter().map(shown).collect())
-}
-
-async fn record_hashes(agent: &Agent, tx: &mut Session, files: &[(FileIdentity, FileHashRow)]) -> Result<(), DbError> {
-    for (file, hashes) in files {
-        hashes::record_file(tx, &agent.host, file, hashes).await?;
-    }
-    Ok(())
-}
-
 /// What follows: a scan of what an operator corrected while it was read, and hashing after a scan that left something to
 /// hash or after a slice of it. Comes after the settle, so that a job never joins itself.
 async fn follow_up(agent: &Agent, tx: &mut Session, effects: &Effects) -> Result<(), DbError> {
-    if let Effects::Scanned(_) = effects {
+    if let Effects::Scanned { .. } = effects {
         for root in models::misread(&mut *tx, &agent.host).await? {
             let args = ScanArgs { root: Some(root), model: None };
             enqueue(tx, NewJob::new(JobSpec::Scan(args), Target::Host(agent.host.clone()))).await?;
@@ -304,7 +286,7 @@ async fn follow_up(agent: &Agent, tx: &mut Session, effects: &Effects) -> Result
     }
     let args = match effects {
         Effects::Hashed(Hashed { again: Some(args), .. }) => args.clone(),
-        Effects::Scanned(_) | Effects::Made { .. } if agent.hashes_after_scan => {
+        Effects::Scanned { .. } | Effects::Made { .. } if agent.hashes_after_scan => {
             if hashes::unhashed(&mut *tx, &agent.host, None, None, CANONICAL_FORM, 1).await?.is_empty() {
                 return Ok(());
             }
@@ -391,7 +373,7 @@ fn with_result(report: &Report, key: &str, value: serde_json::Value) -> Report {
 /// Another load registered other bytes for this component in the meantime (G7).
 fn mismatch(component: ComponentId, digest: &str) -> Report {
     let message = format!("component {component} was read with digest {digest}, but another digest is registered");
-    let hint = Some("scan the root again; if nobody replaced the file, check the disk".into());
+    let hint = Some(models::CORRUPT_HINT.to_owned());
     Report::Failed { error: ErrorBody { hint, ..ErrorBody::new(ErrorCode::Corrupt, message) } }
 }
 

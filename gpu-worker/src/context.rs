@@ -19,6 +19,7 @@ use crate::{
     managers::{lora::Memo, variants::Variants},
     metrics::Metrics,
     pressure::Pressure,
+    rescan::Rescans,
     runner::{DeviceResident, Runner},
     running::Running,
     throttle::Throttle,
@@ -94,6 +95,8 @@ pub struct Agent {
     pub roots: Vec<Root>,
     /// What the watches of the roots know.
     pub watches: Watches,
+    /// Scans that failed work asks for.
+    pub rescans: Rescans,
     /// Threads of a scan that read headers.
     pub scan_threads: usize,
     /// Limit of disk reads, if any.

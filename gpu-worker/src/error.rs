@@ -4,11 +4,11 @@ use model_formats::{convert::ConvertError, write::WriteError};
 use residency::ResidencyError;
 use shared::{
     bytes::ByteSize,
-    db::DbError,
+    db::{DbError, models::CORRUPT_HINT},
     error::{Classify, ErrorCode},
 };
 
-use crate::{device_tier::evict::Refused, runner::RunnerError};
+use crate::{device_tier::evict::Refused, judge::ReadComponent, runner::RunnerError};
 
 /// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,30 @@ pub enum WorkError {
         path: String,
         /// What is different.
         what: String,
+    },
+    /// What was read is not what is registered. The files are marked with the end of the job.
+    #[error("{paths} on host `{host}` {} read with digest `{}`, and `{expected}` is registered", if read.files.len() == 1 { "was" } else { "were" }, read.digest)]
+    OtherBytes {
+        /// The files, quoted.
+        paths: String,
+        /// This host.
+        host: String,
+        /// What is registered.
+        expected: String,
+        /// What was read.
+        read: Box<ReadComponent>,
+    },
+    /// The file was read before, and its bytes were not the registered ones.
+    #[error("`{path}` is corrupt on host `{host}`: it was read with digest `{actual}`, and `{expected}` is registered")]
+    CorruptFile {
+        /// The file.
+        path: String,
+        /// This host.
+        host: String,
+        /// What is registered.
+        expected: String,
+        /// What was read.
+        actual: String,
     },
     /// A header could not be read.
     #[error("cannot read the header of `{path}`")]
@@ -275,7 +299,7 @@ impl Classify for WorkError {
             | Self::NoVae { .. }
             | Self::NoExecutor(_)
             | Self::NeverFits { .. } => ErrorCode::Unsupported,
-            Self::Changed { .. } => ErrorCode::Corrupt,
+            Self::Changed { .. } | Self::OtherBytes { .. } | Self::CorruptFile { .. } => ErrorCode::Corrupt,
             Self::Format { source, .. } => format_code(source),
             Self::Lora { source, .. } => source.code(),
             Self::LoraSettings { source, .. } => source.code(),
@@ -301,6 +325,7 @@ impl Classify for WorkError {
             | Self::Residency(ResidencyError::Changed(_) | ResidencyError::DigestMismatch { .. }) => {
                 Some("scan the root again; if nobody replaced the file, check the disk".into())
             }
+            Self::OtherBytes { .. } | Self::CorruptFile { .. } => Some(CORRUPT_HINT.into()),
             Self::TooBig { .. } => Some("load fewer components, a smaller variant, or use a larger device".into()),
             Self::NeverFits { .. } => {
                 Some("ask for smaller or fewer images, let the VAE work in tiles, or use a larger device".into())

@@ -1,10 +1,10 @@
 //! The GPU worker daemon: an agent per host that claims jobs and keeps weights in RAM, and a runner process per device.
 //!
 //! A claim travels: [`consumer`] (apalis) → [`attempt`] (supervised, fenced) → [`executors`] (one per job kind) →
-//! [`commit`] (one transaction). Beside it [`lease`] keeps or loses the right to do so, [`publisher`] tells what is
+//! [`commit`] (one transaction, which [`judge`]s what was read of registered bytes). Beside it [`lease`] keeps or loses the right to do so, [`publisher`] tells what is
 //! resident, [`pressure`] and [`keeper`] take out of RAM what must or may go, [`runner`] is the process that owns a device,
 //! [`device_tier`] knows what is on it and for whom, and [`vitals`] watches how devices are. [`account`] says whose every byte
-//! is, [`optimize`] gives some back.
+//! is, [`optimize`] gives some back. Work that meets another file than the catalogue has leads to a [`rescan`].
 
 pub mod account;
 pub mod agent;
@@ -25,6 +25,7 @@ pub mod devices;
 pub mod error;
 pub mod executors;
 pub mod inputs;
+pub mod judge;
 pub mod keeper;
 pub mod lease;
 pub mod load_request;
@@ -35,6 +36,7 @@ pub mod optimize;
 pub mod pressure;
 pub mod progress;
 pub mod publisher;
+pub mod rescan;
 pub mod runner;
 pub mod running;
 pub mod throttle;

@@ -66,6 +66,8 @@ pub struct Metrics {
     pub hung_disks: IntGauge,
     /// Loads of what had been evicted shortly before.
     pub early_reloads: IntCounter,
+    /// Reads whose digest was not the registered one.
+    pub digest_mismatches: IntCounter,
     /// Memory pressure.
     pub pressure: PressureMetrics,
     /// Devices, as their management library sees them.
@@ -170,6 +172,10 @@ impl Metrics {
                 "modelyard_early_reloads_total",
                 "Loads into RAM of what had been evicted within the five minutes before.",
             )?,
+            digest_mismatches: IntCounter::new(
+                "modelyard_digest_mismatches_total",
+                "Components and files that were read with another digest than is registered; their files are marked as corrupt.",
+            )?,
             pressure: PressureMetrics::new()?,
             vitals: VitalsMetrics::register(registry)?,
             engine: EngineMetrics::register(registry)?,
@@ -203,7 +209,7 @@ impl Metrics {
     }
 
     fn register_all(&self, registry: &Registry) -> prometheus::Result<()> {
-        let all: [Box<dyn prometheus::core::Collector>; 29] = [
+        let all: [Box<dyn prometheus::core::Collector>; 30] = [
             Box::new(self.attempts.clone()),
             Box::new(self.attempt_seconds.clone()),
             Box::new(self.wait_seconds.clone()),
@@ -228,6 +234,7 @@ impl Metrics {
             Box::new(self.stalled_loads.clone()),
             Box::new(self.hung_disks.clone()),
             Box::new(self.early_reloads.clone()),
+            Box::new(self.digest_mismatches.clone()),
             Box::new(self.pressure.level.clone()),
             Box::new(self.pressure.room_bytes.clone()),
             Box::new(self.pressure.stalled_ratio.clone()),

@@ -40,6 +40,8 @@ pub(crate) struct Metrics {
     pub(crate) tick_seconds: Histogram,
     /// What was done about pipelines that are not where they are wanted.
     pub(crate) pipelines: IntCounterVec,
+    /// Files that are marked as corrupt.
+    pub(crate) corrupt_files: Gauge,
     /// Uploads and artifacts in the database.
     stored: GaugeVec,
     /// Their bytes.
@@ -92,6 +94,10 @@ impl Metrics {
                 "Time of one pass over the pending jobs, with the database.",
                 1e-4,
             )?,
+            corrupt_files: Gauge::new(
+                "modelyard_corrupt_files",
+                "Files of all hosts whose bytes are not the registered ones; models are not read from them.",
+            )?,
             stored: GaugeVec::new(Opts::new("modelyard_stored", "Uploads and artifacts in the database."), &["what"])?,
             stored_bytes: GaugeVec::new(
                 Opts::new("modelyard_stored_bytes", "Bytes of uploads and artifacts in the database."),
@@ -111,7 +117,7 @@ impl Metrics {
     }
 
     fn add_to(&self, registry: &Registry) -> prometheus::Result<()> {
-        let collectors: [Box<dyn Collector>; 12] = [
+        let collectors: [Box<dyn Collector>; 13] = [
             Box::new(self.jobs.clone()),
             Box::new(self.oldest_pending.clone()),
             Box::new(self.leader.clone()),
@@ -121,6 +127,7 @@ impl Metrics {
             Box::new(self.rescued.clone()),
             Box::new(self.pipelines.clone()),
             Box::new(self.tick_seconds.clone()),
+            Box::new(self.corrupt_files.clone()),
             Box::new(self.stored.clone()),
             Box::new(self.stored_bytes.clone()),
             Box::new(self.removed.clone()),
@@ -196,6 +203,7 @@ mod tests {
             "modelyard_placements_total{outcome=\"rejected\"} 0",
             "modelyard_jobs_rescued_total{reason=\"host_gone\"} 0",
             "modelyard_queue_oldest_pending_timestamp_seconds 0",
+            "modelyard_corrupt_files 0",
             "modelyard_stored_bytes{what=\"artifact\"} 0",
             "modelyard_stored_removed_total{what=\"unfinished\"} 0",
             "modelyard_pipelines_reconciled_total{what=\"applied\"} 0",

@@ -19,7 +19,7 @@ use crate::{
     command_line::modelyard,
     engine::{done, make_models, result, with_library},
     lora_files::{self, Entry},
-    support::{device, device_is},
+    support::{device, device_is, flip},
     variants::{MODEL, at, bases, paths, picture, pixels, request},
 };
 
@@ -33,7 +33,7 @@ async fn farm_with_bad_loras() -> Option<(Farm, Daemon)> {
     make_models(&farm, "lora-sd15", "both");
     make_models(&farm, "lora-sdxl", "diffusers");
     let path = |name: &str| farm.library().join(format!("{name}.safetensors"));
-    for name in ["nan", "torn"] {
+    for name in ["nan", "rotten"] {
         fs::copy(path("lora-sd15-tiny"), path(name)).unwrap();
     }
     lora_files::spoil(&path("nan"), "lora_down.weight");
@@ -42,10 +42,15 @@ async fn farm_with_bad_loras() -> Option<(Farm, Daemon)> {
     silent.iter_mut().filter(|tensor| tensor.name.ends_with(".alpha")).for_each(|alpha| alpha.bytes.fill(0));
     lora_files::write(&path("silent"), &silent);
     lora_files::write(&path("wide"), &wide(&good));
+    // other weights than the good one's, whose bytes would else be its own
+    let end = fs::metadata(path("rotten")).unwrap().len();
+    flip(&path("rotten"), end - 8);
     let agent = farm.agent_with_library(agent).await;
-    // cut short once it is listed
-    let whole = fs::read(path("torn")).unwrap();
-    fs::write(path("torn"), &whole[..whole.len() - 64]).unwrap();
+    // a bit goes bad once its digest is registered
+    let hash = json!({ "kind": "hash", "args": { "model": "rotten" } });
+    let hash = farm.api.submit("/v1/jobs", hash).await;
+    farm.api.job_ended(hash.id, JobState::Succeeded, LONG).await;
+    flip(&path("rotten"), end - 16);
     Some((farm, agent))
 }
 
@@ -112,7 +117,7 @@ async fn a_bad_lora_is_refused_wherever_it_is_used_and_the_old_state_stands() {
     for (lora, code, exit, says) in [
         ("lora-sdxl-tiny-diffusers", ErrorCode::InvalidArgument, 2, "is not for model"),
         ("nan", ErrorCode::Corrupt, 8, "not finite"),
-        ("torn", ErrorCode::Corrupt, 8, "changed since it was scanned"),
+        ("rotten", ErrorCode::Corrupt, 8, "with digest"),
     ] {
         let is_it =
             |(found, text): &(ErrorCode, String)| assert!(*found == code && text.contains(says), "{lora}: {text}");

@@ -163,6 +163,14 @@ async fn f26_short_reads_are_told_and_leave_nothing() {
         if seen == whole { Ok(()) } else { Err(format!("{seen} of {whole}")) }
     })
     .await;
+    // the scan that the failure led to may have seen what the reads had shown
+    wait_for("the catalogue to have the whole file", SHORT, || async {
+        let scan = farm.api.submit("/v1/jobs", json!({ "kind": "scan", "target": "host:a" })).await;
+        farm.api.job_ended(scan.id, JobState::Succeeded, SHORT).await;
+        let model = farm.model("far").await.summary;
+        if model.model_type == "vae" { Ok(()) } else { Err(format!("{model:?}")) }
+    })
+    .await;
     loaded(&farm, "far").await;
 }
 

@@ -16,6 +16,7 @@ mod clocks;
 mod command_line;
 mod convert;
 mod corrections;
+mod corrupt_files;
 mod device_tier;
 mod devices;
 mod drain;

@@ -5,9 +5,12 @@ use std::fs;
 use harness::{Farm, LONG, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::{Value, json};
 use shared::{
+    error::ErrorCode,
     job::JobState,
-    wire::{ModelForgotten, ModelSummary},
+    wire::{JobView, ModelForgotten, ModelSummary},
 };
+
+use crate::support::{load, loaded};
 
 /// Scans host `a`; the job's result.
 async fn scan(farm: &Farm) -> Value {
@@ -75,6 +78,47 @@ async fn what_is_as_before_is_not_read_again_and_a_renamed_file_keeps_its_model(
     assert_eq!(counts(&scan(&farm).await), [1, 1, 0, 2, 0]);
     assert_ne!(farm.model("one").await.summary.id, forgotten.id);
     farm.assert_ledger_is_clean().await;
+}
+
+/// F23 where nothing is watched: a load that meets another file than the catalogue has fails, and the catalogue is right soon after,
+/// without anybody asking for a scan.
+#[tokio::test]
+async fn a_load_that_meets_another_file_has_its_root_scanned() {
+    let farm = Farm::start().await;
+    let library = farm.library();
+    for (name, seed) in [("swapped", 1), ("cut", 2), ("gone", 3)] {
+        ModelFile::vae(mebibytes(2)).seed(seed).write(&library, &format!("{name}.safetensors"));
+    }
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let before = farm.model("swapped").await.components[0].id;
+    ModelFile::vae(mebibytes(3)).seed(9).write(&library, "swapped.safetensors");
+    let cut = fs::OpenOptions::new().write(true).open(library.join("cut.safetensors")).expect("the file");
+    cut.set_len(1 << 20).expect("a shorter file");
+    let (swapped, cut) = (load(&farm, "swapped").await, load(&farm, "cut").await);
+    for (name, job) in [("swapped", swapped), ("cut", cut)] {
+        let failed = farm.api.job_ended(job.id, JobState::Failed, SHORT).await;
+        let error = failed.job.error.expect("an error");
+        assert!(error.code == ErrorCode::Corrupt && error.message.contains(name), "{error:?}");
+    }
+    wait_for("the catalogue to be as the disk is", LONG, || async {
+        let (swapped, cut) = (farm.model("swapped").await, farm.model("cut").await);
+        let is_right = swapped.components[0].id != before && cut.summary.reason.is_some();
+        if is_right { Ok(()) } else { Err(format!("{swapped:?} {cut:?}")) }
+    })
+    .await;
+    loaded(&farm, "swapped").await;
+    let scans = async || farm.api.list::<JobView>("/v1/jobs?kind=scan").await.len();
+    assert!(scans().await <= 3, "the agent's first, and at most two for the two loads");
+
+    fs::remove_file(library.join("gone.safetensors")).expect("a removal");
+    let job = load(&farm, "gone").await;
+    let error = farm.api.job_ended(job.id, JobState::Failed, SHORT).await.job.error.expect("an error");
+    assert!(error.message.contains("gone.safetensors"), "{error:?}");
+    wait_for("the model to be missing", LONG, || async {
+        let state = farm.model("gone").await.summary.state;
+        if state == "missing" { Ok(()) } else { Err(state) }
+    })
+    .await;
 }
 
 /// When a later build gives components other tensors or names, their digests say nothing any more.

@@ -1,5 +1,7 @@
 //! What several stories do.
 
+use std::{fs, os::unix::fs::FileExt, path::Path};
+
 use harness::{Daemon, Farm, ModelFile, SHORT, mebibytes, wait_for};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -20,6 +22,16 @@ pub(crate) fn big_model(farm: &Farm, mib: u64) -> ModelFile {
     let file = ModelFile::vae(mebibytes(mib)).seed(7);
     file.write(&farm.library(), "big.safetensors");
     file
+}
+
+/// Flips a bit of a file, as a disk does: size, inode and time stay.
+pub(crate) fn flip(path: &Path, at: u64) {
+    let modified = fs::metadata(path).and_then(|meta| meta.modified()).expect("a time");
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).expect("the file opens");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("a read");
+    file.write_all_at(&[byte[0] ^ 1], at).expect("a write");
+    file.set_modified(modified).expect("the time goes back");
 }
 
 /// Asks for a load anywhere.

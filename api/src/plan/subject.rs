@@ -161,6 +161,7 @@ pub(super) mod tests {
             payload_sha256: None,
             overrides: serde_json::json!({}),
             read_as: models::ReadAs::default().into(),
+            canonical_form: 1,
             state: "available".into(),
             reason: None,
             evidence: serde_json::json!([]),

@@ -29,7 +29,7 @@ use crate::{
 
 /// Shows a model
 ///
-/// With its components, locations, metadata and residency. The ETag changes with the row and with the residency.
+/// With its components, locations and what is wrong with files there, metadata and residency. The ETag changes with the row and with the residency.
 #[utoipa::path(get, path = "/v1/models/{model}", operation_id = "getModel", tag = "models",
     params(("model" = String, Path, description = "Id or name")),
     responses((status = 200, description = "The model", body = ModelDetail), (status = 304, description = "Unchanged")))]
@@ -53,6 +53,7 @@ pub(super) async fn detail(state: &AppState, conn: &mut Session, row: ModelRow) 
     let listed = models::listed(&mut *conn, &row).await?;
     let components = models::components_of(&mut *conn, &[row.id]).await?;
     let locations = models::locations_of(&mut *conn, &[row.id]).await?;
+    let marked = models::corrupt_files(&mut *conn, &[row.id]).await?;
     let said = models::metadata(&mut *conn, row.id).await?;
     let autov1 = match row.sha256.as_deref() {
         Some(sha256) => hashes::autov1(&mut *conn, sha256).await?,
@@ -76,7 +77,7 @@ pub(super) async fn detail(state: &AppState, conn: &mut Session, row: ModelRow) 
         evidence: row.evidence,
         metadata: row.metadata,
         components: components.iter().map(views::component).collect(),
-        locations: locations.into_iter().map(views::location).collect(),
+        locations: locations.into_iter().map(|location| views::location(location, &marked)).collect(),
         version: row.version,
     })
 }
@@ -193,7 +194,8 @@ fn overrides_of(row: &ModelRow) -> Result<Overrides, ApiError> {
 /// Reads a model's files again
 ///
 /// A scan of its root, on one host that has it, which reads this model's headers even if its files did not change: for files that
-/// were not recognised as what they are, after the rules or the side-cars are better.
+/// were not recognised as what they are, after the rules or the side-cars are better. Marks of its files as corrupt are taken off
+/// on all hosts, where the digests of all its components are known: the next read is compared with them.
 #[utoipa::path(post, path = "/v1/models/{model}/reidentify", operation_id = "reidentifyModel", tag = "models",
     params(("model" = String, Path, description = "Id or name")),
     responses((status = 202, description = "Accepted", body = JobView)))]

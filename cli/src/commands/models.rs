@@ -41,7 +41,7 @@ pub enum ModelsCommand {
     Meta(meta::MetaCommand),
     /// Correct what was detected of a model.
     Override(meta::OverrideArgs),
-    /// Read a model's files again, even if they did not change.
+    /// Read a model's files again, even if they did not change; marks of them as corrupt are taken off.
     Reidentify {
         /// Id or name.
         model: String,
@@ -332,6 +332,26 @@ async fn show(model: &str, client: &Client, output: Output) -> Result<(), CliErr
     )?;
     output.section("on disk", &detail.locations, &["HOST", "PATH", "SEEN"], "nowhere", |location| {
         vec![location.host.clone(), location.path.clone(), age(location.seen_at)]
+    })?;
+    corrupt(&detail, output)
+}
+
+/// Files whose bytes are not the registered ones, if there are any.
+fn corrupt(detail: &ModelDetail, output: Output) -> Result<(), CliError> {
+    let files: Vec<_> = detail.locations.iter().flat_map(|at| at.corrupt.iter().map(move |file| (at, file))).collect();
+    if files.is_empty() {
+        return Ok(());
+    }
+    let header = ["HOST", "FILE", "COMPONENT", "REGISTERED", "READ", "FOUND"];
+    output.section("corrupt", &files, &header, "none", |(at, file)| {
+        vec![
+            at.host.clone(),
+            if file.file.is_empty() { at.path.clone() } else { file.file.clone() },
+            dash(file.component.as_deref()),
+            file.expected.clone(),
+            file.actual.clone(),
+            age(file.found_at),
+        ]
     })
 }
 

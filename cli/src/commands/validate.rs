@@ -27,7 +27,8 @@ pub struct ValidateArgs {
 
     /// How far to go: `structure` (headers, shards, links between parts), `architecture` (also the tensors' names and
     /// shapes), `weights` (also every number), `forward` (the architecture, and a small run of each component on a
-    /// device), or `hash` (structure, and the recorded hashes).
+    /// device), or `hash` (structure, and the recorded hashes and digests: files with
+    /// others are marked as corrupt, those that are well again are marked no more).
     #[arg(long, default_value = "weights")]
     level: ValidateLevel,
 

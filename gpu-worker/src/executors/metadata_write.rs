@@ -27,7 +27,7 @@ use super::{
     load::watched,
     model::blocking,
 };
-use crate::{commit::Effects, context::Agent, describe, error::WorkError, running::Attempt};
+use crate::{catalogue, commit::Effects, context::Agent, describe, error::WorkError, judge, running::Attempt};
 
 pub(super) async fn run(agent: &Arc<Agent>, args: MetadataWriteArgs, attempt: &Attempt) -> Result<Done, WorkError> {
     let started = Instant::now();
@@ -101,6 +101,7 @@ async fn copy(
     let [seen] = subject.files.as_slice() else {
         return Err(WorkError::NotCopied { model: subject.model.name.clone() });
     };
+    judge::must_not_be_marked(agent, &[(seen.path.clone(), (&catalogue::identity(seen)).into())]).await?;
     let fields: BTreeMap<String, String> = describe::header_fields(&subject.model, &subject.said, args);
     let copy = Copy {
         metadata: fields,

@@ -12,14 +12,21 @@ use std::{
 };
 
 use model_formats::Inspection;
-use residency::{Afoot, Lease, LoadRequest, ResidencyError};
+use residency::{Afoot, Lease, LoadRequest, ResidencyError, SourceFile};
 use shared::{
     db::models::{self, ComponentRow, ModelRow},
     ids::{ComponentId, ModelId},
     job::engine::Role,
 };
 
-use crate::{aliases, catalogue, context::Agent, error::WorkError, load_request::load_request, running::Attempt};
+use crate::{
+    aliases, catalogue,
+    context::Agent,
+    error::WorkError,
+    judge::{self, ReadComponent},
+    load_request::load_request,
+    running::Attempt,
+};
 
 /// A model's rows, reduced to the components asked for.
 #[derive(Debug, Clone)]
@@ -136,7 +143,7 @@ pub(super) fn request(
     landed: &Arc<Landed>,
 ) -> Result<LoadRequest, WorkError> {
     let missing = || WorkError::Changed {
-        path: inspection.name.clone(),
+        path: inspection.files.first().map(|file| file.path.display().to_string()).unwrap_or_default(),
         what: format!("its component `{}` is not there any more", row.kind),
     };
     let mut request = load_request(row, inspection).ok_or_else(missing)?;
@@ -177,7 +184,7 @@ impl Landed {
     }
 }
 
-/// Makes one component resident in RAM, or finds it there.
+/// Makes one component resident in RAM, or finds it there. What is marked as corrupt is not read.
 pub(super) async fn acquire(
     agent: &Agent,
     attempt: &Attempt,
@@ -185,14 +192,19 @@ pub(super) async fn acquire(
 ) -> Result<(Lease, bool), WorkError> {
     let before = agent.tier.stats().bytes_loaded_total;
     let present = agent.tier.progress(&request.key).is_none() && agent.tier.holds(&request.key);
-    let key = request.key.clone();
+    let (key, sources) = (request.key.clone(), request.sources.clone());
+    if !agent.tier.holds(&key) {
+        let files: Vec<_> = sources.iter().map(|source| (source.path.clone(), judge::key(source))).collect();
+        judge::must_not_be_marked(agent, &files).await?;
+    }
     let lease = match agent.tier.acquire(request, &attempt.cancel).await {
-        Err(error @ ResidencyError::DigestMismatch { .. }) if agent.tier.holds(&key) => {
-            // bytes that were read before their component had a digest, and are not its: nobody can want them any more
-            if let Ok(component) = key.parse() {
-                aliases::give_back(agent, component).await;
+        Err(error @ ResidencyError::DigestMismatch { .. }) => {
+            let held = key.parse::<ComponentId>().ok();
+            if let Some(held) = held.filter(|_| agent.tier.holds(&key)) {
+                // bytes that were read before their component had a digest, and are not its: nobody can want them any more
+                aliases::give_back(agent, held).await;
             }
-            return Err(error.into());
+            return Err(other_bytes(agent, held, &sources, error));
         }
         other => other?,
     };
@@ -200,6 +212,18 @@ pub(super) async fn acquire(
     let loaded = agent.tier.stats().bytes_loaded_total.saturating_sub(before);
     agent.metrics.loaded_bytes.inc_by(loaded.min(if present { 0 } else { lease.tensor_bytes() }));
     Ok((lease, present))
+}
+
+/// Says which files gave other bytes than are registered, and leaves the read to be judged with the job's end.
+fn other_bytes(agent: &Agent, held: Option<ComponentId>, sources: &[SourceFile], error: ResidencyError) -> WorkError {
+    let (Some(held), ResidencyError::DigestMismatch { expected, actual, .. }) = (held, &error) else {
+        return error.into();
+    };
+    let paths: Vec<String> = sources.iter().map(|source| format!("`{}`", source.path.display())).collect();
+    let files = sources.iter().map(judge::key).collect();
+    let component = agent.aliases.now(held);
+    let read = Box::new(ReadComponent { component, files, digest: actual.to_string() });
+    WorkError::OtherBytes { paths: paths.join(", "), host: agent.host.clone(), expected: expected.to_string(), read }
 }
 
 pub(super) fn unsigned(value: i64) -> u64 {

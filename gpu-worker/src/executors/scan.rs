@@ -48,7 +48,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: ScanArgs, attempt: &Attempt) -
         "host": agent.host, "models": models, "read": read, "unfinished": unfinished,
         "seconds": started.elapsed().as_secs_f64(),
     });
-    Ok(Done { result, effects: Effects::Scanned(scanned) })
+    Ok(Done { result, effects: Effects::Scanned { roots: scanned, again: args.model } })
 }
 
 fn chosen(agent: &Agent, name: Option<String>) -> Result<Vec<Root>, WorkError> {

@@ -19,7 +19,7 @@ use shared::{
     db::{
         DbError,
         hashes::{self, FileHashRow},
-        models::{self, FileIdentity, LocationRow, ModelRow},
+        models::{self, ComponentRow, FileIdentity, FileKey, LocationRow, ModelRow},
         statistics::TensorStatistics,
         validations::NewValidation,
     },
@@ -29,11 +29,18 @@ use shared::{
 
 use super::{
     Done, forward,
-    hash::{facts, hash_one, pace},
+    hash::{Parts, facts, hash_one, pace},
     load::watched,
     model::blocking,
 };
-use crate::{catalogue, commit::Effects, context::Agent, error::WorkError, running::Attempt};
+use crate::{
+    catalogue,
+    commit::Effects,
+    context::Agent,
+    error::WorkError,
+    judge::{self, Reads},
+    running::Attempt,
+};
 
 /// Findings that a report keeps.
 const FINDINGS: usize = 1000;
@@ -63,16 +70,17 @@ pub(super) async fn run(agent: &Arc<Agent>, args: ValidateArgs, attempt: &Attemp
         findings,
         tensors: 0,
         read: Arc::default(),
-        hashed: Vec::new(),
+        reads: Reads::default(),
         statistics: None,
         digests: Vec::new(),
     };
     let mut files = here.identities()?;
     if let Some(inspection) = inspection {
-        files = inspection.files.iter().map(catalogue::identity).collect();
-        check.deeper(args.level, inspection, &files).await?;
+        let known = std::mem::replace(&mut files, inspection.files.iter().map(catalogue::identity).collect());
+        let comparable = known == files && model.canonical_form == catalogue::CANONICAL_FORM;
+        check.deeper(args.level, inspection, (&files, comparable)).await?;
     }
-    let Check { findings, tensors, read, hashed, statistics, digests, .. } = check;
+    let Check { findings, tensors, read, reads, statistics, digests, .. } = check;
     let read = (tensors, read.load(Ordering::Relaxed));
     let mut report = report(agent, &args, findings, read, &files, started)?;
     report.statistics = statistics.map(|all| encoded(&all)).transpose()?;
@@ -82,7 +90,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: ValidateArgs, attempt: &Attemp
         "validation": report.id, "errors": errors, "warnings": warnings, "infos": infos,
         "tensors": report.tensors, "bytes": report.bytes, "seconds": report.seconds,
     });
-    Ok(Done { result, effects: Effects::Validated(Box::new(report), hashed, digests) })
+    Ok(Done { result, effects: Effects::Validated(Box::new(report), Box::new(reads), digests) })
 }
 
 async fn subject(agent: &Agent, args: &ValidateArgs) -> Result<(ModelRow, LocationRow), WorkError> {
@@ -105,8 +113,8 @@ struct Check<'a> {
     findings: Vec<Finding>,
     tensors: u64,
     read: Arc<AtomicU64>,
-    /// Files that had no recorded hashes.
-    hashed: Vec<(FileIdentity, FileHashRow)>,
+    /// What was read to compare it with what is registered.
+    reads: Reads,
     /// What the numbers of each tensor are like, where they were looked at.
     statistics: Option<Vec<TensorStatistics>>,
     /// What loads computed.
@@ -118,11 +126,11 @@ impl Check<'_> {
         &mut self,
         level: ValidateLevel,
         inspection: Inspection,
-        files: &[FileIdentity],
+        (files, comparable): (&[FileIdentity], bool),
     ) -> Result<(), WorkError> {
         match level {
             ValidateLevel::Structure => Ok(()),
-            ValidateLevel::Hash => self.hashes(&inspection, files).await,
+            ValidateLevel::Hash => self.hashes(&inspection, files, comparable).await,
             ValidateLevel::Architecture => {
                 self.findings.extend(validate::architecture(&inspection, self.configs.as_ref()));
                 Ok(())
@@ -167,26 +175,62 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Recomputes the hashes of all files and compares them with what was recorded of the same files.
-    async fn hashes(&mut self, inspection: &Inspection, files: &[FileIdentity]) -> Result<(), WorkError> {
+    /// Recomputes the hashes of all files and compares them with what was recorded of the same files; where they are those of the
+    /// catalogue, and it was read as this build reads, also the digests of all components.
+    async fn hashes(
+        &mut self,
+        inspection: &Inspection,
+        files: &[FileIdentity],
+        comparable: bool,
+    ) -> Result<(), WorkError> {
+        let mut rows =
+            if comparable { models::components_of(&self.agent.pool, &[self.model]).await? } else { Vec::new() };
+        rows.retain(|row| row.digest.is_some());
+        let (mut parts, mut unknown) = (Parts::of(&rows, inspection), Vec::new());
         self.attempt.progress.enter("hashing", files.iter().map(|file| file.size_bytes).sum());
         for file in files {
             self.attempt.progress.detail(&file.rel_path);
             let recorded = hashes::of_file(&self.agent.pool, &self.agent.host, file).await?;
             let limits = self.agent.throttle.iter().cloned().collect();
-            let work = hash_one(self.attempt, facts(&self.path, file), Vec::new(), self.read.clone(), limits);
-            let (now, _) = watched(self.attempt, work, || self.read.load(Ordering::Relaxed)).await?;
+            let at = facts(&self.path, file);
+            let wanted = parts.wanted(&at.path);
+            let ranges = wanted.iter().map(|(_, range)| range.clone()).collect();
+            let work = hash_one(self.attempt, at, ranges, self.read.clone(), limits);
+            let (now, ranges) = watched(self.attempt, work, || self.read.load(Ordering::Relaxed)).await?;
+            parts.note(&wanted, ranges);
             self.findings.extend(claimed(inspection, files, &now));
             match recorded {
                 Some(recorded) => self.findings.extend(difference(file, &recorded, &now)),
-                None => {
-                    let message = format!("{} had no recorded hashes; they are recorded now", shown(file));
-                    self.findings.push(Finding::new(Severity::Info, "hash_recorded", message));
-                    self.hashed.push((file.clone(), now));
-                }
+                None => unknown.push(file),
             }
+            self.reads.files.push((file.clone(), now));
+        }
+        let bad = self.components(&rows, parts).await?;
+        for file in unknown.into_iter().filter(|file| !bad.contains(&FileKey::from(*file))) {
+            let message = format!("{} had no recorded hashes; they are recorded now", shown(file));
+            self.findings.push(Finding::new(Severity::Info, "hash_recorded", message));
         }
         Ok(())
+    }
+
+    /// Looks at the digests of components that have one, as they were just read; the files of those that differ.
+    async fn components(&mut self, rows: &[ComponentRow], parts: Parts) -> Result<Vec<FileKey>, WorkError> {
+        let limits = self.agent.throttle.iter().cloned().collect();
+        let mut pace = pace(limits, self.attempt.cancel.clone(), self.read.clone());
+        let finished = blocking("reading tensors", move || parts.finish(&mut pace)).await?;
+        let format = |source| WorkError::Format { path: self.path.display().to_string(), source };
+        let mut bad = Vec::new();
+        for part in finished.map_err(format)?.ok_or(WorkError::Cancelled)? {
+            let row = rows.iter().find(|row| row.id == part.id && row.kind == part.kind);
+            let registered = row.and_then(|row| row.digest.as_deref());
+            if let Some(finding) = registered.and_then(|registered| other_digest(&part.kind, registered, &part.digest))
+            {
+                self.findings.push(finding);
+                bad.extend(part.files.iter().copied());
+            }
+            self.reads.components.push(judge::of_part(&part));
+        }
+        Ok(bad)
     }
 }
 
@@ -199,6 +243,14 @@ fn difference(file: &FileIdentity, recorded: &FileHashRow, now: &FileHashRow) ->
     (recorded != now).then(|| {
         let message = format!("{} has other bytes than when it was hashed, at the same size and time", shown(file));
         Finding::new(Severity::Error, "hash_mismatch", message).but(&recorded.sha256, &now.sha256)
+    })
+}
+
+/// Other tensors than a load found before.
+fn other_digest(kind: &str, registered: &str, now: &str) -> Option<Finding> {
+    (registered != now).then(|| {
+        let message = format!("the {kind} has other bytes than are registered: its files are marked and not loaded");
+        Finding::new(Severity::Error, "digest_mismatch", message).but(registered, now)
     })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! One task for each root (`root`) looks by inotify (`inotify`) or, where that cannot see or is not allowed to, by walking
 //! (`poll`); `debounce` makes one scan of many changes, `submit` asks for it. A watch only ever asks: what is in the
-//! catalogue is what scans found.
+//! catalogue is what scans found. Failed work asks the same way (`crate::rescan`), also where nothing is watched.
 
 mod debounce;
 mod inotify;
@@ -16,6 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{config::WatchMode, context::Agent, lease::Standing};
 pub use state::Watches;
+pub(crate) use submit::{Asked, submit};
 
 /// How roots are watched.
 #[derive(Debug, Clone, Copy)]

@@ -9,7 +9,7 @@ use crate::context::Agent;
 
 /// What came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(crate) enum Asked {
     /// There is a new job.
     New,
     /// One that has not begun will see everything.
@@ -19,7 +19,7 @@ pub(super) enum Asked {
 }
 
 /// Makes sure that a scan of the root begins after this moment, or says that it has to be asked for again.
-pub(super) async fn submit(agent: &Agent, root: &str) -> Result<Asked, DbError> {
+pub(crate) async fn submit(agent: &Agent, root: &str) -> Result<Asked, DbError> {
     let mut tx = agent.pool.begin().await?;
     if jobs::scan_waits(&mut *tx, &agent.host, root).await? {
         return Ok(Asked::Waits);

@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub devices: BTreeMap<String, Device>,
     /// Hosts that have a model on disk.
     pub locations: HashMap<ModelId, BTreeSet<String>>,
+    /// Of these, those with a file of it whose bytes are not the registered ones: how they were read, in words.
+    pub corrupt: HashMap<ModelId, BTreeMap<String, String>>,
 }
 
 /// A host and its RAM tier.
@@ -178,6 +180,41 @@ impl PendingJob {
         }
     }
 
+    /// The models whose files it needs.
+    pub(super) fn models(&self) -> impl Iterator<Item = &ModelId> {
+        self.model.iter().chain(&self.other_models)
+    }
+
+    /// True for what reads the weights of models from disk, unless they are in memory: not what looks at files to say what is wrong
+    /// with them, nor what needs their configs and tokenizers only.
+    pub fn reads_weights(&self) -> bool {
+        match self.kind {
+            JobKind::Load
+            | JobKind::CacheAdd
+            | JobKind::VaeDecode
+            | JobKind::VaeEncode
+            | JobKind::EncodeText
+            | JobKind::UnetStep
+            | JobKind::Generate
+            | JobKind::Benchmark
+            | JobKind::ApplyPipeline
+            | JobKind::Convert
+            | JobKind::LoraCheck
+            | JobKind::BlendLoras => true,
+            // the levels before `forward` are how a file is found to be well again
+            JobKind::Validate => self.lane == Lane::Device,
+            JobKind::Scan
+            | JobKind::Unload
+            | JobKind::CacheRemove
+            | JobKind::CacheKeep
+            | JobKind::Hash
+            | JobKind::MetadataWrite
+            | JobKind::Optimize
+            | JobKind::Tokenize
+            | JobKind::RestorePipeline => false,
+        }
+    }
+
     /// True for kinds that bring weights into memory.
     pub fn brings_weights(&self) -> bool {
         self.kind.needs_weights()
@@ -185,6 +222,11 @@ impl PendingJob {
 }
 
 impl Snapshot {
+    /// What is wrong with a file of a model on a host's disk.
+    pub(super) fn corrupt_on(&self, model: &ModelId, host: &str) -> Option<&str> {
+        self.corrupt.get(model)?.get(host).map(String::as_str)
+    }
+
     /// Takes the room that an assignment uses.
     pub fn assign(&mut self, job: &PendingJob, host: &str, device: Option<&str>) {
         let (queue, tier) = match device {

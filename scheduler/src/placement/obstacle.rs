@@ -35,6 +35,11 @@ pub enum Obstacle {
     },
     /// The model is neither on the host's disk nor in its RAM.
     ModelAbsent,
+    /// A file of the model there has other bytes than are registered, and is not read.
+    FileCorrupt {
+        /// Which one, and both digests, in words.
+        file: String,
+    },
     /// The host has no such root.
     RootAbsent,
     /// The host's runners cannot run models.
@@ -78,6 +83,7 @@ impl Obstacle {
             Self::HostDown => "host_down",
             Self::DeviceNotReady { .. } => "device_not_ready",
             Self::ModelAbsent => "model_absent",
+            Self::FileCorrupt { .. } => "file_corrupt",
             Self::RootAbsent => "root_absent",
             Self::NoRuntime { .. } => "no_runtime",
             Self::LabelsMissing { .. } => "labels_missing",
@@ -102,6 +108,7 @@ impl std::fmt::Display for Obstacle {
             Self::HostDown => f.write_str("has no live agent"),
             Self::DeviceNotReady { reason } => write!(f, "is not ready: {reason}"),
             Self::ModelAbsent => f.write_str("has the model neither on disk nor in RAM"),
+            Self::FileCorrupt { file } => write!(f, "has a corrupt file: {file}"),
             Self::RootAbsent => f.write_str("has no such root"),
             Self::NoRuntime { reason } => write!(f, "cannot run models: {reason} (--onnxruntime of its agent)"),
             Self::LabelsMissing { labels } => write!(f, "lacks the labels `{}`", labels.join("`, `")),
@@ -120,6 +127,7 @@ impl std::fmt::Display for Obstacle {
 pub(super) fn find_obstacle(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {
     labels(job, place)
         .or_else(|| size(job, place))
+        .or_else(|| corrupt(snapshot, job, place))
         .or_else(|| liveness(place))
         .or_else(|| runtime(job, place))
         .or_else(|| presence(snapshot, job, place))
@@ -144,6 +152,25 @@ fn size(job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {
     let through_ram = if place.device.is_some() { ram_bytes_at_a_time(job, place) } else { needs_bytes };
     let budget_bytes = place.host?.ram.capacity_bytes;
     (through_ram > budget_bytes).then_some(Obstacle::OverRamBudget { needs_bytes: through_ram, budget_bytes })
+}
+
+/// A model's copy on a host is read as a whole or not at all: which of its files a job would read is not known here. What is in memory
+/// was compared when it was read.
+fn corrupt(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {
+    if snapshot.corrupt.is_empty() || !job.reads_weights() {
+        return None;
+    }
+    let in_memory = job.brings_weights() && !job.components.is_empty() && ram_bytes(job, place) == 0;
+    let file = job.models().find_map(|model| snapshot.corrupt_on(model, place.host_name)).filter(|_| !in_memory)?;
+    Some(Obstacle::FileCorrupt { file: file.to_owned() })
+}
+
+/// Whether nothing that time mends keeps the place from the work: it is large enough, and has all the weights, on disk or in memory.
+pub(super) fn has_good_copies(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> bool {
+    labels(job, place).is_none()
+        && size(job, place).is_none()
+        && corrupt(snapshot, job, place).is_none()
+        && presence(snapshot, job, place) != Some(Obstacle::ModelAbsent)
 }
 
 fn liveness(place: &Place<'_>) -> Option<Obstacle> {

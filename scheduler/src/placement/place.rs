@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, time::Duration};
 use serde_json::{Value, json};
 use shared::{
     bytes::ByteSize,
+    db::models::CORRUPT_HINT,
     error::{ErrorBody, ErrorCode},
 };
 
 use super::{
     model::{PendingJob, Place, Snapshot, candidates},
-    obstacle::{Obstacle, Obstacles, find_obstacle},
+    obstacle::{Obstacle, Obstacles, find_obstacle, has_good_copies},
     score::{Score, score},
 };
 
@@ -68,7 +69,7 @@ pub fn place(snapshot: &Snapshot, job: &PendingJob, policy: Policy) -> Decision 
     }
     match best {
         Some((score, place)) => assign(&score, &place, runner_up, &obstacles),
-        None => wait_or_reject(job, &obstacles),
+        None => wait_or_reject(snapshot, job, &obstacles),
     }
 }
 
@@ -84,7 +85,10 @@ fn assign(score: &Score<'_>, place: &Place<'_>, runner_up: Option<Score<'_>>, re
     }
 }
 
-fn wait_or_reject(job: &PendingJob, obstacles: &Obstacles<'_>) -> Decision {
+fn wait_or_reject(snapshot: &Snapshot, job: &PendingJob, obstacles: &Obstacles<'_>) -> Decision {
+    if let Some(error) = corrupt(snapshot, job, obstacles) {
+        return Decision::Reject { error };
+    }
     // places without the labels are no candidates for a matter of size
     let mut labelled =
         obstacles.0.keys().filter(|obstacle| !matches!(obstacle, Obstacle::LabelsMissing { .. })).peekable();
@@ -124,6 +128,18 @@ fn worker_lost(snapshot: &Snapshot, job: &PendingJob, policy: Policy) -> Option<
             )
         }
     })
+}
+
+/// No place that may take it has a copy of the files that is good; somebody has to put one there.
+fn corrupt(snapshot: &Snapshot, job: &PendingJob, obstacles: &Obstacles<'_>) -> Option<ErrorBody> {
+    let found = obstacles.0.iter().find(|(obstacle, _)| matches!(obstacle, Obstacle::FileCorrupt { .. }));
+    let (obstacle, places) = found?;
+    if candidates(snapshot, job).any(|place| has_good_copies(snapshot, job, &place)) {
+        return None;
+    }
+    let place = places.first().copied().unwrap_or_default();
+    let message = format!("`{place}` {obstacle}; no place that may take the job has another copy");
+    Some(ErrorBody { hint: Some(CORRUPT_HINT.to_owned()), ..ErrorBody::new(ErrorCode::Corrupt, message) })
 }
 
 fn too_large(job: &PendingJob, obstacles: &Obstacles<'_>) -> ErrorBody {

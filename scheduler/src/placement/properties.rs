@@ -63,11 +63,11 @@ fn device() -> impl Strategy<Value = Device> {
     })
 }
 
-/// Hosts with their devices and whether the one model is on their disk.
-type Rows = Vec<(Host, Vec<Device>, bool)>;
+/// Hosts with their devices and whether the one model is on their disk, well or corrupt.
+type Rows = Vec<(Host, Vec<Device>, Option<bool>)>;
 
 fn rows() -> impl Strategy<Value = Rows> {
-    vec((host(), vec(device(), 0..3), prop::bool::weighted(0.7)), 1..5)
+    vec((host(), vec(device(), 0..3), option::weighted(0.7, prop::bool::weighted(0.7))), 1..5)
 }
 
 fn farm(rows: &Rows, order: impl Iterator<Item = usize>) -> Snapshot {
@@ -76,8 +76,11 @@ fn farm(rows: &Rows, order: impl Iterator<Item = usize>) -> Snapshot {
         let (host, devices, on_disk) = &rows[number];
         let name = format!("h{number}");
         farm.hosts.insert(name.clone(), host.clone());
-        if *on_disk {
+        if let Some(is_well) = on_disk {
             farm.locations.entry(id::<ModelId>(0)).or_default().insert(name.clone());
+            if !is_well {
+                farm.corrupt.entry(id::<ModelId>(0)).or_default().insert(name.clone(), "bad".to_owned());
+            }
         }
         for (index, device) in devices.iter().enumerate() {
             farm.devices.insert(format!("{name}/d{index}"), Device { host: name.clone(), ..device.clone() });
@@ -161,6 +164,10 @@ proptest! {
             prop_assert!(tier.missing(&job.components) <= tier.capacity_bytes - tier.held_bytes);
         }
         prop_assert!(!job.runs_models() || at.runs_no_models.is_none());
+        if job.reads_weights() && farm.corrupt_on(&id::<ModelId>(0), &host).is_some() {
+            let in_memory = |id| at.ram.resident.contains_key(id) || dev.is_some_and(|dev| dev.memory.resident.contains_key(id));
+            prop_assert!(job.brings_weights() && job.components.iter().all(|(id, _)| in_memory(id)));
+        }
         if job.kind == JobKind::Scan {
             prop_assert!(!at.roots.is_empty());
         }

@@ -254,6 +254,53 @@ fn a_load_goes_where_the_model_is_on_disk_or_in_ram() {
 }
 
 #[test]
+fn a_corrupt_copy_is_not_read_and_another_one_is() {
+    for kind in [JobKind::Load, JobKind::Generate, JobKind::Convert, JobKind::CacheAdd] {
+        let mut example = Example::new(kind);
+        let model = example.job.model.unwrap();
+        example.farm.corrupt.entry(model).or_default().insert("a".into(), "`m` was read with digest `x`".into());
+        assert!(example.assigned().starts_with('b'), "{kind}");
+        // the other one comes back, or has room, some time
+        example.host("b").alive = false;
+        let (code, reason) = example.waits();
+        assert!(code == "host_down" && reason.contains("file_corrupt") && reason.contains("digest `x`"), "{reason}");
+        // it has another file of the work only
+        example.farm.locations.get_mut(&model).unwrap().remove("b");
+        assert_eq!(example.rejected(), ErrorCode::Corrupt, "{kind}");
+        example.farm.locations.get_mut(&model).unwrap().insert("b".into());
+        example.host("b").alive = true;
+        example.job.pin_host = Some("a".into());
+        assert_eq!(example.rejected(), ErrorCode::Corrupt, "{kind}: it may go nowhere else");
+    }
+}
+
+#[test]
+fn what_is_in_memory_is_used_however_its_file_is_and_a_file_is_looked_at_to_say_how_it_is() {
+    let mut example = Example::new(JobKind::Generate);
+    let model = example.job.model.unwrap();
+    for name in ["a", "b"] {
+        example.farm.corrupt.entry(model).or_default().insert(name.into(), "bad".into());
+    }
+    assert_eq!(example.rejected(), ErrorCode::Corrupt);
+    let components = example.job.components.clone();
+    example.host("b").ram.promise(&components[..1]);
+    assert_eq!(example.rejected(), ErrorCode::Corrupt, "the rest would have to be read");
+    example.host("b").ram.promise(&components);
+    assert_eq!(example.assigned(), "b/cuda:0");
+    // a conversion reads files, whatever is in memory
+    example.job.kind = JobKind::Convert;
+    assert_eq!(example.rejected(), ErrorCode::Corrupt);
+    for kind in [JobKind::Validate, JobKind::Hash, JobKind::Scan, JobKind::Tokenize] {
+        let mut look = Example::new(kind);
+        look.farm.corrupt = std::mem::take(&mut example.farm.corrupt);
+        look.job.model = Some(model);
+        look.farm.locations.insert(model, ["a".to_owned(), "b".to_owned()].into());
+        assert_eq!(look.assigned(), "a", "{kind}");
+        example.farm.corrupt = look.farm.corrupt;
+    }
+}
+
+#[test]
 fn a_host_that_cannot_run_models_holds_weights_and_waits_with_what_runs_them() {
     let mut example = Example::new(JobKind::Generate);
     example.host("a").runs_no_models = Some("no library".into());

@@ -25,12 +25,13 @@ const TEXTS: i64 = 200;
 /// How long answers to idempotent requests are kept.
 const KEEP_KEYS: Duration = Duration::from_secs(24 * 3600);
 
-/// Sets the gauges of active jobs.
+/// Sets the gauges of active jobs and of corrupt files.
 ///
 /// # Errors
 /// Database errors.
 pub(crate) async fn gauges(control: &Control) -> Result<(), DbError> {
     control.metrics.set_jobs(&jobs::counts(&control.pool).await?);
+    control.metrics.corrupt_files.set(models::count_corrupt_files(&control.pool).await? as f64);
     Ok(())
 }
 

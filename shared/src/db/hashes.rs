@@ -25,18 +25,23 @@ pub struct FileHashRow {
 }
 
 /// Models `m` on a host ($1) without hashes, or with components whose digest or tensors are not known, at their places `l` in roots `r`;
-/// narrowed to one model ($2) or one root ($3).
+/// narrowed to one model ($2) or one root ($3). A model with a file that is marked as corrupt there is read when it is asked for, and only then.
 macro_rules! lacking_hashes {
     () => {
         "
          from (select id from models where content_digest is null
                union select model_id from model_components where tensors is null
                union select p.model_id from components c join model_components p on p.component_id = c.id
-                     where c.digest is null and c.merged_into is null) open
+                     where c.digest is null and c.merged_into is null
+               union select l.model_id from corrupt_files q
+                     join model_locations l on l.host = q.host and l.files @> jsonb_build_array(q.file)
+                     where q.host = $1 and l.model_id = $2) open
          join models m on m.id = open.id
          join model_locations l on l.model_id = m.id join roots r on r.host = l.host and r.name = l.root
          where l.host = $1 and jsonb_array_length(l.files) > 0
-           and ($2::text is null or m.id = $2) and ($3::text is null or l.root = $3)"
+           and ($2::text is null or m.id = $2) and ($3::text is null or l.root = $3)
+           and ($2::text is not null or not exists
+                (select 1 from corrupt_files q where q.host = $1 and l.files @> jsonb_build_array(q.file)))"
     };
 }
 

@@ -45,8 +45,8 @@ pub use metadata::{
     Detected, MetadataChange, MetadataView, MetadataWriteRequest, Overrides, SearchRequest, UserMetadata,
 };
 pub use models::{
-    ComponentView, Hashes, LocationView, MADE_FROM_KEY, ModelDetail, ModelForgotten, ModelPage, ModelSummary,
-    Residency, TensorView,
+    ComponentView, CorruptFile, Hashes, LocationView, MADE_FROM_KEY, ModelDetail, ModelForgotten, ModelPage,
+    ModelSummary, Residency, TensorView,
 };
 pub use pipelines::{
     LoraChange, LoraFields, LorasPatch, PipelineApplyRequest, PipelineChange, PipelineDeclaration, PipelineDeviceDiff,

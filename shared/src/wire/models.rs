@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{Detected, Overrides, UserMetadata};
-use crate::ids::{ComponentId, ModelId};
+use crate::ids::{ComponentId, JobId, ModelId};
 
 /// The metadata of a model that a job made says under this key what it was made from, as JSON.
 pub const MADE_FROM_KEY: &str = "modelyard.made_from";
@@ -205,4 +205,26 @@ pub struct LocationView {
     pub path: String,
     /// When a scan last saw it.
     pub seen_at: DateTime<Utc>,
+    /// Its files there whose bytes were read and are not the registered ones. While there are any, the model is not read from that host's
+    /// disk; what is in memory there is used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub corrupt: Vec<CorruptFile>,
+}
+
+/// A file whose bytes, when a host read them, were not those that are registered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct CorruptFile {
+    /// Path below the model's own; empty for a single file.
+    pub file: String,
+    /// Kind of the component whose digest differs; absent where the BLAKE3 of the whole file does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<String>,
+    /// The digest that is registered.
+    pub expected: String,
+    /// The digest that was read.
+    pub actual: String,
+    /// The job that read it.
+    pub job: JobId,
+    /// When that was.
+    pub found_at: DateTime<Utc>,
 }

@@ -38,6 +38,7 @@ use crate::{
     budget::{Budget, BudgetView},
     entry::State,
     error::ResidencyError,
+    identity::FileIdentity,
     loader::{Afoot, Disks, Hung},
     policy::{Candidate, Policy, Rules, bandwidth::ReadFrom},
     progress::ProgressSnapshot,
@@ -251,6 +252,13 @@ impl RamTier {
     /// True when content is ready under `key`. No use: it changes no count and no order.
     pub fn holds(&self, key: &str) -> bool {
         self.inner.table().slots.get(key).is_some_and(|slot| slot.entry.state == State::Ready)
+    }
+
+    /// The files that the content under `key` was read from; none when nothing is ready there.
+    pub fn files_of(&self, key: &str) -> Vec<FileIdentity> {
+        let table = self.inner.table();
+        let ready = table.slots.get(key).filter(|slot| slot.entry.state == State::Ready);
+        ready.map(|slot| slot.identities.clone()).unwrap_or_default()
     }
 
     /// How long a load waits for a byte; zero: for ever.

@@ -65,7 +65,7 @@ pub(super) struct Slot {
     /// Who the leases belong to, where they said so.
     pub(super) marks: BTreeMap<u64, Arc<str>>,
     read_from: Vec<ReadFrom>,
-    identities: Vec<FileIdentity>,
+    pub(super) identities: Vec<FileIdentity>,
     expected: Option<Digest>,
 }
 

@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use engine::measure::{Amount, Measured, Operation};
 use shared::{
-    error::Classify,
     job::{BenchmarkArgs, ImageSize, engine::VaeSettings},
     wire::{BenchmarkResult, CaseMeasure, Skipped, case_label},
 };
@@ -56,7 +55,7 @@ pub(super) async fn measure(
     for case in cases(ensemble, args) {
         match one(runs, &parts, &case, args).await {
             Ok(measured) => result.cases.push(measured),
-            Err(error) if is_about_the_case(error.code()) => {
+            Err(error) if is_about_the_case(&error) => {
                 result.skipped.push(Skipped { what: case.label(), reason: shared::error::chain(&error) });
                 first_reason.get_or_insert(error);
             }

@@ -6,7 +6,6 @@ use model_formats::Inspection;
 use residency::Reason;
 use rustix::fs::{Advice, fadvise};
 use shared::{
-    error::Classify,
     job::{BenchmarkArgs, Keep},
     measure::Summary,
     wire::{BenchmarkResult, LoadMeasure, Series, Skipped},
@@ -45,7 +44,7 @@ pub(super) async fn measure(
         let loads = Loads { agent, attempt, device, part, inspection: &inspection, count: args.loads };
         match loads.all(args.cold).await {
             Ok(measured) => result.loads.push(measured),
-            Err(error) if is_about_the_case(error.code()) => {
+            Err(error) if is_about_the_case(&error) => {
                 let what = format!("load ({})", loads.kind());
                 result.skipped.push(Skipped { what, reason: shared::error::chain(&error) });
             }

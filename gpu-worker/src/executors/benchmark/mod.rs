@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::json;
 use shared::{
     db::benchmarks::NewBenchmark,
-    error::ErrorCode,
+    error::{Classify, ErrorCode},
     ids::BenchmarkId,
     job::{BenchmarkArgs, engine::Role},
     measure::Verdict,
@@ -103,16 +103,18 @@ fn encoded<T: serde::Serialize>(value: &T) -> Result<serde_json::Value, WorkErro
         .map_err(|error| WorkError::System { what: "writing what was measured".into(), source: error.into() })
 }
 
-/// Whether an error says that this cannot be measured, and nothing about the rest.
-fn is_about_the_case(code: ErrorCode) -> bool {
-    matches!(
-        code,
-        ErrorCode::InvalidArgument
-            | ErrorCode::Corrupt
-            | ErrorCode::Unsupported
-            | ErrorCode::InsufficientCapacity
-            | ErrorCode::Conflict
-    )
+/// Whether an error says that this cannot be measured, and nothing about the rest. Bytes that are not the registered ones end the job, which
+/// tells of them.
+fn is_about_the_case(error: &WorkError) -> bool {
+    !matches!(error, WorkError::OtherBytes { .. })
+        && matches!(
+            error.code(),
+            ErrorCode::InvalidArgument
+                | ErrorCode::Corrupt
+                | ErrorCode::Unsupported
+                | ErrorCode::InsufficientCapacity
+                | ErrorCode::Conflict
+        )
 }
 
 /// The components of one row of a model, alone.

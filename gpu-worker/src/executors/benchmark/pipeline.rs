@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use shared::{
-    error::Classify,
     job::{BenchmarkArgs, ImageSize, engine::GenerateArgs},
     wire::{BenchmarkResult, CaseMeasure, Skipped, case_label},
 };
@@ -32,7 +31,7 @@ pub(super) async fn measure(
         let pipeline = Pipeline { runs, ensemble, generation: &generation, args, steps, batch, size };
         match pipeline.case().await {
             Ok(measured) => result.cases.push(measured),
-            Err(error) if is_about_the_case(error.code()) => {
+            Err(error) if is_about_the_case(&error) => {
                 let what = case_label("generate", (batch, Some(size), Some(steps)), "pipeline");
                 result.skipped.push(Skipped { what, reason: shared::error::chain(&error) });
                 first_reason.get_or_insert(error);

@@ -5,7 +5,7 @@ use serde_json::Value;
 use shared::{db::models, ids::ModelId};
 
 use super::super::model::{self, Wanted, blocking};
-use crate::{context::Agent, error::WorkError, managers::parts, running::Attempt};
+use crate::{catalogue, context::Agent, error::WorkError, judge, managers::parts, running::Attempt};
 
 /// A model of the catalogue with its headers.
 pub(super) struct Source {
@@ -19,6 +19,10 @@ impl Source {
     pub(super) async fn read(agent: &Agent, attempt: &Attempt, id: ModelId) -> Result<Self, WorkError> {
         let wanted = model::wanted(agent, id, None).await?;
         let mut inspection = model::inspect(agent, attempt, &wanted).await?;
+        // the files are read as they are, beside every tier: a digest would be compared with nothing
+        let files: Vec<_> =
+            inspection.files.iter().map(|file| (file.path.clone(), (&catalogue::identity(file)).into())).collect();
+        judge::must_not_be_marked(agent, &files).await?;
         let locations = models::locations_of(&agent.pool, &[id]).await?;
         let here = locations.into_iter().find(|location| location.host == agent.host);
         let missing = || WorkError::NotHere { model: wanted.model.name.clone(), host: agent.host.clone() };

@@ -18,12 +18,12 @@ use model_formats::{
     hash::{FileHashes, Hashed as HashedFile, content_digest, hash_file},
 };
 pub use parts::HashedPart;
-use parts::Parts;
+pub(super) use parts::Parts;
 use shared::{
     db::{
         DbError,
         hashes::{self, FileHashRow, ModelHashes, Unhashed},
-        models::FileIdentity,
+        models::{self, FileIdentity, FileKey},
     },
     job::HashArgs,
 };
@@ -56,7 +56,8 @@ pub(super) async fn run(agent: &Arc<Agent>, args: HashArgs, attempt: &Attempt) -
     let models =
         hashes::unhashed(&agent.pool, &agent.host, args.model, args.root.as_deref(), CANONICAL_FORM, BATCH).await?;
     attempt.progress.enter("hashing", models.iter().map(|model| unsigned(model.size_bytes)).sum());
-    let mut slice = Slice { agent, attempt, read: Arc::default(), hashed: Hashed::default(), failed: Vec::new() };
+    let hashed = Hashed { alone: args.model.is_some(), ..Hashed::default() };
+    let mut slice = Slice { agent, attempt, read: Arc::default(), hashed, failed: Vec::new() };
     let (mut passed, mut left) = (0, models.len());
     for model in &models {
         if started.elapsed() >= SLICE {
@@ -113,8 +114,13 @@ impl Slice<'_> {
                 self.hashed.models.extend(done);
                 return Ok(());
             }
-            Err(WorkError::Format { source, .. }) => shared::error::chain(&source),
-            Err(changed @ WorkError::Changed { .. }) => changed.to_string(),
+            Err(error @ (WorkError::Format { .. } | WorkError::Changed { .. })) => {
+                self.agent.rescans.note(&self.agent.roots, &error);
+                match &error {
+                    WorkError::Format { source, .. } => shared::error::chain(source),
+                    changed => changed.to_string(),
+                }
+            }
             Err(error) => return Err(error),
         };
         tracing::warn!(model = model.name, reason, "not hashed");
@@ -125,35 +131,40 @@ impl Slice<'_> {
     async fn whole(&mut self, model: &Unhashed, passed: u64) -> Result<Option<HashedModel>, WorkError> {
         let bad_row = |error: serde_json::Error| DbError::BadRow(error.to_string());
         let files: Vec<FileIdentity> = serde_json::from_value(model.files.clone()).map_err(bad_row)?;
-        let twins = hashes::twins(&self.agent.pool, &self.agent.host, model.id).await?;
         let path = Path::new(&model.root_path).join(&model.rel_path);
         let mut parts = Parts::read(self.agent, model, &path, &files).await?;
-        parts.take_over(twins);
+        let keys: Vec<FileKey> = files.iter().map(FileKey::from).collect();
+        // what is marked as corrupt is read, whatever is known of it
+        let marked = models::corrupt_among(&self.agent.pool, &self.agent.host, &keys).await?.is_some();
+        if !marked {
+            parts.take_over(hashes::twins(&self.agent.pool, &self.agent.host, model.id).await?);
+        }
         let before = self.read.load(Ordering::Relaxed);
         let mut hashes = Vec::new();
         for file in files {
-            let row = self.file(&path, &file, &mut parts, (passed, before)).await?;
+            let row = self.file(&path, (&file, marked), &mut parts, (passed, before)).await?;
             hashes.push((file, row));
         }
         let mut pace = pace(background(self.agent), self.attempt.cancel.clone(), self.read.clone());
         let finished = blocking("reading tensors", move || parts.finish(&mut pace)).await?;
         let finished = finished.map_err(|source| WorkError::Format { path: path.display().to_string(), source })?;
         let parts = finished.ok_or(WorkError::Cancelled)?;
-        Ok(of_model(model, &hashes).map(|hashes| HashedModel { hashes, parts }))
+        let path = path.display().to_string();
+        Ok(of_model(model, &hashes).map(|hashes| HashedModel { hashes, path, files: keys, parts }))
     }
 
-    /// The hashes of one file and of the tensors in it; a file whose hashes are known is read for its tensors only.
+    /// The hashes of one file and of the tensors in it; a file whose hashes are known is read for its tensors only, or `again`.
     async fn file(
         &mut self,
         path: &Path,
-        file: &FileIdentity,
+        (file, again): (&FileIdentity, bool),
         parts: &mut Parts,
         (passed, before): (u64, u64),
     ) -> Result<FileHashRow, WorkError> {
         let facts = facts(path, file);
         let wanted = parts.wanted(&facts.path);
         let known = hashes::of_file(&self.agent.pool, &self.agent.host, file).await?;
-        if let Some(known) = known.filter(|_| wanted.is_empty()) {
+        if let Some(known) = known.filter(|_| wanted.is_empty() && !again) {
             return Ok(known);
         }
         let ranges = wanted.iter().map(|(_, range)| range.clone()).collect();

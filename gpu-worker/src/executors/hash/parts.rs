@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use model_formats::FormatError;
+use model_formats::{FormatError, Inspection};
 use residency::{
     Digest, GatheredTensor, LoadRequest,
     digest::{TensorFacts, component_digest},
@@ -17,7 +17,7 @@ use residency::{
 use shared::{
     db::{
         hashes::Unhashed,
-        models::{self, FileIdentity, TensorRow},
+        models::{self, ComponentRow, FileIdentity, FileKey, TensorRow},
     },
     ids::ComponentId,
 };
@@ -27,6 +27,7 @@ use crate::{
     context::Agent,
     error::WorkError,
     executors::model::blocking,
+    judge,
     load_request::{load_request, tensor_rows},
 };
 
@@ -51,17 +52,20 @@ pub struct HashedPart {
     pub digest: String,
     /// Its tensors in the files.
     pub tensors: Vec<TensorRow>,
+    /// The files that they are in.
+    pub files: Vec<FileKey>,
 }
 
 /// The parts of one model, and the hashes of their plain tensors as they come.
-pub(super) struct Parts {
+#[derive(Default)]
+pub(in crate::executors) struct Parts {
     parts: Vec<Part>,
     /// Hashes by part and tensor of its request.
     hashes: HashMap<(usize, usize), [u8; 32]>,
 }
 
 /// Ranges of one file with the part and tensor of each.
-pub(super) type Wanted = Vec<((usize, usize), Range<u64>)>;
+pub(in crate::executors) type Wanted = Vec<((usize, usize), Range<u64>)>;
 
 impl Parts {
     /// Reads the headers of a model whose files are `files`.
@@ -75,21 +79,26 @@ impl Parts {
         files: &[FileIdentity],
     ) -> Result<Self, WorkError> {
         let rows = models::components_of(&agent.pool, &[model.id]).await?;
-        let mut parts = Vec::new();
+        let mut read = Self::default();
         if !rows.is_empty() {
             let (at, correction) = (path.to_owned(), catalogue::correction(&model.read_as));
             let inspection = blocking("reading headers", move || model_formats::inspect_as(&at, correction)).await?;
             let inspection =
                 inspection.map_err(|source| WorkError::Format { path: path.display().to_string(), source })?;
             catalogue::check_unchanged(files, &inspection)?;
-            // a part that the file has no more is gone with the next scan
-            parts.extend(rows.iter().filter_map(|row| {
-                let request = load_request(row, &inspection)?;
-                let tensors = tensor_rows(&row.kind, &inspection);
-                Some(Part { id: row.id, kind: row.kind.clone(), digest: None, request, tensors })
-            }));
+            read = Self::of(&rows, &inspection);
         }
-        Ok(Self { parts, hashes: HashMap::new() })
+        Ok(read)
+    }
+
+    /// Of headers that were read. A part that the file has no more is gone with the next scan.
+    pub(in crate::executors) fn of(rows: &[ComponentRow], inspection: &Inspection) -> Self {
+        let part = |row: &ComponentRow| {
+            let request = load_request(row, inspection)?;
+            let tensors = tensor_rows(&row.kind, inspection);
+            Some(Part { id: row.id, kind: row.kind.clone(), digest: None, request, tensors })
+        };
+        Self { parts: rows.iter().filter_map(part).collect(), hashes: HashMap::new() }
     }
 
     /// Takes over the digests of parts of the same files under another name: those need no read.
@@ -100,7 +109,7 @@ impl Parts {
     }
 
     /// The tensors that lie in one run in this file and are to be hashed.
-    pub(super) fn wanted(&self, file: &Path) -> Wanted {
+    pub(in crate::executors) fn wanted(&self, file: &Path) -> Wanted {
         let mut wanted = Vec::new();
         let unknown = |(_, part): &(usize, &Part)| part.digest.is_none();
         for (part, Part { request, .. }) in self.parts.iter().enumerate().filter(unknown) {
@@ -114,7 +123,7 @@ impl Parts {
     }
 
     /// Notes what the pass over a file gave for its ranges.
-    pub(super) fn note(&mut self, wanted: &Wanted, hashes: Vec<Option<[u8; 32]>>) {
+    pub(in crate::executors) fn note(&mut self, wanted: &Wanted, hashes: Vec<Option<[u8; 32]>>) {
         let known = wanted.iter().zip(hashes).filter_map(|((at, _), hash)| Some((*at, hash?)));
         self.hashes.extend(known);
     }
@@ -123,7 +132,7 @@ impl Parts {
     ///
     /// # Errors
     /// I/O errors.
-    pub(super) fn finish(
+    pub(in crate::executors) fn finish(
         self,
         pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<Option<Vec<HashedPart>>, FormatError> {
@@ -137,7 +146,8 @@ impl Parts {
                     None => return Ok(None),
                 },
             };
-            done.push(HashedPart { id: part.id, kind: part.kind, digest, tensors: part.tensors });
+            let files = part.request.sources.iter().map(judge::key).collect();
+            done.push(HashedPart { id: part.id, kind: part.kind, digest, tensors: part.tensors, files });
         }
         Ok(Some(done))
     }

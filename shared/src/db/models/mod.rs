@@ -4,6 +4,7 @@ mod added;
 mod columns;
 mod component_list;
 mod components;
+mod corrupt;
 mod forget;
 mod free_names;
 mod holders;
@@ -28,6 +29,10 @@ mod written;
 
 pub use component_list::{ComponentFilter, SharedComponent, list_components, shared_component};
 pub use components::{Registered, merged, register_digest};
+pub use corrupt::{
+    CORRUPT_HINT, CorruptRow, FileKey, Judged, Reader, corrupt_among, corrupt_files, count_corrupt_files,
+    judge_component, judge_file, take_marks_off,
+};
 pub use forget::forget;
 pub use known::{KnownModel, known, misread};
 pub use lanes::{LANES, lane};
@@ -114,6 +119,8 @@ pub struct ModelRow {
     pub overrides: Value,
     /// The correction that its components come from.
     pub read_as: Json<ReadAs>,
+    /// Version of the canonical form that its components and their digests have.
+    pub canonical_form: i32,
     /// `available`, `missing`, `unreadable`.
     pub state: String,
     /// Why it is unknown or not available.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
-use super::{FileIdentity, ReadAs, components, known, lanes, listed, write, written::Batch};
+use super::{FileIdentity, ReadAs, components, corrupt, known, lanes, listed, write, written::Batch};
 use crate::{
     db::{
         DbError,
@@ -128,6 +128,7 @@ pub async fn record_scan(tx: &mut PgConnection, host: &str, root: &str, scan: Sc
     }
     counts.removed = known::remove(tx, host, &vanished).await?;
     components::sweep(tx).await?;
+    corrupt::sweep(tx, host).await?;
     sqlx::query(
         "update models set state = 'missing', reason = 'no host reports its files', version = version + 1, updated_at = now()
          where root = $1 and state <> 'missing' and not exists (select 1 from model_locations l where l.model_id = models.id)",

@@ -1,0 +1,165 @@
+//! What reads of files say of bytes that are registered. An executor notes what it read; it is judged in the transaction that ends
+//! the job, so that a file counts as corrupt, or as well again, with the job that found it out and only with it.
+
+use std::path::PathBuf;
+
+use residency::SourceFile;
+use shared::{
+    db::{
+        DbError, Session,
+        hashes::{self, FileHashRow},
+        models::{self, FileIdentity, FileKey, Judged, Reader},
+    },
+    ids::{ComponentId, JobId},
+};
+
+use crate::{catalogue::CANONICAL_FORM, context::Agent, error::WorkError, executors::HashedPart};
+
+/// A component that was read from files of this host, all of them or as far as its digest told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadComponent {
+    /// The component.
+    pub component: ComponentId,
+    /// The files that hold its tensors. Of several it is not known which one is bad, so all of them are marked.
+    pub files: Vec<FileKey>,
+    /// The digest of what was read.
+    pub digest: String,
+}
+
+/// What one job read to compare it.
+#[derive(Debug, Default)]
+pub struct Reads {
+    /// Components.
+    pub components: Vec<ReadComponent>,
+    /// Whole files.
+    pub files: Vec<(FileIdentity, FileHashRow)>,
+}
+
+/// A read that is not what is registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Other {
+    /// The component; none of a whole file.
+    pub component: Option<ComponentId>,
+    /// The files.
+    pub files: Vec<FileKey>,
+    /// What is registered.
+    pub expected: String,
+    /// What was read.
+    pub actual: String,
+}
+
+/// Which file a source is.
+pub fn key(source: &SourceFile) -> FileKey {
+    key_of(&source.expected)
+}
+
+/// Which file has this identity.
+pub fn key_of(of: &residency::FileIdentity) -> FileKey {
+    FileKey { size_bytes: of.size, mtime_ns: of.mtime_ns, inode: of.inode, dev: of.dev }
+}
+
+/// Fails when one of these files is marked as corrupt on this host.
+///
+/// # Errors
+/// [`WorkError::CorruptFile`]; database errors.
+pub async fn must_not_be_marked(agent: &Agent, files: &[(PathBuf, FileKey)]) -> Result<(), WorkError> {
+    let keys: Vec<FileKey> = files.iter().map(|(_, key)| *key).collect();
+    let Some((marked, expected, actual)) = models::corrupt_among(&agent.pool, &agent.host, &keys).await? else {
+        return Ok(());
+    };
+    let path = files.iter().find(|(_, key)| *key == marked).map(|(path, _)| path.display().to_string());
+    Err(WorkError::CorruptFile { path: path.unwrap_or_default(), host: agent.host.clone(), expected, actual })
+}
+
+/// Compares what one component was read with with what is registered.
+///
+/// # Errors
+/// Database errors.
+pub async fn component(
+    agent: &Agent,
+    tx: &mut Session,
+    job: JobId,
+    read: &ReadComponent,
+) -> Result<Option<Other>, DbError> {
+    let ReadComponent { component, files, digest } = read;
+    let judged = models::judge_component(tx, reader(agent, job), *component, files, digest).await?;
+    Ok(match judged {
+        Judged::Other(expected) => {
+            Some(Other { component: Some(*component), files: files.clone(), expected, actual: digest.clone() })
+        }
+        Judged::Registered | Judged::Unknown => None,
+    })
+}
+
+/// Compares the hashes of whole files with the recorded ones, and records those of files that have none, unless they are among `bad`.
+/// Those that differ.
+///
+/// # Errors
+/// Database errors.
+pub async fn files(
+    agent: &Agent,
+    tx: &mut Session,
+    job: JobId,
+    read: &[(FileIdentity, FileHashRow)],
+    bad: &[Other],
+) -> Result<Vec<Other>, DbError> {
+    let mut others = Vec::new();
+    for (file, hashes) in read {
+        let key = FileKey::from(file);
+        match models::judge_file(tx, reader(agent, job), file, &hashes.blake3).await? {
+            Judged::Other(expected) => {
+                others.push(Other { component: None, files: vec![key], expected, actual: hashes.blake3.clone() });
+            }
+            Judged::Unknown if !names(bad, &[key]) => hashes::record_file(tx, &agent.host, file, hashes).await?,
+            Judged::Registered | Judged::Unknown => {}
+        }
+    }
+    Ok(others)
+}
+
+/// Compares all that a job read; what differs.
+///
+/// # Errors
+/// Database errors.
+pub async fn all(agent: &Agent, tx: &mut Session, job: JobId, reads: &Reads) -> Result<Vec<Other>, DbError> {
+    let mut others = Vec::new();
+    for read in &reads.components {
+        others.extend(component(agent, tx, job, read).await?);
+    }
+    let more = files(agent, tx, job, &reads.files, &others).await?;
+    others.extend(more);
+    Ok(others)
+}
+
+/// What a hash job read of a component.
+pub fn of_part(part: &HashedPart) -> ReadComponent {
+    ReadComponent { component: part.id, files: part.files.clone(), digest: part.digest.clone() }
+}
+
+/// Whether one of these files is among those that differ.
+pub fn names(others: &[Other], files: &[FileKey]) -> bool {
+    others.iter().any(|other| other.files.iter().any(|file| files.contains(file)))
+}
+
+fn reader(agent: &Agent, job: JobId) -> Reader<'_> {
+    Reader { host: &agent.host, job, form: CANONICAL_FORM }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_names_all_files_of_its_component_and_no_other() {
+        let key = |inode| FileKey { size_bytes: 1, mtime_ns: 1, inode, dev: 1 };
+        let of = |files: &[u64]| Other {
+            component: None,
+            files: files.iter().map(|inode| key(*inode)).collect(),
+            expected: "a".into(),
+            actual: "b".into(),
+        };
+        let others = [of(&[1, 2]), of(&[])];
+        assert!(names(&others, &[key(2), key(9)]));
+        assert!(!names(&others, &[key(3)]) && !names(&others, &[]) && !names(&[], &[key(1)]));
+    }
+}

@@ -1,0 +1,291 @@
+//! Files of a host whose bytes were read and are not the registered ones. Whoever reads judges, in the transaction that ends its job;
+//! while a mark stands, models with that file are not read from that host's disk.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::{FromRow, PgConnection, PgExecutor, types::Json};
+
+use super::FileIdentity;
+use crate::{
+    db::{DbError, hashes},
+    ids::{ComponentId, JobId, ModelId},
+};
+
+/// What to do about a file that is marked.
+pub const CORRUPT_HINT: &str = "put a good file in its place and scan, or have it read again with `modelyard models validate MODEL \
+    --level hash --host HOST`, which takes the mark off if its bytes are the registered ones; `modelyard models reidentify MODEL` \
+    takes it off unread";
+
+/// Which file was read, whatever its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FileKey {
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Modification time in nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Inode number.
+    pub inode: u64,
+    /// Device number of the file system.
+    pub dev: u64,
+}
+
+impl From<&FileIdentity> for FileKey {
+    fn from(file: &FileIdentity) -> Self {
+        Self { size_bytes: file.size_bytes, mtime_ns: file.mtime_ns, inode: file.inode, dev: file.dev }
+    }
+}
+
+/// A file of a model on a host, with its mark.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct CorruptRow {
+    /// The model.
+    pub model_id: ModelId,
+    /// Host.
+    pub host: String,
+    /// Folder of the root on that host.
+    pub root_path: String,
+    /// The model's path below the root.
+    pub rel_path: String,
+    /// The file's path below the model's own; empty for a single file.
+    pub file: String,
+    /// Kind of the component whose digest differs; none where the hash of the whole file does, or the model has the component no more.
+    pub component: Option<String>,
+    /// What is registered.
+    pub expected: String,
+    /// What was read.
+    pub actual: String,
+    /// The job that found it out.
+    pub job_id: JobId,
+    /// When.
+    pub found_at: DateTime<Utc>,
+}
+
+impl CorruptRow {
+    /// The model's full path on the host.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.root_path.trim_end_matches('/'), self.rel_path)
+    }
+}
+
+impl std::fmt::Display for CorruptRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if !self.file.is_empty() {
+            write!(f, "`{}` of ", self.file)?;
+        }
+        write!(f, "`{}` was read on `{}` with digest `{}`", self.path(), self.host, self.actual)?;
+        if let Some(component) = &self.component {
+            write!(f, " of its {component}")?;
+        }
+        write!(f, ", and `{}` is registered", self.expected)
+    }
+}
+
+/// What became of what was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Judged {
+    /// It is what is registered; marks that said otherwise are off.
+    Registered,
+    /// This is registered instead; the files are marked.
+    Other(String),
+    /// Nothing is registered that it could be compared with.
+    Unknown,
+}
+
+/// Who read what where.
+#[derive(Debug, Clone, Copy)]
+pub struct Reader<'a> {
+    /// The host.
+    pub host: &'a str,
+    /// The job.
+    pub job: JobId,
+    /// Version of the canonical form in which digests were computed.
+    pub form: i32,
+}
+
+/// Compares the digest that a component was read with from these files with the registered one, and marks the files or takes the
+/// component's mark off them. Of a component that stands in the form of another build nothing is compared.
+///
+/// # Errors
+/// Database errors.
+pub async fn judge_component(
+    tx: &mut PgConnection,
+    reader: Reader<'_>,
+    component: ComponentId,
+    files: &[FileKey],
+    digest: &str,
+) -> Result<Judged, DbError> {
+    let registered: Option<(ComponentId, String)> = sqlx::query_as(
+        "select c.id, c.digest from components c
+         where c.id = (select coalesce(merged_into, id) from components where id = $1) and c.digest is not null
+           and not exists (select 1 from model_components p join models m on m.id = p.model_id
+                           where p.component_id = c.id and m.canonical_form <> $2 and m.state <> 'missing')",
+    )
+    .bind(component)
+    .bind(reader.form)
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some((component, expected)) = registered else { return Ok(Judged::Unknown) };
+    if expected != digest {
+        mark(tx, reader, Some(component), files, (&expected, digest)).await?;
+        return Ok(Judged::Other(expected));
+    }
+    sqlx::query("delete from corrupt_files where host = $1 and component_id = $2 and file = any($3)")
+        .bind(reader.host)
+        .bind(component)
+        .bind(keys(files))
+        .execute(tx)
+        .await?;
+    Ok(Judged::Registered)
+}
+
+/// Compares the hash of a whole file with the one that was recorded of the same file, as [`judge_component`] does. A mark for a
+/// component's sake is that component's, as long as its digest is known.
+///
+/// # Errors
+/// Database errors.
+pub async fn judge_file(
+    tx: &mut PgConnection,
+    reader: Reader<'_>,
+    file: &FileIdentity,
+    blake3: &str,
+) -> Result<Judged, DbError> {
+    let Some(recorded) = hashes::of_file(&mut *tx, reader.host, file).await? else { return Ok(Judged::Unknown) };
+    let file = [FileKey::from(file)];
+    if recorded.blake3 != blake3 {
+        mark(tx, reader, None, &file, (&recorded.blake3, blake3)).await?;
+        return Ok(Judged::Other(recorded.blake3));
+    }
+    sqlx::query(
+        "delete from corrupt_files q where q.host = $1 and q.file = any($2) and not exists
+             (select 1 from components c where c.id = q.component_id and c.digest is not null)",
+    )
+    .bind(reader.host)
+    .bind(keys(&file))
+    .execute(tx)
+    .await?;
+    Ok(Judged::Registered)
+}
+
+/// Files that no location of the host has any more are not marked: a scan has seen others since.
+async fn mark(
+    tx: &mut PgConnection,
+    reader: Reader<'_>,
+    component: Option<ComponentId>,
+    files: &[FileKey],
+    (expected, actual): (&str, &str),
+) -> Result<(), DbError> {
+    sqlx::query(
+        "insert into corrupt_files (host, file, component_id, expected, actual, job_id)
+         select $1, file, $3, $4, $5, $6 from unnest($2::jsonb[]) as f (file)
+         where exists (select 1 from model_locations l where l.host = $1 and l.files @> jsonb_build_array(f.file))
+         on conflict (host, file) do update set component_id = excluded.component_id, expected = excluded.expected,
+             actual = excluded.actual, job_id = excluded.job_id, found_at = now()",
+    )
+    .bind(reader.host)
+    .bind(keys(files))
+    .bind(component)
+    .bind(expected)
+    .bind(actual)
+    .bind(reader.job)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// In one order, and each once.
+fn keys(files: &[FileKey]) -> Vec<Json<FileKey>> {
+    files.iter().copied().collect::<std::collections::BTreeSet<_>>().into_iter().map(Json).collect()
+}
+
+/// Takes the marks off all files of a model, because somebody says so. Never of one with a component whose digest is not known: the
+/// next read would not be compared with anything, and register whatever it finds.
+///
+/// # Errors
+/// Database errors.
+pub async fn take_marks_off(tx: &mut PgConnection, model: ModelId) -> Result<u64, DbError> {
+    let taken = sqlx::query(
+        "delete from corrupt_files q using model_locations l
+         where l.host = q.host and l.model_id = $1 and l.files @> jsonb_build_array(q.file)
+           and not exists (select 1 from model_components p join components c on c.id = p.component_id
+                           where p.model_id = $1 and c.digest is null)",
+    )
+    .bind(model)
+    .execute(tx)
+    .await?;
+    Ok(taken.rows_affected())
+}
+
+/// Removes marks of files that are not there any more: others are, or none.
+pub(super) async fn sweep(tx: &mut PgConnection, host: &str) -> Result<(), DbError> {
+    sqlx::query(
+        "delete from corrupt_files q where q.host = $1 and not exists
+             (select 1 from model_locations l where l.host = $1 and l.files @> jsonb_build_array(q.file))",
+    )
+    .bind(host)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// The marked files of these models, by model and host.
+///
+/// # Errors
+/// Database errors.
+pub async fn corrupt_files(db: impl PgExecutor<'_>, models: &[ModelId]) -> Result<Vec<CorruptRow>, DbError> {
+    Ok(sqlx::query_as(
+        "select l.model_id, l.host, r.path as root_path, l.rel_path, f.file ->> 'rel_path' as file,
+                (select min(p.kind) from model_components p
+                 where p.model_id = l.model_id and p.component_id = q.component_id) as component,
+                q.expected, q.actual, q.job_id, q.found_at
+         from corrupt_files q join model_locations l on l.host = q.host and l.model_id = any($1)
+         join roots r on r.host = l.host and r.name = l.root
+         cross join lateral jsonb_array_elements(l.files) as f (file)
+         where f.file @> q.file order by l.model_id, l.host, file",
+    )
+    .bind(models)
+    .fetch_all(db)
+    .await?)
+}
+
+/// The first of these files that is marked on this host, with what is registered and what was read.
+///
+/// # Errors
+/// Database errors.
+pub async fn corrupt_among(
+    db: impl PgExecutor<'_>,
+    host: &str,
+    files: &[FileKey],
+) -> Result<Option<(FileKey, String, String)>, DbError> {
+    let row: Option<(Json<FileKey>, String, String)> = sqlx::query_as(
+        "select file, expected, actual from corrupt_files where host = $1 and file = any($2) order by file limit 1",
+    )
+    .bind(host)
+    .bind(keys(files))
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(|(file, expected, actual)| (file.0, expected, actual)))
+}
+
+/// How many files are marked on all hosts.
+///
+/// # Errors
+/// Database errors.
+pub async fn count_corrupt_files(db: impl PgExecutor<'_>) -> Result<i64, DbError> {
+    Ok(sqlx::query_scalar("select count(*) from corrupt_files").fetch_one(db).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_named_once_and_as_the_catalogue_has_it() {
+        let key = |inode| FileKey { size_bytes: 3, mtime_ns: -1, inode, dev: u64::MAX };
+        let stored: Vec<FileKey> = keys(&[key(9), key(2), key(9)]).into_iter().map(|Json(key)| key).collect();
+        assert_eq!(stored, [key(2), key(9)]);
+        // a location's file contains its key, whatever else is said of it
+        let file = FileIdentity { rel_path: "a".into(), size_bytes: 3, mtime_ns: -1, inode: 2, dev: u64::MAX };
+        let (file, key) = (serde_json::to_value(&file).unwrap(), serde_json::to_value(key(2)).unwrap());
+        assert!(key.as_object().unwrap().iter().all(|(name, value)| file.get(name) == Some(value)), "{file} {key}");
+    }
+}
