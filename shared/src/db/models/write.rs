@@ -197,12 +197,12 @@ async fn unreadable(
     .bind(place.host)
     .execute(&mut *tx)
     .await?;
-    // something is there, whatever it is; what was reported of another variant than the chosen one is to be read again
+    // something is there, whatever it is; what was reported of another variant than the chosen one says nothing of this one
     let variants: Vec<Option<&str>> = models.iter().map(|(_, model)| model.found.read_as.variant.as_deref()).collect();
     sqlx::query(
         "insert into model_locations as l (model_id, host, root, rel_path, files, variant)
          select id, $1, $2, rel_path, '[]', variant from unnest($3::text[], $4::text[], $5::text[]) as f (id, rel_path, variant)
-         on conflict (model_id, host) do update set variant = excluded.variant, stamp = null
+         on conflict (model_id, host) do update set files = excluded.files, variant = excluded.variant, stamp = null
              where l.variant is distinct from excluded.variant",
     )
     .bind(place.host)
