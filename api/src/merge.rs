@@ -152,6 +152,11 @@ pub(crate) struct View {
 }
 
 impl View {
+    /// Whether a host of this name lives.
+    pub(crate) fn is_alive(&self, host: &str) -> bool {
+        self.hosts.iter().any(|known| known.row.alive && known.row.name == host)
+    }
+
     /// Reads Postgres and Redis.
     ///
     /// # Errors

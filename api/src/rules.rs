@@ -1,9 +1,9 @@
 //! What may be said of a model: lengths, counts and shapes, every fault named by its field.
 
 use serde_json::Value;
-use shared::wire::{FieldError, Overrides, UserMetadata};
+use shared::wire::{FieldError, Overrides, UserMetadata, VariantView};
 
-use crate::problem::ApiError;
+use crate::{near, problem::ApiError};
 
 const TITLE_CHARS: usize = 200;
 const DESCRIPTION_CHARS: usize = 16_384;
@@ -139,6 +139,23 @@ pub(crate) fn overrides(said: &Overrides) -> Result<(), ApiError> {
     faults.end()
 }
 
+/// A chosen variant is one that the model has.
+///
+/// # Errors
+/// A 400 problem that names those.
+pub(crate) fn variant(chosen: Option<&str>, format: &str, has: &[VariantView]) -> Result<(), ApiError> {
+    let Some(chosen) = chosen.filter(|chosen| has.iter().all(|variant| variant.name != *chosen)) else { return Ok(()) };
+    if has.is_empty() {
+        let detail =
+            format!("a model of the format `{format}` has no variants; diffusers folders with weights have some");
+        return Err(ApiError::field("/variant", detail));
+    }
+    let names: Vec<String> = has.iter().map(|variant| format!("`{}`", variant.name)).collect();
+    let detail = format!("`{}` is none of the model's variants: {}", short(chosen), names.join(", "));
+    let near = near::hint(chosen, has.iter().map(|variant| variant.name.clone()));
+    Err(ApiError::field("/variant", detail).maybe_hint(near))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -172,5 +189,16 @@ mod tests {
         let error = said(json!({ "type": "V AE", "prediction": "x", "config": { "a/b": {} } })).unwrap_err();
         let pointers: Vec<_> = error.body().errors.into_iter().map(|fault| fault.pointer).collect();
         assert_eq!(pointers, ["/type", "/prediction", "/config/a~1b"]);
+    }
+
+    #[test]
+    fn a_variant_is_one_that_the_model_has() {
+        let has = ["default", "fp16"].map(|name| VariantView { name: name.into(), complete: true, parts: Vec::new() });
+        assert!(variant(None, "diffusers", &[]).is_ok() && variant(Some("fp16"), "diffusers", &has).is_ok());
+        let error = variant(Some("fp61"), "diffusers", &has).unwrap_err().body();
+        assert_eq!(error.errors[0].pointer, "/variant");
+        assert!(error.detail.contains("`default`, `fp16`"), "{}", error.detail);
+        let error = variant(Some("fp16"), "safetensors", &[]).unwrap_err().body();
+        assert!(error.detail.contains("`safetensors` has no variants"), "{}", error.detail);
     }
 }

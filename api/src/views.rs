@@ -18,7 +18,7 @@ use shared::{
     wire::{
         ArtifactView, AttemptView, ComponentView, CorruptFile, DeviceVariant, DeviceView, EventView, Hashes, HostView,
         JobView, LocationView, MADE_FROM_KEY, ModelSummary, Progress, Residency, RootView, TensorStatisticsView,
-        UploadView, ValidationSummary, WatchView,
+        UploadView, ValidationSummary, VariantView, WatchView,
     },
 };
 
@@ -117,6 +117,13 @@ pub(crate) fn hashes(row: &ModelRow, autov1: Option<String>) -> Option<Hashes> {
 pub(crate) fn made_from(metadata: &serde_json::Value) -> Option<serde_json::Value> {
     let text = metadata.get(MADE_FROM_KEY)?.as_str()?;
     serde_json::from_str(text).ok().filter(serde_json::Value::is_object)
+}
+
+/// The variants that a folder's inspection found, as it keeps them; none of what is no folder, or was listed by a build that did not look.
+pub(crate) fn variants(metadata: &serde_json::Value) -> Vec<VariantView> {
+    let kept = metadata.get("variants").cloned().unwrap_or_default();
+    // a single file's own metadata may say anything under this name
+    serde_json::from_value(kept).unwrap_or_default()
 }
 
 /// An upload with the active jobs that work on it.

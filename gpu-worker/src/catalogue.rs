@@ -67,7 +67,7 @@ pub fn unreadable(rel_path: &str, path: &Path, reason: String, read_as: ReadAs) 
 
 /// A recorded correction, for the readers.
 pub fn correction(read_as: &ReadAs) -> Correction {
-    Correction::named(read_as.model_type.as_deref(), read_as.base.as_deref())
+    Correction::named(read_as.model_type.as_deref(), read_as.base.as_deref(), read_as.variant.as_deref())
 }
 
 /// A file as the catalogue stores it.

@@ -94,6 +94,14 @@ pub enum WorkError {
         /// What was read.
         actual: String,
     },
+    /// Another variant of a folder was chosen, and this host's scan has not followed.
+    #[error("another variant of model `{model}` was chosen, and host `{host}` has not scanned its files since")]
+    OtherVariant {
+        /// The model's name.
+        model: String,
+        /// This host.
+        host: String,
+    },
     /// A header could not be read.
     #[error("cannot read the header of `{path}`")]
     Format {
@@ -314,6 +322,7 @@ impl Classify for WorkError {
             Self::TooBig { .. } => ErrorCode::InsufficientCapacity,
             Self::NoDevice(_) | Self::Panicked(_) | Self::System { .. } => ErrorCode::Internal,
             Self::InUse { .. } | Self::Stays(_) | Self::Kept { .. } => ErrorCode::Conflict,
+            Self::OtherVariant { .. } => ErrorCode::Unavailable,
             Self::Stalled { .. } => ErrorCode::Timeout,
             Self::Cancelled => ErrorCode::Cancelled,
         }
@@ -365,6 +374,7 @@ impl Classify for WorkError {
             }
             Self::UnknownBlock { nearest, .. } => nearest.as_ref().map(|nearest| format!("did you mean `{nearest}`?")),
             Self::NoVae { .. } => Some("name one with `vae`, or correct the `base` of one that the host has".into()),
+            Self::OtherVariant { .. } => Some("the scan is on its way; it is tried again after that".into()),
             Self::MetadataChanged { .. } => Some("read the metadata again".into()),
             Self::RootsMissing(_) => Some("mount the folder or correct --root of the host's agent".into()),
             Self::Runner(error) => error.hint(),

@@ -25,6 +25,7 @@ mod engine_commands;
 mod events;
 mod fencing;
 mod fine_tunes;
+mod folder_variants;
 mod hashes;
 mod hung_disk;
 mod layouts;

@@ -237,3 +237,45 @@ async fn digests_of_another_form_are_neither_registered_nor_compared() {
         assert_eq!(answer, expected, "{digest} of form {form}");
     }
 }
+
+/// A host that follows a choice of a variant reports other files than before, and the same as the host that followed first.
+#[tokio::test]
+async fn what_one_host_knows_of_a_chosen_variant_outlives_that_another_follows() {
+    let farm = Farm::start().await;
+    let pool = catalogue(&farm).await;
+    let file = |inode| FileIdentity { rel_path: "unet/x".to_owned(), size_bytes: 1, mtime_ns: 2, inode, dev: 4 };
+    let usual = FoundModel { files: vec![file(1)], ..found(0) };
+    let read_as = ReadAs { variant: Some("fp16".to_owned()), ..ReadAs::default() };
+    let chosen = FoundModel { files: vec![file(2)], read_as, ..found(0) };
+    let unread = FoundModel { is_unreadable: true, files: Vec::new(), ..chosen.clone() };
+    let record = async |host: &str, model: &FoundModel| {
+        models::record_models(&pool, None, (host, "main"), &batch(std::slice::from_ref(model)))
+            .await
+            .expect("a record");
+    };
+    let misread = async |host: &str| models::misread(&pool, host).await.expect("roots");
+    let known = async || -> (Option<String>, ComponentId) {
+        let known = "select m.sha256, p.component_id from models m join model_components p on p.model_id = m.id";
+        sqlx::query_as(known).fetch_one(&pool).await.expect("one component")
+    };
+    for host in HOSTS {
+        record(host, &usual).await;
+        assert!(misread(host).await.is_empty());
+    }
+    let before = known().await;
+    sqlx::query("update models set overrides = '{\"variant\": \"fp16\"}'").execute(&pool).await.expect("a choice");
+    record("a", &chosen).await;
+    let first = known().await;
+    assert_ne!(first.1, before.1, "other files have other components");
+    assert_eq!((misread("a").await, misread("b").await), (vec![], vec!["main".to_owned()]));
+    sqlx::query("update models set sha256 = 'ab'").execute(&pool).await.expect("a hash");
+    // a host that cannot read its files now has looked, and is not asked to scan again and again
+    record("b", &unread).await;
+    assert!(misread("b").await.is_empty());
+    record("b", &chosen).await;
+    assert!(misread("b").await.is_empty());
+    assert_eq!(known().await, (Some("ab".to_owned()), first.1));
+    // other files of the same variant are other ones
+    record("b", &FoundModel { files: vec![file(3)], ..chosen }).await;
+    assert_eq!(known().await.0, None);
+}

@@ -65,7 +65,8 @@ pub(super) async fn detail(state: &AppState, conn: &mut Session, row: ModelRow) 
     Ok(ModelDetail {
         prediction: listed.prediction.clone(),
         summary: views::model(listed, residency),
-        correction_pending: is_pending(&row, &overrides),
+        correction_pending: is_pending(&row, &overrides)
+            || locations.iter().any(|at| view.is_alive(&at.host) && at.variant != overrides.variant),
         overrides,
         user: metadata::said(&said),
         digest: row.content_digest.clone(),
@@ -74,6 +75,7 @@ pub(super) async fn detail(state: &AppState, conn: &mut Session, row: ModelRow) 
         root: row.root,
         rel_path: row.rel_path,
         made_from: views::made_from(&row.metadata),
+        variants: views::variants(&row.metadata),
         evidence: row.evidence,
         metadata: row.metadata,
         components: components.iter().map(views::component).collect(),
@@ -86,7 +88,8 @@ pub(super) async fn detail(state: &AppState, conn: &mut Session, row: ModelRow) 
 ///
 /// Type, base and prediction type take the place of what was detected, here and in lists. Another type or base also means other
 /// components or another canonical form of them: the model is read again by a scan that this request enqueues, and is used as
-/// before until `correction_pending` is false. The configuration of a component, a
+/// before until `correction_pending` is false. So it is with `variant`, one of the model's `variants`: every later operation reads
+/// its files, of a component without any those of `default`. The configuration of a component, a
 /// diffusers `config.json`, is used for files whose widths or depths are no known family's; it replaces the one that was given
 /// before as a whole. Null clears, what is left out stays. With `If-Match` only if the model did not change since; only the
 /// version in the ETag counts, not where the model is resident.
@@ -110,12 +113,15 @@ pub(crate) async fn override_model(
     let before = overrides_of(&row)?;
     let after = edit.body.applied(before.clone());
     rules::overrides(&after)?;
+    if after.variant != before.variant {
+        rules::variant(after.variant.as_deref(), &row.format, &views::variants(&row.metadata))?;
+    }
     let row = if after == before {
         row
     } else {
         let stored = serde_json::to_value(&after).map_err(ApiError::defect)?;
         let row = models::set_overrides(&mut *tx, row.id, &stored).await?;
-        if is_pending(&row, &after) {
+        if is_pending(&row, &after) || after.variant != before.variant {
             read_again(&state, &mut tx, &row).await?;
         }
         row
@@ -128,16 +134,16 @@ pub(crate) async fn override_model(
 
 /// Whether the model has yet to be read as the operator says it is.
 fn is_pending(row: &ModelRow, said: &Overrides) -> bool {
-    (&said.model_type, &said.base) != (&row.read_as.model_type, &row.read_as.base)
+    let read_as = &row.read_as;
+    (&said.model_type, &said.base, &said.variant) != (&read_as.model_type, &read_as.base, &read_as.variant)
 }
 
-/// Enqueues the scan that reads a model as it was corrected. Without a living host that has it, the scan that a host makes when
-/// it starts does that.
+/// Enqueues the scans that read a model as it was corrected, one for each living host that has it: of another variant each has files of its
+/// own. What a host does not do now, the scan that it makes when it starts does.
 async fn read_again(state: &AppState, tx: &mut Session, row: &ModelRow) -> Result<(), ApiError> {
     let view = View::read(state, tx).await?;
     let having = models::hosts_with(&mut *tx, &[row.id]).await?;
-    let is_alive = |name: &str| view.hosts.iter().any(|host| host.row.alive && host.row.name == name);
-    if let Some((_, host)) = having.into_iter().find(|(_, host)| is_alive(host)) {
+    for (_, host) in having.into_iter().filter(|(_, host)| view.is_alive(host)) {
         let args = ScanArgs { root: Some(row.root.clone()), model: Some(row.id) };
         enqueue(tx, NewJob::new(JobSpec::Scan(args), Target::Host(host))).await?;
     }
@@ -155,6 +161,8 @@ pub(crate) struct Correction {
     #[serde(default, deserialize_with = "given")]
     prediction: Option<Option<String>>,
     #[serde(default, deserialize_with = "given")]
+    variant: Option<Option<String>>,
+    #[serde(default, deserialize_with = "given")]
     config: Option<Option<Configs>>,
 }
 
@@ -171,6 +179,7 @@ impl Correction {
         to.model_type = self.model_type.unwrap_or(to.model_type);
         to.base = self.base.unwrap_or(to.base);
         to.prediction = self.prediction.unwrap_or(to.prediction);
+        to.variant = self.variant.unwrap_or(to.variant);
         match self.config {
             None => {}
             Some(None) => to.config.clear(),
@@ -274,11 +283,13 @@ mod tests {
     #[test]
     fn null_clears_and_what_is_absent_stays() {
         let before: Overrides = serde_json::from_value(serde_json::json!({
-            "type": "vae", "base": "sdxl", "config": { "vae": { "a": 1 }, "unet": { "b": 2 } }
+            "type": "vae", "base": "sdxl", "variant": "fp16", "config": { "vae": { "a": 1 }, "unet": { "b": 2 } }
         }))
         .unwrap();
         let applied = |text: &str| serde_json::from_str::<Correction>(text).unwrap().applied(before.clone());
         assert_eq!(applied("{}"), before);
+        assert_eq!(applied(r#"{"variant":"ema"}"#).variant.as_deref(), Some("ema"));
+        assert_eq!(applied(r#"{"variant":null}"#).variant, None);
         let now = applied(r#"{"type":null,"base":"sd15","config":{"vae":null,"unet":{"c":null}}}"#);
         assert_eq!((now.model_type.as_deref(), now.base.as_deref()), (None, Some("sd15")));
         assert_eq!(serde_json::to_string(&now.config).unwrap(), r#"{"unet":{"c":null}}"#);

@@ -146,11 +146,16 @@ pub struct OverrideArgs {
     #[arg(long)]
     prediction: Option<String>,
 
+    /// The variant of a folder's weights that is read, e.g. `fp16`, or `default` for those without one in their names; `models show` lists them.
+    #[arg(long)]
+    variant: Option<String>,
+
     /// The configuration of a component: COMPONENT=FILE with a diffusers `config.json`.
     #[arg(long, value_name = "COMPONENT=FILE", value_parser = named_file)]
     config: Vec<(String, PathBuf)>,
 
-    /// Go back to what was detected: these of `type`, `base`, `prediction`, `config` (all components) and `config.COMPONENT`.
+    /// Go back to what was detected: these of `type`, `base`, `prediction`, `variant`, `config` (all components) and
+    /// `config.COMPONENT`.
     #[arg(long, value_name = "FIELDS", value_delimiter = ',')]
     clear: Vec<String>,
 }
@@ -344,6 +349,7 @@ pub(crate) async fn override_model(args: OverrideArgs, client: &Client, output: 
         ("type", summary.model_type.clone()),
         ("base", summary.base.clone()),
         ("prediction", detail.prediction.clone().unwrap_or_default()),
+        ("variant", detail.overrides.variant.clone().unwrap_or_default()),
         ("configs", detail.overrides.config.keys().cloned().collect::<Vec<_>>().join(", ")),
     ])
 }
@@ -353,17 +359,19 @@ fn correction(args: OverrideArgs) -> Result<Value, CliError> {
     let mut all_configs = false;
     for name in &args.clear {
         match (name.as_str(), name.strip_prefix("config.")) {
-            ("type" | "base" | "prediction", _) => drop(fields.insert(name.clone(), Value::Null)),
+            ("type" | "base" | "prediction" | "variant", _) => drop(fields.insert(name.clone(), Value::Null)),
             ("config", _) => all_configs = true,
             (_, Some(component)) => drop(configs.insert(component.to_owned(), Value::Null)),
             _ => {
                 return Err(CliError::Usage(format!(
-                    "`{name}` is not type, base, prediction, config or config.COMPONENT"
+                    "`{name}` is not type, base, prediction, variant, config or config.COMPONENT"
                 )));
             }
         }
     }
-    for (name, word) in [("type", args.model_type), ("base", args.base), ("prediction", args.prediction)] {
+    let words =
+        [("type", args.model_type), ("base", args.base), ("prediction", args.prediction), ("variant", args.variant)];
+    for (name, word) in words {
         if let Some(word) = word {
             fields.insert(name.to_owned(), Value::String(word));
         }
@@ -426,6 +434,8 @@ mod tests {
         let wanted = json!({ "type": null, "base": "sdxl", "config": { "vae": null } });
         assert_eq!(correction(parsed(&["--base", "sdxl", "--clear", "type,config.vae"])).unwrap(), wanted);
         assert_eq!(correction(parsed(&["--clear", "config"])).unwrap(), json!({ "config": null }));
+        assert_eq!(correction(parsed(&["--variant", "fp16"])).unwrap(), json!({ "variant": "fp16" }));
+        assert_eq!(correction(parsed(&["--clear", "variant"])).unwrap(), json!({ "variant": null }));
         assert!(correction(parsed(&["--clear", "name"])).is_err() && correction(parsed(&[])).is_err());
     }
 }

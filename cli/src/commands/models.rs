@@ -3,7 +3,10 @@
 use clap::{Args, Subcommand, ValueEnum};
 use shared::{
     bytes::ByteSize,
-    wire::{Hashes, JobView, ModelDetail, ModelForgotten, ModelPage, ModelSummary, SearchRequest},
+    wire::{
+        Hashes, JobView, ModelDetail, ModelForgotten, ModelPage, ModelSummary, SearchRequest, VariantPart, VariantView,
+        WhyRead,
+    },
 };
 
 use super::{
@@ -330,6 +333,7 @@ async fn show(model: &str, client: &Client, output: Output) -> Result<(), CliErr
             ]
         },
     )?;
+    variants(&detail.variants, output)?;
     output.section("on disk", &detail.locations, &["HOST", "PATH", "SEEN"], "nowhere", |location| {
         vec![location.host.clone(), location.path.clone(), age(location.seen_at)]
     })?;
@@ -355,6 +359,49 @@ fn corrupt(detail: &ModelDetail, output: Output) -> Result<(), CliError> {
     })
 }
 
+/// The variants of a folder's weights, by component.
+fn variants(variants: &[VariantView], output: Output) -> Result<(), CliError> {
+    let parts: Vec<(&str, &VariantPart)> =
+        variants.iter().flat_map(|variant| variant.parts.iter().map(|part| (variant.name.as_str(), part))).collect();
+    if parts.is_empty() {
+        return Ok(());
+    }
+    let header = ["VARIANT", "COMPONENT", "FILES", "FORMAT", "DTYPES", "SIZE", "STATE"];
+    output.section("variants", &parts, &header, "none", |(name, part)| {
+        vec![
+            (*name).to_owned(),
+            part.component.clone(),
+            first_of(&part.files),
+            part.format.clone(),
+            joined(&part.dtypes),
+            bytes(part.size_bytes),
+            standing(part),
+        ]
+    })
+}
+
+/// The first file, and how many more there are: of shards the index tells which.
+fn first_of(files: &[String]) -> String {
+    match files {
+        [] => String::new(),
+        [only] => only.clone(),
+        [first, rest @ ..] => format!("{first} and {} more", rest.len()),
+    }
+}
+
+fn standing(part: &VariantPart) -> String {
+    let read = match part.read {
+        Some(WhyRead::UsualOrder) => "read: first in the usual order",
+        Some(WhyRead::Chosen) => "read: chosen",
+        Some(WhyRead::WithoutChosen) => "read: has no files of the chosen one",
+        None => "not read",
+    };
+    match &part.problem {
+        Some(problem) => format!("{read}; incomplete: {problem}"),
+        None => read.to_owned(),
+    }
+}
+
 fn facts(detail: &ModelDetail, output: Output) -> Result<(), CliError> {
     let summary = &detail.summary;
     let hash = |of: fn(&Hashes) -> Option<String>| detail.hashes.as_ref().and_then(of).unwrap_or_default();
@@ -368,6 +415,7 @@ fn facts(detail: &ModelDetail, output: Output) -> Result<(), CliError> {
         ("format", summary.format.clone()),
         ("dtype", summary.variant.clone().unwrap_or_default()),
         ("prediction", corrected(&prediction, detected.prediction.as_deref().unwrap_or("unknown"))),
+        ("chosen variant", detail.overrides.variant.clone().unwrap_or_default()),
         ("configs", detail.overrides.config.keys().cloned().collect::<Vec<_>>().join(", ")),
         ("size", bytes(summary.size_bytes)),
         ("state", summary.state.clone()),

@@ -161,6 +161,11 @@ fn weight_dtypes<'t>(tensors: impl Iterator<Item = &'t TensorFacts> + Clone) -> 
     if dtypes.is_empty() { tensors.map(|tensor| tensor.dtype).collect() } else { dtypes }
 }
 
+/// The dtypes of weights by their names.
+pub(crate) fn dtype_names(tensors: &[TensorFacts]) -> Vec<&'static str> {
+    weight_dtypes(tensors.iter()).into_iter().map(Dtype::as_str).collect()
+}
+
 fn dtype_name(tensors: &[TensorFacts]) -> String {
     let dtypes = weight_dtypes(tensors.iter());
     match (dtypes.first(), dtypes.len()) {

@@ -136,6 +136,8 @@ pub enum FormatError {
     Shards { path: PathBuf, problem: ShardProblem },
     #[error("{}: {why}", path.display())]
     NoWeights { path: PathBuf, why: String },
+    #[error("{}: no weights of the variant `{}`; there are those of: {}", path.display(), shown(variant), listed(has))]
+    NoVariant { path: PathBuf, variant: String, has: Vec<String> },
     #[error("{}: not a readable {format} file: {problem} (at byte {at})", path.display())]
     Structure { path: PathBuf, format: Format, at: u64, problem: &'static str },
     #[error("{}: more than {limit} {what}", path.display())]
@@ -168,7 +170,9 @@ impl FormatError {
         match self {
             Self::Missing { .. } => ErrorKind::Missing,
             Self::Io { .. } | Self::Changed { .. } => ErrorKind::Unreadable,
-            Self::WrongFormat { .. } | Self::NoWeights { .. } | Self::NotHandled { .. } => ErrorKind::Unsupported,
+            Self::WrongFormat { .. } | Self::NoWeights { .. } | Self::NoVariant { .. } | Self::NotHandled { .. } => {
+                ErrorKind::Unsupported
+            }
             Self::RunsCode { .. } => ErrorKind::UnsafeFormat,
             Self::NotRegular { .. } | Self::UnsafeName { .. } => ErrorKind::Unsafe,
             Self::TooShort { .. }
@@ -216,6 +220,14 @@ impl FormatError {
         }
         text
     }
+}
+
+/// Names in one line.
+fn listed(names: &[String]) -> String {
+    if names.is_empty() {
+        return "none".to_owned();
+    }
+    names.iter().map(|name| format!("`{}`", shown(name))).collect::<Vec<_>>().join(", ")
 }
 
 impl fmt::Display for ErrorKind {

@@ -37,11 +37,11 @@ pub fn inspect(path: &Path) -> Result<Inspection, FormatError> {
 /// # Errors
 /// As [`inspect`].
 pub fn inspect_as(path: &Path, correction: Correction) -> Result<Inspection, FormatError> {
-    inspect_opened(path, open(path)?, correction)
+    inspect_opened(path, open(path)?, &correction)
 }
 
 /// [`inspect_as`] of what is open already.
-pub(crate) fn inspect_opened(path: &Path, opened: Opened, correction: Correction) -> Result<Inspection, FormatError> {
+pub(crate) fn inspect_opened(path: &Path, opened: Opened, correction: &Correction) -> Result<Inspection, FormatError> {
     match opened {
         Opened::Folder => diffusers::inspect(path, correction),
         Opened::Index => sharded(path, correction),
@@ -75,7 +75,7 @@ pub(crate) fn open(path: &Path) -> Result<Opened, FormatError> {
     Ok(Opened::File(probe, format))
 }
 
-fn file(path: &Path, probe: Probe, format: Format, correction: Correction) -> Result<Inspection, FormatError> {
+fn file(path: &Path, probe: Probe, format: Format, correction: &Correction) -> Result<Inspection, FormatError> {
     let extension = extension(path);
     let facts = probe.facts.clone();
     let is_checkpoint = matches!(extension.as_str(), "ckpt" | "pt" | "pth");
@@ -110,7 +110,7 @@ fn single(
     format: Format,
     facts: FileFacts,
     header: Result<safetensors::Header, FormatError>,
-    correction: Correction,
+    correction: &Correction,
 ) -> Result<Inspection, FormatError> {
     match header {
         Ok(header) => {
@@ -128,7 +128,7 @@ fn checkpoint(
     format: Format,
     facts: FileFacts,
     read: Result<pickle::PickleFile, FormatError>,
-    correction: Correction,
+    correction: &Correction,
 ) -> Result<Inspection, FormatError> {
     let found = match read {
         Ok(found) => found,
@@ -144,7 +144,7 @@ fn checkpoint(
     Ok(inspection)
 }
 
-fn sharded(path: &Path, correction: Correction) -> Result<Inspection, FormatError> {
+fn sharded(path: &Path, correction: &Correction) -> Result<Inspection, FormatError> {
     match index::read(path, "", "") {
         Ok(set) => {
             let source = Source { path, format: set.format, files: set.files, metadata: &set.metadata };

@@ -211,7 +211,7 @@ impl<C> Inspection<C> {
     }
 
     /// Puts the corrected answer in place of the detected one.
-    pub(crate) fn correct(&mut self, correction: Correction) {
+    pub(crate) fn correct(&mut self, correction: &Correction) {
         let detected = (self.model_type, self.base);
         let said = correction.of(detected.0, detected.1);
         self.corrected = (said != detected).then_some(detected);

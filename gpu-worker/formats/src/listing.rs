@@ -41,13 +41,13 @@ impl<'m> Lister<'m> {
         match open(path)? {
             // a config beside a file is one more thing to judge by
             Opened::File(probe, Format::Safetensors) if config_beside(path).is_none() => {
-                self.safetensors(path, &probe, correction)
+                self.safetensors(path, &probe, &correction)
             }
-            opened => inspect_opened(path, opened, correction).map(Inspection::listing),
+            opened => inspect_opened(path, opened, &correction).map(Inspection::listing),
         }
     }
 
-    fn safetensors(&mut self, path: &Path, probe: &Probe, correction: Correction) -> Result<Listing, FormatError> {
+    fn safetensors(&mut self, path: &Path, probe: &Probe, correction: &Correction) -> Result<Listing, FormatError> {
         let read = safetensors::text(probe, &mut self.buffer)
             .and_then(|text| listing(self.memo, path, probe, &text, correction));
         if self.buffer.len() > KEPT_BUFFER_BYTES {
@@ -62,7 +62,7 @@ fn listing(
     path: &Path,
     probe: &Probe,
     text: &Text<'_>,
-    correction: Correction,
+    correction: &Correction,
 ) -> Result<Listing, FormatError> {
     let Section { metadata, key } = Section::of(text.bytes);
     let format = Format::Safetensors;

@@ -70,7 +70,7 @@ impl Cut<Component> {
 }
 
 /// The answer from all that was read.
-pub(crate) fn recognised(source: Source<'_>, tensors: Vec<TensorFacts>, correction: Correction) -> Inspection {
+pub(crate) fn recognised(source: Source<'_>, tensors: Vec<TensorFacts>, correction: &Correction) -> Inspection {
     let config = config_beside(source.path);
     let hints = Hints { metadata: Some(source.metadata), config: config.as_ref() };
     let verdict = detect(&Keys::new(&tensors), &hints);
@@ -79,7 +79,7 @@ pub(crate) fn recognised(source: Source<'_>, tensors: Vec<TensorFacts>, correcti
 }
 
 /// The answer from the verdict and the cut that follows from it.
-pub(crate) fn answer<C>(source: Source<'_>, verdict: Verdict, cut: Cut<C>, correction: Correction) -> Inspection<C> {
+pub(crate) fn answer<C>(source: Source<'_>, verdict: Verdict, cut: Cut<C>, correction: &Correction) -> Inspection<C> {
     let mut facts = verdict.facts;
     facts.insert("tensors".to_owned(), json!(cut.tensors));
     facts.insert("ignored_tensors".to_owned(), json!(cut.ignored.0));

@@ -78,6 +78,9 @@ pub(super) async fn inspect(agent: &Agent, attempt: &Attempt, wanted: &Wanted) -
     let locations = models::locations_of(&agent.pool, &[wanted.model.id]).await?;
     let here = locations.into_iter().find(|location| location.host == agent.host);
     let here = here.ok_or_else(|| WorkError::NotHere { model: wanted.model.name.clone(), host: agent.host.clone() })?;
+    if here.variant != wanted.model.read_as.variant {
+        return Err(WorkError::OtherVariant { model: wanted.model.name.clone(), host: agent.host.clone() });
+    }
     let seen = here.identities()?;
     let path = Path::new(&here.root_path).join(&here.rel_path);
     let inspection = {

@@ -121,6 +121,10 @@ pub struct Overrides {
     /// Prediction type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prediction: Option<String>,
+    /// The variant of a folder's weights that is read: `fp16`, …; `default` is what has no variant in its name. A component without files of it
+    /// is read from those of `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
     /// A diffusers `config.json` by component, for files whose widths or depths are no known family's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = Object)]

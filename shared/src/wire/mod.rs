@@ -46,7 +46,7 @@ pub use metadata::{
 };
 pub use models::{
     ComponentView, CorruptFile, Hashes, LocationView, MADE_FROM_KEY, ModelDetail, ModelForgotten, ModelPage,
-    ModelSummary, Residency, TensorView,
+    ModelSummary, Residency, TensorView, VariantPart, VariantView, WhyRead,
 };
 pub use pipelines::{
     LoraChange, LoraFields, LorasPatch, PipelineApplyRequest, PipelineChange, PipelineDeclaration, PipelineDeviceDiff,

@@ -101,7 +101,7 @@ pub struct ModelDetail {
     pub detected: Detected,
     /// What the operator says against it.
     pub overrides: Overrides,
-    /// Whether a scan has yet to read the model with the type and base that the operator says.
+    /// Whether a scan has yet to read the model with the type, base and variant that the operator says, on any living host that has it.
     #[serde(default)]
     pub correction_pending: bool,
     /// What people say of it.
@@ -126,6 +126,9 @@ pub struct ModelDetail {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub made_from: Option<serde_json::Value>,
+    /// Variants of a folder's weights.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<VariantView>,
     /// Components.
     pub components: Vec<ComponentView>,
     /// Where it is on disk.
@@ -151,6 +154,52 @@ pub struct Hashes {
     /// SHA-256 of what follows a safetensors header (AutoV3, `modelspec.hash_sha256`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload_sha256: Option<String>,
+}
+
+/// A variant of a folder's weights: what diffusers reads with `variant=`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct VariantView {
+    /// `fp16`, `non_ema`, …; `default` for the weights without a variant in their names.
+    pub name: String,
+    /// Whether it has whole weights of every component that has any.
+    pub complete: bool,
+    /// Its weights by component.
+    pub parts: Vec<VariantPart>,
+}
+
+/// One component's weights of a variant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct VariantPart {
+    /// The component.
+    pub component: String,
+    /// Paths below the model's own; of shards the index first.
+    pub files: Vec<String>,
+    /// `safetensors`, `torch_zip` or `pickle`.
+    pub format: String,
+    /// Dtypes of the weights; none where no header could be read.
+    pub dtypes: Vec<String>,
+    /// Bytes on disk of the files that are there.
+    pub size_bytes: u64,
+    /// Whether every file is there and its header can be read.
+    pub complete: bool,
+    /// What is wrong with them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Why they are the ones that are read; absent when they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<WhyRead>,
+}
+
+/// Why weights of a variant are the ones that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhyRead {
+    /// They come first in the usual order: safetensors, without a variant, `fp16`, others.
+    UsualOrder,
+    /// The operator chose their variant.
+    Chosen,
+    /// The operator chose a variant that the component has no files of.
+    WithoutChosen,
 }
 
 /// A component of a model.

@@ -1,10 +1,10 @@
 //! Reading the component sub-folders of a pipeline: configs, weights, tokenizers.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use serde_json::{Map, Value};
 
-use super::{index, weights};
+use super::{index, variants::Variants, weights};
 use crate::{
     components::component,
     error::{ErrorKind, FormatError},
@@ -23,8 +23,13 @@ const TOKENIZER_FILES: usize = 64;
 #[derive(Debug)]
 pub(super) struct Folder<'p> {
     path: &'p Path,
+    /// The variant that somebody chose.
+    chosen: Option<&'p str>,
+    /// It is nowhere in the folder.
+    lacks_chosen: bool,
     /// Sub-folders the index names.
     named: Vec<String>,
+    pub(super) variants: Variants,
     pub(super) files: Vec<FileFacts>,
     pub(super) components: Vec<Component>,
     pub(super) configs: Map<String, Value>,
@@ -42,10 +47,13 @@ pub(super) struct Folder<'p> {
 }
 
 impl<'p> Folder<'p> {
-    pub(super) fn new(path: &'p Path, index: FileFacts) -> Self {
+    pub(super) fn new(path: &'p Path, index: FileFacts, chosen: Option<&'p str>) -> Self {
         Self {
             path,
+            chosen,
+            lacks_chosen: false,
             named: Vec::new(),
+            variants: Variants::default(),
             files: vec![index],
             components: Vec::new(),
             configs: Map::new(),
@@ -78,9 +86,28 @@ impl<'p> Folder<'p> {
                 continue;
             }
             self.named.push(name.clone());
-            self.part(name)?;
+        }
+        self.look_for_chosen();
+        for name in self.named.clone() {
+            self.part(&name)?;
         }
         Ok(())
+    }
+
+    /// A chosen variant that no component has is a mistake, or its files are gone: other weights in its place are not what was asked for.
+    fn look_for_chosen(&mut self) {
+        let Some(chosen) = self.chosen else { return };
+        let components = self.named.iter().filter(|name| kind(name).is_some());
+        let found: Vec<_> = components.filter_map(|name| weights::find(&self.path.join(name)).ok()).collect();
+        let has: BTreeSet<&str> = found.iter().flat_map(weights::Weights::variants).collect();
+        if has.contains(chosen) {
+            return;
+        }
+        let has: Vec<String> = has.into_iter().map(str::to_owned).collect();
+        self.evidence.push(Evidence::new("diffusers.no_variant", chosen, has.clone()));
+        let error = FormatError::NoVariant { path: self.path.to_owned(), variant: chosen.to_owned(), has };
+        self.problems.push(error.full_text());
+        self.lacks_chosen = true;
     }
 
     fn part(&mut self, name: &str) -> Result<(), FormatError> {
@@ -116,22 +143,34 @@ impl<'p> Folder<'p> {
 
     fn weights(&mut self, name: &str, kind: ComponentKind) -> Result<(), FormatError> {
         let (folder, below) = (self.path.join(name), format!("{name}/"));
-        let graph = folder.join(GRAPH);
-        if weights::find(&folder).is_err() && graph.is_file() {
+        let (found, graph) = (weights::find(&folder), folder.join(GRAPH));
+        let has_weights = found.as_ref().is_ok_and(|found| !found.choices.is_empty());
+        if !self.lacks_chosen && !has_weights && graph.is_file() {
             return self.graph(name, kind, &graph);
         }
-        let read = weights::find(&folder).and_then(|choices| {
-            let choice = choices.first().ok_or_else(|| FormatError::Missing { path: folder.clone() })?;
-            Ok((weights::read(&folder, &below, choice)?, choices))
-        });
-        let (set, choices) = match read {
-            Ok(read) => read,
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => return self.lacking(name, error),
+        };
+        if self.lacks_chosen {
+            self.missing.push(name.to_owned());
+            self.variants.look(name, (&folder, &below), &found, None);
+            return Ok(());
+        }
+        let choice = match found.choose(self.chosen) {
+            Ok(choice) => choice,
             Err(error) => {
-                self.missing.push(name.to_owned());
-                return self.problem(name, error);
+                self.variants.look(name, (&folder, &below), &found, None);
+                return self.lacking(name, error);
             }
         };
-        self.note_choice(name, &choices);
+        let read = weights::read(&folder, &below, choice.0);
+        self.variants.look(name, (&folder, &below), &found, Some((choice.0, choice.1, read.as_ref())));
+        let set = match read {
+            Ok(set) => set,
+            Err(error) => return self.lacking(name, error),
+        };
+        self.note_choice(name, choice.0, &found.choices);
         let offset = self.files.len();
         let mut tensors = set.tensors;
         for tensor in &mut tensors {
@@ -146,10 +185,7 @@ impl<'p> Folder<'p> {
     fn graph(&mut self, name: &str, kind: ComponentKind, path: &Path) -> Result<(), FormatError> {
         let onnx = match onnx::read(path, &format!("{name}/{GRAPH}"), &format!("{name}/")) {
             Ok(onnx) => onnx,
-            Err(error) => {
-                self.missing.push(name.to_owned());
-                return self.problem(name, error);
-            }
+            Err(error) => return self.lacking(name, error),
         };
         self.evidence.push(Evidence::new("diffusers.onnx", format!("{name}/{GRAPH}"), onnx.graph.nodes));
         let graph = serde_json::to_value(&onnx.graph).unwrap_or_default();
@@ -164,11 +200,10 @@ impl<'p> Folder<'p> {
         Ok(())
     }
 
-    fn note_choice(&mut self, name: &str, choices: &[weights::Choice]) {
-        let mut names = choices.iter().map(|choice| choice.name.as_str());
-        let chosen = names.next().unwrap_or_default();
-        self.evidence.push(Evidence::new("diffusers.weights", format!("{name}/{chosen}"), "read"));
-        let others: Vec<&str> = names.collect();
+    fn note_choice(&mut self, name: &str, chosen: &weights::Choice, choices: &[weights::Choice]) {
+        self.evidence.push(Evidence::new("diffusers.weights", format!("{name}/{}", chosen.name), "read"));
+        let others = choices.iter().filter(|choice| *choice != chosen);
+        let others: Vec<&str> = others.map(|choice| choice.name.as_str()).collect();
         if !others.is_empty() {
             let value = Value::from(others);
             self.evidence.push(Evidence::new("diffusers.other_variants", name, value));
@@ -179,10 +214,7 @@ impl<'p> Folder<'p> {
         let folder = self.path.join(name);
         let names = match weights::names(&folder) {
             Ok(names) => names,
-            Err(error) => {
-                self.missing.push(name.to_owned());
-                return self.problem(name, error);
-            }
+            Err(error) => return self.lacking(name, error),
         };
         for file in names.iter().filter(|file| index::is_plain_name(file)).take(TOKENIZER_FILES) {
             let path = folder.join(file);
@@ -192,6 +224,12 @@ impl<'p> Folder<'p> {
         }
         self.tokenizers.push(name.to_owned());
         Ok(())
+    }
+
+    /// A part that is named and cannot be used.
+    fn lacking(&mut self, name: &str, error: FormatError) -> Result<(), FormatError> {
+        self.missing.push(name.to_owned());
+        self.problem(name, error)
     }
 
     /// Records a problem with one part; only what cannot be read at all now ends the inspection.

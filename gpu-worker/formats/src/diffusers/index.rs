@@ -36,10 +36,15 @@ pub(crate) struct ShardSet {
 }
 
 /// Stem and variant, if `name` is an index: `model.safetensors.index.fp16.json` → (`model`, `fp16`), and
-/// `pytorch_model.bin.index.json` → (`pytorch_model`, nothing).
+/// `pytorch_model.bin.index.json` → (`pytorch_model`, nothing). Older releases of diffusers put the variant first:
+/// `model.safetensors.fp16.index.json`.
 pub(crate) fn parse_name(name: &str) -> Option<(&str, Option<&str>)> {
     let name = name.strip_suffix(".json")?;
-    let (stem, rest) = ENDINGS.iter().find_map(|ending| name.split_once(&format!("{ending}.index")))?;
+    let Some((stem, rest)) = ENDINGS.iter().find_map(|ending| name.split_once(&format!("{ending}.index"))) else {
+        let name = name.strip_suffix(".index")?;
+        let (stem, variant) = ENDINGS.iter().find_map(|ending| name.rsplit_once(&format!("{ending}.")))?;
+        return (!variant.is_empty()).then_some((stem, Some(variant)));
+    };
     match rest.strip_prefix('.') {
         Some(variant) if !variant.is_empty() => Some((stem, Some(variant))),
         _ if rest.is_empty() => Some((stem, None)),
@@ -57,11 +62,36 @@ pub(crate) fn is_weights(name: &str) -> bool {
     ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
+/// A shard's name, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ShardName<'n> {
+    /// What all shards of the set begin with.
+    pub(crate) stem: &'n str,
+    pub(crate) variant: Option<&'n str>,
+    pub(crate) number: u64,
+    pub(crate) total: u64,
+}
+
+/// Takes `name` apart if it is a shard: `model-00001-of-00003.safetensors`, `model.fp16-00001-of-00003.safetensors`, and as older releases of
+/// diffusers write it, `model-00001-of-00003.fp16.safetensors`.
+pub(crate) fn shard_name(name: &str) -> Option<ShardName<'_>> {
+    let (rest, total) = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending))?.rsplit_once("-of-")?;
+    let (before, number) = rest.rsplit_once('-')?;
+    // with a variant behind them, only numbers as diffusers writes them: other names have numbers and dots too
+    let (total, last) = match total.split_once('.') {
+        Some((total, variant)) if total.len() == 5 && number.len() == 5 => (total, Some(variant)),
+        _ => (total, None),
+    };
+    let (stem, variant) = match before.split_once('.') {
+        Some((stem, variant)) if last.is_none() => (stem, Some(variant)),
+        _ => (before, last),
+    };
+    Some(ShardName { stem, variant, number: number.parse().ok()?, total: total.parse().ok()? })
+}
+
 /// Number and total, if `name` is a shard: `model-00001-of-00003.safetensors` → (1, 3).
 pub(crate) fn shard_number(name: &str) -> Option<(u64, u64)> {
-    let (rest, total) = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending))?.rsplit_once("-of-")?;
-    let (_, number) = rest.rsplit_once('-')?;
-    Some((number.parse().ok()?, total.parse().ok()?))
+    shard_name(name).map(|shard| (shard.number, shard.total))
 }
 
 /// Reads the index at `path` and the headers of all its shards. `rel_path` is the index's own, `below`

@@ -4,7 +4,8 @@ mod family;
 mod folder;
 pub(crate) mod index;
 mod single;
-mod weights;
+pub(crate) mod variants;
+pub(crate) mod weights;
 
 use std::path::Path;
 
@@ -27,7 +28,7 @@ use folder::Folder;
 pub(crate) const INDEX_NAME: &str = "model_index.json";
 
 /// Inspects the folder at `path`.
-pub(crate) fn inspect(path: &Path, correction: Correction) -> Result<Inspection, FormatError> {
+pub(crate) fn inspect(path: &Path, correction: &Correction) -> Result<Inspection, FormatError> {
     let index_path = path.join(INDEX_NAME);
     let (document, facts) = match read_json(&index_path, INDEX_NAME, "pipeline index", CONFIG_LIMIT_BYTES) {
         Ok(read) => read,
@@ -35,7 +36,7 @@ pub(crate) fn inspect(path: &Path, correction: Correction) -> Result<Inspection,
         Err(error) => return without_index(path, &index_path, error),
     };
     let mut inspection = unknown(path, Format::Diffusers, Vec::new());
-    let mut folder = Folder::new(path, facts);
+    let mut folder = Folder::new(path, facts, correction.variant.as_deref());
     folder.read(&document)?;
     let class = document.get("_class_name").and_then(Value::as_str).unwrap_or_default();
     inspection.evidence.push(Evidence::new("diffusers.class", INDEX_NAME, class));
@@ -57,7 +58,7 @@ pub(crate) fn inspect(path: &Path, correction: Correction) -> Result<Inspection,
 }
 
 /// A folder without an index: one component, a tokenizer, or no model.
-fn no_pipeline(path: &Path, correction: Correction) -> Result<Inspection, FormatError> {
+fn no_pipeline(path: &Path, correction: &Correction) -> Result<Inspection, FormatError> {
     if let Some(component) = single::inspect(path, correction)? {
         return Ok(component);
     }
@@ -123,6 +124,7 @@ fn finish(inspection: &mut Inspection, folder: Folder<'_>) {
     }
     inspection.metadata.insert("configs".to_owned(), crate::text::storable_json(Value::Object(folder.configs)));
     inspection.metadata.insert("facts".to_owned(), crate::text::storable_json(Value::Object(facts)));
+    folder.variants.keep(inspection);
     inspection.variant = variant(&folder.components);
     inspection.size_bytes = folder.files.iter().map(|file| file.size).fold(0, u64::saturating_add);
     inspection.components = folder.components;

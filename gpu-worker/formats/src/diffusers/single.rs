@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde_json::{Map, Value, json};
 
-use super::weights;
+use super::{variants::Variants, weights};
 use crate::{
     components::{split, variant},
     correction::Correction,
@@ -25,7 +25,7 @@ const CONFIG: &str = "config.json";
 const METADATA_BYTES: usize = 256 << 10;
 
 /// Inspects the folder; none when it has no `config.json`.
-pub(super) fn inspect(path: &Path, correction: Correction) -> Result<Option<Inspection>, FormatError> {
+pub(super) fn inspect(path: &Path, correction: &Correction) -> Result<Option<Inspection>, FormatError> {
     let (config, facts) = match read_json(&path.join(CONFIG), CONFIG, "component config", CONFIG_LIMIT_BYTES) {
         Ok(read) => read,
         Err(error) => return without_config(path, error),
@@ -33,10 +33,11 @@ pub(super) fn inspect(path: &Path, correction: Correction) -> Result<Option<Insp
     let class = class(&config).unwrap_or_default().to_owned();
     let mut inspection = unknown(path, Format::Component, vec![facts]);
     inspection.evidence.push(Evidence::new("component.class", CONFIG, class.as_str()));
-    match read_weights(path, &mut inspection) {
+    let mut variants = Variants::default();
+    match read_weights(path, &mut inspection, correction.variant.as_deref(), &mut variants) {
         Ok((tensors, metadata)) => recognise(&mut inspection, tensors, (&metadata, &config), correction),
         Err(error) if error.kind() == ErrorKind::Unreadable => return Err(error),
-        Err(error) => inspection.refuse(&error),
+        Err(error) => refuse(&mut inspection, &error),
     }
     let told = by_class(&class);
     if inspection.model_type == ModelType::Unknown && told != ModelType::Unknown {
@@ -47,6 +48,9 @@ pub(super) fn inspect(path: &Path, correction: Correction) -> Result<Option<Insp
     }
     inspection.metadata.insert("configs".to_owned(), storable_json(json!({ inspection.model_type.as_str(): config })));
     inspection.correct(correction);
+    let component = inspection.components.first().map_or(inspection.model_type.as_str(), |part| part.kind.as_str());
+    variants.name_component(component);
+    variants.keep(&mut inspection);
     tokenizer_of(path, &mut inspection)?;
     super::made_from(path, &mut inspection);
     inspection.size_bytes = inspection.files.iter().map(|file| file.size).fold(0, u64::saturating_add);
@@ -65,14 +69,39 @@ fn without_config(path: &Path, error: FormatError) -> Result<Option<Inspection>,
     }
 }
 
+/// Says why there are no weights.
+fn refuse(inspection: &mut Inspection, error: &FormatError) {
+    match error {
+        FormatError::NoVariant { variant, has, .. } => {
+            inspection.evidence.push(Evidence::new("diffusers.no_variant", variant, has.clone()));
+            inspection.reason = Some(error.full_text());
+        }
+        _ => inspection.refuse(error),
+    }
+}
+
 type Weights = (Vec<TensorFacts>, BTreeMap<String, String>);
 
-/// Headers of the best variant; which others are there is noted.
-fn read_weights(path: &Path, inspection: &mut Inspection) -> Result<Weights, FormatError> {
-    let choices = weights::find(path)?;
-    let choice = choices.first().ok_or_else(|| FormatError::Missing { path: path.to_owned() })?;
-    let set = weights::read(path, "", choice)?;
-    let others: Vec<&str> = choices.iter().skip(1).map(|choice| choice.name.as_str()).collect();
+/// Headers of the chosen variant, else of the best; which others are there is noted.
+fn read_weights(
+    path: &Path,
+    inspection: &mut Inspection,
+    chosen: Option<&str>,
+    variants: &mut Variants,
+) -> Result<Weights, FormatError> {
+    let found = weights::find(path)?;
+    let (choice, why) = match choose(path, &found, chosen) {
+        Ok(choice) => choice,
+        Err(error) => {
+            variants.look("", (path, ""), &found, None);
+            return Err(error);
+        }
+    };
+    let read = weights::read(path, "", choice);
+    variants.look("", (path, ""), &found, Some((choice, why, read.as_ref())));
+    let set = read?;
+    let others = found.choices.iter().filter(|other| *other != choice);
+    let others: Vec<&str> = others.map(|other| other.name.as_str()).collect();
     inspection.evidence.push(Evidence::new("component.weights", &choice.name, "read"));
     if !others.is_empty() {
         inspection.evidence.push(Evidence::new("component.other_variants", CONFIG, others));
@@ -86,11 +115,26 @@ fn read_weights(path: &Path, inspection: &mut Inspection) -> Result<Weights, For
     Ok((tensors, set.metadata))
 }
 
+/// What to read. A chosen variant has no stand-in here: the component is all that there is.
+fn choose<'f>(
+    path: &Path,
+    found: &'f weights::Weights,
+    chosen: Option<&str>,
+) -> Result<(&'f weights::Choice, weights::Why), FormatError> {
+    match chosen.filter(|chosen| !found.variants().contains(chosen)) {
+        Some(chosen) => {
+            let has = found.variants().into_iter().map(str::to_owned).collect();
+            Err(FormatError::NoVariant { path: path.to_owned(), variant: chosen.to_owned(), has })
+        }
+        None => found.choose(chosen),
+    }
+}
+
 fn recognise(
     inspection: &mut Inspection,
     tensors: Vec<TensorFacts>,
     (metadata, config): (&BTreeMap<String, String>, &Value),
-    correction: Correction,
+    correction: &Correction,
 ) {
     let hints = Hints { metadata: Some(metadata), config: Some(config) };
     let verdict: Verdict = detect(&Keys::new(&tensors), &hints);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    Base, Format, Inspection, ModelType, inspect,
+    Base, Correction, Format, Inspection, ModelType, inspect, inspect_as,
     testing::{Spec, document, model, model_in},
 };
 
@@ -159,6 +159,175 @@ fn the_unsuffixed_variant_is_preferred_then_fp16() {
     let found = inspect(root.path()).unwrap();
     assert_eq!(chosen(&found), "unet/diffusion_pytorch_model.safetensors");
     assert_eq!(found.variant.as_deref(), Some("mixed"));
+}
+
+/// The folder as it is read once somebody chose a variant of it.
+fn chosen(path: &Path, variant: &str) -> Inspection {
+    inspect_as(path, Correction::named(None, None, Some(variant))).unwrap()
+}
+
+/// Variant, component, first file, dtypes, whether it is complete and why it is read, of all parts.
+fn parts(found: &Inspection) -> Vec<(String, String, String, String, bool, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let of = |variant: &Value| {
+        let parts = variant["parts"].as_array().unwrap().iter();
+        let part = |part: &Value| {
+            let dtypes = part["dtypes"].as_array().unwrap().iter().map(text).collect::<Vec<_>>().join("+");
+            let (component, file) = (text(&part["component"]), text(&part["files"][0]));
+            let complete = part["complete"] == true;
+            assert_eq!(complete, part.get("problem").is_none(), "{part}");
+            (text(&variant["name"]), component, file, dtypes, complete, text(&part["read"]))
+        };
+        parts.map(part).collect::<Vec<_>>()
+    };
+    found.metadata["variants"].as_array().unwrap().iter().flat_map(of).collect()
+}
+
+fn part(of: (&str, &str, &str, &str, bool, &str)) -> (String, String, String, String, bool, String) {
+    let (variant, component, file, dtypes, complete, read) = of;
+    (variant.into(), component.into(), file.into(), dtypes.into(), complete, read.into())
+}
+
+/// A folder whose UNet is there in 32 bits, in 16 as a file and as a pickle, and in part averaged; everything else only without a variant.
+fn with_variants(root: &Path) {
+    folder(root);
+    let unet = root.join("unet");
+    model_in(&unet.join("diffusion_pytorch_model.safetensors"), "F32", &whole_unet(), &[]);
+    model(&unet.join("diffusion_pytorch_model.fp16.safetensors"), &whole_unet());
+    fs::write(unet.join("diffusion_pytorch_model.fp16.bin"), b"PK\x03\x04").unwrap();
+    model(&unet.join("diffusion_pytorch_model.ema-00001-of-00002.safetensors"), &UNET);
+}
+
+#[test]
+fn every_variant_is_listed_with_what_is_there_of_it() {
+    let root = TempDir::new().unwrap();
+    with_variants(root.path());
+    let found = inspect(root.path()).unwrap();
+    let (plain, half) = ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors");
+    let vae = "vae/diffusion_pytorch_model.safetensors";
+    let ema = "unet/diffusion_pytorch_model.ema-00001-of-00002.safetensors";
+    assert_eq!(
+        parts(&found),
+        [
+            ("default", "text_encoder", "text_encoder/model.safetensors", "F16", true, "usual_order"),
+            ("default", "unet", plain, "F32", true, "usual_order"),
+            ("default", "vae", vae, "F16", true, "usual_order"),
+            ("fp16", "unet", half, "F16", true, ""),
+            ("fp16", "unet", "unet/diffusion_pytorch_model.fp16.bin", "", false, ""),
+            ("ema", "unet", ema, "", false, ""),
+        ]
+        .map(part)
+    );
+    let variants = &found.metadata["variants"];
+    let complete: Vec<bool> = (0..3).map(|at| variants[at]["complete"] == true).collect();
+    assert_eq!(complete, [true, false, false], "the others lack components");
+    let size = fs::metadata(root.path().join(half)).unwrap().len();
+    assert_eq!(variants[1]["parts"][0]["size_bytes"], size);
+    assert_eq!(variants[2]["parts"][0]["problem"], "shards without an index");
+}
+
+#[test]
+fn a_chosen_variant_is_read_and_what_lacks_it_from_the_plain_files() {
+    let root = TempDir::new().unwrap();
+    with_variants(root.path());
+    let usual = inspect(root.path()).unwrap();
+    let half = chosen(root.path(), "fp16");
+    assert_eq!((usual.variant.as_deref(), half.variant.as_deref()), (Some("mixed"), Some("fp16")));
+    let read: Vec<_> = parts(&half).into_iter().filter(|part| !part.5.is_empty()).collect();
+    assert_eq!(
+        read,
+        [
+            ("default", "text_encoder", "text_encoder/model.safetensors", "F16", true, "without_chosen"),
+            ("default", "vae", "vae/diffusion_pytorch_model.safetensors", "F16", true, "without_chosen"),
+            ("fp16", "unet", "unet/diffusion_pytorch_model.fp16.safetensors", "F16", true, "chosen"),
+        ]
+        .map(part)
+    );
+    assert_eq!(kinds(&usual), kinds(&half));
+    let weights = |found: &Inspection| found.components.iter().map(|part| part.bytes).sum::<u64>();
+    assert!(weights(&half) < weights(&usual));
+    assert!(half.files.iter().all(|file| file.rel_path != "unet/diffusion_pytorch_model.safetensors"));
+    check_places(&half);
+    // the plain weights by their own name are what is read without a choice
+    let plain = chosen(root.path(), "default");
+    assert_eq!((&plain.components, &plain.files), (&usual.components, &usual.files));
+    assert!(parts(&plain).iter().any(|part| part.5 == "chosen"));
+}
+
+#[test]
+fn a_variant_that_cannot_be_read_is_no_reason_to_read_another() {
+    let root = TempDir::new().unwrap();
+    with_variants(root.path());
+    let broken = chosen(root.path(), "ema");
+    assert!(!kinds(&broken).contains(&"unet"));
+    assert!(broken.reason.as_deref().unwrap().contains("of the variant `ema` only shards without an index"));
+    // a name that the folder has nowhere is a mistake
+    let none = chosen(root.path(), "fp61");
+    assert!(none.components.is_empty());
+    let why = none.reason.as_deref().unwrap();
+    assert!(why.contains("variant `fp61`") && why.contains("`default`, `ema`, `fp16`"), "{why}");
+    assert!(parts(&none).iter().all(|part| part.5.is_empty()) && parts(&none).len() == 6);
+    // without plain weights there is nothing to read instead
+    fs::remove_file(root.path().join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    assert!(kinds(&inspect(root.path()).unwrap()).contains(&"unet"));
+    let plain = chosen(root.path(), "default");
+    assert!(!kinds(&plain).contains(&"unet") && kinds(&plain).contains(&"vae"));
+    assert!(plain.reason.unwrap().contains("no weights of the variant `default`"));
+}
+
+#[test]
+fn shards_of_a_variant_are_read_under_both_names_that_diffusers_gave_them() {
+    let (one, two) = ("00001-of-00002", "00002-of-00002");
+    let now = [
+        "diffusion_pytorch_model.safetensors.index.fp16.json".to_owned(),
+        format!("diffusion_pytorch_model.fp16-{one}.safetensors"),
+        format!("diffusion_pytorch_model.fp16-{two}.safetensors"),
+    ];
+    let before = [
+        "diffusion_pytorch_model.safetensors.fp16.index.json".to_owned(),
+        format!("diffusion_pytorch_model-{one}.fp16.safetensors"),
+        format!("diffusion_pytorch_model-{two}.fp16.safetensors"),
+    ];
+    for [index, one, two] in [now, before] {
+        let root = TempDir::new().unwrap();
+        folder(root.path());
+        let unet = root.path().join("unet");
+        model_in(&unet.join("diffusion_pytorch_model.safetensors"), "F32", &whole_unet(), &[]);
+        model(&unet.join(&one), &UNET);
+        model(&unet.join(&two), &[ATTENTION]);
+        let map: serde_json::Map<String, Value> = UNET
+            .iter()
+            .map(|(name, _)| ((*name).to_owned(), json!(one)))
+            .chain([(ATTENTION.0.to_owned(), json!(two))])
+            .collect();
+        document(&unet.join(&index), &json!({ "metadata": {}, "weight_map": map }));
+        let half = chosen(root.path(), "fp16");
+        let files = &half.metadata["variants"][1]["parts"][0]["files"];
+        assert_eq!(*files, json!([&index, &one, &two].map(|file| format!("unet/{file}"))));
+        assert!(parts(&half).contains(&part(("fp16", "unet", &format!("unet/{index}"), "F16", true, "chosen"))));
+        check_places(&half);
+        // one lost: the variant is there in part
+        fs::remove_file(unet.join(&two)).unwrap();
+        let found = inspect(root.path()).unwrap();
+        assert!(kinds(&found).contains(&"unet"));
+        let lost = &found.metadata["variants"][1]["parts"][0];
+        assert_eq!((&lost["complete"], &lost["files"][1]), (&json!(false), &json!(format!("unet/{one}"))));
+        assert!(lost["problem"].as_str().unwrap().contains("no such file"), "{lost}");
+    }
+}
+
+#[test]
+fn a_component_alone_has_variants_too_and_no_stand_in() {
+    let root = TempDir::new().unwrap();
+    with_variants(root.path());
+    let unet = root.path().join("unet");
+    let half = chosen(&unet, "fp16");
+    assert_eq!((half.format, half.variant.as_deref()), (Format::Component, Some("fp16")));
+    let read = parts(&half).into_iter().find(|part| part.5 == "chosen").unwrap();
+    assert_eq!(read, part(("fp16", "unet", "diffusion_pytorch_model.fp16.safetensors", "F16", true, "chosen")));
+    let none = chosen(&unet, "bf16");
+    assert!(none.components.is_empty() && parts(&none).len() == 4);
+    assert!(none.reason.unwrap().contains("`default`, `ema`, `fp16`"));
 }
 
 #[test]

@@ -7,6 +7,8 @@ use crate::metadata::RULES_VERSION;
 
 /// Levels of a folder that an inspection looks into, itself included.
 pub(super) const LEVELS: usize = 3;
+/// Raised when an inspection tells more of folders, so that scans read known ones again.
+const FOLDER_RULES: u32 = 1;
 
 impl CandidateKind {
     /// Whether it is a folder.
@@ -23,6 +25,7 @@ pub fn stamp(candidate: &Candidate) -> String {
     let mut hash = blake3::Hasher::new();
     hash.update(&RULES_VERSION.to_le_bytes());
     if candidate.kind.is_folder() {
+        hash.update(&FOLDER_RULES.to_le_bytes());
         folder(&mut hash, &candidate.path, LEVELS);
     } else {
         for sidecar in &candidate.sidecars {

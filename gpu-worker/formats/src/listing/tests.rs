@@ -70,7 +70,7 @@ fn header(names: &[&str], width: u64, claim: Claim) -> (Vec<u8>, u64) {
 fn corrections() -> impl Strategy<Value = Correction> {
     let model_type = prop::option::of(prop::sample::select(vec![ModelType::Vae, ModelType::Checkpoint]));
     let base = prop::option::of(prop::sample::select(vec![Base::Sdxl, Base::Flux]));
-    (model_type, base).prop_map(|(model_type, base)| Correction { model_type, base })
+    (model_type, base).prop_map(|(model_type, base)| Correction { model_type, base, variant: None })
 }
 
 /// An answer, or the text of why there is none.
@@ -79,7 +79,7 @@ fn answer(read: Result<Listing, FormatError>) -> Result<Listing, String> {
 }
 
 fn compare(lister: &mut Lister<'_>, path: &Path, correction: Correction) -> Result<(), TestCaseError> {
-    let alone = answer(inspect_as(path, correction).map(Inspection::listing));
+    let alone = answer(inspect_as(path, correction.clone()).map(Inspection::listing));
     prop_assert_eq!(answer(lister.list(path, correction)), alone);
     Ok(())
 }
@@ -93,7 +93,7 @@ fn headers_in_any_order_are_answered_as_alone() {
     let config = ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() };
     let outcome = TestRunner::new(config).run(&(headers(), corrections()), |((header, bytes), correction)| {
         crate::testing::raw(&path, &header, bytes);
-        compare(&mut Lister::new(&memo), &path, correction)?;
+        compare(&mut Lister::new(&memo), &path, correction.clone())?;
         compare(&mut Lister::new(&crowded), &path, correction)
     });
     outcome.unwrap();

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{Finding, Severity, UNSAFE_FILE, links, shards};
 use crate::{
     correction::Correction,
+    diffusers::variants,
     error::{ErrorKind, FormatError},
     inspect::inspect_as,
     inspection::{Evidence, Inspection},
@@ -30,6 +31,7 @@ pub fn structure(path: &Path, correction: Correction) -> Result<(Option<Inspecti
         }
     };
     let mut findings = refused(&inspection);
+    findings.extend(no_variant(&inspection));
     findings.extend(parts(&inspection));
     findings.extend(tokenizer(&inspection));
     if findings.is_empty() {
@@ -39,6 +41,7 @@ pub fn structure(path: &Path, correction: Correction) -> Result<(Option<Inspecti
     findings.extend(empty_tensors(&inspection));
     findings.extend(links::check(path, &inspection));
     findings.extend(shards::check(&inspection));
+    findings.extend(other_variants(&inspection));
     Ok((Some(inspection), findings))
 }
 
@@ -84,6 +87,31 @@ fn parts(inspection: &Inspection) -> Vec<Finding> {
         }
     };
     matching(inspection, "diffusers.problem").map(of).collect()
+}
+
+/// The variant that somebody chose is not there.
+fn no_variant(inspection: &Inspection) -> Vec<Finding> {
+    let of = |evidence: &Evidence| {
+        let has: Vec<&str> = evidence.value.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let message =
+            format!("the folder has no weights of the variant `{}` that was chosen", shown(&evidence.matched));
+        let has = if has.is_empty() { "none".to_owned() } else { has.join(", ") };
+        Finding::new(Severity::Error, "missing_variant", message).but(&evidence.matched, has)
+    };
+    matching(inspection, "diffusers.no_variant").map(of).collect()
+}
+
+/// Weights of variants that are not read and could not be: nobody misses them until they are chosen.
+fn other_variants(inspection: &Inspection) -> Vec<Finding> {
+    let of = |(component, variant, files, problem): (&str, &str, Vec<&str>, &str)| {
+        let files = files.iter().map(|file| format!("`{}`", shown(file))).collect::<Vec<_>>().join(", ");
+        let message = format!(
+            "the variant `{}`, which is not the one that is read, is broken: {files}: {problem}",
+            shown(variant)
+        );
+        Finding::new(Severity::Warning, "broken_variant", message).of(component)
+    };
+    variants::problems(inspection).into_iter().map(of).collect()
 }
 
 /// Files of a tokenizer that cannot be read, of a folder of its own or beside weights.

@@ -322,3 +322,31 @@ fn folders_are_judged_by_what_was_refused_in_them() {
     std::fs::write(at("words/tokenizer_config.json"), "{").unwrap();
     assert_eq!(judged("words"), (Verdict::Invalid, Some("corrupt_file".to_owned())));
 }
+
+/// A variant that nobody chose is looked at as well; what is wrong with it harms nobody yet.
+#[test]
+fn a_broken_variant_warns_until_it_is_chosen() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    vae(&at("diffusion_pytorch_model.safetensors"));
+    document(&at("config.json"), &json!({ "_class_name": "AutoencoderKL" }));
+    let judged = |variant: Option<&str>| {
+        let findings = structure(folder.path(), Correction::named(None, None, variant)).unwrap().1;
+        (verdict(&findings), findings)
+    };
+    std::fs::copy(at("diffusion_pytorch_model.safetensors"), at("diffusion_pytorch_model.ema.safetensors")).unwrap();
+    assert_eq!(judged(None), (Verdict::Ok, Vec::new()));
+    std::fs::write(at("diffusion_pytorch_model.ema.safetensors"), [9, 0, 0, 0, 0, 0, 0, 0, b'{']).unwrap();
+    let (verdict, findings) = judged(None);
+    let [finding] = findings.as_slice() else { panic!("{findings:?}") };
+    assert_eq!(
+        (verdict, finding.code.as_str(), finding.component.as_deref()),
+        (Verdict::Degraded, "broken_variant", Some("vae"))
+    );
+    assert!(finding.message.contains("`diffusion_pytorch_model.ema.safetensors`"), "{}", finding.message);
+    let (verdict, findings) = judged(Some("ema"));
+    assert_eq!((verdict, findings[0].code.as_str()), (Verdict::Invalid, "corrupt_file"));
+    let (verdict, findings) = judged(Some("fp16"));
+    assert_eq!((verdict, findings[0].code.as_str()), (Verdict::Invalid, "missing_variant"));
+    assert_eq!(findings[0].found.as_deref(), Some("default, ema"));
+}

@@ -19,7 +19,7 @@ pub struct KnownModel {
     pub stamp: Option<String>,
     /// What the operator says it is.
     pub said: ReadAs,
-    /// The correction that it was read with.
+    /// The correction that it was read with; of the variant, on this host.
     pub read_as: ReadAs,
     /// Version of the canonical form that its components have.
     pub canonical_form: i32,
@@ -30,6 +30,7 @@ struct Known {
     rel_path: String,
     files: Option<Json<Box<RawValue>>>,
     stamp: Option<String>,
+    variant: Option<String>,
     said: Json<ReadAs>,
     read_as: Json<ReadAs>,
     canonical_form: i32,
@@ -48,7 +49,7 @@ pub async fn known(
 ) -> Result<HashMap<String, KnownModel>, DbError> {
     let rows: Vec<Known> = sqlx::query_as(
         "select m.rel_path, l.files, case when m.state = 'available' and m.id is distinct from $3 then l.stamp end as stamp,
-                m.overrides as said, m.read_as, m.canonical_form
+                l.variant, m.overrides as said, m.read_as, m.canonical_form
          from models m left join model_locations l on l.model_id = m.id and l.host = $1
          where m.root = $2",
     )
@@ -62,7 +63,7 @@ pub async fn known(
             let files = row.files.as_ref().map(|files| serde_json::from_str(files.0.get())).transpose();
             let files: Option<Vec<FileIdentity>> = files
                 .map_err(|error| DbError::BadRow(format!("files of `{}` in root {root}: {error}", row.rel_path)))?;
-            let (said, read_as) = (row.said.0, row.read_as.0);
+            let (said, read_as) = (row.said.0, ReadAs { variant: row.variant, ..row.read_as.0 });
             let (listed, files) = (files.is_some(), files.unwrap_or_default());
             let canonical_form = row.canonical_form;
             Ok((row.rel_path, KnownModel { listed, files, stamp: row.stamp, said, read_as, canonical_form }))
@@ -78,7 +79,8 @@ pub async fn misread(db: impl PgExecutor<'_>, host: &str) -> Result<Vec<String>,
     Ok(sqlx::query_scalar(
         "select distinct l.root from model_locations l join models m on m.id = l.model_id
          where l.host = $1 and m.state = 'available'
-           and (m.overrides ->> 'type', m.overrides ->> 'base') is distinct from (m.read_as ->> 'type', m.read_as ->> 'base')
+           and (m.overrides ->> 'type', m.overrides ->> 'base', m.overrides ->> 'variant')
+               is distinct from (m.read_as ->> 'type', m.read_as ->> 'base', l.variant)
          order by 1",
     )
     .bind(host)

@@ -74,7 +74,7 @@ pub struct FileIdentity {
     pub dev: u64,
 }
 
-/// What an operator says a model is, as far as it decides how its tensors are cut into components and named.
+/// What an operator says a model is, as far as it decides which files are read and how their tensors are cut into components and named.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadAs {
     /// Type.
@@ -83,6 +83,9 @@ pub struct ReadAs {
     /// Base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
+    /// Variant of a folder's weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
 }
 
 /// A model row.
@@ -115,7 +118,7 @@ pub struct ModelRow {
     pub sha256: Option<String>,
     /// SHA-256 in hex of what follows a safetensors header, once computed.
     pub payload_sha256: Option<String>,
-    /// What the operator says against the detection: `type`, `base`, `prediction`, `config` by component.
+    /// What the operator says against the detection: `type`, `base`, `prediction`, `variant`, `config` by component.
     pub overrides: Value,
     /// The correction that its components come from.
     pub read_as: Json<ReadAs>,
@@ -173,6 +176,8 @@ pub struct LocationRow {
     pub root_path: String,
     /// `[FileIdentity]`.
     pub files: Value,
+    /// The chosen variant that the files were read with.
+    pub variant: Option<String>,
     /// When a scan last saw it.
     pub seen_at: DateTime<Utc>,
 }

@@ -125,7 +125,7 @@ pub async fn owners_of(db: impl PgExecutor<'_>, components: &[ComponentId]) -> R
 /// Database errors.
 pub async fn locations_of(db: impl PgExecutor<'_>, models: &[ModelId]) -> Result<Vec<LocationRow>, DbError> {
     Ok(sqlx::query_as(
-        "select l.model_id, l.host, l.root, l.rel_path, r.path as root_path, l.files,
+        "select l.model_id, l.host, l.root, l.rel_path, r.path as root_path, l.files, l.variant,
                 greatest(l.seen_at, r.scanned_at) as seen_at
          from model_locations l join roots r on r.host = l.host and r.name = l.root
          where l.model_id = any($1) order by l.model_id, l.host",

@@ -35,6 +35,16 @@ struct Existing {
     canonical_form: i32,
     /// Files that this host reported of it; none when it did not have it.
     files: Option<Value>,
+    /// The variant that those are of, where somebody had chosen one.
+    variant: Option<String>,
+}
+
+impl Existing {
+    /// Whether these are other files because another variant was chosen, and another host reported that one before: hashes and components are of
+    /// these files already.
+    fn only_follows(&self, found: &ReadAs) -> bool {
+        self.variant != found.variant && self.read_as.0 == *found
+    }
 }
 
 /// The models of a batch that was written.
@@ -108,9 +118,9 @@ async fn existing(
 ) -> Result<HashMap<String, Existing>, DbError> {
     let paths: Vec<&str> = batch.iter().map(|model| model.found.rel_path.as_str()).collect();
     let rows: Vec<Existing> = sqlx::query_as(
-        "select m.id, m.rel_path, m.type, m.base, m.read_as, m.canonical_form,
-                (select l.files from model_locations l where l.model_id = m.id and l.host = $2) as files
-         from models m where m.root = $1 and m.rel_path = any($3) order by m.rel_path for no key update of m",
+        "select m.id, m.rel_path, m.type, m.base, m.read_as, m.canonical_form, l.files, l.variant
+         from models m left join model_locations l on l.model_id = m.id and l.host = $2
+         where m.root = $1 and m.rel_path = any($3) order by m.rel_path for no key update of m",
     )
     .bind(place.root)
     .bind(place.host)
@@ -187,16 +197,19 @@ async fn unreadable(
     .bind(place.host)
     .execute(&mut *tx)
     .await?;
-    // something is there, whatever it is
+    // something is there, whatever it is; what was reported of another variant than the chosen one says nothing of this one
+    let variants: Vec<Option<&str>> = models.iter().map(|(_, model)| model.found.read_as.variant.as_deref()).collect();
     sqlx::query(
-        "insert into model_locations (model_id, host, root, rel_path, files)
-         select id, $1, $2, rel_path, '[]' from unnest($3::text[], $4::text[]) as f (id, rel_path)
-         on conflict (model_id, host) do nothing",
+        "insert into model_locations as l (model_id, host, root, rel_path, files, variant)
+         select id, $1, $2, rel_path, '[]', variant from unnest($3::text[], $4::text[], $5::text[]) as f (id, rel_path, variant)
+         on conflict (model_id, host) do update set files = excluded.files, variant = excluded.variant, stamp = null
+             where l.variant is distinct from excluded.variant",
     )
     .bind(place.host)
     .bind(place.root)
     .bind(ids)
     .bind(paths)
+    .bind(variants)
     .execute(tx)
     .await?;
     Ok(noted.rows_affected())
@@ -214,7 +227,8 @@ async fn forget_hashes(
     for (before, model) in models {
         // of one that could not be read no files are known
         let known = before.files.as_ref().map(files).transpose()?.filter(|known| !known.is_empty());
-        if known.is_some_and(|known| known != model.found.files) {
+        let follows = before.only_follows(&model.found.read_as);
+        if known.is_some_and(|known| known != model.found.files) && !follows {
             moved.push(before.id);
         }
     }
@@ -232,12 +246,13 @@ async fn locations(tx: &mut PgConnection, place: Place<'_>, models: &[(ModelId, 
     let paths: Vec<&str> = models.iter().map(|(_, model)| model.found.rel_path.as_str()).collect();
     let files: Vec<&str> = models.iter().map(|(_, model)| model.texts.files.as_str()).collect();
     let stamps: Vec<Option<&str>> = models.iter().map(|(_, model)| model.found.stamp.as_deref()).collect();
+    let variants: Vec<Option<&str>> = models.iter().map(|(_, model)| model.found.read_as.variant.as_deref()).collect();
     sqlx::query(
-        "insert into model_locations (model_id, host, root, rel_path, files, stamp)
-         select id, $1, $2, rel_path, files::jsonb, stamp
-         from unnest($3::text[], $4::text[], $5::text[], $6::text[]) as f (id, rel_path, files, stamp)
+        "insert into model_locations (model_id, host, root, rel_path, files, stamp, variant)
+         select id, $1, $2, rel_path, files::jsonb, stamp, variant
+         from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[]) as f (id, rel_path, files, stamp, variant)
          on conflict (model_id, host) do update set root = excluded.root, rel_path = excluded.rel_path, files = excluded.files,
-             stamp = excluded.stamp, seen_at = now()",
+             stamp = excluded.stamp, variant = excluded.variant, seen_at = now()",
     )
     .bind(place.host)
     .bind(place.root)
@@ -245,6 +260,7 @@ async fn locations(tx: &mut PgConnection, place: Place<'_>, models: &[(ModelId, 
     .bind(paths)
     .bind(files)
     .bind(stamps)
+    .bind(variants)
     .execute(tx)
     .await?;
     Ok(())

@@ -140,7 +140,7 @@ fn claims() -> [Value; 5] {
 
 /// What somebody may say that a model is.
 fn corrections() -> [Correction; 4] {
-    let said = |model_type, base| Correction { model_type, base };
+    let said = |model_type, base| Correction { model_type, base, variant: None };
     [
         Correction::default(),
         said(Some(ModelType::Vae), Some(Base::Sdxl)),
@@ -173,10 +173,14 @@ fn a_listing_with_memory_says_what_each_file_says_alone() {
         for ((claim, is_last), correction) in places.zip(&mut said) {
             let header = claimed(entries, &claim, is_last);
             let path = raw(&dir.path().join("case.safetensors"), header.as_bytes(), bytes);
-            let alone = inspect_as(&path, correction).unwrap().listing();
+            let alone = inspect_as(&path, correction.clone()).unwrap().listing();
             assert!(alone.metadata.contains_key("facts"), "{name} is not read: {:?}", alone.reason);
             for time in ["new", "known"] {
-                assert_eq!(lister.list(&path, correction).unwrap(), alone, "{name}, {time}, {claim}, {correction:?}");
+                assert_eq!(
+                    lister.list(&path, correction.clone()).unwrap(),
+                    alone,
+                    "{name}, {time}, {claim}, {correction:?}"
+                );
                 let is_kept = memo.find(Section::of(header.as_bytes()).key, bytes).is_some();
                 assert_eq!(is_kept, !is_last, "{name}: metadata behind the entries is not told apart from them");
             }
