@@ -35,6 +35,7 @@ pub mod optimize;
 pub mod pressure;
 pub mod progress;
 pub mod publisher;
+pub mod residents;
 pub mod runner;
 pub mod running;
 pub mod throttle;

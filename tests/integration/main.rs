@@ -46,6 +46,7 @@ mod pressure_group;
 mod recording;
 mod redis_loss;
 mod rescan;
+mod residency_events;
 mod restored;
 mod retries;
 mod search;
