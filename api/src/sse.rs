@@ -93,6 +93,13 @@ impl Feed {
         Self { state, about, after, hints, queue, ended: false, seen_ended: false, progress: None, progress_at: None }
     }
 
+    /// Tells first where it starts, so that a client that has not seen an event yet can come back to it as well.
+    pub(crate) fn with_its_start(mut self) -> Self {
+        // without data it is no event to a client, which takes the id all the same
+        self.queue.push_back(Event::default().id(self.after.to_string()));
+        self
+    }
+
     fn stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
         futures::stream::unfold(self, |mut feed| async move { feed.next().await.map(|event| (Ok(event), feed)) })
     }

@@ -1,6 +1,7 @@
 //! What becomes resident and what leaves, as the farm's stream tells it: each once, in one order with the jobs, with the reason.
 
 use harness::{Farm, LONG, ModelFile, Process, SHORT, Sse, SseEvent, binary, mebibytes, wait_for};
+use reqwest::Method;
 use serde_json::{Value, json};
 use shared::{
     ids::JobId,
@@ -10,9 +11,13 @@ use shared::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
+    task::JoinSet,
 };
 
 use crate::support::{load_with, loaded, small_model};
+
+/// The last id of an event.
+const NEWEST: &str = "select greatest((select max(seq) from job_events), (select max(seq) from residency_events))";
 
 /// The events of residency that come next: so many, and no more than what the database has.
 struct Told {
@@ -129,6 +134,10 @@ async fn a_load_and_an_unload_are_told_with_bytes_and_jobs_and_a_stream_goes_on_
     for name in ["enqueued", "succeeded", "residency.resident", "residency.gone"] {
         assert!(names.iter().any(|one| one == name), "{name}: {names:?}");
     }
+    // who begins now learns where that is before anything happens
+    let fresh = farm.api.request(Method::GET, "/v1/events");
+    let begun = fresh.send().await.expect("an answer").chunk().await.expect("a stream").expect("its beginning");
+    assert_eq!(String::from_utf8_lossy(&begun), format!("id: {}\n\n", farm.ledger.number(NEWEST).await));
     let problem = farm.api.ask("/v1/events?topic=weather").await.problem(400);
     assert!(problem.detail.contains("`weather` is not one of jobs, residency"), "{problem:?}");
     farm.assert_ledger_is_clean().await;
@@ -264,22 +273,31 @@ async fn old_events_go_with_those_of_jobs() {
 }
 
 /// An address that stays, before an API whose address changes when it is started again.
-async fn door(url: &str) -> (watch::Sender<String>, String) {
+struct Door {
+    address: String,
+    behind: watch::Sender<String>,
+    _open: JoinSet<()>,
+}
+
+async fn door(url: &str) -> Door {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = format!("http://{}", listener.local_addr().expect("an address"));
     let (sender, behind) = watch::channel(url.to_owned());
-    tokio::spawn(async move {
-        while let Ok((mut client, _)) = listener.accept().await {
-            let behind = behind.borrow().trim_start_matches("http://").to_owned();
-            tokio::spawn(async move {
-                if let Ok(mut api) = TcpStream::connect(behind).await {
-                    // either side may go away: that is what the story is about
-                    let _ = tokio::io::copy_bidirectional(&mut client, &mut api).await;
-                }
-            });
+    let mut open = JoinSet::new();
+    open.spawn(async move {
+        let mut passing = JoinSet::new();
+        while let Ok((client, _)) = listener.accept().await {
+            passing.spawn(pass(client, behind.borrow().trim_start_matches("http://").to_owned()));
         }
     });
-    (sender, address)
+    Door { address, behind: sender, _open: open }
+}
+
+async fn pass(mut client: TcpStream, behind: String) {
+    if let Ok(mut api) = TcpStream::connect(behind).await {
+        // either side may go away: that is what the story is about
+        let _ = tokio::io::copy_bidirectional(&mut client, &mut api).await;
+    }
 }
 
 #[tokio::test]
@@ -287,9 +305,9 @@ async fn the_command_prints_them_and_goes_on_when_the_api_is_back() {
     let mut farm = Farm::start().await;
     small_model(&farm);
     let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let door = door(farm.api.url()).await;
     let begin = farm.ledger.number("select last_value from job_events_seq_seq").await.to_string();
-    let (door, address) = door(farm.api.url()).await;
-    let arguments = ["--api", &address, "events", "--topic", "residency", "--after", &begin].map(str::to_owned);
+    let arguments = ["--api", &door.address, "events", "--topic", "residency", "--after", &begin].map(str::to_owned);
     let environment = [("HOME", farm.path("home").display().to_string()), ("NO_COLOR", "1".to_owned())];
     let (log, clock) = (farm.path("events.log"), harness::Clock::True);
     let mut process = Process::start("modelyard", &binary("modelyard"), &arguments, &environment, &clock, &log);
@@ -306,7 +324,7 @@ async fn the_command_prints_them_and_goes_on_when_the_api_is_back() {
     says(&process, 2, " of small (").await;
     says(&process, 2, &format!(", job {}", job.id)).await;
     farm.restart_api().await;
-    door.send_replace(farm.api.url().to_owned());
+    door.behind.send_replace(farm.api.url().to_owned());
     done(&farm, "/v1/models/small/unload", json!({})).await;
     says(&process, 1, "a/cpu:0 gone vae ").await;
     process.kill().await;

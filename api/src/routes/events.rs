@@ -65,7 +65,7 @@ pub(crate) async fn job_events(
 
 /// Streams the events of the farm
 ///
-/// Server-sent events from now on, or after `Last-Event-ID`, of jobs (as in a job's own stream) and of residency:
+/// Server-sent events from now on (the id of where that is comes first), or after `Last-Event-ID`, of jobs (as in a job's own stream) and of residency:
 /// `residency.resident` when a component is whole in RAM or on a device, `residency.gone` when it is not there any more. Their data
 /// has `seq`, `host`, `device` (absent for RAM), `at`, `type` and `data` with `tier`, `component`, its `kind`, `bytes`, up to eight names of
 /// `models` that have it, the `job` that brought it or asked for it to go, and of what left the `reason`: one of the evictions' own, `lost` (with its
@@ -79,9 +79,10 @@ pub(crate) async fn all_events(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let topics = query.topics()?;
-    let after = match sse::resume_point(&headers, query.after)? {
-        Some(after) => after,
-        None => events::latest(&mut *state.connection().await?).await?,
-    };
-    Ok(sse::respond(Feed::new(state, About::Farm(topics), after)))
+    let about = About::Farm(topics);
+    if let Some(after) = sse::resume_point(&headers, query.after)? {
+        return Ok(sse::respond(Feed::new(state, about, after)));
+    }
+    let latest = events::latest(&mut *state.connection().await?).await?;
+    Ok(sse::respond(Feed::new(state, about, latest).with_its_start()))
 }

@@ -59,8 +59,8 @@ pub(crate) async fn run(args: EventsArgs, client: &Client, output: Output) -> Re
                 // without a handler Ctrl-C ends the process, which is what it should do here
                 Ok(()) = tokio::signal::ctrl_c() => return Err(CliError::Interrupted { job: None }),
             };
+            last = events.last_id().or(last);
             let Some(event) = event else { break };
-            last = event.id.or(last);
             if output.json { output.line(&event.data)? } else { told(&event, output)? }
         }
         tokio::time::sleep(PAUSE).await;

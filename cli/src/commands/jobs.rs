@@ -218,8 +218,8 @@ async fn watch(args: WatchArgs, client: &Client, output: Output) -> Result<(), C
                 // without a handler Ctrl-C ends the process, which is what it should do here
                 Ok(()) = tokio::signal::ctrl_c() => return Err(CliError::Interrupted { job: args.job }),
             };
+            last = events.last_id().or(last);
             let Some(event) = event else { break };
-            last = event.id.or(last);
             if output.json {
                 output.line(&event.data)?;
             } else {
