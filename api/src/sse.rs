@@ -17,11 +17,13 @@ use axum::{
 use futures::Stream;
 use shared::{
     db::{
+        events::{self, FarmEventRow, Topics},
         jobs::{self, EventRow, ProgressRow},
         listen::{self, Hint},
     },
     ids::JobId,
     job::JobState,
+    wire::ResidencyEvent,
 };
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
@@ -31,7 +33,7 @@ use crate::{context::NO_STORE, problem::ApiError, state::AppState, views};
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Time between progress events, and the poll of a job's stream.
 const PROGRESS: Duration = Duration::from_millis(500);
-/// The poll of the stream of all jobs.
+/// The poll of the farm's stream.
 const POLL: Duration = Duration::from_secs(1);
 /// Events read at once.
 const BATCH: i64 = 256;
@@ -58,11 +60,20 @@ pub(crate) fn respond(feed: Feed) -> Response {
     (headers, Sse::new(feed.stream()).keep_alive(alive)).into_response()
 }
 
-/// The events of one job and its children, or of all jobs.
+/// What a stream tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum About {
+    /// One job and its children.
+    Job(JobId),
+    /// The farm.
+    Farm(Topics),
+}
+
+/// The events of one job and its children, or of the farm.
 #[derive(Debug)]
 pub(crate) struct Feed {
     state: AppState,
-    job: Option<JobId>,
+    about: About,
     after: i64,
     hints: Receiver<Hint>,
     queue: VecDeque<Event>,
@@ -75,11 +86,18 @@ pub(crate) struct Feed {
 
 impl Feed {
     /// Events after `after`; a stream of one job ends with the job.
-    pub(crate) fn new(state: AppState, job: Option<JobId>, after: i64) -> Self {
+    pub(crate) fn new(state: AppState, about: About, after: i64) -> Self {
         // subscribed before the first look, so that nothing falls between
         let hints = state.hints.subscribe();
         let queue = VecDeque::new();
-        Self { state, job, after, hints, queue, ended: false, seen_ended: false, progress: None, progress_at: None }
+        Self { state, about, after, hints, queue, ended: false, seen_ended: false, progress: None, progress_at: None }
+    }
+
+    /// Tells first where it starts, so that a client that has not seen an event yet can come back to it as well.
+    pub(crate) fn with_its_start(mut self) -> Self {
+        // without data it is no event to a client, which takes the id all the same
+        self.queue.push_back(Event::default().id(self.after.to_string()));
+        self
     }
 
     fn stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
@@ -105,15 +123,33 @@ impl Feed {
     }
 
     async fn fill(&mut self) -> Result<(), ApiError> {
+        match self.about {
+            About::Job(job) => self.fill_of_job(job).await,
+            About::Farm(topics) => self.fill_of_farm(topics).await,
+        }
+    }
+
+    async fn fill_of_farm(&mut self, topics: Topics) -> Result<(), ApiError> {
         let mut conn = self.state.connection().await?;
-        let rows = jobs::events_after(&mut *conn, self.job, self.after, BATCH).await?;
+        for row in events::after(&mut *conn, topics, self.after, BATCH).await? {
+            self.after = row.seq;
+            self.queue.extend(event_of_farm(row));
+        }
+        Ok(())
+    }
+
+    async fn fill_of_job(&mut self, job: JobId) -> Result<(), ApiError> {
+        let mut conn = self.state.connection().await?;
+        let rows = jobs::events_after(&mut *conn, job, self.after, BATCH).await?;
         let none_new = rows.is_empty();
         for row in rows {
             self.after = row.seq;
-            self.ended |= Some(row.job_id) == self.job && is_terminal(&row.kind);
+            self.ended |= row.job_id == job && is_terminal(&row.kind);
             self.queue.extend(event(row));
         }
-        let Some(job) = self.job.filter(|_| none_new && !self.ended) else { return Ok(()) };
+        if !none_new || self.ended {
+            return Ok(());
+        }
         if self.seen_ended {
             self.ended = true;
             return Ok(());
@@ -143,8 +179,10 @@ impl Feed {
 
     /// A hint about the job (for a parent: about any), or the poll.
     async fn woken(&mut self) {
-        let poll = if self.seen_ended { Duration::ZERO } else { self.job.map_or(POLL, |_| PROGRESS) };
-        let job = self.job.map(|id| id.to_string());
+        let (poll, job) = match self.about {
+            About::Job(job) => (if self.seen_ended { Duration::ZERO } else { PROGRESS }, Some(job.to_string())),
+            About::Farm(_) => (POLL, None),
+        };
         let hinted = async {
             loop {
                 match self.hints.recv().await {
@@ -164,9 +202,23 @@ impl Feed {
 }
 
 fn event(row: EventRow) -> Option<Event> {
+    named(row.seq, &row.kind).json_data(views::event(row)).ok()
+}
+
+/// Of a job as in the job's own stream, or of a host.
+fn event_of_farm(row: FarmEventRow) -> Option<Event> {
+    let FarmEventRow { seq, at, kind, data, job_id, host, device } = row;
+    if let Some(job_id) = job_id {
+        return event(EventRow { seq, job_id, at, kind, data });
+    }
+    let event = named(seq, &kind);
+    event.json_data(ResidencyEvent { seq, host: host?, device, at, kind, data }).ok()
+}
+
+fn named(seq: i64, kind: &str) -> Event {
     // a line break inside a type would end the field
-    let kind: String = row.kind.chars().filter(|letter| !letter.is_control()).collect();
-    Event::default().id(row.seq.to_string()).event(kind).json_data(views::event(row)).ok()
+    let kind: String = kind.chars().filter(|letter| !letter.is_control()).collect();
+    Event::default().id(seq.to_string()).event(kind)
 }
 
 fn is_terminal(kind: &str) -> bool {

@@ -126,6 +126,8 @@ pub enum Command {
     /// Jobs: what runs, waits and ended.
     #[command(subcommand, visible_alias = "job")]
     Jobs(commands::jobs::JobsCommand),
+    /// Print what happens on the farm: to jobs, and what becomes resident or leaves.
+    Events(commands::events::EventsArgs),
     /// What is resident where, or where one model is.
     Status(commands::status::StatusArgs),
     /// Watch hosts, devices, running jobs and what is resident, live.

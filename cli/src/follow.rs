@@ -20,7 +20,7 @@ use crate::{
 /// Time between questions while there is no stream.
 const POLL: Duration = Duration::from_millis(500);
 /// How long an API that went away may take to come back: a restart, not an outage.
-const OUTAGE: Duration = Duration::from_secs(60);
+pub(crate) const OUTAGE: Duration = Duration::from_secs(60);
 /// "No limit" for a person at a terminal.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -159,7 +159,8 @@ pub(crate) fn reason_text(reason: &serde_json::Value) -> Option<String> {
     }
 }
 
-fn is_outage(error: &CliError) -> bool {
+/// No answer, or one that says so: the API may be back soon.
+pub(crate) fn is_outage(error: &CliError) -> bool {
     match error {
         CliError::Unreachable { .. } => true,
         CliError::Api(problem) => matches!(problem.status, 502..=504),

@@ -61,6 +61,7 @@ async fn dispatch(cli: Cli, output: Output) -> Result<u8, CliError> {
         Command::Memory(args) => commands::memory::memory(args, &client()?, output).await?,
         Command::Optimize(args) => commands::memory::optimize(args, &client()?, output).await?,
         Command::Jobs(command) => commands::jobs::run(command, &client()?, output).await?,
+        Command::Events(args) => commands::events::run(args, &client()?, output).await?,
         Command::Status(args) => commands::status::run(args, &client()?, output).await?,
         Command::Top(args) => top::run(args, &client()?, output).await?,
         Command::Scan(args) => commands::scan::run(args, &client()?, output).await?,

@@ -35,9 +35,9 @@ use crate::{
     catalogue::{CANONICAL_FORM, ScannedRoot},
     context::Agent,
     error::WorkError,
-    executors::{PipelineChange, Recorded},
+    executors::{HashedPart, PipelineChange, Recorded},
     judge::{self, Other, ReadComponent, Reads},
-    publisher,
+    publisher, residents,
 };
 
 /// What an attempt changes beside its job's row.
@@ -122,10 +122,11 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
         // the job is this attempt's, and nobody who sees it succeed may see the device as it was before
         let recorded = if met.refused.is_empty() { met.pipeline } else { Recorded::Nothing };
         change.note(agent, recorded);
-        residency::replace(&mut tx, &agent.host, agent.me, &publisher::residency_rows(agent)).await?;
+        met.told.extend(residents::store(agent, &mut tx).await?);
         publisher::publish_now(agent).await;
     }
     tx.commit().await?;
+    met.told.iter().for_each(|told| residents::told(agent, told));
     for (held, now) in met.merged {
         agent.aliases.learn(held, now);
         agent.devices.values().for_each(|device| device.variants.merged(held, now));
@@ -155,6 +156,8 @@ struct Met {
     others: Vec<Other>,
     /// What was recorded of a pipeline.
     pipeline: Recorded,
+    /// What was written of residency.
+    told: Vec<residency::Report>,
 }
 
 async fn apply(
@@ -241,7 +244,7 @@ async fn resident(
         }
         return Ok(report);
     }
-    residency::replace(tx, &agent.host, agent.me, &publisher::residency_rows(agent)).await?;
+    met.told.extend(residents::store(agent, tx).await?);
     Ok(report.clone())
 }
 

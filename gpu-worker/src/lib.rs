@@ -37,6 +37,7 @@ pub mod pressure;
 pub mod progress;
 pub mod publisher;
 pub mod rescan;
+pub mod residents;
 pub mod runner;
 pub mod running;
 pub mod throttle;

@@ -22,6 +22,7 @@ pub fn load_request(row: &ComponentRow, inspection: &Inspection) -> Option<LoadR
         tensors,
         gathered,
         expected_digest: row.digest.as_deref().and_then(|digest| digest.parse().ok()),
+        wanted_by: None,
         io: residency::IoOptions { follow_symlinks: true, ..residency::IoOptions::default() },
     })
 }

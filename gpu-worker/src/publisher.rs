@@ -1,7 +1,6 @@
 //! What this host says about itself: one picture of tier and devices feeds Redis, the gauges and the residency rows.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,9 +9,8 @@ use chrono::{DateTime, Utc};
 use engine::nvml::{Condition, NvmlView};
 use residency::AGE_BOUNDS_SECONDS;
 use shared::{
-    db::{DbError, farm, residency as rows, residency::ResidencyRow},
+    db::{DbError, farm, residency::ResidencyRow},
     error::chain,
-    ids::ComponentId,
     status::{
         AgeCount, CacheStats, DeviceSnapshot, Entry, EvictedCounts, EvictionStanding, HostSnapshot, LiveProgress,
         MemoryPressure, Unaccounted, VariantEntry,
@@ -29,8 +27,9 @@ use crate::{
     managers::variants::Variant,
     memory,
     pressure::Pressure,
+    residents,
     runner::{DeviceResident, RunnerState, RunnerStatus},
-    vitals,
+    running, vitals,
 };
 
 /// Time between pictures when nothing changes.
@@ -56,9 +55,8 @@ pub async fn publish(agent: Arc<Agent>, standing: Standing) {
         }
         let now = Recorded::of(&agent, &snapshot, *standing.lapsed.borrow());
         if recorded.as_ref() != Some(&now) {
-            match record(&agent, &now).await {
-                Ok(true) => recorded = Some(now),
-                Ok(false) => recorded = None,
+            match record(&agent, now.devices, now.lapsed).await {
+                Ok(stored) => recorded = stored,
                 Err(error) => tracing::warn!(error = %chain(&error), "residency was not recorded; trying again"),
             }
         }
@@ -116,56 +114,24 @@ impl Recorded {
             let deaths = i64::try_from(deaths).unwrap_or(i64::MAX);
             (device.id.clone(), device.state.clone(), device.reason.clone(), (total, used), deaths)
         };
-        Self { rows: rows_of(agent, snapshot), devices: snapshot.devices.iter().map(device).collect(), lapsed }
+        Self { rows: residents::rows(agent, snapshot), devices: snapshot.devices.iter().map(device).collect(), lapsed }
     }
 }
 
-/// False when nothing was written, because this agent has no lease now.
-async fn record(agent: &Agent, now: &Recorded) -> Result<bool, DbError> {
+/// What was written, as it was at that moment; none where nothing was, because this agent has no lease now.
+async fn record(
+    agent: &Agent,
+    devices: Vec<RecordedDevice>,
+    lapsed: Option<Instant>,
+) -> Result<Option<Recorded>, DbError> {
     let mut tx = agent.pool.begin().await?;
-    if !rows::replace(&mut tx, &agent.host, agent.me, &now.rows).await? {
-        return Ok(false);
-    }
-    for (id, state, reason, bytes, deaths) in &now.devices {
+    let Some(report) = residents::store(agent, &mut tx).await? else { return Ok(None) };
+    for (id, state, reason, bytes, deaths) in &devices {
         farm::set_device(&mut *tx, id, state, reason.as_deref(), *bytes, *deaths).await?;
     }
     tx.commit().await?;
-    Ok(true)
-}
-
-/// The residency rows of this moment, for transactions that end a load or unload.
-pub fn residency_rows(agent: &Agent) -> Vec<ResidencyRow> {
-    rows_of(agent, &snapshot(agent, false))
-}
-
-fn rows_of(agent: &Agent, snapshot: &HostSnapshot) -> Vec<ResidencyRow> {
-    let row = |device: &str, tier: &str, entry: &Entry| ResidencyRow {
-        host: agent.host.clone(),
-        device: device.to_owned(),
-        component_id: entry.component,
-        tier: tier.to_owned(),
-        state: entry.state.clone(),
-        bytes: signed(entry.bytes),
-        leases: i32::try_from(entry.leases).unwrap_or(i32::MAX),
-        protected: entry.protected,
-        incarnation: agent.me,
-        since: entry.since,
-        models: entry.models.clone(),
-    };
-    let ram = snapshot.entries.iter().map(|entry| row("", "ram", entry));
-    let vram =
-        snapshot.devices.iter().flat_map(|device| device.entries.iter().map(|entry| row(&device.id, "vram", entry)));
-    // superseded content of a component may still be leased beside the new one: the database shows one row for both
-    let mut rows: HashMap<(String, ComponentId), ResidencyRow> = HashMap::new();
-    for row in ram.chain(vram) {
-        let slot = rows.entry((row.device.clone(), row.component_id)).or_insert_with(|| row.clone());
-        if slot.state != "ready" && row.state == "ready" {
-            *slot = row;
-        }
-    }
-    let mut rows: Vec<ResidencyRow> = rows.into_values().collect();
-    rows.sort_by(|a, b| (&a.device, a.component_id).cmp(&(&b.device, b.component_id)));
-    rows
+    residents::told(agent, &report);
+    Ok(Some(Recorded { rows: report.rows, devices, lapsed }))
 }
 
 /// The whole host at this moment.
@@ -279,6 +245,7 @@ fn ram_entry(entry: &residency::EntrySnapshot) -> Option<Entry> {
         last_used,
         hits: entry.hits,
         holders: entry.holders.clone(),
+        brought_by: entry.wanted_by.as_deref().and_then(running::job_of),
         models: Vec::new(),
         expires_at: entry.expires_in_ms.map(|left| Utc::now() + Duration::from_millis(left)),
         eviction: entry.standing.as_ref().map(standing_view),
@@ -363,6 +330,7 @@ fn device_entry(device: &Device, copy: &DeviceResident, standings: &Standings) -
         last_used: noted.used_at.unwrap_or(copy.last_used),
         hits: noted.uses.max(copy.uses),
         holders: noted.holders,
+        brought_by: noted.brought_by,
         models: noted.models,
         expires_at: noted.expires_in.map(|left| Utc::now() + left),
         eviction: standings.get(copy.component.to_string().as_str()).map(standing_view),
@@ -423,6 +391,6 @@ fn from_unix_ms(ms: u64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(signed(ms)).unwrap_or(DateTime::UNIX_EPOCH)
 }
 
-fn signed(value: u64) -> i64 {
+pub(crate) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use residency::{Reason, Why};
 use shared::{
     db::jobs::Claimed,
     ids::JobId,
@@ -48,7 +49,25 @@ pub struct Attempt {
     reporting: AtomicBool,
 }
 
+/// What a job calls itself where it holds something or asks for it.
+const HOLDER: &str = "job ";
+
+/// The job that calls itself so.
+pub fn job_of(holder: &str) -> Option<JobId> {
+    holder.strip_prefix(HOLDER)?.parse().ok()
+}
+
 impl Attempt {
+    /// What it calls itself where it holds something or asks for it.
+    pub fn holder(&self) -> String {
+        format!("{HOLDER}{}", self.id)
+    }
+
+    /// It asked for something to go.
+    pub fn why(&self, reason: Reason) -> Why {
+        Why::asked(reason, &self.holder())
+    }
+
     fn new(claimed: &Claimed) -> Self {
         Self {
             id: claimed.id,

@@ -156,6 +156,7 @@ fn request(path: &Path, bytes: u64) -> Result<LoadRequest> {
         tensors: vec![tensor],
         gathered: Vec::new(),
         expected_digest: None,
+        wanted_by: None,
         io: IoOptions::default(),
     })
 }

@@ -48,6 +48,7 @@ mod pressure_group;
 mod recording;
 mod redis_loss;
 mod rescan;
+mod residency_events;
 mod restored;
 mod retries;
 mod search;

@@ -44,6 +44,7 @@ fn snapshot(row: &HostRow) -> HostSnapshot {
 
 fn report(row: &HostRow) -> ResidencyRow {
     ResidencyRow {
+        job: None,
         host: row.name.clone(),
         device: String::new(),
         component_id: ComponentId::generate(),

@@ -2,14 +2,17 @@
 
 use axum::{extract::State, http::HeaderMap, response::Response};
 use serde::Deserialize;
-use shared::{db::jobs, ids::JobId};
+use shared::{
+    db::events::{self, Topics},
+    ids::JobId,
+};
 
-use super::id_of;
+use super::{id_of, list_of};
 use crate::{
     extract::{Path, Query},
     plan::get_job,
     problem::ApiError,
-    sse::{self, Feed},
+    sse::{self, About, Feed},
     state::AppState,
 };
 
@@ -20,6 +23,25 @@ use crate::{
 pub(crate) struct EventsQuery {
     /// Only events after this id; `Last-Event-ID` does the same and wins.
     after: Option<i64>,
+}
+
+/// Where the farm's stream starts, and what it tells.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct FarmEventsQuery {
+    /// Only events after this id; `Last-Event-ID` does the same and wins.
+    after: Option<i64>,
+    /// What to tell of, separated by commas: `jobs`, `residency`; all when absent.
+    topic: Option<String>,
+}
+
+impl FarmEventsQuery {
+    fn topics(&self) -> Result<Topics, ApiError> {
+        let topics = list_of("topic", self.topic.as_deref(), &["jobs", "residency"])?;
+        let has = |topic: &str| topics.as_ref().is_none_or(|topics| topics.iter().any(|one| one == topic));
+        Ok(Topics { jobs: has("jobs"), residency: has("residency") })
+    }
 }
 
 /// Streams the events of a job
@@ -38,22 +60,29 @@ pub(crate) async fn job_events(
     let id: JobId = id_of(&job)?;
     let after = sse::resume_point(&headers, query.after)?.unwrap_or(0);
     get_job(&mut *state.connection().await?, id).await?;
-    Ok(sse::respond(Feed::new(state, Some(id), after)))
+    Ok(sse::respond(Feed::new(state, About::Job(id), after)))
 }
 
-/// Streams the events of all jobs
+/// Streams the events of the farm
 ///
-/// Server-sent events from now on, or after `Last-Event-ID`. They come about two seconds late, so that none is missed.
-#[utoipa::path(get, path = "/v1/events", operation_id = "streamEvents", tag = "jobs", params(EventsQuery),
+/// Server-sent events from now on (the id of where that is comes first), or after `Last-Event-ID`, of jobs (as in a job's own stream) and of residency:
+/// `residency.resident` when a component is whole in RAM or on a device, `residency.gone` when it is not there any more. Their data
+/// has `seq`, `host`, `device` (absent for RAM), `at`, `type` and `data` with `tier`, `component`, its `kind`, `bytes`, up to eight names of
+/// `models` that have it, the `job` that brought it or asked for it to go, and of what left the `reason`: one of the evictions' own, `lost` (with its
+/// runner, its agent or its agent's lease) or `merged` (the same bytes go by the id `merged_into` from then on). They come about two seconds
+/// late, so that none is missed, and are kept as long as those of jobs.
+#[utoipa::path(get, path = "/v1/events", operation_id = "streamEvents", tag = "jobs", params(FarmEventsQuery),
     responses((status = 200, description = "Events", body = String, content_type = "text/event-stream")))]
 pub(crate) async fn all_events(
     State(state): State<AppState>,
-    Query(query): Query<EventsQuery>,
+    Query(query): Query<FarmEventsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let after = match sse::resume_point(&headers, query.after)? {
-        Some(after) => after,
-        None => jobs::latest_event(&mut *state.connection().await?).await?,
-    };
-    Ok(sse::respond(Feed::new(state, None, after)))
+    let topics = query.topics()?;
+    let about = About::Farm(topics);
+    if let Some(after) = sse::resume_point(&headers, query.after)? {
+        return Ok(sse::respond(Feed::new(state, about, after)));
+    }
+    let latest = events::latest(&mut *state.connection().await?).await?;
+    Ok(sse::respond(Feed::new(state, about, latest).with_its_start()))
 }

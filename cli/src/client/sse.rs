@@ -37,6 +37,11 @@ impl Events {
         Self { chunks: chunks.boxed(), parser: Parser::default(), ready: VecDeque::new() }
     }
 
+    /// The last id that was read: where the stream is to go on. The first one may come before any event.
+    pub fn last_id(&self) -> Option<i64> {
+        self.parser.last_id
+    }
+
     /// The next event; none when the stream has ended or was lost. Cancel safe.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
@@ -55,6 +60,7 @@ struct Parser {
     line: Vec<u8>,
     event: Event,
     any: bool,
+    last_id: Option<i64>,
 }
 
 impl Parser {
@@ -79,7 +85,10 @@ impl Parser {
         let (name, value) = line.split_once(':').unwrap_or((line.as_str(), ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match name {
-            "id" => self.event.id = value.parse().ok(),
+            "id" => {
+                self.event.id = value.parse().ok();
+                self.last_id = self.event.id.or(self.last_id);
+            }
             "event" => self.event.kind = value.to_owned(),
             "data" => {
                 if self.any {
@@ -110,6 +119,13 @@ mod tests {
             events.extend(parser.feed(&text[cut..]));
             assert_eq!(events, [first.clone(), second.clone()], "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_place_without_an_event_is_known() {
+        let mut parser = Parser::default();
+        assert_eq!(parser.feed(b"id: 41\n\nevent: progress\ndata: x\n\n").len(), 1);
+        assert_eq!(parser.last_id, Some(41));
     }
 
     #[tokio::test]

@@ -205,18 +205,21 @@ fn facts(detail: &JobDetail, output: Output) -> Result<(), CliError> {
 }
 
 async fn watch(args: WatchArgs, client: &Client, output: Output) -> Result<(), CliError> {
-    let path = args.job.map_or_else(|| "/v1/events".to_owned(), |job| format!("/v1/jobs/{job}/events"));
+    let (path, topic) = match args.job {
+        Some(job) => (format!("/v1/jobs/{job}/events"), None),
+        None => ("/v1/events".to_owned(), Some("jobs".to_owned())),
+    };
     let mut last = args.after;
     loop {
-        let mut events = client.events(&path, &[], last).await?;
+        let mut events = client.events(&path, &[("topic", topic.clone())], last).await?;
         loop {
             let event = tokio::select! {
                 event = events.next() => event,
                 // without a handler Ctrl-C ends the process, which is what it should do here
                 Ok(()) = tokio::signal::ctrl_c() => return Err(CliError::Interrupted { job: args.job }),
             };
+            last = events.last_id().or(last);
             let Some(event) = event else { break };
-            last = event.id.or(last);
             if output.json {
                 output.line(&event.data)?;
             } else {
@@ -233,7 +236,8 @@ async fn watch(args: WatchArgs, client: &Client, output: Output) -> Result<(), C
     }
 }
 
-fn told(kind: &str, data: &str, output: Output) -> Result<(), CliError> {
+/// An event of a job as a line.
+pub(super) fn told(kind: &str, data: &str, output: Output) -> Result<(), CliError> {
     match serde_json::from_str::<EventView>(data) {
         Ok(event) => {
             let details = if event.data.as_object().is_some_and(serde_json::Map::is_empty) {

@@ -11,6 +11,7 @@ pub(crate) mod convert;
 pub(crate) mod devices;
 pub(crate) mod encode;
 mod engine;
+pub(crate) mod events;
 pub(crate) mod evictions;
 pub(crate) mod generate;
 pub(crate) mod hosts;

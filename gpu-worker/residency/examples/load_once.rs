@@ -76,6 +76,7 @@ fn request(args: &Args) -> Result<LoadRequest, Box<dyn Error>> {
         tensors,
         gathered: Vec::new(),
         expected_digest: None,
+        wanted_by: None,
         io: args.io.clone(),
     })
 }

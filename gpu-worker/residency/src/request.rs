@@ -48,6 +48,8 @@ pub struct LoadRequest {
     pub gathered: Vec<GatheredTensor>,
     /// The registered content digest, if known. What is read must have it.
     pub expected_digest: Option<Digest>,
+    /// Who asks for it: a load that begins is theirs.
+    pub wanted_by: Option<Arc<str>>,
     /// How to read.
     pub io: IoOptions,
 }

@@ -7,15 +7,16 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use residency::{
-    KeepAlive, Said,
+    Departures, KeepAlive, Said, Why,
     policy::{
         Candidate,
         bandwidth::{Bandwidth, ReadFrom},
         reuse::Reuse,
     },
 };
-use shared::ids::{ComponentId, ModelId};
+use shared::ids::{ComponentId, JobId, ModelId};
 
+use super::unix_ms;
 use crate::runner::DeviceResident;
 
 /// The copy to the device in the measure of speeds, which tells disks apart by number.
@@ -95,6 +96,9 @@ pub(super) struct Book {
     reuse: Reuse,
     copying: Bandwidth,
     next_lease: u64,
+    /// Who copies each component to the device, or did so last.
+    bringing: BTreeMap<ComponentId, JobId>,
+    pub(super) departures: Departures,
     /// Names of programs that hold a copy at its runner, which counts them, by number and with what they hold.
     programs: BTreeMap<u64, (ComponentId, String)>,
 }
@@ -172,8 +176,24 @@ impl Book {
         self.copying.seconds(&[ReadFrom { device: COPYING, bytes }])
     }
 
+    /// A job copies a component to the device.
+    pub(super) fn brings(&mut self, component: ComponentId, job: JobId) {
+        self.bringing.insert(component, job);
+    }
+
+    /// The job that copied it.
+    pub(super) fn brought_by(&self, copy: &DeviceResident) -> Option<JobId> {
+        self.bringing.get(&copy.component).copied()
+    }
+
     /// Begins to take a copy off, unless it has to stay.
-    pub(super) fn leave(&mut self, copy: &DeviceResident, protected_too: bool, now: Duration) -> Result<(), Stays> {
+    pub(super) fn leave(
+        &mut self,
+        copy: &DeviceResident,
+        protected_too: bool,
+        why: &Why,
+        now: Duration,
+    ) -> Result<(), Stays> {
         let note = self.note(copy, now);
         match note {
             note if note.leaving => Err(Stays::Leaving),
@@ -183,6 +203,7 @@ impl Book {
             note if note.protected.value && !protected_too => Err(Stays::Protected),
             note => {
                 note.leaving = true;
+                self.departures.leaves(&copy.component.to_string().into(), why.clone(), unix_ms());
                 Ok(())
             }
         }
@@ -193,7 +214,10 @@ impl Book {
         if gone {
             self.notes.remove(&component);
             self.reuse.evicted(&component.to_string(), now);
-        } else if let Some(note) = self.notes.get_mut(&component) {
+            return;
+        }
+        self.departures.stays(&component.to_string());
+        if let Some(note) = self.notes.get_mut(&component) {
             note.leaving = false;
         }
     }
@@ -276,6 +300,10 @@ mod tests {
         }
     }
 
+    fn asked() -> Why {
+        residency::Reason::Requested.into()
+    }
+
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
@@ -305,10 +333,14 @@ mod tests {
         let one = copy(ComponentId::generate(), Utc::now());
         let mut book = Book::default();
         let lease = book.lease(&one, "job", at(0)).unwrap();
-        assert_eq!(book.leave(&one, true, at(1)), Err(Stays::Leased(1)));
+        assert_eq!(book.leave(&one, true, &asked(), at(1)), Err(Stays::Leased(1)));
         book.release(one.component, lease, at(2));
         let attached = DeviceResident { leases: 2, ..one.clone() };
-        assert_eq!(book.leave(&attached, true, at(2)), Err(Stays::Leased(2)), "programs hold it at the runner");
+        assert_eq!(
+            book.leave(&attached, true, &asked(), at(2)),
+            Err(Stays::Leased(2)),
+            "programs hold it at the runner"
+        );
         let (program, job) = (book.attached(one.component, "a program"), book.lease(&one, "job 7", at(2)).unwrap());
         assert_eq!(book.holders(&attached), ["job 7", "a program"]);
         book.detached(program);
@@ -316,12 +348,13 @@ mod tests {
         assert!(book.holders(&attached).is_empty());
         assert_eq!(book.candidate(&attached, |_| 0.0, at(2)).holders, 2);
         book.note(&one, at(2)).protected = Said::now(true);
-        assert_eq!(book.leave(&one, false, at(3)), Err(Stays::Protected));
-        assert_eq!(book.leave(&one, true, at(3)), Ok(()));
-        assert_eq!(book.leave(&one, true, at(3)), Err(Stays::Leaving));
+        assert_eq!(book.leave(&one, false, &asked(), at(3)), Err(Stays::Protected));
+        assert_eq!(book.leave(&one, true, &asked(), at(3)), Ok(()));
+        assert_eq!(book.leave(&one, true, &asked(), at(3)), Err(Stays::Leaving));
         assert_eq!(book.lease(&one, "late", at(3)), None);
+        assert_eq!(book.departures.all().len(), 1, "why it is not there any more is known before it is gone");
         book.left(one.component, false, at(4));
-        assert!(book.lease(&one, "again", at(4)).is_some());
+        assert!(book.lease(&one, "again", at(4)).is_some() && book.departures.all().is_empty());
     }
 
     #[test]

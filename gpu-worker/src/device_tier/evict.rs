@@ -1,7 +1,7 @@
 //! Taking copies off a device: to make room, under pressure, when their time is over, on request. Plan, act, keep the record.
 
 use residency::{
-    Draft, Reason,
+    Draft, Reason, Why,
     policy::{self, Goal, Plan, Verdict, select_victims},
 };
 use shared::{error::chain, ids::ComponentId};
@@ -111,10 +111,10 @@ pub async fn take(
     agent: &Agent,
     device: &Device,
     component: ComponentId,
-    reason: Reason,
+    why: impl Into<Why>,
     protected_too: bool,
 ) -> Result<u64, Refused> {
-    match take_whole(agent, device, component, reason, protected_too).await {
+    match take_whole(agent, device, component, why, protected_too).await {
         Err(Refused::Runner(error @ RunnerError::NotFreed { freed_bytes, .. })) => {
             tracing::warn!(%component, error = %chain(&error), "a copy left memory behind");
             Ok(freed_bytes)
@@ -131,17 +131,18 @@ pub async fn take_whole(
     agent: &Agent,
     device: &Device,
     component: ComponentId,
-    reason: Reason,
+    why: impl Into<Why>,
     protected_too: bool,
 ) -> Result<u64, Refused> {
+    let why = why.into();
     let now = device.tier.uptime();
     let row = candidates(agent, device).into_iter().find(|one| *one.key == *component.to_string());
-    let (freed_bytes, left_behind) = match out(device, component, protected_too).await {
+    let (freed_bytes, left_behind) = match out(device, component, protected_too, &why).await {
         Ok(freed_bytes) => (freed_bytes, None),
         Err(Refused::Runner(error @ RunnerError::NotFreed { freed_bytes, .. })) => (Some(freed_bytes), Some(error)),
         Err(stays) => return Err(stays),
     };
-    let mut draft = Draft { freed_bytes: freed_bytes.unwrap_or(0), ..Draft::plain(reason) };
+    let mut draft = Draft { freed_bytes: freed_bytes.unwrap_or(0), ..Draft::plain(why.reason) };
     let gone = row.filter(|_| freed_bytes.is_some());
     draft.rows.extend(gone.map(|one| policy::row(device.tier.rules, &one, now, Verdict::Evict)));
     device.tier.record(draft);
@@ -171,10 +172,10 @@ fn plan(agent: &Agent, device: &Device, goal: Goal) -> Plan {
 
 /// A victim that was taken into use since the plan stays; the caller plans again.
 async fn carry_out(agent: &Agent, device: &Device, mut draft: Draft, plan: Plan) -> u64 {
-    let mut went = Vec::new();
+    let (mut went, why) = (Vec::new(), draft.why());
     for victim in &plan.victims {
         let Ok(component) = victim.parse() else { continue };
-        match out(device, component, false).await {
+        match out(device, component, false, &why).await {
             // somebody else took it off meanwhile
             Ok(None) => went.push(victim.clone()),
             Ok(Some(bytes)) => {
@@ -200,14 +201,14 @@ async fn carry_out(agent: &Agent, device: &Device, mut draft: Draft, plan: Plan)
 
 /// Has the runner free a copy; on return its bytes are back: how many, which are none where others hold all of its memory. None where it
 /// is not there; where somebody else is at it, they count the bytes.
-async fn out(device: &Device, component: ComponentId, protected_too: bool) -> Result<Option<u64>, Refused> {
+async fn out(device: &Device, component: ComponentId, protected_too: bool, why: &Why) -> Result<Option<u64>, Refused> {
     loop {
         let mut changes = device.tier.changes();
         let copies = device.resident();
         let Some(copy) = copies.iter().find(|copy| copy.component == component) else { return Ok(None) };
         let name = || device.id.clone();
         // the lock ends with this statement: nothing is awaited under it
-        let left = device.tier.book().leave(copy, protected_too, device.tier.uptime());
+        let left = device.tier.book().leave(copy, protected_too, why, device.tier.uptime());
         match left {
             Ok(()) => return free(device, component).await,
             Err(Stays::Leased(by)) => return Err(Refused::Leased { component, device: name(), by }),

@@ -20,11 +20,11 @@ use std::{
 
 use book::Book;
 use residency::{
-    Decision, Decisions, Draft, KeepAlive, Kept, Said,
+    Decision, Decisions, Departure, Draft, KeepAlive, Kept, Said, Why,
     policy::{Rules, bandwidth::ReadFrom},
 };
 use shared::{
-    ids::{ComponentId, ModelId},
+    ids::{ComponentId, JobId, ModelId},
     job::Keep,
 };
 use tokio::sync::watch;
@@ -203,10 +203,39 @@ impl DeviceTier {
         self.decisions().after(seq)
     }
 
+    /// A job begins to copy a component to the device.
+    pub fn brings(&self, component: ComponentId, job: JobId) {
+        self.book().brings(component, job);
+    }
+
+    /// A copy begins to leave in another way than by [`evict`].
+    pub fn leaves(&self, component: ComponentId, why: Why) {
+        self.book().departures.leaves(&component.to_string().into(), why, unix_ms());
+    }
+
+    /// It stays after all, or went for another reason.
+    pub fn stays(&self, component: ComponentId) {
+        self.book().departures.stays(&component.to_string());
+    }
+
+    /// The copies on their way off, or off, that were not told yet.
+    pub fn departures(&self) -> Vec<Departure> {
+        self.book().departures.all()
+    }
+
+    /// A departure was told.
+    pub fn departure_told(&self, key: &str, unix_ms: u64) {
+        self.book().departures.told(key, unix_ms);
+    }
+
     fn record(&self, draft: Draft) {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let unix_ms = u64::try_from(unix.as_millis()).unwrap_or(u64::MAX);
-        self.decisions().record(draft, self.uptime(), unix_ms);
+        self.decisions().record(draft, self.uptime(), unix_ms());
         self.bump();
     }
+}
+
+/// Now, on the wall clock.
+fn unix_ms() -> u64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(unix.as_millis()).unwrap_or(u64::MAX)
 }

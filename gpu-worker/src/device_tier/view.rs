@@ -8,7 +8,7 @@ use residency::{
     policy::{self, Candidate, Rules, bandwidth::ReadFrom},
     request::Key,
 };
-use shared::ids::ModelId;
+use shared::ids::{JobId, ModelId};
 
 use super::DeviceTier;
 use crate::{
@@ -28,6 +28,8 @@ pub struct Noted {
     pub leases: usize,
     /// Who uses it.
     pub holders: Vec<String>,
+    /// The job that copied it.
+    pub brought_by: Option<JobId>,
     /// The operator's keep.
     pub protected: bool,
     /// Its last use; none where nothing was noted.
@@ -43,12 +45,15 @@ impl DeviceTier {
     pub fn noted(&self, copy: &DeviceResident) -> Noted {
         let now = self.uptime();
         let book = self.book();
-        let (attached, holders) = (copy.leases as usize, book.holders(copy));
-        let Some(note) = book.of(copy) else { return Noted { leases: attached, holders, ..Noted::default() } };
+        let (attached, holders, brought_by) = (copy.leases as usize, book.holders(copy), book.brought_by(copy));
+        let Some(note) = book.of(copy) else {
+            return Noted { leases: attached, holders, brought_by, ..Noted::default() };
+        };
         Noted {
             models: note.models.iter().copied().collect(),
             leases: note.leases.len() + attached,
             holders,
+            brought_by,
             protected: note.protected.value,
             used_at: Some(note.used_at),
             uses: note.uses,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use residency::{FreedBytes, ResidencyError};
+use residency::{FreedBytes, Reason, ResidencyError, Why};
 use shared::{db::models, ids::ComponentId, job::CacheRemoveArgs};
 
 use super::Done;
@@ -11,12 +11,12 @@ use crate::{commit::Effects, context::Agent, error::WorkError, running::Attempt}
 pub(super) async fn run(agent: &Arc<Agent>, args: CacheRemoveArgs, attempt: &Attempt) -> Result<Done, WorkError> {
     attempt.progress.enter("freeing", 0);
     let result = match (args.component, args.model) {
-        (Some(component), _) => evict(agent, &[component], false).await?,
+        (Some(component), _) => evict((agent, attempt), &[component], false).await?,
         (None, Some(model)) => {
             let rows = models::components_of(&agent.pool, &[model]).await?;
-            evict(agent, &rows.iter().map(|row| row.id).collect::<Vec<_>>(), false).await?
+            evict((agent, attempt), &rows.iter().map(|row| row.id).collect::<Vec<_>>(), false).await?
         }
-        (None, None) => clear(agent).await?,
+        (None, None) => clear(agent, attempt).await?,
     };
     Ok(Done { result, effects: Effects::Resident(Vec::new()) })
 }
@@ -24,13 +24,14 @@ pub(super) async fn run(agent: &Arc<Agent>, args: CacheRemoveArgs, attempt: &Att
 /// Takes components out of RAM; those that are not there are fine, those in use (or protected, unless it is forced) make it
 /// fail after the others went.
 pub(super) async fn evict(
-    agent: &Agent,
+    (agent, attempt): (&Agent, &Attempt),
     components: &[ComponentId],
     force: bool,
 ) -> Result<serde_json::Value, WorkError> {
     let (mut evicted, mut freed, mut in_use) = (Vec::new(), 0, Vec::new());
+    let why = attempt.why(Reason::Requested);
     for held in components.iter().flat_map(|component| agent.aliases.held(*component)) {
-        match out(agent, &held.to_string(), force).await {
+        match out(agent, &held.to_string(), &why, force).await {
             Ok(bytes) => {
                 freed += bytes.0;
                 evicted.push(agent.aliases.now(held));
@@ -52,13 +53,13 @@ pub(super) async fn evict(
     }
 }
 
-async fn out(agent: &Agent, key: &str, force: bool) -> Result<FreedBytes, ResidencyError> {
-    let first = agent.tier.evict(key).await;
+async fn out(agent: &Agent, key: &str, why: &Why, force: bool) -> Result<FreedBytes, ResidencyError> {
+    let first = agent.tier.evict_for(key, why.clone()).await;
     if !force || !matches!(first, Err(ResidencyError::Protected { .. })) {
         return first;
     }
     agent.tier.protect(key, false)?;
-    let forced = agent.tier.evict(key).await;
+    let forced = agent.tier.evict_for(key, why.clone()).await;
     if forced.is_err() {
         // it was taken into use meanwhile and stays as it was; one that is gone needs no protection
         let _ = agent.tier.protect(key, true);
@@ -67,8 +68,8 @@ async fn out(agent: &Agent, key: &str, force: bool) -> Result<FreedBytes, Reside
 }
 
 /// Clearing is best effort by its meaning: what is in use stays and is named.
-async fn clear(agent: &Agent) -> Result<serde_json::Value, WorkError> {
-    let report = agent.tier.clear().await?;
+async fn clear(agent: &Agent, attempt: &Attempt) -> Result<serde_json::Value, WorkError> {
+    let report = agent.tier.clear_for(attempt.why(Reason::Cleared)).await?;
     let evicted: Vec<&str> = report.evicted.iter().map(|key| &**key).collect();
     let kept: Vec<serde_json::Value> = report
         .kept

@@ -151,6 +151,7 @@ pub(super) fn request(
     };
     let mut request = load_request(row, inspection).ok_or_else(missing)?;
     request.key = key(agent, row.id);
+    request.wanted_by = Some(attempt.holder().into());
     let (throttle, cancel, landed) = (agent.throttle.clone(), attempt.cancel.clone(), landed.clone());
     let mine = AtomicU64::new(0);
     request.io.on_chunk = Some(Arc::new(move |bytes_so_far| {
@@ -211,7 +212,7 @@ pub(super) async fn acquire(
         }
         other => other?,
     };
-    lease.mark(&format!("job {}", attempt.id));
+    lease.mark(&attempt.holder());
     let loaded = agent.tier.stats().bytes_loaded_total.saturating_sub(before);
     agent.metrics.loaded_bytes.inc_by(loaded.min(if present { 0 } else { lease.tensor_bytes() }));
     Ok((lease, present))

@@ -106,7 +106,7 @@ impl Work<'_> {
                 }
                 let Some(piece) = pieces.get(step.piece) else { continue };
                 let mut action = line(step, piece, "done");
-                match take(self.agent, piece).await? {
+                match take((self.agent, self.attempt), piece).await? {
                     // what others came to hold meanwhile, or did not let go of, does not come back with it
                     Ok(bytes) => {
                         action.bytes = bytes;
@@ -126,10 +126,10 @@ impl Work<'_> {
 }
 
 /// Takes one piece away: its bytes, or why it stays.
-async fn take(agent: &Agent, piece: &Piece) -> Result<Result<u64, String>, WorkError> {
+async fn take((agent, attempt): (&Agent, &Attempt), piece: &Piece) -> Result<Result<u64, String>, WorkError> {
     let held = &*piece.candidate.key;
     match &piece.place {
-        Place::Ram => match agent.tier.evict_for(held, Reason::Optimized).await {
+        Place::Ram => match agent.tier.evict_for(held, attempt.why(Reason::Optimized)).await {
             Ok(freed) => Ok(Ok(freed.0)),
             Err(ResidencyError::NotResident { .. }) => Ok(Ok(0)),
             Err(
@@ -142,7 +142,7 @@ async fn take(agent: &Agent, piece: &Piece) -> Result<Result<u64, String>, WorkE
         Place::Device(id) => {
             let device = agent.devices.get(id).ok_or_else(|| WorkError::NoDevice(id.clone()))?;
             let Ok(component) = held.parse() else { return Ok(Ok(0)) };
-            match evict::take(agent, device, component, Reason::Optimized, false).await {
+            match evict::take(agent, device, component, attempt.why(Reason::Optimized), false).await {
                 Ok(bytes) => Ok(Ok(bytes)),
                 // a program attached to it since the plan was made
                 Err(Refused::Runner(taken @ RunnerError::InUse { .. })) => Ok(Err(chain(&taken))),

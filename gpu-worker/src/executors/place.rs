@@ -10,7 +10,7 @@ use std::{
 };
 
 use model_formats::Inspection;
-use residency::policy::bandwidth::ReadFrom;
+use residency::{Reason, policy::bandwidth::ReadFrom};
 use shared::{db::models::ComponentRow, ids::ComponentId, job::Keep};
 
 use super::{
@@ -196,6 +196,7 @@ impl Load<'_> {
         let status = self.device.runner.status();
         let held = status.borrow().resident.iter().any(|resident| resident.component == component);
         if !held {
+            self.device.tier.brings(component, self.attempt.id);
             self.placed.lock().unwrap_or_else(PoisonError::into_inner).push(component);
         }
     }
@@ -224,9 +225,14 @@ impl Load<'_> {
         self.leases().clear();
         let placed = std::mem::take(&mut *self.placed.lock().unwrap_or_else(PoisonError::into_inner));
         for component in placed {
+            self.device.tier.leaves(component, self.attempt.why(Reason::Requested));
             match self.device.runner.unload(component).await {
-                Ok(_) | Err(RunnerError::NotResident { .. } | RunnerError::Crashed { .. }) => {}
+                Ok(_) | Err(RunnerError::NotResident { .. }) => {}
+                Err(RunnerError::Crashed { .. }) => self.device.tier.stays(component),
                 Err(error) => {
+                    if !matches!(error, RunnerError::NotFreed { .. }) {
+                        self.device.tier.stays(component);
+                    }
                     tracing::warn!(%component, error = %shared::error::chain(&error), "a component of a failed load left memory behind or stays on the device")
                 }
             }

@@ -45,7 +45,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: UnloadArgs, attempt: &Attempt)
             stays.push(serde_json::json!({ "id": row.id, "kind": row.kind, "needed_by": others }));
             continue;
         }
-        let bytes = match take_off(agent, device, &wanted, row, args.force).await {
+        let bytes = match take_off((agent, attempt), device, &wanted, row, args.force).await {
             Err(WorkError::Runner(error @ RunnerError::NotFreed { .. })) => {
                 left_behind = Some(error);
                 continue;
@@ -64,7 +64,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: UnloadArgs, attempt: &Attempt)
     if args.from_ram {
         let gone = wanted.components.iter().filter(|row| !needed.contains_key(&row.id));
         let ids: Vec<_> = gone.map(|row| row.id).collect();
-        result["ram"] = cache_remove::evict(agent, &ids, args.force).await?;
+        result["ram"] = cache_remove::evict((agent, attempt), &ids, args.force).await?;
     }
     if let Some(error) = left_behind {
         return Err(error.into());
@@ -120,7 +120,7 @@ fn release(agent: &Agent, device: &Device, wanted: &Wanted, row: &ComponentRow) 
 
 /// Frees every copy of a component; unloading what is not there has the effect that was asked for.
 async fn take_off(
-    agent: &Agent,
+    (agent, attempt): (&Agent, &Attempt),
     device: &Device,
     wanted: &Wanted,
     row: &ComponentRow,
@@ -132,7 +132,7 @@ async fn take_off(
     let variants = device.variants.among(&device.resident());
     gone.extend(variants.into_iter().filter(|(variant, _)| variant.base == row.id).map(|(variant, _)| variant.id));
     for component in gone {
-        match evict::take_whole(agent, device, component, Reason::Requested, force).await {
+        match evict::take_whole(agent, device, component, attempt.why(Reason::Requested), force).await {
             Ok(bytes) => freed_bytes += bytes,
             // it is gone all the same, and the others are to go with it
             Err(Refused::Runner(error @ RunnerError::NotFreed { .. })) => left_behind = Some(error),

@@ -210,6 +210,7 @@ pub(super) mod tests {
             tensors: vec![tensor],
             gathered: Vec::new(),
             expected_digest: None,
+            wanted_by: None,
             io: IoOptions::default(),
         };
         let tier = RamTier::new(TierConfig::new(1 << 30));

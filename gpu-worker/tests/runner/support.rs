@@ -76,6 +76,7 @@ impl Bench {
             tensors,
             gathered: Vec::new(),
             expected_digest: None,
+            wanted_by: None,
             io: IoOptions::default(),
         };
         self.tier.acquire(request, &CancellationToken::new()).await.unwrap()

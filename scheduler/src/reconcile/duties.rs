@@ -6,7 +6,7 @@ use shared::{
     db::{
         DbError,
         blobs::retention::{self, Removed},
-        idempotency, jobs, models, pipelines,
+        events, idempotency, jobs, models, pipelines,
     },
     ids::Incarnation,
 };
@@ -86,6 +86,7 @@ pub(crate) async fn archive(control: &Control) -> Result<(), DbError> {
     }
     let mut tx = control.pool.begin().await?;
     jobs::prune_events(&mut tx, (ROLE, lead.term), control.keep_events, BATCH * 5).await?;
+    events::prune(&mut tx, (ROLE, lead.term), control.keep_events, BATCH * 5).await?;
     tx.commit().await?;
     idempotency::prune(&control.pool, KEEP_KEYS).await?;
     pipelines::prune_events(&control.pool, control.keep_history, BATCH * 5).await?;

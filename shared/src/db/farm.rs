@@ -1,11 +1,11 @@
 //! Hosts, the leases of their agents, devices and roots.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection, PgExecutor};
+use sqlx::{FromRow, PgConnection, PgExecutor, PgPool};
 
-use super::{DbError, seconds};
+use super::{DbError, residency, seconds};
 use crate::ids::{Incarnation, JobId};
 
 /// What an agent says of itself when it starts.
@@ -138,11 +138,7 @@ pub async fn register(tx: &mut PgConnection, agent: &Registration, ttl: Duration
     .await?;
     register_devices(tx, agent).await?;
     register_roots(tx, agent).await?;
-    sqlx::query("delete from residency where host = $1 and incarnation <> $2")
-        .bind(&agent.host)
-        .bind(agent.incarnation)
-        .execute(&mut *tx)
-        .await?;
+    residency::remove_of_predecessors(tx, &agent.host, agent.incarnation).await?;
     notify(tx, super::listen::SCHEDULE, "").await
 }
 
@@ -324,19 +320,24 @@ pub async fn heartbeat(
     })
 }
 
-/// Gives the lease up; called when all jobs have been reported or handed back.
+/// Gives the lease up, and with it what was resident; called when all jobs have been reported or handed back.
 ///
 /// # Errors
 /// Database errors.
-pub async fn release_lease(db: impl PgExecutor<'_>, me: Incarnation) -> Result<(), DbError> {
-    sqlx::query(
-        "with gone as (delete from host_leases where incarnation = $1 returning host)
-         delete from residency where incarnation = $1",
-    )
-    .bind(me)
-    .execute(db)
-    .await?;
-    Ok(())
+pub async fn release_lease(pool: &PgPool, me: Incarnation) -> Result<(), DbError> {
+    let mut tx = pool.begin().await?;
+    let host: Option<String> = sqlx::query_scalar("select host from host_leases where incarnation = $1")
+        .bind(me)
+        .fetch_optional(&mut *tx)
+        .await?;
+    if let Some(host) = host {
+        let hosts = BTreeSet::from([host]);
+        // before the lease's row, as by everybody who writes what is resident
+        residency::lock(&mut tx, &hosts).await?;
+        sqlx::query("delete from host_leases where incarnation = $1").bind(me).execute(&mut *tx).await?;
+        residency::remove_unleased(&mut tx, &hosts).await?;
+    }
+    Ok(tx.commit().await?)
 }
 
 /// Asks a host to take no new work (or to take it again).

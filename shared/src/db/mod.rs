@@ -3,6 +3,7 @@
 
 pub mod benchmarks;
 pub mod blobs;
+pub mod events;
 pub mod evictions;
 pub mod farm;
 pub mod hashes;

@@ -212,6 +212,9 @@ pub struct Entry {
     /// `leases` does not count there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<String>,
+    /// The job that brought it, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub brought_by: Option<JobId>,
     /// On a device: the models that were loaded there and need it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<ModelId>,

@@ -6,6 +6,7 @@ mod cache;
 mod components;
 mod convert;
 mod engine;
+mod events;
 mod farm;
 mod jobs;
 mod loras;
@@ -28,6 +29,7 @@ pub use engine::{
     BlendLorasRequest, EncodeTextRequest, GenerateRequest, LoraCheckRequest, Placing, TokenizeRequest, TokenizeResult,
     TokenizerView, TokensView, UnetStepRequest, VaeDecodeRequest, VaeEncodeRequest,
 };
+pub use events::ResidencyEvent;
 pub use farm::{
     DeviceModels, DeviceVariant, DeviceView, FarmStatus, HostView, ModelStatus, ResidentComponent, RootView, Staleness,
     WatchView,

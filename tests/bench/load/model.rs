@@ -97,6 +97,7 @@ pub(crate) fn request(path: &Path, io: IoOptions) -> anyhow::Result<LoadRequest>
         tensors: entries.into_iter().map(tensor).collect(),
         gathered: Vec::new(),
         expected_digest: None,
+        wanted_by: None,
         io,
     })
 }

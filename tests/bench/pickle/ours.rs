@@ -52,6 +52,7 @@ fn request(path: &Path) -> anyhow::Result<LoadRequest> {
         tensors,
         gathered,
         expected_digest: None,
+        wanted_by: None,
         io: IoOptions::default(),
     })
 }

@@ -33,6 +33,7 @@ fn request(path: PathBuf) -> LoadRequest {
         tensors: vec![tensor],
         gathered: Vec::new(),
         expected_digest: None,
+        wanted_by: None,
         io: IoOptions { chunk_bytes: CHUNK, ..IoOptions::default() },
     }
 }

@@ -1,9 +1,10 @@
 //! What was taken out and why: a bounded record of decisions, each with the table of what else could have gone.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
+use super::departures::Why;
 use crate::policy::{PlanRow, Policy, Verdict};
 
 /// Decisions kept.
@@ -117,13 +118,20 @@ pub struct Draft {
     pub freed_bytes: u64,
     /// The table so far.
     pub rows: Vec<PlanRow>,
+    /// Who asked for it.
+    pub by: Option<Arc<str>>,
 }
 
 impl Draft {
     /// One that no policy chose.
     pub fn plain(reason: Reason) -> Self {
         let (need_bytes, freed_bytes, wanted_bytes) = (0, 0, 0);
-        Self { reason, policy: None, wanted: None, wanted_bytes, need_bytes, freed_bytes, rows: Vec::new() }
+        Self { reason, policy: None, wanted: None, wanted_bytes, need_bytes, freed_bytes, rows: Vec::new(), by: None }
+    }
+
+    /// Why its victims leave.
+    pub fn why(&self) -> Why {
+        Why { reason: self.reason, wanted: self.wanted.clone(), by: self.by.clone() }
     }
 
     /// Takes the table of the plan, with what came of it: `went` says which victims are gone. A victim that was taken into

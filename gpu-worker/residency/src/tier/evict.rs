@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Inner,
     decisions::{Draft, Reason},
-    table::{Slot, Table, refusal},
+    departures::Why,
+    table::{Moment, Slot, Table, refusal},
 };
 use crate::{
     budget::Reservation,
@@ -139,18 +140,18 @@ impl Inner {
         self.record(draft)
     }
 
-    pub(super) fn evict_requested(&self, key: &Key, reason: Reason) -> Result<FreedBytes, ResidencyError> {
+    pub(super) fn evict_requested(&self, key: &Key, why: Why) -> Result<FreedBytes, ResidencyError> {
         let _room = self.room();
-        let mut draft = Draft::plain(reason);
+        let mut draft = Draft { wanted: why.wanted, by: why.by, ..Draft::plain(why.reason) };
         self.take_out(key, &mut draft)?;
         Ok(self.record(draft))
     }
 
-    pub(super) fn clear(&self) -> ClearReport {
+    pub(super) fn clear(&self, why: Why) -> ClearReport {
         let _room = self.room();
         let mut keys: Vec<Key> = self.table().slots.keys().cloned().collect();
         keys.sort();
-        let mut draft = Draft::plain(Reason::Cleared);
+        let mut draft = Draft { wanted: why.wanted, by: why.by, ..Draft::plain(why.reason) };
         let mut report = ClearReport { evicted: Vec::new(), freed: FreedBytes(0), kept: Vec::new() };
         for key in keys {
             match self.take_out(&key, &mut draft) {
@@ -175,12 +176,13 @@ impl Inner {
 
     /// Evicts one entry and notes it in the draft. The caller holds the room lock and records the draft.
     pub(super) fn take_out(&self, key: &Key, draft: &mut Draft) -> Result<(), ResidencyError> {
-        let now = self.started.elapsed();
+        let Moment { since_start: now, unix_ms } = self.now();
         let mut table = self.table();
         let candidate = table.slots.get(key).and_then(|slot| table.candidate(slot, now));
         let slot = table.slots.get_mut(key).ok_or_else(|| ResidencyError::NotResident { key: key.clone() })?;
         slot.apply(Event::Evict).map_err(|refused| refusal(key, refused))?;
         let content = slot.content.take();
+        table.departures.leaves(key, draft.why(), unix_ms);
         drop(table);
         self.bump();
         let bytes = content.as_ref().map_or(0, |content| content.extent.len());

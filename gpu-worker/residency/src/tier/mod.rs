@@ -6,6 +6,7 @@
 //! the same bytes.
 
 mod decisions;
+mod departures;
 mod evict;
 mod flight;
 mod keep;
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use decisions::{Decision, Decisions, Draft, Reason};
+pub use departures::{Departure, Departures, Why};
 pub use evict::{ClearReport, FreedBytes};
 pub use keep::KeepAlive;
 pub use lease::Lease;
@@ -194,13 +196,13 @@ impl RamTier {
         self.evict_for(key, Reason::Requested).await
     }
 
-    /// As [`RamTier::evict`], with another reason for the record.
+    /// As [`RamTier::evict`], with more to say why.
     ///
     /// # Errors
     /// As [`RamTier::evict`].
-    pub async fn evict_for(&self, key: &str, reason: Reason) -> Result<FreedBytes, ResidencyError> {
-        let (inner, key) = (self.inner.clone(), Arc::from(key));
-        self.blocking(move || inner.evict_requested(&key, reason)).await?
+    pub async fn evict_for(&self, key: &str, why: impl Into<Why>) -> Result<FreedBytes, ResidencyError> {
+        let (inner, key, why) = (self.inner.clone(), Arc::from(key), why.into());
+        self.blocking(move || inner.evict_requested(&key, why)).await?
     }
 
     /// Allows so many bytes of the configured budget from now on, with the reason that refused loads are told, and takes
@@ -242,6 +244,16 @@ impl RamTier {
     /// Decisions after `seq`, oldest first; the last few hundred are kept.
     pub fn decisions_after(&self, seq: u64) -> Vec<Decision> {
         self.inner.table().decisions.after(seq)
+    }
+
+    /// What is on its way out, or out, and was not told yet.
+    pub fn departures(&self) -> Vec<Departure> {
+        self.inner.table().departures.all()
+    }
+
+    /// A departure was told.
+    pub fn departure_told(&self, key: &str, unix_ms: u64) {
+        self.inner.table().departures.told(key, unix_ms);
     }
 
     /// Time since the tier's start, on the clock of [`Decision::since_start`].
@@ -312,8 +324,16 @@ impl RamTier {
     /// # Errors
     /// Only when the runtime is shutting down.
     pub async fn clear(&self) -> Result<ClearReport, ResidencyError> {
-        let inner = self.inner.clone();
-        self.blocking(move || inner.clear()).await
+        self.clear_for(Reason::Cleared).await
+    }
+
+    /// As [`RamTier::clear`], with more to say why.
+    ///
+    /// # Errors
+    /// As [`RamTier::clear`].
+    pub async fn clear_for(&self, why: impl Into<Why>) -> Result<ClearReport, ResidencyError> {
+        let (inner, why) = (self.inner.clone(), why.into());
+        self.blocking(move || inner.clear(why)).await
     }
 
     /// Freeing gigabytes takes the kernel long enough not to do it on an async thread.

@@ -135,6 +135,8 @@ pub struct EntrySnapshot {
     pub expires_in_ms: Option<u64>,
     /// Who uses it, of those that said so.
     pub holders: Vec<String>,
+    /// Who it was loaded for, where they said so.
+    pub wanted_by: Option<String>,
     /// While ready.
     pub standing: Option<Standing>,
     /// While loading.
@@ -194,6 +196,7 @@ impl Slot {
             keep_alive,
             expires_in_ms: expires_in.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
             holders: self.marks.values().map(ToString::to_string).collect(),
+            wanted_by: self.wanted_by.as_ref().map(ToString::to_string),
             standing,
             progress: loading.then(|| self.flight.progress.snapshot()),
             bytes_per_second: self.flight.progress.bytes_per_second().filter(|_| loading),

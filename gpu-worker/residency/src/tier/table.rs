@@ -10,7 +10,8 @@ use tokio::sync::watch;
 
 use super::{
     Inner,
-    decisions::Decisions,
+    decisions::{Decisions, Reason},
+    departures::Departures,
     flight::{Flight, Outcome},
     keep::KeepAlive,
     lease::{Lease, Release, Resident, Ticket},
@@ -41,6 +42,7 @@ pub(super) struct Table {
     pub(super) reuse: Reuse,
     pub(super) bandwidth: Bandwidth,
     pub(super) decisions: Decisions,
+    pub(super) departures: Departures,
     next_id: u64,
     pub(super) next_lease: u64,
 }
@@ -64,6 +66,8 @@ pub(super) struct Slot {
     pub(super) keep_alive: Said<Option<KeepAlive>>,
     /// Who the leases belong to, where they said so.
     pub(super) marks: BTreeMap<u64, Arc<str>>,
+    /// Whose load it was.
+    pub(super) wanted_by: Option<Arc<str>>,
     read_from: Vec<ReadFrom>,
     pub(super) identities: Vec<FileIdentity>,
     expected: Option<Digest>,
@@ -193,6 +197,7 @@ impl Inner {
                     return Ok(Answer::Busy(changes));
                 }
                 let kept = slot.kept();
+                table.departures.leaves(&request.key, Reason::Superseded.into(), self.now().unix_ms);
                 let retired = table.slots.remove(&request.key);
                 table.retired.extend(retired);
                 self.start(table, request, kept, counted)
@@ -238,6 +243,7 @@ impl Inner {
             protected: kept.protected,
             keep_alive: kept.keep_alive,
             marks: BTreeMap::new(),
+            wanted_by: request.wanted_by.clone(),
             read_from: request.read_from(),
             identities: request.identities(),
             expected: request.expected_digest,

@@ -63,6 +63,7 @@ pub(crate) fn request(key: &str, path: &Path) -> LoadRequest {
         tensors: vec![tensor("weight", 0, 0, end)],
         gathered: Vec::new(),
         expected_digest: None,
+        wanted_by: None,
         io: IoOptions::default(),
     }
 }

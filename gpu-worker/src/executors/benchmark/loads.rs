@@ -133,7 +133,7 @@ impl Loads<'_> {
             if noted.expires_in.is_some() {
                 return Err(kept("it was loaded for a time, which another load would not know"));
             }
-            evict::take(self.agent, self.device, copy.component, Reason::Requested, false).await?;
+            evict::take(self.agent, self.device, copy.component, self.attempt.why(Reason::Requested), false).await?;
         }
         Ok(())
     }
@@ -141,7 +141,7 @@ impl Loads<'_> {
     /// Out of RAM and out of the page cache.
     async fn out_of_memory(&self) -> Result<(), WorkError> {
         let ids: Vec<_> = self.part.components.iter().map(|row| row.id).collect();
-        cache_remove::evict(self.agent, &ids, false).await?;
+        cache_remove::evict((self.agent, self.attempt), &ids, false).await?;
         let paths: Vec<_> = self.inspection.files.iter().map(|file| file.path.clone()).collect();
         let dropped = model::blocking("dropping pages of files", move || {
             paths.iter().try_for_each(|path| {

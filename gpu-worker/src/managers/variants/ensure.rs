@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use residency::Reason;
 use shared::ids::{ComponentId, PipelineId};
 
 use super::{
@@ -122,7 +123,7 @@ pub async fn ensure(
     let id = ComponentId::generate();
     let (applied, path) = Making { agent, device, attempt, wanted, recipe, id, key: &key }.make(going).await?;
     let made = note(agent, device, wanted, (id, key), &applied, path)?;
-    let lease = device.tier.lease(&made.1, &holder(attempt)).ok_or_else(|| gone(device, &made.0.kind))?;
+    let lease = device.tier.lease(&made.1, &attempt.holder()).ok_or_else(|| gone(device, &made.0.kind))?;
     trim(agent, device).await;
     let Applied { seconds, computed, taken_over, .. } = applied;
     let changed_bytes = wanted.plan.bytes();
@@ -153,7 +154,7 @@ pub fn find(agent: &Agent, (device, attempt): (&Device, &Attempt), wanted: &Want
 pub fn lease_cached(device: &Device, attempt: &Attempt, key: &str) -> Option<DeviceLease> {
     let all = device.variants.among(&device.resident());
     let (_, copy) = all.into_iter().find(|(variant, _)| variant.key == key)?;
-    device.tier.lease(&copy, &holder(attempt))
+    device.tier.lease(&copy, &attempt.holder())
 }
 
 /// A pipeline uses these variants on a device and no others any more. What its last pipeline left nobody keeps: which those are.
@@ -169,10 +170,6 @@ pub fn use_for(
     left
 }
 
-fn holder(attempt: &Attempt) -> String {
-    format!("job {}", attempt.id)
-}
-
 /// The variant that is there, in use while the answer lives; it counts as applied, with the time since it was looked for.
 fn looked_up(
     agent: &Agent,
@@ -182,7 +179,7 @@ fn looked_up(
 ) -> Option<Made> {
     let all = device.variants.among(&device.resident());
     let (variant, copy) = all.into_iter().find(|(variant, _)| is_it(variant))?;
-    let lease = device.tier.lease(&copy, &holder(attempt))?;
+    let lease = device.tier.lease(&copy, &attempt.holder())?;
     let seconds = since.elapsed().as_secs_f64();
     agent.metrics.variants.applied(Path::Cached, seconds, 0);
     Some(Made { variant, path: Path::Cached, seconds, computed: 0, taken_over: 0, changed_bytes: 0, _lease: lease })
@@ -212,7 +209,14 @@ impl Making<'_> {
             let lending = lend(self.agent, self.device, &std::mem::take(&mut going));
             let mut order = self.order(reuse.as_ref().map(|(id, _)| *id), tried == Try::InPlace);
             order.replaces = lending.components();
+            let converted = order.in_place.then_some(order.base);
+            if let Some(base) = converted {
+                self.device.tier.leaves(base, self.attempt.why(Reason::Superseded));
+            }
             let applied = self.device.runner.apply(order, progress, &self.attempt.cancel).await;
+            if let Some(base) = converted.filter(|_| applied.is_err()) {
+                self.device.tier.stays(base);
+            }
             match &applied {
                 // what went with its process went for nothing else
                 Err(RunnerError::Crashed { .. } | RunnerError::Unavailable { .. }) => drop(lending),
@@ -257,7 +261,7 @@ impl Making<'_> {
         let all = self.device.variants.among(&self.device.resident());
         let base = self.agent.aliases.now(self.wanted.base.component);
         let (variant, copy) = closest(&all, (base, &self.wanted.base.digest), self.wanted.plan)?;
-        let lease = self.device.tier.lease(copy, &holder(self.attempt))?;
+        let lease = self.device.tier.lease(copy, &self.attempt.holder())?;
         Some((variant.id, lease))
     }
 

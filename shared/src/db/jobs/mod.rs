@@ -19,7 +19,7 @@ mod waiting;
 pub use archive::{archive, prune_events};
 pub use cancel::{CancelOutcome, cancel, lock_all};
 pub use claim::{ClaimLane, Claimed, claim};
-pub use events::{EventRow, events_after, latest_event};
+pub use events::{EventRow, events_after};
 pub use insert::insert;
 pub use parent::settle_parent;
 pub use place::{PendingRow, Unplaced, fail_unplaceable, pending, place, set_reason};

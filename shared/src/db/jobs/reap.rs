@@ -5,7 +5,7 @@ use sqlx::{FromRow, PgConnection};
 
 use super::settle;
 use crate::{
-    db::{DbError, farm::notify, leader, listen},
+    db::{DbError, farm::notify, leader, listen, residency},
     ids::JobId,
     job::{JobState, rules},
 };
@@ -65,12 +65,10 @@ pub async fn reap(tx: &mut PgConnection, (role, term): (&str, i64), jitter: f64)
     .await?;
     // leases that ended long ago belong to nobody
     sqlx::query("delete from host_leases where lease_until < now() - interval '1 day'").execute(&mut *tx).await?;
-    sqlx::query(
-        "delete from residency r where not exists (
-             select 1 from host_leases l where l.incarnation = r.incarnation and l.lease_until > now())",
-    )
-    .execute(&mut *tx)
-    .await?;
+    let unleased = residency::unleased_hosts(tx).await?;
+    if !unleased.is_empty() {
+        residency::remove_unleased(tx, &unleased).await?;
+    }
     if !reaped.lost.is_empty() || !reaped.unplaced.is_empty() {
         notify(tx, listen::SCHEDULE, "").await?;
     }

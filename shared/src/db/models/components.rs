@@ -7,7 +7,7 @@ use sqlx::{PgConnection, PgExecutor};
 
 use super::FoundComponent;
 use crate::{
-    db::DbError,
+    db::{DbError, residency},
     ids::{ComponentId, ModelId},
 };
 
@@ -90,15 +90,7 @@ async fn adopt(tx: &mut PgConnection, component: ComponentId, digest: &str) -> R
         .bind(survivor)
         .execute(&mut *tx)
         .await?;
-    sqlx::query(
-        "insert into residency select host, device, $2, tier, state, bytes, leases, protected, incarnation, since, models
-         from residency where component_id = $1 on conflict do nothing",
-    )
-    .bind(component)
-    .bind(survivor)
-    .execute(&mut *tx)
-    .await?;
-    sqlx::query("delete from residency where component_id = $1").bind(component).execute(tx).await?;
+    residency::merge(tx, component, survivor).await?;
     Ok(Registered::Merged(survivor))
 }
 

@@ -1,13 +1,18 @@
 //! What each agent reports as resident, as the truth of last resort when Redis is gone and as the placement's input.
 
+mod changes;
+
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection, PgExecutor};
+use serde::Serialize;
+use sqlx::{FromRow, PgExecutor};
 
 use super::DbError;
-use crate::ids::{ComponentId, Incarnation, ModelId};
+use crate::ids::{ComponentId, Incarnation, JobId, ModelId};
+
+pub use changes::{Departure, Report, lock, merge, remove_of_predecessors, remove_unleased, replace, unleased_hosts};
 
 /// One component in one tier.
-#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow)]
 pub struct ResidencyRow {
     /// Host.
     pub host: String,
@@ -31,52 +36,9 @@ pub struct ResidencyRow {
     pub since: DateTime<Utc>,
     /// On a device: the models that were loaded there and need it.
     pub models: Vec<ModelId>,
-}
-
-/// Replaces what a host reports, in the caller's transaction; a report by an agent that has no lease or a
-/// successor is refused (false).
-///
-/// # Errors
-/// Database errors.
-pub async fn replace(
-    tx: &mut PgConnection,
-    host: &str,
-    me: Incarnation,
-    rows: &[ResidencyRow],
-) -> Result<bool, DbError> {
-    let lease: Option<String> = sqlx::query_scalar(
-        "select l.host from host_leases l join hosts h on h.name = l.host and h.incarnation = l.incarnation
-             where l.incarnation = $1 and l.lease_until > now() for share of l",
-    )
-    .bind(me)
-    .fetch_optional(&mut *tx)
-    .await?;
-    if lease.is_none() {
-        return Ok(false);
-    }
-    sqlx::query("delete from residency where host = $1").bind(host).execute(&mut *tx).await?;
-    for row in rows {
-        // a component that left the catalogue is not reported any more; a merged one counts as the row it was merged into
-        sqlx::query(
-            "insert into residency (host, device, component_id, tier, state, bytes, leases, protected, incarnation, since, models)
-             select $1, $2, coalesce(merged_into, id), $4, $5, $6, $7, $8, $9, $10, $11 from components where id = $3
-             on conflict do nothing",
-        )
-        .bind(host)
-        .bind(&row.device)
-        .bind(row.component_id)
-        .bind(&row.tier)
-        .bind(&row.state)
-        .bind(row.bytes)
-        .bind(row.leases)
-        .bind(row.protected)
-        .bind(me)
-        .bind(row.since)
-        .bind(&row.models)
-        .execute(&mut *tx)
-        .await?;
-    }
-    Ok(true)
+    /// The job that brought it, where its agent knows: told with the event, not kept in the row.
+    #[sqlx(skip)]
+    pub job: Option<JobId>,
 }
 
 /// Everything resident, of agents whose lease is valid.
