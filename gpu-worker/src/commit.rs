@@ -35,7 +35,7 @@ use crate::{
     catalogue::{CANONICAL_FORM, ScannedRoot},
     context::Agent,
     error::WorkError,
-    executors::{HashedPart, PipelineChange, Recorded},
+    executors::{PipelineChange, Recorded},
     judge::{self, Other, ReadComponent, Reads},
     publisher, residents,
 };
