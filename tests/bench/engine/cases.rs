@@ -20,7 +20,7 @@ pub(crate) struct Wanted {
 /// Model, storage, component, operation, batch, pixels of a side.
 type Line = (&'static str, &'static str, &'static str, Operation, usize, usize);
 
-const CASES: [Line; 16] = [
+const CASES: [Line; 17] = [
     ("sd15", "fp32", "text_encoder", Operation::EncodeText, 2, 512),
     ("sd15", "fp16", "text_encoder", Operation::EncodeText, 2, 512),
     ("sdxl", "fp16", "text_encoder", Operation::EncodeText, 2, 512),
@@ -31,6 +31,7 @@ const CASES: [Line; 16] = [
     ("sdxl", "fp16", "vae", Operation::VaeDecode, 1, 512),
     ("sdxl", "fp32", "vae", Operation::VaeDecode, 1, 512),
     ("sdxl", "fp16", "vae", Operation::VaeDecode, 1, 1024),
+    ("sdxl", "fp32", "vae", Operation::VaeDecode, 1, 1024),
     ("sd15", "fp32", "unet", Operation::UnetStep, 1, 512),
     ("sd15", "fp32", "unet", Operation::UnetStep, 2, 512),
     ("sd15", "fp16", "unet", Operation::UnetStep, 1, 512),
