@@ -12,7 +12,8 @@ async fn postgres_may_restart_under_a_running_load() {
     let farm = Farm::builder()
         .with(|settings| {
             settings.own_postgres = true;
-            settings.lease_ttl = std::time::Duration::from_secs(10);
+            // longer than Postgres may take to come back on a busy disk
+            settings.lease_ttl = std::time::Duration::from_secs(30);
         })
         .start()
         .await;
