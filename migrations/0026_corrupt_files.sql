@@ -6,12 +6,12 @@ create table corrupt_files (
     -- {size_bytes, mtime_ns, inode, dev}: which file it was, whatever its name. Another one at the path is not meant.
     file          jsonb not null,
     -- whose digest differs; null where the hash of the whole file does. No reference: a component that leaves the catalogue
-    -- makes no bytes better.
+    -- makes no bytes better. Components of one file have a mark each.
     component_id  text,
     expected      text not null,
     actual        text not null,
     -- the job that found it out
     job_id        text not null,
     found_at      timestamptz not null default now(),
-    primary key (host, file)
+    unique nulls not distinct (host, file, component_id)
 );

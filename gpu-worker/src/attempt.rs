@@ -68,7 +68,7 @@ async fn supervised(agent: &Arc<Agent>, standing: &Standing, claimed: Claimed, a
         "stale"
     } else {
         attempt.begin_report();
-        let (report, effects) = report_of(result, attempt);
+        let (report, effects) = report_of(agent, result, attempt);
         if matches!(effects, Effects::Resident(_) | Effects::Artifacts(..)) {
             publisher::publish_now(agent).await;
         }
@@ -84,9 +84,11 @@ async fn supervised(agent: &Arc<Agent>, standing: &Standing, claimed: Claimed, a
 
 async fn work(agent: &Arc<Agent>, claimed: &Claimed, attempt: &Attempt) -> Result<Done, WorkError> {
     let spec = JobSpec::decode(&claimed.kind, claimed.args_version, &claimed.args)?;
-    let done = executors::execute(agent, spec, attempt).await.inspect_err(|error| {
-        agent.rescans.note(&agent.roots, error);
-    })?;
+    let done = executors::execute(agent, spec, attempt).await;
+    if let Err(error) = &done {
+        agent.rescans.note(agent, error).await;
+    }
+    let done = done?;
     commit::check(agent, &done.effects)?;
     Ok(done)
 }
@@ -96,12 +98,14 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }
 
-fn report_of(result: Result<Done, WorkError>, attempt: &Attempt) -> (Report, Effects) {
+fn report_of(agent: &Agent, result: Result<Done, WorkError>, attempt: &Attempt) -> (Report, Effects) {
     match result {
         Ok(done) => (Report::Succeeded { result: done.result }, done.effects),
         Err(WorkError::Runner(error @ RunnerError::Crashed { .. })) => {
             (Report::Crashed { error: ErrorBody::of(&error) }, Effects::None)
         }
+        // it was placed before the file was marked: another copy may serve
+        Err(WorkError::CorruptFile { .. }) if agent.handed_back.note(attempt.id) => (Report::HandedBack, Effects::None),
         Err(error) => match (error.code(), attempt.stop_reason()) {
             (ErrorCode::Cancelled, Some(StopReason::HandBack)) => (Report::HandedBack, Effects::None),
             _ => {

@@ -154,6 +154,8 @@ struct Met {
     refused: Vec<ComponentId>,
     /// Reads that were not what is registered, whose files are marked.
     others: Vec<Other>,
+    /// Models whose files stay marked, because nothing of them could be compared.
+    uncompared: Vec<String>,
     /// What was recorded of a pipeline.
     pipeline: Recorded,
     /// What was written of residency.
@@ -187,10 +189,14 @@ async fn apply(
             for (root, found) in roots {
                 counts.insert(root.clone(), record_root(agent, tx, root, found).await?);
             }
+            let mut report = with_result(report, "roots", counts.into());
             if let Some(model) = again {
-                models::take_marks_off(tx, *model).await?;
+                let (taken, left) = models::take_marks_off(tx, *model).await?;
+                if (taken, left) != (0, 0) {
+                    report = with_result(&report, "marks", marks(taken, left));
+                }
             }
-            Ok(with_result(report, "roots", counts.into()))
+            Ok(report)
         }
         Effects::Resident(digests) => resident(agent, tx, lease, digests, report, met).await,
         Effects::Pipeline(change, digests) => {
@@ -202,11 +208,17 @@ async fn apply(
         }
         Effects::Hashed(done) => {
             hashed::record(agent, tx, lease, done, met).await?;
-            Ok(hashed::told(report, done, &met.others))
+            Ok(hashed::told(report, done, &met.others, &met.uncompared))
         }
         Effects::Validated(validation, reads, digests) => {
             met.others.extend(judge::all(agent, tx, lease.id, reads).await?);
-            let report = resident(agent, tx, lease, digests, report, met).await?;
+            let mut report = resident(agent, tx, lease, digests, report, met).await?;
+            let read: Vec<FileKey> = reads.files.iter().map(|(file, _)| file.into()).collect();
+            if !judge::names(&met.others, &read) && judge::is_marked(agent, tx, &read).await? {
+                let said = "files of the model stay marked as corrupt: nothing is registered that what was read of them could be compared \
+                            with, and nothing of them was recorded; once they are known to be good, replace or touch them and scan";
+                report = with_result(&report, "still_marked", said.into());
+            }
             if !met.refused.is_empty() {
                 return Ok(report);
             }
@@ -363,6 +375,17 @@ async fn record_root(
             Ok(serde_json::json!({ "missing": reason }))
         }
     }
+}
+
+/// What became of marks that somebody wanted off.
+fn marks(taken: i64, left: i64) -> serde_json::Value {
+    let mut marks = serde_json::json!({ "taken_off": taken, "left": left });
+    if left > 0 {
+        marks["why"] = "of these files a component's digest is not known, so that what is read next would be registered as it is; once \
+                        they are known to be good, replace or touch them and scan"
+            .into();
+    }
+    marks
 }
 
 fn with_result(report: &Report, key: &str, value: serde_json::Value) -> Report {

@@ -16,6 +16,7 @@ use crate::{
     aliases::Aliases,
     config::Root,
     device_tier::DeviceTier,
+    judge::HandedBack,
     managers::{lora::Memo, variants::Variants},
     metrics::Metrics,
     pressure::Pressure,
@@ -97,6 +98,8 @@ pub struct Agent {
     pub watches: Watches,
     /// Scans that failed work asks for.
     pub rescans: Rescans,
+    /// Jobs that met a marked file and went back to the placement.
+    pub handed_back: HandedBack,
     /// Threads of a scan that read headers.
     pub scan_threads: usize,
     /// Limit of disk reads, if any.

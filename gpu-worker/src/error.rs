@@ -70,6 +70,16 @@ pub enum WorkError {
         /// What is different.
         what: String,
     },
+    /// The headers are not those that the scan read, of which the identity of the file may say nothing.
+    #[error("`{path}` had a component `{component}` when it was scanned, and has none now: {reason}")]
+    NoComponent {
+        /// The first file of the model.
+        path: String,
+        /// Kind of the component.
+        component: String,
+        /// What is wrong with the headers.
+        reason: String,
+    },
     /// What was read is not what is registered. The files are marked with the end of the job.
     #[error("{paths} on host `{host}` {} read with digest `{}`, and `{expected}` is registered", if read.files.len() == 1 { "was" } else { "were" }, read.digest)]
     OtherBytes {
@@ -307,7 +317,9 @@ impl Classify for WorkError {
             | Self::NoVae { .. }
             | Self::NoExecutor(_)
             | Self::NeverFits { .. } => ErrorCode::Unsupported,
-            Self::Changed { .. } | Self::OtherBytes { .. } | Self::CorruptFile { .. } => ErrorCode::Corrupt,
+            Self::Changed { .. } | Self::NoComponent { .. } | Self::OtherBytes { .. } | Self::CorruptFile { .. } => {
+                ErrorCode::Corrupt
+            }
             Self::Format { source, .. } => format_code(source),
             Self::Lora { source, .. } => source.code(),
             Self::LoraSettings { source, .. } => source.code(),
@@ -330,9 +342,14 @@ impl Classify for WorkError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Changed { .. }
-            | Self::Residency(ResidencyError::Changed(_) | ResidencyError::DigestMismatch { .. }) => {
-                Some("scan the root again; if nobody replaced the file, check the disk".into())
+            Self::Changed { .. } | Self::Residency(ResidencyError::Changed(_)) => {
+                Some("a scan of its root is asked for: try again after it; if nobody replaced the file, check the disk".into())
+            }
+            Self::Residency(ResidencyError::DigestMismatch { .. }) => {
+                Some("try again; if nobody replaced the file, check the disk".into())
+            }
+            Self::NoComponent { .. } => {
+                Some("if somebody replaced the file, scan its root; if not, put a good file in its place and check the disk".into())
             }
             Self::OtherBytes { .. } | Self::CorruptFile { .. } => Some(CORRUPT_HINT.into()),
             Self::TooBig { .. } => Some("load fewer components, a smaller variant, or use a larger device".into()),

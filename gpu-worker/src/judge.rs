@@ -1,7 +1,11 @@
 //! What reads of files say of bytes that are registered. An executor notes what it read; it is judged in the transaction that ends
 //! the job, so that a file counts as corrupt, or as well again, with the job that found it out and only with it.
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
 
 use residency::SourceFile;
 use shared::{
@@ -58,6 +62,26 @@ pub fn key_of(of: &residency::FileIdentity) -> FileKey {
     FileKey { size_bytes: of.size, mtime_ns: of.mtime_ns, inode: of.inode, dev: of.dev }
 }
 
+/// Most jobs that are remembered as handed back.
+const MANY: usize = 1000;
+
+/// Jobs that were handed back because they met a marked file before anything of it was read: they were placed before the mark was, and the
+/// placement knows of another copy, or says that there is none. Once each: where the placement sends it here again, it fails.
+#[derive(Debug, Default)]
+pub struct HandedBack(Mutex<BTreeSet<JobId>>);
+
+impl HandedBack {
+    /// Notes that a job goes back; false when it did before.
+    pub fn note(&self, job: JobId) -> bool {
+        let mut jobs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if jobs.len() >= MANY {
+            // ids begin with their time: this is the oldest
+            jobs.pop_first();
+        }
+        jobs.insert(job)
+    }
+}
+
 /// Fails when one of these files is marked as corrupt on this host.
 ///
 /// # Errors
@@ -91,8 +115,8 @@ pub async fn component(
     })
 }
 
-/// Compares the hashes of whole files with the recorded ones, and records those of files that have none, unless they are among `bad`.
-/// Those that differ.
+/// Compares the hashes of whole files with the recorded ones, and records those of files that have none, unless they are among `bad` or
+/// marked: what was not compared with anything would count as well from then on. Those that differ.
 ///
 /// # Errors
 /// Database errors.
@@ -110,7 +134,9 @@ pub async fn files(
             Judged::Other(expected) => {
                 others.push(Other { component: None, files: vec![key], expected, actual: hashes.blake3.clone() });
             }
-            Judged::Unknown if !names(bad, &[key]) => hashes::record_file(tx, &agent.host, file, hashes).await?,
+            Judged::Unknown if !names(bad, &[key]) && !is_marked(agent, tx, &[key]).await? => {
+                hashes::record_file(tx, &agent.host, file, hashes).await?;
+            }
             Judged::Registered | Judged::Unknown => {}
         }
     }
@@ -131,6 +157,22 @@ pub async fn all(agent: &Agent, tx: &mut Session, job: JobId, reads: &Reads) -> 
     Ok(others)
 }
 
+/// Whether one of these files is still marked on this host.
+///
+/// # Errors
+/// Database errors.
+pub async fn is_marked(agent: &Agent, tx: &mut Session, files: &[FileKey]) -> Result<bool, DbError> {
+    Ok(models::corrupt_among(&mut *tx, &agent.host, files).await?.is_some())
+}
+
+/// Said of files that are marked and of which nothing was compared.
+pub fn uncompared(path: &str) -> String {
+    format!(
+        "`{path}` is marked as corrupt, and nothing is registered that what was read could be compared with: its mark stays, and nothing \
+         was recorded; once the file is known to be good, replace or touch it and scan"
+    )
+}
+
 /// What a hash job read of a component.
 pub fn of_part(part: &HashedPart) -> ReadComponent {
     ReadComponent { component: part.id, files: part.files.clone(), digest: part.digest.clone() }
@@ -148,6 +190,16 @@ fn reader(agent: &Agent, job: JobId) -> Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_goes_back_once() {
+        let (back, job) = (HandedBack::default(), JobId::generate());
+        assert!(back.note(job) && !back.note(job));
+        for _ in 0..MANY * 2 {
+            assert!(back.note(JobId::generate()));
+        }
+        assert!(back.0.lock().unwrap().len() <= MANY);
+    }
 
     #[test]
     fn what_differs_names_all_files_of_its_component_and_no_other() {

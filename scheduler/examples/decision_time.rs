@@ -53,6 +53,7 @@ fn main() {
             model: Some(model),
             components: components.iter().cycle().skip(round * 7).take(5).copied().collect(),
             through_ram: true,
+            copies: false,
             other_models: Vec::new(),
             root: None,
             lost_for: None,

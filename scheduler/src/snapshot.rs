@@ -13,7 +13,7 @@ use shared::{
         models, residency,
     },
     ids::{ComponentId, ModelId},
-    job::{JobKind, JobSpec, engine::EngineArgs, enqueue::Needs},
+    job::{JobKind, JobSpec, WriteForm, engine::EngineArgs, enqueue::Needs},
 };
 
 use crate::{
@@ -106,6 +106,7 @@ pub(crate) fn pending_job(row: &PendingRow) -> Result<PendingJob, String> {
     let lane = spec.lane();
     let other_models = spec.other_models();
     let through_ram = matches!(&spec, JobSpec::Load(args) if !args.protect);
+    let copies = matches!(&spec, JobSpec::MetadataWrite(args) if args.form == WriteForm::Copy);
     let root = match spec {
         JobSpec::Scan(args) => args.root,
         JobSpec::Hash(args) => args.root,
@@ -122,6 +123,7 @@ pub(crate) fn pending_job(row: &PendingRow) -> Result<PendingJob, String> {
         model: row.model_id,
         components: needs.components,
         through_ram,
+        copies,
         other_models,
         root,
         lost_for: row.lost_seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()),
@@ -155,7 +157,7 @@ pub(crate) async fn add_details(
             if let Some(tier) = tier_mut(snapshot, &row.host, &row.device)
                 && matches!(row.state.as_str(), "ready" | "loading")
             {
-                tier.resident.insert(row.component_id, bytes(row.bytes));
+                tier.enter(row.component_id, bytes(row.bytes), row.state == "ready");
             }
         }
         add_promises(db, snapshot).await?;
@@ -167,9 +169,11 @@ pub(crate) async fn add_details(
         for (model, host) in models::hosts_with(&mut *db, &models).await? {
             snapshot.locations.entry(model).or_default().insert(host);
         }
-        for file in models::corrupt_files(&mut *db, &models).await? {
-            let text = file.to_string();
-            snapshot.corrupt.entry(file.model_id).or_default().entry(file.host).or_insert(text);
+        if models::any_corrupt_files(&mut *db, None).await? {
+            for file in models::corrupt_files(&mut *db, &models).await? {
+                let text = file.to_string();
+                snapshot.corrupt.entry(file.model_id).or_default().entry(file.host).or_insert(text);
+            }
         }
     }
     Ok(())

@@ -1,17 +1,22 @@
 //! Files whose bytes went bad (F25): what reads them fails and says so, nobody reads them again while that stands, other copies serve,
 //! and a file that is well again is used again.
 
-use std::fs;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use harness::{Farm, LONG, ModelFile, SHORT, mebibytes, wait_for};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use shared::{
     error::{ErrorBody, ErrorCode},
     job::JobState,
     wire::{CorruptFile, JobDetail, ValidationReport},
 };
 
-use crate::support::{device_is, flip, load_with, loaded, nothing_is_resident, small_model};
+use crate::support::{
+    big_model, bytes_move, device_is, flip, load, load_with, loaded, nothing_is_resident, small_model,
+};
 
 /// What is marked of a model on a host.
 async fn marked(farm: &Farm, model: &str, host: &str) -> Vec<CorruptFile> {
@@ -187,4 +192,151 @@ async fn nothing_is_registered_from_a_file_that_is_marked() {
     let second = job_ends(&farm, all, JobState::Succeeded).await.job.result.expect("a result");
     assert_eq!((&second["models"], &second["bytes"]), (&json!(0), &json!(0)), "{second}");
     assert!(farm.model("again").await.components[0].digest.is_none());
+
+    // asked for, it is read; but nothing is registered that it could be compared with, so it does not become what is
+    let hash = json!({ "kind": "hash", "args": { "model": "again" }, "target": "host:a" });
+    let refused = job_ends(&farm, hash.clone(), JobState::Failed).await.job.error.expect("an error");
+    assert!(refused.message.contains("again.safetensors") && refused.message.contains("its mark stays"), "{refused:?}");
+    for _ in 0..2 {
+        validated(&farm, "again", "a").await;
+        assert_eq!(marked(&farm, "small", "a").await.len(), 1);
+    }
+    assert_eq!(farm.ledger.number("select count(*) from file_hashes").await, 0);
+    assert!(farm.model("again").await.components[0].digest.is_none());
+    // an operator's word for one of the models is no word for the other
+    let word = farm.api.submit("/v1/models/small/reidentify", json!({})).await;
+    let told = farm.api.job_ended(word.id, JobState::Succeeded, SHORT).await.job.result.expect("a result");
+    assert_eq!((&told["marks"]["taken_off"], &told["marks"]["left"]), (&json!(0), &json!(1)), "{told}");
+    assert_eq!(marked(&farm, "again", "a").await.len(), 1);
+    // well again, it is compared as the one and registered as the other
+    flip(&path, 1 << 20);
+    assert_eq!(validated(&farm, "small", "a").await.summary.verdict, "ok");
+    job_ends(&farm, hash, JobState::Succeeded).await;
+    let (small, again) = (farm.model("small").await, farm.model("again").await);
+    assert!(again.components[0].digest.is_some() && small.components[0].digest == again.components[0].digest);
+}
+
+/// Components of one file have a mark each, and the file counts once.
+#[tokio::test]
+async fn components_of_one_file_are_marked_each() {
+    let farm = Farm::start().await;
+    ModelFile::checkpoint(mebibytes(2), mebibytes(1), mebibytes(1)).write(&farm.library(), "whole.safetensors");
+    let path = farm.library().join("whole.safetensors");
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let hash = json!({ "kind": "hash", "args": { "model": "whole" }, "target": "host:a" });
+    job_ends(&farm, hash, JobState::Succeeded).await;
+    let length = fs::metadata(&path).expect("the file").len();
+    let (first, last) = (1 << 20, length - 8);
+    flip(&path, first);
+    flip(&path, last);
+    assert_eq!(validated(&farm, "whole", "a").await.summary.verdict, "invalid");
+    let found = async || {
+        let mut found: Vec<_> = marked(&farm, "whole", "a").await.into_iter().map(|mark| mark.component).collect();
+        found.sort();
+        found
+    };
+    let (none, unet, text) = (None, Some("unet".to_owned()), Some("text_encoder".to_owned()));
+    assert_eq!(found().await, [none.clone(), text.clone(), unet]);
+    wait_for("the gauge of corrupt files", SHORT, || async {
+        let files = farm.scheduler.metric("modelyard_corrupt_files", "").await;
+        if files == 1.0 { Ok(()) } else { Err(files.to_string()) }
+    })
+    .await;
+    flip(&path, first);
+    assert_eq!(validated(&farm, "whole", "a").await.summary.verdict, "invalid");
+    assert_eq!(found().await, [none, text], "the other is still bad");
+    flip(&path, last);
+    assert_eq!(validated(&farm, "whole", "a").await.summary.verdict, "ok");
+    assert_eq!(found().await, []);
+}
+
+/// Writes a VAE into this folder as two files with an index; the second one's path.
+fn write_shards(folder: &Path) -> PathBuf {
+    let whole = ModelFile::vae(mebibytes(2)).write(&folder.join("parts"), "whole.part");
+    let bytes = fs::read(&whole).expect("the file");
+    fs::remove_dir_all(folder.join("parts")).expect("a removal");
+    let length = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().expect("a length"))).expect("a header");
+    let header: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).expect("a header");
+    let data = &bytes[8 + length..];
+    let (mut shards, mut places) = ([(Map::new(), Vec::new()), (Map::new(), Vec::new())], Map::new());
+    let name = |shard: usize| format!("split-{:05}-of-00002.safetensors", shard + 1);
+    for (number, (tensor, mut entry)) in header.into_iter().filter(|(key, _)| key != "__metadata__").enumerate() {
+        let at =
+            |end: usize| usize::try_from(entry["data_offsets"][end].as_u64().expect("an offset")).expect("an offset");
+        let (header, stored) = &mut shards[number % 2];
+        let begin = stored.len();
+        stored.extend_from_slice(&data[at(0)..at(1)]);
+        entry["data_offsets"] = json!([begin, stored.len()]);
+        places.insert(tensor.clone(), name(number % 2).into());
+        header.insert(tensor, entry);
+    }
+    for (number, (header, data)) in shards.into_iter().enumerate() {
+        let header = Value::Object(header).to_string();
+        let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &data].concat();
+        fs::write(folder.join(name(number)), file).expect("a shard");
+    }
+    let index = json!({ "metadata": {}, "weight_map": places }).to_string();
+    fs::write(folder.join("split.safetensors.index.json"), index).expect("an index");
+    folder.join(name(1))
+}
+
+/// Of a component in several files it is not known at first which is bad. The recorded hashes tell; and where one is replaced, the
+/// component is another, and what was said of the rest says nothing any more.
+#[tokio::test]
+async fn a_model_of_several_files_is_well_once_the_bad_one_is_replaced() {
+    let farm = Farm::start().await;
+    let second = write_shards(&farm.library());
+    let last = fs::metadata(&second).expect("the file").len() - 1;
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    loaded(&farm, "split").await;
+    unloaded(&farm, "split").await;
+    flip(&second, last);
+    failed(&farm, "split", json!({})).await;
+    assert_eq!(marked(&farm, "split", "a").await.len(), 2);
+    let scan = json!({ "kind": "scan", "target": "host:a" });
+    fs::remove_file(&second).expect("a removal");
+    write_shards(&farm.library().join("new"));
+    let good = second.file_name().expect("a name");
+    fs::rename(farm.library().join("new").join(good), &second).expect("a good file in its place");
+    fs::remove_dir_all(farm.library().join("new")).expect("a removal");
+    job_ends(&farm, scan, JobState::Succeeded).await;
+    assert_eq!(marked(&farm, "split", "a").await, []);
+    loaded(&farm, "split").await;
+    unloaded(&farm, "split").await;
+
+    let hash = json!({ "kind": "hash", "args": { "model": "split" }, "target": "host:a" });
+    job_ends(&farm, hash, JobState::Succeeded).await;
+    flip(&second, last);
+    failed(&farm, "split", json!({ "priority": 1 })).await;
+    assert_eq!(marked(&farm, "split", "a").await.len(), 2);
+    validated(&farm, "split", "a").await;
+    let marks = marked(&farm, "split", "a").await;
+    assert!(marks.len() == 2 && marks.iter().all(|mark| mark.file.contains("00002-of")), "{marks:?}");
+    flip(&second, last);
+    assert_eq!(validated(&farm, "split", "a").await.summary.verdict, "ok");
+    assert_eq!(marked(&farm, "split", "a").await, []);
+}
+
+/// What was placed before its file was marked goes back unread, and to the copy that is good.
+#[tokio::test]
+async fn work_that_waits_at_a_copy_that_goes_bad_goes_to_a_good_one() {
+    let farm = Farm::start().await;
+    let other = farm.library().with_file_name("other");
+    small_model(&farm).write(&other, "small.safetensors");
+    big_model(&farm, 96);
+    let _a = farm.agent_with_library(farm.agent("a").read_limit("8MB")).await;
+    loaded(&farm, "small").await;
+    unloaded(&farm, "small").await;
+    flip(&farm.library().join("small.safetensors"), 1 << 20);
+    let big = load(&farm, "big").await;
+    bytes_move(&farm, &big).await;
+    let waits = load_with(&farm, "small", json!({ "priority": 1 })).await;
+    farm.api.job_is(waits.id, "is placed", SHORT, |seen| seen.job.state == JobState::Placed).await;
+    assert_eq!(validated(&farm, "small", "a").await.summary.verdict, "invalid");
+    let _b = farm.agent_with_library(farm.agent("b").library(&other)).await;
+    farm.scanned("b").await;
+    farm.api.cancel(big.id).await;
+    let done = farm.api.job_ended(waits.id, JobState::Succeeded, LONG).await;
+    assert_eq!((done.job.host.as_deref(), done.job.attempt), (Some("b"), 1), "{done:?}");
+    assert_eq!(farm.ledger.outcomes(waits.id).await, ["handed_back", "succeeded"]);
 }

@@ -71,6 +71,16 @@ pub(super) async fn record(
     let files = judge::files(agent, tx, lease.id, &hashed.files, &met.others).await?;
     met.others.extend(files);
     well.retain(|model| !judge::names(&met.others, &model.files));
+    // nothing said that these are well again, so they are not what later reads are compared with
+    let mut compared = Vec::new();
+    for model in well {
+        if judge::is_marked(agent, tx, &model.files).await? {
+            met.uncompared.push(model.path.clone());
+        } else {
+            compared.push(model);
+        }
+    }
+    let well = compared;
     record_models(agent, tx, lease, &well, met).await
 }
 
@@ -103,8 +113,8 @@ async fn record_models(
 }
 
 /// A hash job says what it refused, and fails for it when it is about that model alone.
-pub(super) fn told(report: &Report, hashed: &Hashed, others: &[Other]) -> Report {
-    let Some(first) = others.first() else { return report.clone() };
+pub(super) fn told(report: &Report, hashed: &Hashed, others: &[Other], uncompared: &[String]) -> Report {
+    let Some(first) = others.first() else { return kept(report, hashed, uncompared) };
     if hashed.alone {
         let path = hashed.models.first().map(|model| model.path.as_str()).unwrap_or_default();
         let message =
@@ -113,5 +123,17 @@ pub(super) fn told(report: &Report, hashed: &Hashed, others: &[Other]) -> Report
         return Report::Failed { error: ErrorBody { hint, ..ErrorBody::new(ErrorCode::Corrupt, message) } };
     }
     let shown = |other: &Other| serde_json::json!({ "component": other.component, "digest": other.actual, "registered": other.expected });
-    with_result(report, "refused", others.iter().map(shown).collect())
+    let report = with_result(report, "refused", others.iter().map(shown).collect());
+    kept(&report, hashed, uncompared)
+}
+
+/// The same of files whose marks stay because nothing of them could be compared.
+fn kept(report: &Report, hashed: &Hashed, uncompared: &[String]) -> Report {
+    match uncompared.first() {
+        None => report.clone(),
+        Some(first) if hashed.alone => {
+            Report::Failed { error: ErrorBody::new(ErrorCode::Corrupt, judge::uncompared(first)) }
+        }
+        Some(_) => with_result(report, "still_marked", uncompared.into()),
+    }
 }

@@ -21,7 +21,7 @@ mod scan;
 mod unload;
 mod validate;
 
-pub use hash::HashedPart;
+pub use hash::{HashedPart, facts};
 pub use pipeline::{PipelineChange, Recorded};
 
 use std::sync::Arc;

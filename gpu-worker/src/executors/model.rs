@@ -145,9 +145,10 @@ pub(super) fn request(
     inspection: &Inspection,
     landed: &Arc<Landed>,
 ) -> Result<LoadRequest, WorkError> {
-    let missing = || WorkError::Changed {
+    let missing = || WorkError::NoComponent {
         path: inspection.files.first().map(|file| file.path.display().to_string()).unwrap_or_default(),
-        what: format!("its component `{}` is not there any more", row.kind),
+        component: row.kind.clone(),
+        reason: inspection.reason.clone().unwrap_or_else(|| "nothing of the kind is in it".to_owned()),
     };
     let mut request = load_request(row, inspection).ok_or_else(missing)?;
     request.key = key(agent, row.id);

@@ -205,7 +205,10 @@ impl Check<'_> {
             }
             self.reads.files.push((file.clone(), now));
         }
-        let bad = self.components(&rows, parts).await?;
+        let mut bad = self.components(&rows, parts).await?;
+        // what stays marked is not recorded, and whether it does is told with the job's end
+        let keys: Vec<FileKey> = files.iter().map(FileKey::from).collect();
+        bad.extend(models::marked_among(&self.agent.pool, &self.agent.host, &keys).await?);
         for file in unknown.into_iter().filter(|file| !bad.contains(&FileKey::from(*file))) {
             let message = format!("{} had no recorded hashes; they are recorded now", shown(file));
             self.findings.push(Finding::new(Severity::Info, "hash_recorded", message));

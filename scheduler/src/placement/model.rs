@@ -2,7 +2,7 @@
 //! Maps are ordered or looked up by key, so that no decision depends on the order of rows.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     time::Duration,
 };
 
@@ -92,6 +92,8 @@ pub struct Tier {
     pub held_bytes: u64,
     /// Components that are in it or on their way, with their bytes.
     pub resident: HashMap<ComponentId, u64>,
+    /// Of these, those that are there as a whole: nothing has to be read for them.
+    pub ready: HashSet<ComponentId>,
 }
 
 impl Tier {
@@ -103,6 +105,14 @@ impl Tier {
     /// Bytes that must be evicted to make room for `missing` more; 0 when they fit.
     pub fn must_evict(&self, missing: u64) -> u64 {
         missing.saturating_sub(self.capacity_bytes.saturating_sub(self.used_bytes))
+    }
+
+    /// Enters what the tier's worker reports: there, or on its way.
+    pub fn enter(&mut self, component: ComponentId, bytes: u64, is_ready: bool) {
+        self.resident.insert(component, bytes);
+        if is_ready {
+            self.ready.insert(component);
+        }
     }
 
     /// Promises room for what is missing of `components`, so that the next decision sees it taken.
@@ -136,6 +146,8 @@ pub struct PendingJob {
     pub components: Vec<(ComponentId, u64)>,
     /// Its components need not stay in RAM on their way to a device: one after the other may be there.
     pub through_ram: bool,
+    /// It writes a copy of the model's file: a `metadata_write` in that form.
+    pub copies: bool,
     /// Other models whose files it needs.
     pub other_models: Vec<ModelId>,
     /// The root that it names.
@@ -203,12 +215,13 @@ impl PendingJob {
             | JobKind::BlendLoras => true,
             // the levels before `forward` are how a file is found to be well again
             JobKind::Validate => self.lane == Lane::Device,
+            // a side-car says what people know of the model
+            JobKind::MetadataWrite => self.copies,
             JobKind::Scan
             | JobKind::Unload
             | JobKind::CacheRemove
             | JobKind::CacheKeep
             | JobKind::Hash
-            | JobKind::MetadataWrite
             | JobKind::Optimize
             | JobKind::Tokenize
             | JobKind::RestorePipeline => false,

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use shared::{bytes::ByteSize, ids::ModelId, job::JobKind};
+use shared::{
+    bytes::ByteSize,
+    ids::{ComponentId, ModelId},
+    job::JobKind,
+};
 
 use super::{
     model::{PendingJob, Place, Snapshot},
@@ -155,12 +159,17 @@ fn size(job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {
 }
 
 /// A model's copy on a host is read as a whole or not at all: which of its files a job would read is not known here. What is in memory
-/// was compared when it was read.
+/// was compared when it was read; what is on its way there, or promised to jobs that are given there, still has to be.
 fn corrupt(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {
     if snapshot.corrupt.is_empty() || !job.reads_weights() {
         return None;
     }
-    let in_memory = job.brings_weights() && !job.components.is_empty() && ram_bytes(job, place) == 0;
+    let is_ready = |id: &ComponentId| {
+        place.device.is_some_and(|device| device.memory.ready.contains(id))
+            || place.host.is_some_and(|host| host.ram.ready.contains(id))
+    };
+    let in_memory =
+        job.brings_weights() && !job.components.is_empty() && job.components.iter().all(|(id, _)| is_ready(id));
     let file = job.models().find_map(|model| snapshot.corrupt_on(model, place.host_name)).filter(|_| !in_memory)?;
     Some(Obstacle::FileCorrupt { file: file.to_owned() })
 }

@@ -28,14 +28,21 @@ fn queue() -> impl Strategy<Value = Queue> {
 }
 
 fn tier() -> impl Strategy<Value = Tier> {
-    (0u64..60, 0u64..60, 0u64..30, subsequence((0u8..6).collect::<Vec<_>>(), 0..=6)).prop_map(
-        |(capacity_bytes, used_bytes, held_bytes, resident)| Tier {
+    let resident = vec((prop::bool::ANY, prop::bool::ANY), 6);
+    (0u64..60, 0u64..60, 0u64..30, resident).prop_map(|(capacity_bytes, used_bytes, held_bytes, resident)| {
+        let mut tier = Tier {
             capacity_bytes,
             used_bytes: used_bytes.min(capacity_bytes),
             held_bytes: held_bytes.min(used_bytes).min(capacity_bytes),
-            resident: resident.into_iter().map(|number| (id::<ComponentId>(number), 10)).collect(),
-        },
-    )
+            ..Tier::default()
+        };
+        for (number, (is_resident, is_ready)) in (0u8..).zip(resident) {
+            if is_resident {
+                tier.enter(id::<ComponentId>(number), 10, is_ready);
+            }
+        }
+        tier
+    })
 }
 
 fn host() -> impl Strategy<Value = Host> {
@@ -113,6 +120,7 @@ fn job() -> impl Strategy<Value = PendingJob> {
             model: Some(id::<ModelId>(0)),
             components: components.into_iter().map(|number| (id::<ComponentId>(number), 10)).collect(),
             through_ram: kind == JobKind::Load,
+            copies: kind == JobKind::MetadataWrite,
             other_models: Vec::new(),
             root: rooted.then(|| "main".to_owned()),
             lost_for: lost.map(Duration::from_secs),
@@ -165,7 +173,7 @@ proptest! {
         }
         prop_assert!(!job.runs_models() || at.runs_no_models.is_none());
         if job.reads_weights() && farm.corrupt_on(&id::<ModelId>(0), &host).is_some() {
-            let in_memory = |id| at.ram.resident.contains_key(id) || dev.is_some_and(|dev| dev.memory.resident.contains_key(id));
+            let in_memory = |id| at.ram.ready.contains(id) || dev.is_some_and(|dev| dev.memory.ready.contains(id));
             prop_assert!(job.brings_weights() && job.components.iter().all(|(id, _)| in_memory(id)));
         }
         if job.kind == JobKind::Scan {

@@ -45,6 +45,7 @@ impl Example {
             model: Some(model),
             components,
             through_ram: kind == JobKind::Load,
+            copies: false,
             other_models: Vec::new(),
             root: None,
             lost_for: None,
@@ -283,9 +284,16 @@ fn what_is_in_memory_is_used_however_its_file_is_and_a_file_is_looked_at_to_say_
     }
     assert_eq!(example.rejected(), ErrorCode::Corrupt);
     let components = example.job.components.clone();
-    example.host("b").ram.promise(&components[..1]);
-    assert_eq!(example.rejected(), ErrorCode::Corrupt, "the rest would have to be read");
+    // work that is given there, or under way, has not read it yet
     example.host("b").ram.promise(&components);
+    assert_eq!(example.rejected(), ErrorCode::Corrupt, "promised");
+    for (id, bytes) in &components {
+        example.device("b").memory.enter(*id, *bytes, false);
+    }
+    assert_eq!(example.rejected(), ErrorCode::Corrupt, "on its way");
+    example.host("b").ram.enter(components[0].0, components[0].1, true);
+    assert_eq!(example.rejected(), ErrorCode::Corrupt, "the rest would have to be read");
+    example.device("b").memory.enter(components[1].0, components[1].1, true);
     assert_eq!(example.assigned(), "b/cuda:0");
     // a conversion reads files, whatever is in memory
     example.job.kind = JobKind::Convert;
@@ -298,6 +306,27 @@ fn what_is_in_memory_is_used_however_its_file_is_and_a_file_is_looked_at_to_say_
         assert_eq!(look.assigned(), "a", "{kind}");
         example.farm.corrupt = look.farm.corrupt;
     }
+}
+
+#[test]
+fn a_copy_of_a_corrupt_file_is_not_written_and_a_side_car_is() {
+    let mut example = Example::new(JobKind::MetadataWrite);
+    let model = example.job.model.unwrap();
+    example.farm.corrupt.entry(model).or_default().insert("a".into(), "bad".into());
+    assert_eq!(example.assigned(), "a");
+    example.job.copies = true;
+    assert_eq!(example.assigned(), "b");
+    example.job.pin_host = Some("a".into());
+    assert_eq!(example.rejected(), ErrorCode::Corrupt);
+}
+
+#[test]
+fn work_that_is_placed_on_a_corrupt_copy_draws_no_more_there() {
+    let mut example = Example::new(JobKind::Load);
+    let (model, first) = (example.job.model.unwrap(), example.job.clone());
+    example.farm.assign(&first, "a", Some("a/cuda:0"));
+    example.farm.corrupt.entry(model).or_default().insert("a".into(), "bad".into());
+    assert_eq!(example.assigned(), "b/cuda:0");
 }
 
 #[test]

@@ -40,7 +40,7 @@ macro_rules! lacking_hashes {
          join model_locations l on l.model_id = m.id join roots r on r.host = l.host and r.name = l.root
          where l.host = $1 and jsonb_array_length(l.files) > 0 and l.variant is not distinct from m.read_as ->> 'variant'
            and ($2::text is null or m.id = $2) and ($3::text is null or l.root = $3)
-           and ($2::text is not null or not exists
+           and ($2::text is not null or not exists (select 1 from corrupt_files where host = $1) or not exists
                 (select 1 from corrupt_files q where q.host = $1 and l.files @> jsonb_build_array(q.file)))"
     };
 }

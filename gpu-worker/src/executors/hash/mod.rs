@@ -115,7 +115,7 @@ impl Slice<'_> {
                 return Ok(());
             }
             Err(error @ (WorkError::Format { .. } | WorkError::Changed { .. })) => {
-                self.agent.rescans.note(&self.agent.roots, &error);
+                self.agent.rescans.note(self.agent, &error).await;
                 match &error {
                     WorkError::Format { source, .. } => shared::error::chain(source),
                     changed => changed.to_string(),
@@ -195,7 +195,7 @@ fn of_model(model: &Unhashed, hashes: &[(FileIdentity, FileHashRow)]) -> Option<
 }
 
 /// A file of a model as the catalogue knows it: below a folder, or beside the file that stands for the model.
-pub(super) fn facts(model: &Path, file: &FileIdentity) -> FileFacts {
+pub fn facts(model: &Path, file: &FileIdentity) -> FileFacts {
     let path: PathBuf = match file.rel_path.as_str() {
         "" => model.to_owned(),
         below if model.is_dir() => model.join(below),

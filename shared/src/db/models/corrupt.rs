@@ -14,7 +14,8 @@ use crate::{
 /// What to do about a file that is marked.
 pub const CORRUPT_HINT: &str = "put a good file in its place and scan, or have it read again with `modelyard models validate MODEL \
     --level hash --host HOST`, which takes the mark off if its bytes are the registered ones; `modelyard models reidentify MODEL` \
-    takes it off unread";
+    takes it off unread; where the registered digest is the one that is wrong, remove the copies that have it, touch the good ones and \
+    scan, and it is computed anew";
 
 /// Which file was read, whatever its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -138,8 +139,9 @@ pub async fn judge_component(
     Ok(Judged::Registered)
 }
 
-/// Compares the hash of a whole file with the one that was recorded of the same file, as [`judge_component`] does. A mark for a
-/// component's sake is that component's, as long as its digest is known.
+/// Compares the hash of a whole file with the one that was recorded of the same file, as [`judge_component`] does. A mark for the sake
+/// of a component that is in this file alone is that component's, as long as its digest is known; of one in several files it is told
+/// in this way that it is not this file that went bad.
 ///
 /// # Errors
 /// Database errors.
@@ -156,8 +158,11 @@ pub async fn judge_file(
         return Ok(Judged::Other(recorded.blake3));
     }
     sqlx::query(
-        "delete from corrupt_files q where q.host = $1 and q.file = any($2) and not exists
-             (select 1 from components c where c.id = q.component_id and c.digest is not null)",
+        "delete from corrupt_files q where q.host = $1 and q.file = any($2) and
+             (not exists (select 1 from components c where c.id = q.component_id and c.digest is not null)
+              or exists (select 1 from model_locations l join model_components p on p.model_id = l.model_id
+                         where l.host = $1 and l.files @> jsonb_build_array(q.file) and p.component_id = q.component_id
+                           and jsonb_array_length(l.files) > 1))",
     )
     .bind(reader.host)
     .bind(keys(&file))
@@ -178,8 +183,8 @@ async fn mark(
         "insert into corrupt_files (host, file, component_id, expected, actual, job_id)
          select $1, file, $3, $4, $5, $6 from unnest($2::jsonb[]) as f (file)
          where exists (select 1 from model_locations l where l.host = $1 and l.files @> jsonb_build_array(f.file))
-         on conflict (host, file) do update set component_id = excluded.component_id, expected = excluded.expected,
-             actual = excluded.actual, job_id = excluded.job_id, found_at = now()",
+         on conflict (host, file, component_id) do update set expected = excluded.expected, actual = excluded.actual,
+             job_id = excluded.job_id, found_at = now()",
     )
     .bind(reader.host)
     .bind(keys(files))
@@ -197,34 +202,76 @@ fn keys(files: &[FileKey]) -> Vec<Json<FileKey>> {
     files.iter().copied().collect::<std::collections::BTreeSet<_>>().into_iter().map(Json).collect()
 }
 
-/// Takes the marks off all files of a model, because somebody says so. Never of one with a component whose digest is not known: the
-/// next read would not be compared with anything, and register whatever it finds.
+/// Takes the marks off all files of a model, because somebody says so: how many files are marked no more, and how many still are. Never
+/// off a file of which any component has a digest that is not known, whichever model has it: the next read would not be compared with
+/// anything, and register whatever it finds.
 ///
 /// # Errors
 /// Database errors.
-pub async fn take_marks_off(tx: &mut PgConnection, model: ModelId) -> Result<u64, DbError> {
-    let taken = sqlx::query(
+pub async fn take_marks_off(tx: &mut PgConnection, model: ModelId) -> Result<(i64, i64), DbError> {
+    let marked = "select count(distinct (q.host, q.file)) from corrupt_files q join model_locations l
+                  on l.host = q.host and l.files @> jsonb_build_array(q.file) where l.model_id = $1";
+    let before: i64 = sqlx::query_scalar(marked).bind(model).fetch_one(&mut *tx).await?;
+    if before == 0 {
+        return Ok((0, 0));
+    }
+    sqlx::query(
         "delete from corrupt_files q using model_locations l
          where l.host = q.host and l.model_id = $1 and l.files @> jsonb_build_array(q.file)
-           and not exists (select 1 from model_components p join components c on c.id = p.component_id
-                           where p.model_id = $1 and c.digest is null)",
+           and not exists (select 1 from model_locations o join model_components p on p.model_id = o.model_id
+                           join components c on c.id = p.component_id
+                           where o.host = q.host and o.files @> jsonb_build_array(q.file) and c.digest is null)",
     )
     .bind(model)
-    .execute(tx)
+    .execute(&mut *tx)
     .await?;
-    Ok(taken.rows_affected())
+    let left: i64 = sqlx::query_scalar(marked).bind(model).fetch_one(tx).await?;
+    Ok((before - left, left))
 }
 
-/// Removes marks of files that are not there any more: others are, or none.
+/// Removes marks of files that are not there any more: others are, or none. With the mark of one of a component's files go those of the
+/// others, once no model has that component: what the model is now was not compared with anything.
 pub(super) async fn sweep(tx: &mut PgConnection, host: &str) -> Result<(), DbError> {
-    sqlx::query(
+    if !any_corrupt_files(&mut *tx, Some(host)).await? {
+        return Ok(());
+    }
+    let gone: Vec<(Option<String>, String)> = sqlx::query_as(
         "delete from corrupt_files q where q.host = $1 and not exists
-             (select 1 from model_locations l where l.host = $1 and l.files @> jsonb_build_array(q.file))",
+             (select 1 from model_locations l where l.host = $1 and l.files @> jsonb_build_array(q.file))
+         returning component_id, actual",
     )
     .bind(host)
+    .fetch_all(&mut *tx)
+    .await?;
+    let (components, actual): (Vec<String>, Vec<String>) =
+        gone.into_iter().filter_map(|(component, actual)| Some((component?, actual))).unzip();
+    if components.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "delete from corrupt_files q using unnest($2::text[], $3::text[]) as g (component_id, actual)
+         where q.host = $1 and q.component_id = g.component_id and q.actual = g.actual and not exists
+             (select 1 from model_locations l join model_components p on p.model_id = l.model_id
+              where l.host = $1 and l.files @> jsonb_build_array(q.file)
+                and p.component_id = coalesce((select merged_into from components c where c.id = q.component_id), q.component_id))",
+    )
+    .bind(host)
+    .bind(components)
+    .bind(actual)
     .execute(tx)
     .await?;
     Ok(())
+}
+
+/// Whether any file of a host, or of all, is marked: seldom, and all else that is asked of marks costs more.
+///
+/// # Errors
+/// Database errors.
+pub async fn any_corrupt_files(db: impl PgExecutor<'_>, host: Option<&str>) -> Result<bool, DbError> {
+    Ok(sqlx::query_scalar("select exists (select 1 from corrupt_files where $1::text is null or host = $1)")
+        .bind(host)
+        .fetch_one(db)
+        .await?)
 }
 
 /// The marked files of these models, by model and host.
@@ -266,12 +313,26 @@ pub async fn corrupt_among(
     Ok(row.map(|(file, expected, actual)| (file.0, expected, actual)))
 }
 
+/// Those of these files that are marked on this host.
+///
+/// # Errors
+/// Database errors.
+pub async fn marked_among(db: impl PgExecutor<'_>, host: &str, files: &[FileKey]) -> Result<Vec<FileKey>, DbError> {
+    let marked: Vec<Json<FileKey>> =
+        sqlx::query_scalar("select distinct file from corrupt_files where host = $1 and file = any($2)")
+            .bind(host)
+            .bind(keys(files))
+            .fetch_all(db)
+            .await?;
+    Ok(marked.into_iter().map(|Json(file)| file).collect())
+}
+
 /// How many files are marked on all hosts.
 ///
 /// # Errors
 /// Database errors.
 pub async fn count_corrupt_files(db: impl PgExecutor<'_>) -> Result<i64, DbError> {
-    Ok(sqlx::query_scalar("select count(*) from corrupt_files").fetch_one(db).await?)
+    Ok(sqlx::query_scalar("select count(distinct (host, file)) from corrupt_files").fetch_one(db).await?)
 }
 
 #[cfg(test)]

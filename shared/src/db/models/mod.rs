@@ -30,8 +30,8 @@ mod written;
 pub use component_list::{ComponentFilter, SharedComponent, list_components, shared_component};
 pub use components::{Registered, merged, register_digest};
 pub use corrupt::{
-    CORRUPT_HINT, CorruptRow, FileKey, Judged, Reader, corrupt_among, corrupt_files, count_corrupt_files,
-    judge_component, judge_file, take_marks_off,
+    CORRUPT_HINT, CorruptRow, FileKey, Judged, Reader, any_corrupt_files, corrupt_among, corrupt_files,
+    count_corrupt_files, judge_component, judge_file, marked_among, take_marks_off,
 };
 pub use forget::forget;
 pub use known::{KnownModel, known, misread};
@@ -41,8 +41,8 @@ pub use loras::{LoraRow, lora_facts};
 pub use metadata::{MetadataChangeRow, MetadataRow, lock, metadata, metadata_history, set_metadata, set_overrides};
 pub use page::{explain, list, list_along, listed};
 pub use read::{
-    OwnedComponent, component, component_ids_of, components_of, count, find, hosts_with, locations_of, names, names_of,
-    of_types_on, owners_of,
+    OwnedComponent, component, component_ids_of, components_of, count, files_around, find, hosts_with, locations_of,
+    names, names_of, of_types_on, owners_of,
 };
 pub use scan::{FoundComponent, FoundModel, Scan, ScanCounts, record_models, record_one, record_scan, root_missing};
 pub use search::{ListedModel, ModelFilter, ModelSort};

@@ -1,8 +1,8 @@
 //! Single models, and what belongs to given ones.
 
-use sqlx::{FromRow, PgExecutor};
+use sqlx::{FromRow, PgExecutor, types::Json};
 
-use super::{ComponentRow, LocationRow, ModelRow};
+use super::{ComponentRow, FileIdentity, LocationRow, ModelRow};
 use crate::{
     db::DbError,
     ids::{ComponentId, ModelId},
@@ -133,6 +133,31 @@ pub async fn locations_of(db: impl PgExecutor<'_>, models: &[ModelId]) -> Result
     .bind(models)
     .fetch_all(db)
     .await?)
+}
+
+/// The models of a root on a host that a path below the root belongs to: their own paths below it, and their files. The path may be a
+/// model's own, or one of a file in it or beside it.
+///
+/// # Errors
+/// Database errors.
+pub async fn files_around(
+    db: impl PgExecutor<'_>,
+    host: &str,
+    root: &str,
+    path: &str,
+) -> Result<Vec<(String, Vec<FileIdentity>)>, DbError> {
+    let rows: Vec<(String, Json<Vec<FileIdentity>>)> = sqlx::query_as(
+        "select l.rel_path, l.files from model_locations l
+         where l.host = $1 and l.root = $2 and (l.rel_path = $3 or starts_with($3, l.rel_path || '/') or exists
+               (select 1 from jsonb_array_elements(l.files) as f (file)
+                where regexp_replace(l.rel_path, '[^/]*$', '') || (f.file ->> 'rel_path') = $3))",
+    )
+    .bind(host)
+    .bind(root)
+    .bind(path)
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|(path, files)| (path, files.0)).collect())
 }
 
 /// Models of one of these types that are on the disks of a host, by name.
