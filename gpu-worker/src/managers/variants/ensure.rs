@@ -214,7 +214,9 @@ impl Making<'_> {
                 converted.map(|base| Departing::begin(self.device, base, self.attempt.why(Reason::Superseded)));
             let applied = self.device.runner.apply(order, progress, &self.attempt.cancel).await;
             // where it failed, the base stays or went with its process
-            converted.filter(|_| applied.is_ok()).map(Departing::gone);
+            if let Some(base) = converted.filter(|_| applied.is_ok()) {
+                base.gone();
+            }
             match &applied {
                 // what went with its process went for nothing else
                 Err(RunnerError::Crashed { .. } | RunnerError::Unavailable { .. }) => drop(lending),
