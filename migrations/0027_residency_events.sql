@@ -10,6 +10,3 @@ create table residency_events (
     device  text,
     data    jsonb not null
 );
-
--- an event is as old as its row and not as its transaction: the stream waits for those that commit late by the row's age
-alter table job_events alter column at set default clock_timestamp();

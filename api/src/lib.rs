@@ -7,6 +7,7 @@ mod context;
 mod cursor;
 mod edit;
 mod extract;
+mod horizon;
 mod idempotency;
 mod live;
 mod merge;

@@ -25,7 +25,10 @@ use shared::{
     job::JobState,
     wire::ResidencyEvent,
 };
-use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::sync::{
+    broadcast::{Receiver, error::RecvError},
+    watch,
+};
 
 use crate::{context::NO_STORE, problem::ApiError, state::AppState, views};
 
@@ -33,8 +36,8 @@ use crate::{context::NO_STORE, problem::ApiError, state::AppState, views};
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Time between progress events, and the poll of a job's stream.
 const PROGRESS: Duration = Duration::from_millis(500);
-/// The poll of the farm's stream.
-const POLL: Duration = Duration::from_secs(1);
+/// Time before Postgres is asked again after it failed.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Events read at once.
 const BATCH: i64 = 256;
 
@@ -76,6 +79,8 @@ pub(crate) struct Feed {
     about: About,
     after: i64,
     hints: Receiver<Hint>,
+    /// How far the farm's events are settled.
+    settled: watch::Receiver<Option<i64>>,
     queue: VecDeque<Event>,
     /// The job's terminal event has been queued, or its row says that it ended and nothing more came.
     ended: bool,
@@ -88,9 +93,20 @@ impl Feed {
     /// Events after `after`; a stream of one job ends with the job.
     pub(crate) fn new(state: AppState, about: About, after: i64) -> Self {
         // subscribed before the first look, so that nothing falls between
-        let hints = state.hints.subscribe();
+        let (hints, settled) = (state.hints.subscribe(), state.settled.subscribe());
         let queue = VecDeque::new();
-        Self { state, about, after, hints, queue, ended: false, seen_ended: false, progress: None, progress_at: None }
+        Self {
+            state,
+            about,
+            after,
+            hints,
+            settled,
+            queue,
+            ended: false,
+            seen_ended: false,
+            progress: None,
+            progress_at: None,
+        }
     }
 
     /// Tells first where it starts, so that a client that has not seen an event yet can come back to it as well.
@@ -115,7 +131,7 @@ impl Feed {
             }
             if self.fill().await.is_err() {
                 // logged where it happened; the stream stays open and goes on when Postgres is back
-                tokio::select! { () = stop.cancelled() => return None, () = tokio::time::sleep(POLL) => {} }
+                tokio::select! { () = stop.cancelled() => return None, () = tokio::time::sleep(AGAIN) => {} }
             } else if self.queue.is_empty() && !self.ended {
                 tokio::select! { () = stop.cancelled() => return None, () = self.woken() => {} }
             }
@@ -130,8 +146,12 @@ impl Feed {
     }
 
     async fn fill_of_farm(&mut self, topics: Topics) -> Result<(), ApiError> {
+        let Some(settled) = *self.settled.borrow_and_update() else { return Ok(()) };
+        if settled <= self.after {
+            return Ok(());
+        }
         let mut conn = self.state.connection().await?;
-        for row in events::after(&mut *conn, topics, self.after, BATCH).await? {
+        for row in events::after(&mut *conn, topics, (self.after, settled), BATCH).await? {
             self.after = row.seq;
             self.queue.extend(event_of_farm(row));
         }
@@ -177,19 +197,22 @@ impl Feed {
         self.queue.extend(data.and_then(|data| Event::default().event("progress").json_data(data).ok()));
     }
 
-    /// A hint about the job (for a parent: about any), or the poll.
+    /// More is settled; or a hint about the job (for a parent: about any), or the poll.
     async fn woken(&mut self) {
-        let (poll, job) = match self.about {
-            About::Job(job) => (if self.seen_ended { Duration::ZERO } else { PROGRESS }, Some(job.to_string())),
-            About::Farm(_) => (POLL, None),
+        let job = match self.about {
+            About::Job(job) => job.to_string(),
+            About::Farm(_) => {
+                // it never fails: what it comes from is in the state
+                let _ = self.settled.changed().await;
+                return;
+            }
         };
+        let poll = if self.seen_ended { Duration::ZERO } else { PROGRESS };
         let hinted = async {
             loop {
                 match self.hints.recv().await {
                     Ok(hint) if hint.channel.is_empty() => return,
-                    Ok(hint) if hint.channel == listen::JOB && job.as_ref().is_none_or(|id| *id == hint.payload) => {
-                        return;
-                    }
+                    Ok(hint) if hint.channel == listen::JOB && hint.payload == job => return,
                     Ok(_) => {}
                     Err(RecvError::Lagged(_)) => return,
                     Err(RecvError::Closed) => std::future::pending::<()>().await,

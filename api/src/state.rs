@@ -15,6 +15,7 @@ use crate::{
     auth::Auth,
     config::{BadConfig, Config},
     cursor::Cursors,
+    horizon::{self, Settled},
     live::Live,
     metrics::Metrics,
     problem::ApiError,
@@ -41,6 +42,8 @@ pub(crate) struct Inner {
     pub(crate) live: Live,
     /// Hints that something happened to a job.
     pub(crate) hints: listen::Hints,
+    /// How far the farm's events are settled.
+    pub(crate) settled: Settled,
     /// Signs page cursors.
     pub(crate) cursors: Cursors,
     /// Who may ask.
@@ -64,7 +67,7 @@ impl Deref for AppState {
 }
 
 impl AppState {
-    /// Connects lazily; starts the hint listener and the Redis check.
+    /// Connects lazily; starts the hint listener, the Redis check and the look at the events.
     ///
     /// # Errors
     /// A Redis URL that is not one, or metrics that cannot be registered.
@@ -82,6 +85,7 @@ impl AppState {
             pool,
             live: Live::new(status, metrics.redis_up.clone()),
             hints: listen::Hints::start(&config.stores, &[listen::JOB], tasks),
+            settled: Settled::default(),
             cursors: Cursors::new(&config.stores.database_url),
             uploads: UploadLimits::of(config),
             arriving: InFlight::default(),
@@ -90,6 +94,7 @@ impl AppState {
             tasks: tasks.clone(),
         }));
         state.watch_redis();
+        tasks.spawn("event-horizon", horizon::watch(state.clone()));
         Ok(state)
     }
 

@@ -122,11 +122,14 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
         // the job is this attempt's, and nobody who sees it succeed may see the device as it was before
         let recorded = if met.refused.is_empty() { met.pipeline } else { Recorded::Nothing };
         change.note(agent, recorded);
-        met.told.extend(residents::store(agent, &mut tx).await?);
+        met.reports = true;
         publisher::publish_now(agent).await;
     }
+    // last: the locks of what is resident, on other hosts as well, are held for as short as can be, and nothing else is waited for with them
+    residency::merge(&mut tx, &agent.host, &met.merged).await?;
+    let told = if met.reports { residents::store(agent, &mut tx).await? } else { None };
     tx.commit().await?;
-    met.told.iter().for_each(|told| residents::told(agent, told));
+    told.iter().for_each(|told| residents::told(agent, told));
     for (held, now) in met.merged {
         agent.aliases.learn(held, now);
         agent.devices.values().for_each(|device| device.variants.merged(held, now));
@@ -158,8 +161,8 @@ struct Met {
     uncompared: Vec<String>,
     /// What was recorded of a pipeline.
     pipeline: Recorded,
-    /// What was written of residency.
-    told: Vec<residency::Report>,
+    /// What is resident is told with it.
+    reports: bool,
 }
 
 async fn apply(
@@ -256,7 +259,7 @@ async fn resident(
         }
         return Ok(report);
     }
-    met.told.extend(residents::store(agent, tx).await?);
+    met.reports = true;
     Ok(report.clone())
 }
 

@@ -31,7 +31,8 @@ fn of(agent: &Agent) -> Report {
     let rows = rows(agent, &publisher::snapshot(agent, false));
     // after the rows: why one of them is missing was noted before it was
     let ram = departures("", agent.tier.departures());
-    let devices = agent.devices.values().flat_map(|device| departures(&device.id, device.tier.departures()));
+    let devices =
+        agent.devices.values().flat_map(|device| departures(&device.id, device.tier.departures(device.deaths())));
     Report { rows, departures: ram.into_iter().chain(devices).collect() }
 }
 

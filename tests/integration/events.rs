@@ -44,7 +44,7 @@ async fn the_farms_stream_carries_every_job_in_order() {
     small_model(&farm);
     let _agent = farm.agent_with_library(farm.agent("a")).await;
     let begin = farm.ledger.number("select coalesce(max(seq), 0) from job_events").await;
-    let mut live = Sse::open(&farm.api, "/v1/events?topic=jobs", Some(begin)).await;
+    let mut live = Sse::open(&farm.api, "/v1/events", Some(begin)).await;
     let mut seen = Vec::new();
     let first = loaded(&farm, "small").await;
     let second = loaded(&farm, "small").await;

@@ -17,7 +17,10 @@ use tokio::{
 use crate::support::{load_with, loaded, small_model};
 
 /// The last id of an event.
-const NEWEST: &str = "select greatest((select max(seq) from job_events), (select max(seq) from residency_events))";
+const NEWEST: &str = "select greatest((select max(seq) from job_events), (select max(seq) from residency_events), 0)";
+
+/// All that is told.
+const BOTH: &str = "/v1/events?topics=jobs,residency";
 
 /// The events of residency that come next: so many, and no more than what the database has.
 struct Told {
@@ -59,7 +62,16 @@ impl Told {
 }
 
 async fn after(farm: &Farm, seq: i64) -> Sse {
-    Sse::open(&farm.api, "/v1/events?topic=residency", Some(seq)).await
+    Sse::open(&farm.api, "/v1/events?topics=residency", Some(seq)).await
+}
+
+/// Where a stream without history says that it begins.
+async fn begin_of_now(farm: &Farm) -> i64 {
+    let fresh = farm.api.request(Method::GET, BOTH);
+    let begun = fresh.send().await.expect("an answer").chunk().await.expect("a stream").expect("its beginning");
+    let begun = String::from_utf8_lossy(&begun);
+    let id = begun.strip_prefix("id: ").and_then(|rest| rest.strip_suffix("\n\n"));
+    id.and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("{begun:?}"))
 }
 
 /// `ram resident vae`, `a/cpu:0 gone vae room`.
@@ -114,7 +126,7 @@ async fn a_load_and_an_unload_are_told_with_bytes_and_jobs_and_a_stream_goes_on_
     told.seen.truncate(1);
     assert_eq!(line(&told.next().await), "a/cpu:0 resident vae");
     let last = told.seen[1].id.expect("an id");
-    told.stream = Sse::open(&farm.api, "/v1/events?topic=residency", Some(last)).await;
+    told.stream = Sse::open(&farm.api, "/v1/events?topics=residency", Some(last)).await;
     let unload = done(&farm, "/v1/models/small/unload", json!({ "from_ram": true })).await;
     let mut gone = told.lines(2).await;
     gone.sort();
@@ -123,7 +135,7 @@ async fn a_load_and_an_unload_are_told_with_bytes_and_jobs_and_a_stream_goes_on_
     told.is_all(&farm).await;
 
     // beside the jobs, in one order; a topic that there is not is refused
-    let mut both = Sse::open(&farm.api, "/v1/events", Some(0)).await;
+    let mut both = Sse::open(&farm.api, BOTH, Some(0)).await;
     let (mut ids, mut names) = (Vec::new(), Vec::new());
     while ids.last() != told.seen[3].id.as_ref() {
         let event = both.next(SHORT).await.expect("the farm's stream does not end");
@@ -134,11 +146,20 @@ async fn a_load_and_an_unload_are_told_with_bytes_and_jobs_and_a_stream_goes_on_
     for name in ["enqueued", "succeeded", "residency.resident", "residency.gone"] {
         assert!(names.iter().any(|one| one == name), "{name}: {names:?}");
     }
+    // who names no topics is told of jobs
+    let mut jobs = Sse::open(&farm.api, "/v1/events", Some(0)).await;
+    while let Some(event) = jobs.next(SHORT).await.filter(|event| event.event != "succeeded") {
+        assert!(event.data["job"].is_string(), "{event:?}");
+    }
     // who begins now learns where that is before anything happens
-    let fresh = farm.api.request(Method::GET, "/v1/events");
-    let begun = fresh.send().await.expect("an answer").chunk().await.expect("a stream").expect("its beginning");
-    assert_eq!(String::from_utf8_lossy(&begun), format!("id: {}\n\n", farm.ledger.number(NEWEST).await));
-    let problem = farm.api.ask("/v1/events?topic=weather").await.problem(400);
+    let before = farm.ledger.number(NEWEST).await;
+    while ids.last().is_none_or(|last| *last < before) {
+        ids.extend(both.next(SHORT).await.expect("the farm's stream does not end").id);
+    }
+    let begun = begin_of_now(&farm).await;
+    let after = farm.ledger.number(NEWEST).await;
+    assert!((before..=after).contains(&begun), "{before} {begun} {after}");
+    let problem = farm.api.ask("/v1/events?topics=weather").await.problem(400);
     assert!(problem.detail.contains("`weather` is not one of jobs, residency"), "{problem:?}");
     farm.assert_ledger_is_clean().await;
 }
@@ -234,25 +255,63 @@ async fn what_turns_out_to_be_another_component_goes_by_that_ones_id() {
     assert_ne!(first, second);
     done(&farm, "/v1/cache", json!({ "model": "first" })).await;
     assert_eq!(line(&told.next().await), "ram resident vae");
-    done(&farm, "/v1/cache", json!({ "model": "second" })).await;
-    // its own copy is told where the picture came before the digest
-    let mut lines = Vec::new();
+    // its own copy is told before its digest is compared: the job's end waits for the row, and the agent's report does not
+    let mut held = farm.ledger.pool().begin().await.expect("a transaction");
+    sqlx::query("select 1 from components where id = $1 for no key update")
+        .bind(second.as_str().expect("an id"))
+        .execute(&mut *held)
+        .await
+        .expect("the row");
+    let job = farm.api.submit("/v1/cache", json!({ "model": "second" })).await;
+    let own = told.next().await;
+    assert_eq!((line(&own).as_str(), &own.data["data"]["component"]), ("ram resident vae", &second));
+    held.rollback().await.expect("the row is let go");
+    farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
+    let merged = told.next().await;
+    assert_eq!(line(&merged), "ram gone vae merged");
+    assert_eq!((&merged.data["data"]["component"], &merged.data["data"]["merged_into"]), (&second, &first));
     wait_for("one copy", SHORT, || async {
         let rows = farm.ledger.number("select count(*) from residency").await;
         if rows == 1 { Ok(()) } else { Err(format!("{rows} rows")) }
     })
     .await;
-    let count = farm.ledger.number("select count(*) from residency_events").await;
-    while told.seen.len() < usize::try_from(count).expect("a count") {
-        lines.push(line(&told.next().await));
-    }
-    let resident = lines.iter().filter(|line| *line == "ram resident vae").count();
-    let merged = told.seen.iter().filter(|event| event.data["data"]["reason"] == json!("merged"));
-    let merged: Vec<&SseEvent> = merged.collect();
-    assert_eq!(merged.len(), resident, "{lines:?}");
-    assert!(merged.iter().all(|event| event.data["data"]["merged_into"] == first), "{merged:?}");
-    assert!(!lines.iter().any(|line| line.ends_with("lost") || line.ends_with("duplicate")), "{lines:?}");
+    // the copy that is given back after that is not told once more
     told.is_all(&farm).await;
+}
+
+/// A transaction may take its number before another one and commit after it.
+#[tokio::test]
+async fn what_commits_late_is_told_in_order_however_late() {
+    let farm = Farm::start().await;
+    let pool = farm.ledger.pool();
+    for age in ["0 seconds", "2.5 seconds"] {
+        let mut told = Sse::open(&farm.api, BOTH, Some(farm.ledger.number(NEWEST).await)).await;
+        let mut late = pool.begin().await.expect("a transaction");
+        let first: i64 = sqlx::query_scalar(
+            "insert into residency_events (type, host, data) values ('residency.gone', 'a', '{}') returning seq",
+        )
+        .fetch_one(&mut *late)
+        .await
+        .expect("an event");
+        let second: i64 = sqlx::query_scalar(
+            "insert into job_events (job_id, type) values ('01J00000000000000000000000', 'enqueued') returning seq",
+        )
+        .fetch_one(pool)
+        .await
+        .expect("an event");
+        assert!(first < second);
+        wait_for("the second to be old", SHORT, || async {
+            let old = "select at <= now() - $2::text::interval from job_events where seq = $1";
+            let old: bool =
+                sqlx::query_scalar(old).bind(second).bind(age).fetch_one(pool).await.expect("the event is there");
+            if old { Ok(()) } else { Err("it is young".to_owned()) }
+        })
+        .await;
+        assert!(begin_of_now(&farm).await < first, "what is not committed comes from now on");
+        late.commit().await.expect("it commits");
+        let ids = [told.next(SHORT).await, told.next(SHORT).await].map(|event| event.and_then(|event| event.id));
+        assert_eq!(ids, [Some(first), Some(second)], "{age}");
+    }
 }
 
 #[tokio::test]

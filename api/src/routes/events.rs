@@ -2,10 +2,7 @@
 
 use axum::{extract::State, http::HeaderMap, response::Response};
 use serde::Deserialize;
-use shared::{
-    db::events::{self, Topics},
-    ids::JobId,
-};
+use shared::{db::events::Topics, ids::JobId};
 
 use super::{id_of, list_of};
 use crate::{
@@ -32,14 +29,17 @@ pub(crate) struct EventsQuery {
 pub(crate) struct FarmEventsQuery {
     /// Only events after this id; `Last-Event-ID` does the same and wins.
     after: Option<i64>,
-    /// What to tell of, separated by commas: `jobs`, `residency`; all when absent.
-    topic: Option<String>,
+    /// What to tell of, separated by commas: `jobs`, `residency`; jobs when absent.
+    topics: Option<String>,
 }
 
 impl FarmEventsQuery {
     fn topics(&self) -> Result<Topics, ApiError> {
-        let topics = list_of("topic", self.topic.as_deref(), &["jobs", "residency"])?;
-        let has = |topic: &str| topics.as_ref().is_none_or(|topics| topics.iter().any(|one| one == topic));
+        // who knows of no topics expects a job in each event
+        let Some(topics) = list_of("topics", self.topics.as_deref(), &["jobs", "residency"])? else {
+            return Ok(Topics { jobs: true, residency: false });
+        };
+        let has = |topic: &str| topics.iter().any(|one| one == topic);
         Ok(Topics { jobs: has("jobs"), residency: has("residency") })
     }
 }
@@ -65,12 +65,12 @@ pub(crate) async fn job_events(
 
 /// Streams the events of the farm
 ///
-/// Server-sent events from now on (the id of where that is comes first), or after `Last-Event-ID`, of jobs (as in a job's own stream) and of residency:
+/// Server-sent events from now on (the id of where that is comes first), or after `Last-Event-ID`, of jobs (as in a job's own stream) and, where `topics` names it, of residency:
 /// `residency.resident` when a component is whole in RAM or on a device, `residency.gone` when it is not there any more. Their data
 /// has `seq`, `host`, `device` (absent for RAM), `at`, `type` and `data` with `tier`, `component`, its `kind`, `bytes`, up to eight names of
 /// `models` that have it, the `job` that brought it or asked for it to go, and of what left the `reason`: one of the evictions' own, `lost` (with its
-/// runner, its agent or its agent's lease) or `merged` (the same bytes go by the id `merged_into` from then on). They come about two seconds
-/// late, so that none is missed, and are kept as long as those of jobs.
+/// runner, its agent or its agent's lease) or `merged` (the same bytes go by the id `merged_into` from then on). An event
+/// comes once no earlier one can come any more, so that none is missed; they are kept as long as those of jobs.
 #[utoipa::path(get, path = "/v1/events", operation_id = "streamEvents", tag = "jobs", params(FarmEventsQuery),
     responses((status = 200, description = "Events", body = String, content_type = "text/event-stream")))]
 pub(crate) async fn all_events(
@@ -83,6 +83,6 @@ pub(crate) async fn all_events(
     if let Some(after) = sse::resume_point(&headers, query.after)? {
         return Ok(sse::respond(Feed::new(state, about, after)));
     }
-    let latest = events::latest(&mut *state.connection().await?).await?;
-    Ok(sse::respond(Feed::new(state, about, latest).with_its_start()))
+    let now = state.settled.now().await?;
+    Ok(sse::respond(Feed::new(state, about, now).with_its_start()))
 }

@@ -80,15 +80,14 @@ impl Parser {
         let line = String::from_utf8_lossy(&std::mem::take(&mut self.line)).into_owned();
         if line.is_empty() {
             let event = std::mem::take(&mut self.event);
+            // only now: of an event that was cut off after its id, the rest is to come again
+            self.last_id = event.id.or(self.last_id);
             return std::mem::take(&mut self.any).then_some(event);
         }
         let (name, value) = line.split_once(':').unwrap_or((line.as_str(), ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match name {
-            "id" => {
-                self.event.id = value.parse().ok();
-                self.last_id = self.event.id.or(self.last_id);
-            }
+            "id" => self.event.id = value.parse().ok(),
             "event" => self.event.kind = value.to_owned(),
             "data" => {
                 if self.any {
@@ -126,6 +125,15 @@ mod tests {
         let mut parser = Parser::default();
         assert_eq!(parser.feed(b"id: 41\n\nevent: progress\ndata: x\n\n").len(), 1);
         assert_eq!(parser.last_id, Some(41));
+    }
+
+    #[test]
+    fn an_event_that_was_cut_off_was_not_seen() {
+        let mut parser = Parser::default();
+        assert!(parser.feed(b"id: 7\nevent: x\n").is_empty());
+        assert_eq!(parser.last_id, None);
+        assert_eq!(parser.feed(b"data: 1\n\nid: 8\ndata: 2\n").len(), 1);
+        assert_eq!(parser.last_id, Some(7));
     }
 
     #[tokio::test]

@@ -49,10 +49,10 @@ struct Facts {
 }
 
 pub(crate) async fn run(args: EventsArgs, client: &Client, output: Output) -> Result<(), CliError> {
-    let topics = (!args.topic.is_empty()).then(|| args.topic.join(","));
+    let topics = if args.topic.is_empty() { "jobs,residency".to_owned() } else { args.topic.join(",") };
     let mut last = args.after;
     loop {
-        let mut events = open(client, topics.as_deref(), last, output).await?;
+        let mut events = open(client, &topics, last, output).await?;
         loop {
             let event = tokio::select! {
                 event = events.next() => event,
@@ -68,13 +68,8 @@ pub(crate) async fn run(args: EventsArgs, client: &Client, output: Output) -> Re
 }
 
 /// The stream from where it was lost; an API that went away is waited for, as long as a restart takes.
-async fn open(
-    client: &Client,
-    topics: Option<&str>,
-    last: Option<i64>,
-    output: Output,
-) -> Result<sse::Events, CliError> {
-    let query = [("topic", topics.map(str::to_owned))];
+async fn open(client: &Client, topics: &str, last: Option<i64>, output: Output) -> Result<sse::Events, CliError> {
+    let query = [("topics", Some(topics.to_owned()))];
     let (deadline, mut noted) = (Instant::now() + follow::OUTAGE, false);
     loop {
         match client.events("/v1/events", &query, last).await {

@@ -205,13 +205,10 @@ fn facts(detail: &JobDetail, output: Output) -> Result<(), CliError> {
 }
 
 async fn watch(args: WatchArgs, client: &Client, output: Output) -> Result<(), CliError> {
-    let (path, topic) = match args.job {
-        Some(job) => (format!("/v1/jobs/{job}/events"), None),
-        None => ("/v1/events".to_owned(), Some("jobs".to_owned())),
-    };
+    let path = args.job.map_or_else(|| "/v1/events".to_owned(), |job| format!("/v1/jobs/{job}/events"));
     let mut last = args.after;
     loop {
-        let mut events = client.events(&path, &[("topic", topic.clone())], last).await?;
+        let mut events = client.events(&path, &[], last).await?;
         loop {
             let event = tokio::select! {
                 event = events.next() => event,
@@ -220,6 +217,9 @@ async fn watch(args: WatchArgs, client: &Client, output: Output) -> Result<(), C
             };
             last = events.last_id().or(last);
             let Some(event) = event else { break };
+            if event.kind.starts_with("residency.") {
+                continue;
+            }
             if output.json {
                 output.line(&event.data)?;
             } else {

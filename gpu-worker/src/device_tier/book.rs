@@ -7,7 +7,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use residency::{
-    Departures, KeepAlive, Said, Why,
+    Departure, Departures, KeepAlive, Said, Why,
     policy::{
         Candidate,
         bandwidth::{Bandwidth, ReadFrom},
@@ -47,6 +47,8 @@ pub(super) struct Note {
     read_from: Vec<ReadFrom>,
     /// Of a variant: how long making it took, which is what having it back takes.
     made_in: Option<Duration>,
+    /// The job that copied it.
+    brought_by: Option<JobId>,
 }
 
 impl Note {
@@ -64,6 +66,7 @@ impl Note {
             uses: 0,
             read_from: Vec::new(),
             made_in: None,
+            brought_by: None,
         }
     }
 
@@ -96,9 +99,11 @@ pub(super) struct Book {
     reuse: Reuse,
     copying: Bandwidth,
     next_lease: u64,
-    /// Who copies each component to the device, or did so last.
-    bringing: BTreeMap<ComponentId, JobId>,
-    pub(super) departures: Departures,
+    /// Who copies components to the device, in the order of asking: there are no notes of their copies yet.
+    bringing: Vec<(ComponentId, JobId)>,
+    departures: Departures,
+    /// Of copies that are on their way off: how often the runner had died when they began to leave.
+    departing: BTreeMap<ComponentId, u64>,
     /// Names of programs that hold a copy at its runner, which counts them, by number and with what they hold.
     programs: BTreeMap<u64, (ComponentId, String)>,
 }
@@ -160,6 +165,11 @@ impl Book {
         jobs.chain(programs.map(|(_, program)| program)).cloned().collect()
     }
 
+    /// The job has copied it.
+    pub(super) fn brought(&mut self, copy: &DeviceResident, job: JobId, now: Duration) {
+        self.note(copy, now).brought_by = Some(job);
+    }
+
     /// A copy took so long to arrive, and its bytes came from there.
     pub(super) fn copied(&mut self, copy: &DeviceResident, from: Vec<ReadFrom>, took: Duration, now: Duration) {
         self.copying.observe(&[ReadFrom { device: COPYING, bytes: copy.bytes }], took);
@@ -178,12 +188,53 @@ impl Book {
 
     /// A job copies a component to the device.
     pub(super) fn brings(&mut self, component: ComponentId, job: JobId) {
-        self.bringing.insert(component, job);
+        self.bringing.push((component, job));
     }
 
-    /// The job that copied it.
+    /// It does not any more: the copy has its note, or there is none.
+    pub(super) fn brings_no_more(&mut self, component: ComponentId, job: JobId) {
+        if let Some(at) = self.bringing.iter().position(|one| *one == (component, job)) {
+            self.bringing.remove(at);
+        }
+    }
+
+    /// The job that copied it; of one that arrived just now the first that wanted to.
     pub(super) fn brought_by(&self, copy: &DeviceResident) -> Option<JobId> {
-        self.bringing.get(&copy.component).copied()
+        let asked = || self.bringing.iter().find(|(component, _)| *component == copy.component).map(|(_, job)| *job);
+        self.of(copy).and_then(|note| note.brought_by).or_else(asked)
+    }
+
+    /// A copy begins to leave, after so many deaths of the runner.
+    pub(super) fn departs(&mut self, component: ComponentId, why: Why, deaths: u64) {
+        self.departing.insert(component, deaths);
+        self.departures.leaves(&component.to_string().into(), why, unix_ms());
+    }
+
+    /// It is gone. What went with the runner went for no reason of ours.
+    pub(super) fn departed(&mut self, component: ComponentId, deaths: u64) {
+        if self.departing.remove(&component).is_some_and(|before| before != deaths) {
+            self.departures.stays(&component.to_string());
+        }
+    }
+
+    /// It stays after all, or went for another reason.
+    pub(super) fn stays(&mut self, component: ComponentId) {
+        self.departing.remove(&component);
+        self.departures.stays(&component.to_string());
+    }
+
+    /// Why copies left or are about to, where the runner has died so often by now.
+    pub(super) fn departures(&self, deaths: u64) -> Vec<Departure> {
+        let lost = |one: &Departure| {
+            let begun = one.key.parse().ok().and_then(|component: ComponentId| self.departing.get(&component));
+            begun.is_some_and(|before| *before != deaths)
+        };
+        self.departures.all().into_iter().filter(|one| !lost(one)).collect()
+    }
+
+    /// A departure was told.
+    pub(super) fn told(&mut self, key: &str, unix_ms: u64) {
+        self.departures.told(key, unix_ms);
     }
 
     /// Begins to take a copy off, unless it has to stay.
@@ -191,7 +242,7 @@ impl Book {
         &mut self,
         copy: &DeviceResident,
         protected_too: bool,
-        why: &Why,
+        (why, deaths): (&Why, u64),
         now: Duration,
     ) -> Result<(), Stays> {
         let note = self.note(copy, now);
@@ -203,20 +254,21 @@ impl Book {
             note if note.protected.value && !protected_too => Err(Stays::Protected),
             note => {
                 note.leaving = true;
-                self.departures.leaves(&copy.component.to_string().into(), why.clone(), unix_ms());
+                self.departs(copy.component, why.clone(), deaths);
                 Ok(())
             }
         }
     }
 
     /// A copy is gone, or stayed after all.
-    pub(super) fn left(&mut self, component: ComponentId, gone: bool, now: Duration) {
+    pub(super) fn left(&mut self, component: ComponentId, (gone, deaths): (bool, u64), now: Duration) {
         if gone {
+            self.departed(component, deaths);
             self.notes.remove(&component);
             self.reuse.evicted(&component.to_string(), now);
             return;
         }
-        self.departures.stays(&component.to_string());
+        self.stays(component);
         if let Some(note) = self.notes.get_mut(&component) {
             note.leaving = false;
         }
@@ -333,11 +385,11 @@ mod tests {
         let one = copy(ComponentId::generate(), Utc::now());
         let mut book = Book::default();
         let lease = book.lease(&one, "job", at(0)).unwrap();
-        assert_eq!(book.leave(&one, true, &asked(), at(1)), Err(Stays::Leased(1)));
+        assert_eq!(book.leave(&one, true, (&asked(), 0), at(1)), Err(Stays::Leased(1)));
         book.release(one.component, lease, at(2));
         let attached = DeviceResident { leases: 2, ..one.clone() };
         assert_eq!(
-            book.leave(&attached, true, &asked(), at(2)),
+            book.leave(&attached, true, (&asked(), 0), at(2)),
             Err(Stays::Leased(2)),
             "programs hold it at the runner"
         );
@@ -348,13 +400,46 @@ mod tests {
         assert!(book.holders(&attached).is_empty());
         assert_eq!(book.candidate(&attached, |_| 0.0, at(2)).holders, 2);
         book.note(&one, at(2)).protected = Said::now(true);
-        assert_eq!(book.leave(&one, false, &asked(), at(3)), Err(Stays::Protected));
-        assert_eq!(book.leave(&one, true, &asked(), at(3)), Ok(()));
-        assert_eq!(book.leave(&one, true, &asked(), at(3)), Err(Stays::Leaving));
+        assert_eq!(book.leave(&one, false, (&asked(), 0), at(3)), Err(Stays::Protected));
+        assert_eq!(book.leave(&one, true, (&asked(), 0), at(3)), Ok(()));
+        assert_eq!(book.leave(&one, true, (&asked(), 0), at(3)), Err(Stays::Leaving));
         assert_eq!(book.lease(&one, "late", at(3)), None);
-        assert_eq!(book.departures.all().len(), 1, "why it is not there any more is known before it is gone");
-        book.left(one.component, false, at(4));
-        assert!(book.lease(&one, "again", at(4)).is_some() && book.departures.all().is_empty());
+        assert_eq!(book.departures(0).len(), 1, "why it is not there any more is known before it is gone");
+        book.left(one.component, (false, 0), at(4));
+        assert!(book.lease(&one, "again", at(4)).is_some() && book.departures(0).is_empty());
+    }
+
+    #[test]
+    fn what_went_with_the_runner_went_for_no_reason_of_ours() {
+        let one = copy(ComponentId::generate(), Utc::now());
+        let mut book = Book::default();
+        assert_eq!(book.leave(&one, true, (&asked(), 3), at(0)), Ok(()));
+        assert_eq!((book.departures(3).len(), book.departures(4).len()), (1, 0), "it died meanwhile");
+        book.left(one.component, (true, 4), at(1));
+        assert!(book.departures(4).is_empty());
+        assert_eq!(book.leave(&one, true, (&asked(), 4), at(2)), Ok(()));
+        book.left(one.component, (true, 4), at(3));
+        assert_eq!(book.departures(5).len(), 1, "it was gone before the runner died");
+        assert!(book.departing.is_empty());
+    }
+
+    #[test]
+    fn a_copy_is_brought_by_who_copied_it_and_the_next_one_by_somebody_else() {
+        let (now, [first, second]) = (Utc::now(), std::array::from_fn(|_| JobId::generate()));
+        let one = copy(ComponentId::generate(), now);
+        let mut book = Book::default();
+        book.brings(one.component, first);
+        book.brings(one.component, second);
+        assert_eq!(book.brought_by(&one), Some(first));
+        book.brings_no_more(one.component, first);
+        assert_eq!(book.brought_by(&one), Some(second), "the first one failed");
+        book.brought(&one, second, at(0));
+        book.brings_no_more(one.component, second);
+        assert_eq!(book.brought_by(&one), Some(second));
+        let later = copy(one.component, now + TimeDelta::seconds(1));
+        assert_eq!(book.brought_by(&later), None);
+        book.prune(&[]);
+        assert!(book.notes.is_empty() && book.bringing.is_empty());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use residency::{
 };
 use shared::{error::chain, ids::ComponentId};
 
-use super::{DeviceTier, Noted, book::Stays, view::candidates};
+use super::{Noted, book::Stays, view::candidates};
 use crate::{
     context::{Agent, Device},
     runner::{DeviceResident, RunnerError},
@@ -39,16 +39,17 @@ pub enum Refused {
 }
 
 /// Marks a copy as leaving until its bytes are back, or it stays.
-pub(super) struct Leaving<'t> {
-    pub(super) tier: &'t DeviceTier,
+pub(super) struct Leaving<'d> {
+    pub(super) device: &'d Device,
     pub(super) component: ComponentId,
     pub(super) gone: bool,
 }
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
-        self.tier.book().left(self.component, self.gone, self.tier.uptime());
-        self.tier.bump();
+        let (tier, deaths) = (&self.device.tier, self.device.deaths());
+        tier.book().left(self.component, (self.gone, deaths), tier.uptime());
+        tier.bump();
     }
 }
 
@@ -204,11 +205,13 @@ async fn carry_out(agent: &Agent, device: &Device, mut draft: Draft, plan: Plan)
 async fn out(device: &Device, component: ComponentId, protected_too: bool, why: &Why) -> Result<Option<u64>, Refused> {
     loop {
         let mut changes = device.tier.changes();
+        // before the copies: a death after this look took them with it
+        let deaths = device.deaths();
         let copies = device.resident();
         let Some(copy) = copies.iter().find(|copy| copy.component == component) else { return Ok(None) };
         let name = || device.id.clone();
         // the lock ends with this statement: nothing is awaited under it
-        let left = device.tier.book().leave(copy, protected_too, why, device.tier.uptime());
+        let left = device.tier.book().leave(copy, protected_too, (why, deaths), device.tier.uptime());
         match left {
             Ok(()) => return free(device, component).await,
             Err(Stays::Leased(by)) => return Err(Refused::Leased { component, device: name(), by }),
@@ -221,7 +224,7 @@ async fn out(device: &Device, component: ComponentId, protected_too: bool, why: 
 
 /// A copy that is marked as leaving: gone, or there again.
 async fn free(device: &Device, component: ComponentId) -> Result<Option<u64>, Refused> {
-    let mut leaving = Leaving { tier: &device.tier, component, gone: false };
+    let mut leaving = Leaving { device, component, gone: false };
     match device.runner.unload(component).await {
         Ok(bytes) => {
             leaving.gone = true;

@@ -33,10 +33,11 @@ pub(crate) fn lend<'d>(agent: &Agent, device: &'d Device, components: &[Componen
         return Lending { device, going: Vec::new() };
     }
     let (now, rows) = (device.tier.uptime(), candidates(agent, device));
+    let deaths = device.deaths();
     let lent = |component: &ComponentId| {
         let copy = device.resident().into_iter().find(|copy| copy.component == *component)?;
-        device.tier.book().leave(&copy, false, &Reason::Room.into(), now).ok()?;
-        let leaving = Leaving { tier: &device.tier, component: *component, gone: false };
+        device.tier.book().leave(&copy, false, (&Reason::Room.into(), deaths), now).ok()?;
+        let leaving = Leaving { device, component: *component, gone: false };
         let row = rows.iter().find(|one| *one.key == *component.to_string());
         let row = row.map(|one| policy::row(device.tier.rules, one, now, Verdict::Evict));
         Some(Lent { copy, leaving, row })

@@ -32,7 +32,7 @@ use tokio::sync::watch;
 pub(crate) use lend::lend;
 pub use view::{Noted, Standings, candidates, is_in_ram, standings};
 
-use crate::runner::DeviceResident;
+use crate::{context::Device, runner::DeviceResident};
 
 /// The book of one device.
 #[derive(Debug)]
@@ -72,6 +72,57 @@ impl Drop for NamedProgram {
     fn drop(&mut self) {
         self.tier.book().detached(self.number);
         self.tier.bump();
+    }
+}
+
+/// A component that a job copies to the device: while this lives, a copy without a note counts as brought by it.
+#[derive(Debug)]
+pub struct Bringing {
+    tier: Arc<DeviceTier>,
+    component: ComponentId,
+    job: JobId,
+}
+
+impl Bringing {
+    /// The component.
+    pub fn component(&self) -> ComponentId {
+        self.component
+    }
+}
+
+impl Drop for Bringing {
+    fn drop(&mut self) {
+        self.tier.book().brings_no_more(self.component, self.job);
+    }
+}
+
+/// A copy that leaves in another way than by [`evict`]: it stays, or went for another reason, unless it is said to be gone.
+#[derive(Debug)]
+pub struct Departing<'d> {
+    device: &'d Device,
+    component: ComponentId,
+}
+
+impl<'d> Departing<'d> {
+    /// It begins to leave.
+    pub fn begin(device: &'d Device, component: ComponentId, why: Why) -> Self {
+        let deaths = device.deaths();
+        device.tier.book().departs(component, why, deaths);
+        Self { device, component }
+    }
+
+    /// It is gone.
+    pub fn gone(self) {
+        let deaths = self.device.deaths();
+        self.device.tier.book().departed(self.component, deaths);
+        // what remains to be done is done
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Departing<'_> {
+    fn drop(&mut self) {
+        self.device.tier.book().stays(self.component);
     }
 }
 
@@ -124,9 +175,11 @@ impl DeviceTier {
         NamedProgram { tier: self.clone(), number }
     }
 
-    /// A copy arrived: what it took, and what its reload would read.
-    pub fn copied(&self, copy: &DeviceResident, from: Vec<ReadFrom>, took: Duration) {
-        self.book().copied(copy, from, took, self.uptime());
+    /// A copy arrived by this job: what it took, and what its reload would read.
+    pub fn copied(&self, copy: &DeviceResident, job: JobId, from: Vec<ReadFrom>, took: Duration) {
+        let (mut book, now) = (self.book(), self.uptime());
+        book.brought(copy, job, now);
+        book.copied(copy, from, took, now);
     }
 
     /// A variant was made, which took so long.
@@ -204,28 +257,19 @@ impl DeviceTier {
     }
 
     /// A job begins to copy a component to the device.
-    pub fn brings(&self, component: ComponentId, job: JobId) {
+    pub fn brings(self: &Arc<Self>, component: ComponentId, job: JobId) -> Bringing {
         self.book().brings(component, job);
+        Bringing { tier: self.clone(), component, job }
     }
 
-    /// A copy begins to leave in another way than by [`evict`].
-    pub fn leaves(&self, component: ComponentId, why: Why) {
-        self.book().departures.leaves(&component.to_string().into(), why, unix_ms());
-    }
-
-    /// It stays after all, or went for another reason.
-    pub fn stays(&self, component: ComponentId) {
-        self.book().departures.stays(&component.to_string());
-    }
-
-    /// The copies on their way off, or off, that were not told yet.
-    pub fn departures(&self) -> Vec<Departure> {
-        self.book().departures.all()
+    /// The copies on their way off, or off, that were not told yet; `deaths` are the runner's by now.
+    pub fn departures(&self, deaths: u64) -> Vec<Departure> {
+        self.book().departures(deaths)
     }
 
     /// A departure was told.
     pub fn departure_told(&self, key: &str, unix_ms: u64) {
-        self.book().departures.told(key, unix_ms);
+        self.book().told(key, unix_ms);
     }
 
     fn record(&self, draft: Draft) {

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     context::{Agent, Device},
-    device_tier::DeviceLease,
+    device_tier::{Bringing, Departing, DeviceLease},
     error::WorkError,
     runner::{DeviceLoaded, DeviceResident, RunnerError},
     running::Attempt,
@@ -110,7 +110,7 @@ pub(super) struct Load<'a> {
     /// Moves that were not needed: the bytes were there already.
     pub(super) spared: AtomicU64,
     /// What this attempt puts on the device.
-    placed: Mutex<Vec<ComponentId>>,
+    placed: Mutex<Vec<Bringing>>,
     /// What of the model is on the device, by the id that it is held under there: nothing takes it off while this goes on.
     leases: Mutex<BTreeMap<ComponentId, DeviceLease>>,
 }
@@ -183,7 +183,8 @@ impl Load<'_> {
         let copies = self.device.resident();
         let Some(copy) = copies.iter().find(|copy| copy.component == row.id) else { return true };
         if !loaded.already {
-            self.device.tier.copied(copy, from.to_vec(), Duration::from_secs_f64(loaded.seconds.max(0.0)));
+            let took = Duration::from_secs_f64(loaded.seconds.max(0.0));
+            self.device.tier.copied(copy, self.attempt.id, from.to_vec(), took);
             // one on an earlier copy, which went with its runner, holds nothing
             self.leases().remove(&copy.component);
         }
@@ -196,8 +197,8 @@ impl Load<'_> {
         let status = self.device.runner.status();
         let held = status.borrow().resident.iter().any(|resident| resident.component == component);
         if !held {
-            self.device.tier.brings(component, self.attempt.id);
-            self.placed.lock().unwrap_or_else(PoisonError::into_inner).push(component);
+            let bringing = self.device.tier.brings(component, self.attempt.id);
+            self.placed.lock().unwrap_or_else(PoisonError::into_inner).push(bringing);
         }
     }
 
@@ -224,14 +225,15 @@ impl Load<'_> {
     async fn roll_back(&self) {
         self.leases().clear();
         let placed = std::mem::take(&mut *self.placed.lock().unwrap_or_else(PoisonError::into_inner));
-        for component in placed {
-            self.device.tier.leaves(component, self.attempt.why(Reason::Requested));
+        for component in placed.iter().map(Bringing::component) {
+            let departing = Departing::begin(self.device, component, self.attempt.why(Reason::Requested));
             match self.device.runner.unload(component).await {
-                Ok(_) | Err(RunnerError::NotResident { .. }) => {}
-                Err(RunnerError::Crashed { .. }) => self.device.tier.stays(component),
+                Ok(_) => departing.gone(),
+                // it never came, or went with the runner
+                Err(RunnerError::NotResident { .. } | RunnerError::Crashed { .. }) => {}
                 Err(error) => {
-                    if !matches!(error, RunnerError::NotFreed { .. }) {
-                        self.device.tier.stays(component);
+                    if matches!(error, RunnerError::NotFreed { .. }) {
+                        departing.gone();
                     }
                     tracing::warn!(%component, error = %shared::error::chain(&error), "a component of a failed load left memory behind or stays on the device")
                 }

@@ -38,30 +38,28 @@ pub struct FarmEventRow {
     pub device: Option<String>,
 }
 
-/// Events after `seq`, oldest first. A transaction may commit a lower `seq` late, so nothing is told that is younger than two seconds, or that
-/// follows something younger.
+/// Events after `seq` up to `settled`, oldest first.
 ///
 /// # Errors
 /// Database errors.
 pub async fn after(
     db: impl PgExecutor<'_>,
     topics: Topics,
-    seq: i64,
+    (seq, settled): (i64, i64),
     limit: i64,
 ) -> Result<Vec<FarmEventRow>, DbError> {
     Ok(sqlx::query_as(
         "with next as (
              (select seq, at, type, data, job_id, null as host, null as device
-              from job_events where $3 and seq > $1 order by seq limit $2)
+              from job_events where $4 and seq > $1 and seq <= $2 order by seq limit $3)
              union all
              (select seq, at, type, data, null, host, device
-              from residency_events where $4 and seq > $1 order by seq limit $2)
+              from residency_events where $5 and seq > $1 and seq <= $2 order by seq limit $3)
          )
-         select * from next
-         where seq < coalesce((select min(seq) from next where at >= now() - interval '2 seconds'), 9223372036854775807)
-         order by seq limit $2",
+         select * from next order by seq limit $3",
     )
     .bind(seq)
+    .bind(settled)
     .bind(limit)
     .bind(topics.jobs)
     .bind(topics.residency)
@@ -69,16 +67,68 @@ pub async fn after(
     .await?)
 }
 
-/// The newest event number, from which a client without history starts; 0 when there is none.
+/// How far the events are settled: a transaction may commit lower numbers after another has committed higher ones, and whoever went on from
+/// the higher ones would never see them.
 ///
-/// # Errors
-/// Database errors.
-pub async fn latest(db: impl PgExecutor<'_>) -> Result<i64, DbError> {
-    Ok(sqlx::query_scalar(
-        "select greatest((select max(seq) from job_events), (select max(seq) from residency_events), 0)",
-    )
-    .fetch_one(db)
-    .await?)
+/// Whoever writes events has the lock of their table from before the first number is taken to the end of the transaction. So once all who
+/// had it after an event was seen have ended, no lower one can come. No clock is asked, and neither how long transactions take.
+#[derive(Debug, Default)]
+pub struct Horizon {
+    settled: Option<i64>,
+    /// Up to there it is settled when these transactions have ended.
+    waits: Option<(i64, Vec<String>)>,
+}
+
+impl Horizon {
+    /// The newest event below which no other can come; none before the first answer.
+    pub fn settled(&self) -> Option<i64> {
+        self.settled
+    }
+
+    /// Somebody who wrote is still waited for.
+    pub fn waits(&self) -> bool {
+        self.waits.is_some()
+    }
+
+    /// Looks again.
+    ///
+    /// # Errors
+    /// Database errors.
+    pub async fn advance(&mut self, conn: &mut PgConnection) -> Result<(), DbError> {
+        let newest: i64 = sqlx::query_scalar(
+            "select greatest((select max(seq) from job_events), (select max(seq) from residency_events), 0)",
+        )
+        .fetch_one(&mut *conn)
+        .await?;
+        // a statement of its own, after that one: the other way round a writer could begin between them
+        let writing = sqlx::query_scalar(
+            "select distinct virtualtransaction from pg_locks
+             where locktype = 'relation' and granted and mode = 'RowExclusiveLock'
+                 and relation in ('job_events'::regclass, 'residency_events'::regclass)
+                 and database = (select oid from pg_database where datname = current_database())",
+        )
+        .fetch_all(conn)
+        .await?;
+        self.saw(newest, writing);
+        Ok(())
+    }
+
+    fn saw(&mut self, newest: i64, writing: Vec<String>) {
+        let ended = |(_, waited): &mut (i64, Vec<String>)| !waited.iter().any(|one| writing.contains(one));
+        if let Some((seq, _)) = self.waits.take_if(ended) {
+            self.settle(seq);
+        }
+        if writing.is_empty() {
+            self.settle(newest);
+        } else if self.waits.is_none() && self.settled.is_none_or(|settled| settled < newest) {
+            self.waits = Some((newest, writing));
+        }
+    }
+
+    /// It never goes back: old events are dropped, the newest one with them on a farm where nothing happens.
+    fn settle(&mut self, seq: i64) {
+        self.settled = self.settled.max(Some(seq));
+    }
 }
 
 /// Drops events of residency that are older than `keep`, looking at the `limit` oldest. `None` when the term is over.
@@ -104,4 +154,26 @@ pub async fn prune(
     .execute(tx)
     .await?;
     Ok(Some(gone.rows_affected()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_waits_for_all_who_wrote_when_it_was_seen_and_for_nobody_later() {
+        let all = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let mut horizon = Horizon::default();
+        horizon.saw(4, all(&[]));
+        assert_eq!((horizon.settled(), horizon.waits()), (Some(4), false));
+        horizon.saw(6, all(&["1/1", "2/1"]));
+        horizon.saw(9, all(&["2/1", "3/1"]));
+        assert_eq!((horizon.settled(), horizon.waits()), (Some(4), true), "5 may come yet");
+        horizon.saw(9, all(&["3/1", "1/2"]));
+        assert_eq!((horizon.settled(), horizon.waits()), (Some(6), true), "7 may come from the third");
+        horizon.saw(9, all(&["2/2"]));
+        assert_eq!(horizon.settled(), Some(9), "all of those have ended");
+        horizon.saw(0, all(&[]));
+        assert_eq!((horizon.settled(), horizon.waits()), (Some(9), false), "old ones were dropped");
+    }
 }

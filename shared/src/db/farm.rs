@@ -112,6 +112,8 @@ pub struct RootRow {
 /// # Errors
 /// Database errors.
 pub async fn register(tx: &mut PgConnection, agent: &Registration, ttl: Duration) -> Result<(), DbError> {
+    // before the rows of host and devices: a predecessor that reports has them after it
+    residency::lock(tx, &BTreeSet::from([agent.host.clone()])).await?;
     sqlx::query(
         "insert into hosts (name, incarnation, agent_version, labels, slots, ram_budget_bytes, capabilities)
          values ($1, $2, $3, $4, $5, $6, $7)

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     context::{Agent, Device},
-    device_tier::{DeviceLease, evict, lend},
+    device_tier::{Departing, DeviceLease, evict, lend},
     error::WorkError,
     managers::lora::PartPlan,
     runner::{Applied, ApplyOrder, DeviceResident, LoraSource, RunnerError, TensorChange},
@@ -210,12 +210,12 @@ impl Making<'_> {
             let mut order = self.order(reuse.as_ref().map(|(id, _)| *id), tried == Try::InPlace);
             order.replaces = lending.components();
             let converted = order.in_place.then_some(order.base);
-            if let Some(base) = converted {
-                self.device.tier.leaves(base, self.attempt.why(Reason::Superseded));
-            }
+            let converted =
+                converted.map(|base| Departing::begin(self.device, base, self.attempt.why(Reason::Superseded)));
             let applied = self.device.runner.apply(order, progress, &self.attempt.cancel).await;
-            if let Some(base) = converted.filter(|_| applied.is_err()) {
-                self.device.tier.stays(base);
+            // where it failed, the base stays or went with its process
+            if let Some(base) = converted.filter(|_| applied.is_ok()) {
+                base.gone();
             }
             match &applied {
                 // what went with its process went for nothing else

@@ -66,8 +66,10 @@ pub async fn reap(tx: &mut PgConnection, (role, term): (&str, i64), jitter: f64)
     // leases that ended long ago belong to nobody
     sqlx::query("delete from host_leases where lease_until < now() - interval '1 day'").execute(&mut *tx).await?;
     let unleased = residency::unleased_hosts(tx).await?;
-    if !unleased.is_empty() {
-        residency::remove_unleased(tx, &unleased).await?;
+    // not waited for: the leader's row is in hand, and whoever writes what is resident on one of them may take long. The next pass has the rest.
+    let ours = residency::try_lock(tx, &unleased).await?;
+    if !ours.is_empty() {
+        residency::remove_unleased(tx, &ours).await?;
     }
     if !reaped.lost.is_empty() || !reaped.unplaced.is_empty() {
         notify(tx, listen::SCHEDULE, "").await?;

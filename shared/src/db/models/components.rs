@@ -7,7 +7,7 @@ use sqlx::{PgConnection, PgExecutor};
 
 use super::FoundComponent;
 use crate::{
-    db::{DbError, residency},
+    db::DbError,
     ids::{ComponentId, ModelId},
 };
 
@@ -16,7 +16,8 @@ use crate::{
 pub enum Registered {
     /// It is the component's digest now, or was already.
     Own,
-    /// The tensors are those of this older row; every model that had the component has that one now.
+    /// The tensors are those of this older row; every model that had the component has that one now. What is resident under the component
+    /// the caller moves.
     Merged(ComponentId),
     /// Another digest is registered for the component (G7).
     Mismatch,
@@ -90,7 +91,6 @@ async fn adopt(tx: &mut PgConnection, component: ComponentId, digest: &str) -> R
         .bind(survivor)
         .execute(&mut *tx)
         .await?;
-    residency::merge(tx, component, survivor).await?;
     Ok(Registered::Merged(survivor))
 }
 

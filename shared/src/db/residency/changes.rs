@@ -158,6 +158,20 @@ pub async fn replace(
     Ok(Some(report))
 }
 
+/// The same without waiting, for who holds what others wait for: of which hosts it got the lock.
+///
+/// # Errors
+/// Database errors.
+pub async fn try_lock(tx: &mut PgConnection, hosts: &BTreeSet<String>) -> Result<BTreeSet<String>, DbError> {
+    let got: Vec<(String, bool)> = sqlx::query_as(
+        "select host, pg_try_advisory_xact_lock(hashtextextended('residency/' || host, 0)) from unnest($1::text[]) as u (host)",
+    )
+    .bind(hosts.iter().collect::<Vec<_>>())
+    .fetch_all(&mut *tx)
+    .await?;
+    Ok(got.into_iter().filter_map(|(host, got)| got.then_some(host)).collect())
+}
+
 /// Hosts with rows of agents that have no valid lease.
 ///
 /// # Errors
@@ -172,12 +186,11 @@ pub async fn unleased_hosts(tx: &mut PgConnection) -> Result<BTreeSet<String>, D
     Ok(hosts.into_iter().collect())
 }
 
-/// Removes the rows of these hosts whose agents have no valid lease: what they held is lost.
+/// Removes the rows of these hosts, which the caller has locked, whose agents have no valid lease: what they held is lost.
 ///
 /// # Errors
 /// Database errors.
 pub async fn remove_unleased(tx: &mut PgConnection, hosts: &BTreeSet<String>) -> Result<(), DbError> {
-    lock(tx, hosts).await?;
     sqlx::query(telling!(
         "with gone as (
              delete from residency r where r.host = any($1) and not exists (
@@ -195,12 +208,11 @@ pub async fn remove_unleased(tx: &mut PgConnection, hosts: &BTreeSet<String>) ->
     Ok(())
 }
 
-/// Removes what the agents before this one held on its host: it went with them.
+/// Removes what the agents before this one held on its host, which the caller has locked: it went with them.
 ///
 /// # Errors
 /// Database errors.
 pub async fn remove_of_predecessors(tx: &mut PgConnection, host: &str, me: Incarnation) -> Result<(), DbError> {
-    lock(tx, &BTreeSet::from([host.to_owned()])).await?;
     sqlx::query(telling!(
         "with gone as (
              delete from residency where host = $1 and incarnation <> $2 returning *
@@ -217,19 +229,36 @@ pub async fn remove_of_predecessors(tx: &mut PgConnection, host: &str, me: Incar
     Ok(())
 }
 
-/// What is resident as `component` is so as `survivor` from now on, which it was merged into.
+/// What is resident as these components is so as their survivors from now on, which they were merged into. This host is locked and those
+/// where one of them is resident, all at once, so that nobody waits for one host with another in hand. Where one comes meanwhile, the
+/// host's next report says so.
 ///
 /// # Errors
 /// Database errors.
-pub async fn merge(tx: &mut PgConnection, component: ComponentId, survivor: ComponentId) -> Result<(), DbError> {
-    let hosts: Vec<String> = sqlx::query_scalar("select distinct host from residency where component_id = $1")
-        .bind(component)
+pub async fn merge(tx: &mut PgConnection, host: &str, merged: &[(ComponentId, ComponentId)]) -> Result<(), DbError> {
+    if merged.is_empty() {
+        return Ok(());
+    }
+    let hosts: Vec<String> = sqlx::query_scalar("select distinct host from residency where component_id = any($1)")
+        .bind(merged.iter().map(|(component, _)| *component).collect::<Vec<_>>())
         .fetch_all(&mut *tx)
         .await?;
-    lock(tx, &hosts.into_iter().collect()).await?;
+    let hosts = hosts.into_iter().chain([host.to_owned()]).collect();
+    lock(tx, &hosts).await?;
+    for one in merged {
+        merge_one(tx, &hosts, *one).await?;
+    }
+    Ok(())
+}
+
+async fn merge_one(
+    tx: &mut PgConnection,
+    hosts: &BTreeSet<String>,
+    (component, survivor): (ComponentId, ComponentId),
+) -> Result<(), DbError> {
     sqlx::query(telling!(
         "with gone as (
-             delete from residency where component_id = $1 returning *
+             delete from residency where component_id = $1 and host = any($3) returning *
          ), moved as (
              insert into residency select host, device, $2, tier, state, bytes, leases, protected, incarnation, since, models from gone
              on conflict do nothing returning *
@@ -244,6 +273,7 @@ pub async fn merge(tx: &mut PgConnection, component: ComponentId, survivor: Comp
     ))
     .bind(component)
     .bind(survivor)
+    .bind(hosts.iter().collect::<Vec<_>>())
     .execute(tx)
     .await?;
     Ok(())

@@ -9,7 +9,9 @@ use sqlx::{FromRow, PgExecutor};
 use super::DbError;
 use crate::ids::{ComponentId, Incarnation, JobId, ModelId};
 
-pub use changes::{Departure, Report, lock, merge, remove_of_predecessors, remove_unleased, replace, unleased_hosts};
+pub use changes::{
+    Departure, Report, lock, merge, remove_of_predecessors, remove_unleased, replace, try_lock, unleased_hosts,
+};
 
 /// One component in one tier.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, FromRow)]
