@@ -167,6 +167,9 @@ pub(crate) async fn add_details(
         for (model, host) in models::hosts_with(&mut *db, &models).await? {
             snapshot.locations.entry(model).or_default().insert(host);
         }
+        for (model, host) in models::hosts_behind(&mut *db, &models).await? {
+            snapshot.behind.entry(model).or_default().insert(host);
+        }
         for file in models::corrupt_files(&mut *db, &models).await? {
             let text = file.to_string();
             snapshot.corrupt.entry(file.model_id).or_default().entry(file.host).or_insert(text);
