@@ -139,15 +139,28 @@ pub(crate) fn overrides(said: &Overrides) -> Result<(), ApiError> {
     faults.end()
 }
 
-/// A chosen variant is one that the model has.
+/// Formats of folders, which may have variants.
+const FOLDERS: [&str; 2] = ["diffusers", "component"];
+
+/// A chosen variant is one that the model has, as far as a scan has told.
 ///
 /// # Errors
-/// A 400 problem that names those.
-pub(crate) fn variant(chosen: Option<&str>, format: &str, has: &[VariantView]) -> Result<(), ApiError> {
-    let Some(chosen) = chosen.filter(|chosen| has.iter().all(|variant| variant.name != *chosen)) else { return Ok(()) };
+/// A 400 problem that names those; 409 for a folder of which they are not known.
+pub(crate) fn variant(chosen: Option<&str>, format: &str, has: Option<&[VariantView]>) -> Result<(), ApiError> {
+    let Some(chosen) = chosen else { return Ok(()) };
+    if has.is_none() && FOLDERS.contains(&format) {
+        let detail = "the variants of this folder are not known: no scan by this version has read it";
+        return Err(
+            ApiError::conflict(detail).hint("scan its root, and if the folder then has a reason, mend that first")
+        );
+    }
+    let has = has.unwrap_or_default();
+    if has.iter().any(|variant| variant.name == chosen) {
+        return Ok(());
+    }
     if has.is_empty() {
         let detail =
-            format!("a model of the format `{format}` has no variants; diffusers folders with weights have some");
+            format!("this model of the format `{format}` has no variants; diffusers folders with weights have some");
         return Err(ApiError::field("/variant", detail));
     }
     let names: Vec<String> = has.iter().map(|variant| format!("`{}`", variant.name)).collect();
@@ -194,11 +207,16 @@ mod tests {
     #[test]
     fn a_variant_is_one_that_the_model_has() {
         let has = ["default", "fp16"].map(|name| VariantView { name: name.into(), complete: true, parts: Vec::new() });
-        assert!(variant(None, "diffusers", &[]).is_ok() && variant(Some("fp16"), "diffusers", &has).is_ok());
-        let error = variant(Some("fp61"), "diffusers", &has).unwrap_err().body();
+        let has = has.as_slice();
+        assert!(variant(None, "diffusers", None).is_ok() && variant(Some("fp16"), "diffusers", Some(has)).is_ok());
+        let error = variant(Some("fp61"), "diffusers", Some(has)).unwrap_err().body();
         assert_eq!(error.errors[0].pointer, "/variant");
         assert!(error.detail.contains("`default`, `fp16`"), "{}", error.detail);
-        let error = variant(Some("fp16"), "safetensors", &[]).unwrap_err().body();
-        assert!(error.detail.contains("`safetensors` has no variants"), "{}", error.detail);
+        for (format, has) in [("safetensors", None), ("diffusers", Some(&[][..]))] {
+            let error = variant(Some("fp16"), format, has).unwrap_err().body();
+            assert!(error.detail.contains(&format!("`{format}` has no variants")), "{}", error.detail);
+        }
+        let unknown = variant(Some("fp16"), "diffusers", None).unwrap_err().body();
+        assert!(unknown.detail.contains("no scan by this version") && unknown.hint.is_some(), "{unknown:?}");
     }
 }

@@ -120,10 +120,10 @@ pub(crate) fn made_from(metadata: &serde_json::Value) -> Option<serde_json::Valu
 }
 
 /// The variants that a folder's inspection found, as it keeps them; none of what is no folder, or was listed by a build that did not look.
-pub(crate) fn variants(metadata: &serde_json::Value) -> Vec<VariantView> {
-    let kept = metadata.get("variants").cloned().unwrap_or_default();
+pub(crate) fn variants(metadata: &serde_json::Value) -> Option<Vec<VariantView>> {
+    let kept = metadata.get("variants").cloned()?;
     // a single file's own metadata may say anything under this name
-    serde_json::from_value(kept).unwrap_or_default()
+    serde_json::from_value(kept).ok()
 }
 
 /// An upload with the active jobs that work on it.

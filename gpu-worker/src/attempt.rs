@@ -108,6 +108,8 @@ fn report_of(agent: &Agent, result: Result<Done, WorkError>, attempt: &Attempt) 
         Err(WorkError::CorruptFile { .. }) if agent.handed_back.note(attempt.id) => (Report::HandedBack, Effects::None),
         Err(error) => match (error.code(), attempt.stop_reason()) {
             (ErrorCode::Cancelled, Some(StopReason::HandBack)) => (Report::HandedBack, Effects::None),
+            // placed before the choice of another variant was known: the placement waits for this host's scan, and says so
+            _ if matches!(error, WorkError::OtherVariant { .. }) => (Report::HandedBack, Effects::None),
             _ => {
                 let body = ErrorBody::of(&error);
                 let effects = match error {

@@ -112,6 +112,14 @@ pub enum WorkError {
         /// This host.
         host: String,
     },
+    /// The host's last scan could not read the files.
+    #[error("host `{host}` could not read its files of model `{model}` when it last scanned them")]
+    Unread {
+        /// The model's name.
+        model: String,
+        /// This host.
+        host: String,
+    },
     /// A header could not be read.
     #[error("cannot read the header of `{path}`")]
     Format {
@@ -334,7 +342,7 @@ impl Classify for WorkError {
             Self::TooBig { .. } => ErrorCode::InsufficientCapacity,
             Self::NoDevice(_) | Self::Panicked(_) | Self::System { .. } => ErrorCode::Internal,
             Self::InUse { .. } | Self::Stays(_) | Self::Kept { .. } => ErrorCode::Conflict,
-            Self::OtherVariant { .. } => ErrorCode::Unavailable,
+            Self::OtherVariant { .. } | Self::Unread { .. } => ErrorCode::Unavailable,
             Self::Stalled { .. } => ErrorCode::Timeout,
             Self::Cancelled => ErrorCode::Cancelled,
         }
@@ -392,6 +400,7 @@ impl Classify for WorkError {
             Self::UnknownBlock { nearest, .. } => nearest.as_ref().map(|nearest| format!("did you mean `{nearest}`?")),
             Self::NoVae { .. } => Some("name one with `vae`, or correct the `base` of one that the host has".into()),
             Self::OtherVariant { .. } => Some("the scan is on its way; it is tried again after that".into()),
+            Self::Unread { .. } => Some("see that the disk answers and that the agent may read the files, then scan again".into()),
             Self::MetadataChanged { .. } => Some("read the metadata again".into()),
             Self::RootsMissing(_) => Some("mount the folder or correct --root of the host's agent".into()),
             Self::Runner(error) => error.hint(),

@@ -169,6 +169,9 @@ pub(crate) async fn add_details(
         for (model, host) in models::hosts_with(&mut *db, &models).await? {
             snapshot.locations.entry(model).or_default().insert(host);
         }
+        for (model, host) in models::hosts_behind(&mut *db, &models).await? {
+            snapshot.behind.entry(model).or_default().insert(host);
+        }
         if models::any_corrupt_files(&mut *db, None).await? {
             for file in models::corrupt_files(&mut *db, &models).await? {
                 let text = file.to_string();

@@ -59,6 +59,11 @@ async fn hashed(farm: &Farm, model: &str) -> BTreeMap<String, String> {
     digests(farm, model).await
 }
 
+/// The digest of the folder, which is known.
+async fn digest(farm: &Farm) -> String {
+    farm.model(FOLDER).await.digest.unwrap()
+}
+
 async fn findings(farm: &Farm, level: &str) -> (String, Vec<String>) {
     let job = farm.api.submit(&format!("/v1/models/{FOLDER}/validate"), json!({ "level": level })).await;
     let done = farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
@@ -87,6 +92,7 @@ async fn a_chosen_variant_is_what_every_later_operation_reads_until_it_is_taken_
     assert!(weights(&usual).values().all(|(dtype, _)| dtype == "F32"), "{usual:?}");
     loaded(&farm, FOLDER).await;
     let (before, half) = (hashed(&farm, FOLDER).await, hashed(&farm, "half").await);
+    let usual_digest = digest(&farm).await;
     assert_eq!(findings(&farm, "structure").await, ("ok".to_owned(), Vec::new()));
 
     // names that the folder does not have are refused with those that it has
@@ -114,7 +120,7 @@ async fn a_chosen_variant_is_what_every_later_operation_reads_until_it_is_taken_
     let chosen = hashed(&farm, FOLDER).await;
     assert_eq!((&chosen["unet"], &chosen["vae"]), (&half["unet"], &half["vae"]));
     assert_eq!(chosen["text_encoder"], before["text_encoder"]);
-    assert_ne!(farm.model(FOLDER).await.digest, usual.digest);
+    assert_ne!(digest(&farm).await, usual_digest);
     assert_eq!(findings(&farm, "hash").await.0, "ok");
     let request = json!({ "layout": "single_file", "output": { "path": "whole.safetensors" } });
     let job = farm.api.submit(&format!("/v1/models/{FOLDER}/convert"), request).await;
@@ -147,7 +153,7 @@ async fn a_chosen_variant_is_what_every_later_operation_reads_until_it_is_taken_
     modelyard(&folder, &clear, SHORT).await.with(0);
     let back = settled(&farm, FOLDER).await;
     assert_eq!((weights(&back), read(&back), back.overrides.variant), (weights(&usual), read(&usual), None));
-    assert_eq!(hashed(&farm, FOLDER).await, before);
+    assert_eq!((hashed(&farm, FOLDER).await, digest(&farm).await), (before, usual_digest));
     loaded(&farm, FOLDER).await;
     farm.assert_ledger_is_clean().await;
 }
@@ -185,5 +191,38 @@ async fn every_host_follows_a_choice() {
         }
         assert_eq!(weights(&farm.model(FOLDER).await), weights(&now));
     }
+    farm.assert_ledger_is_clean().await;
+}
+
+/// A folder that only has another name is the same model, and is read as it was.
+#[tokio::test]
+async fn a_choice_goes_with_a_folder_that_is_renamed() {
+    let farm = Farm::start().await;
+    library(&farm);
+    let agent = farm.agent_with_library(farm.agent("a")).await;
+    correct(&farm, FOLDER, json!({ "variant": "fp16" })).await;
+    let before = settled(&farm, FOLDER).await;
+    let known = (hashed(&farm, FOLDER).await, digest(&farm).await);
+    fs::rename(farm.library().join(FOLDER), farm.library().join("moved")).unwrap();
+    scanned(&farm).await;
+    let now = settled(&farm, FOLDER).await;
+    assert_eq!((now.summary.id, now.rel_path.as_str()), (before.summary.id, "moved"));
+    assert_eq!(
+        (now.overrides.variant.as_deref(), read(&now), weights(&now)),
+        (Some("fp16"), read(&before), weights(&before))
+    );
+    let ids = |model: &ModelDetail| model.components.iter().map(|part| part.id).collect::<Vec<_>>();
+    assert_eq!(ids(&now), ids(&before), "nothing was read as something else meanwhile");
+    assert_eq!((hashed(&farm, FOLDER).await, digest(&farm).await), known);
+
+    // chosen and moved while no agent ran: what it was read as before says nothing of what is found
+    drop(agent);
+    correct(&farm, FOLDER, json!({ "variant": null })).await;
+    fs::rename(farm.library().join("moved"), farm.library().join("again")).unwrap();
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let back = settled(&farm, FOLDER).await;
+    assert_eq!((back.summary.id, back.rel_path.as_str()), (before.summary.id, "again"));
+    assert!(weights(&back).values().all(|(dtype, _)| dtype == "F32"), "{back:?}");
+    loaded(&farm, FOLDER).await;
     farm.assert_ledger_is_clean().await;
 }

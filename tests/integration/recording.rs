@@ -9,6 +9,7 @@ use shared::{
     config::Stores,
     db::{
         self, DbError, Pool, farm,
+        hashes::{self, ModelHashes},
         models::{self, Batch, FileIdentity, FoundComponent, FoundModel, ReadAs, Registered, Written},
     },
     ids::{ComponentId, Incarnation},
@@ -278,4 +279,83 @@ async fn what_one_host_knows_of_a_chosen_variant_outlives_that_another_follows()
     // other files of the same variant are other ones
     record("b", &FoundModel { files: vec![file(3)], ..chosen }).await;
     assert_eq!(known().await.0, None);
+}
+
+/// A choice that was taken back before every host followed it, or was made while the files could not be read or were gone.
+#[tokio::test]
+async fn hashes_of_another_variant_are_forgotten_whoever_reads_the_chosen_one_first() {
+    let farm = Farm::start().await;
+    let pool = catalogue(&farm).await;
+    let file = |inode| FileIdentity { rel_path: "unet/x".to_owned(), size_bytes: 1, mtime_ns: 2, inode, dev: 4 };
+    let usual = FoundModel { files: vec![file(1)], ..found(0) };
+    let read_as = ReadAs { variant: Some("fp16".to_owned()), ..ReadAs::default() };
+    let chosen = FoundModel { files: vec![file(2)], read_as, ..found(0) };
+    let record = async |host: &str, model: &FoundModel| {
+        models::record_models(&pool, None, (host, "main"), &batch(std::slice::from_ref(model)))
+            .await
+            .expect("a record");
+    };
+    let run = async |statement: &'static str| {
+        sqlx::query(statement).execute(&pool).await.expect("a statement");
+    };
+    let known = async || -> Option<String> {
+        sqlx::query_scalar("select sha256 from models").fetch_one(&pool).await.expect("one model")
+    };
+    for host in HOSTS {
+        record(host, &usual).await;
+    }
+    // a followed and hashed; the choice is taken back, and b, which still has the usual files, is first to say so
+    record("a", &chosen).await;
+    run("update models set sha256 = 'ab'").await;
+    record("b", &usual).await;
+    assert_eq!(known().await, None);
+    run("update models set sha256 = 'cd'").await;
+    record("a", &usual).await;
+    assert_eq!(known().await.as_deref(), Some("cd"), "a only follows");
+
+    // no files are known: the host looked while its disk did not answer
+    let unread = FoundModel { is_unreadable: true, files: Vec::new(), ..chosen.clone() };
+    for host in HOSTS {
+        record(host, &unread).await;
+    }
+    record("a", &chosen).await;
+    assert_eq!(known().await, None);
+    // or the files were gone
+    run("update models set sha256 = 'ef', state = 'missing'").await;
+    run("delete from model_locations").await;
+    record("a", &usual).await;
+    assert_eq!(known().await, None);
+}
+
+/// A host that hashed what it had before it followed a choice says nothing of the variant that is read by now.
+#[tokio::test]
+async fn hashes_of_a_host_that_has_not_followed_are_not_recorded() {
+    let farm = Farm::start().await;
+    let pool = catalogue(&farm).await;
+    let file = |inode| FileIdentity { rel_path: "unet/x".to_owned(), size_bytes: 1, mtime_ns: 2, inode, dev: 4 };
+    let usual = FoundModel { files: vec![file(1)], ..found(0) };
+    let read_as = ReadAs { variant: Some("fp16".to_owned()), ..ReadAs::default() };
+    let chosen = FoundModel { files: vec![file(2)], read_as, ..found(0) };
+    let record = async |host: &str, model: &FoundModel| {
+        models::record_models(&pool, None, (host, "main"), &batch(std::slice::from_ref(model)))
+            .await
+            .expect("a record");
+    };
+    for host in HOSTS {
+        record(host, &usual).await;
+    }
+    record("a", &chosen).await;
+    let model = sqlx::query_scalar("select id from models").fetch_one(&pool).await.expect("one model");
+    let hashed = |of: &FoundModel| ModelHashes {
+        model,
+        files: serde_json::to_value(&of.files).expect("JSON"),
+        content_digest: "ab".to_owned(),
+        sha256: None,
+        payload_sha256: None,
+    };
+    let mut tx = pool.begin().await.expect("a transaction");
+    assert!(!hashes::record_model(&mut tx, "b", &hashed(&usual)).await.expect("an answer"));
+    assert!(hashes::record_model(&mut tx, "a", &hashed(&chosen)).await.expect("an answer"));
+    let behind = models::hosts_behind(&mut *tx, &[model]).await.expect("hosts");
+    assert_eq!(behind, [(model, "b".to_owned())]);
 }

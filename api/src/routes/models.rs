@@ -66,7 +66,7 @@ pub(super) async fn detail(state: &AppState, conn: &mut Session, row: ModelRow) 
         prediction: listed.prediction.clone(),
         summary: views::model(listed, residency),
         correction_pending: is_pending(&row, &overrides)
-            || locations.iter().any(|at| view.is_alive(&at.host) && at.variant != overrides.variant),
+            || locations.iter().any(|at| view.is_alive(&at.host) && at.read_variant != overrides.variant),
         overrides,
         user: metadata::said(&said),
         digest: row.content_digest.clone(),
@@ -75,7 +75,7 @@ pub(super) async fn detail(state: &AppState, conn: &mut Session, row: ModelRow) 
         root: row.root,
         rel_path: row.rel_path,
         made_from: views::made_from(&row.metadata),
-        variants: views::variants(&row.metadata),
+        variants: views::variants(&row.metadata).unwrap_or_default(),
         evidence: row.evidence,
         metadata: row.metadata,
         components: components.iter().map(views::component).collect(),
@@ -114,15 +114,16 @@ pub(crate) async fn override_model(
     let after = edit.body.applied(before.clone());
     rules::overrides(&after)?;
     if after.variant != before.variant {
-        rules::variant(after.variant.as_deref(), &row.format, &views::variants(&row.metadata))?;
+        rules::variant(after.variant.as_deref(), &row.format, views::variants(&row.metadata).as_deref())?;
     }
     let row = if after == before {
         row
     } else {
         let stored = serde_json::to_value(&after).map_err(ApiError::defect)?;
         let row = models::set_overrides(&mut *tx, row.id, &stored).await?;
-        if is_pending(&row, &after) || after.variant != before.variant {
-            read_again(&state, &mut tx, &row).await?;
+        let other_files = after.variant != before.variant;
+        if is_pending(&row, &after) || other_files {
+            read_again(&state, &mut tx, &row, other_files).await?;
         }
         row
     };
@@ -138,12 +139,13 @@ fn is_pending(row: &ModelRow, said: &Overrides) -> bool {
     (&said.model_type, &said.base, &said.variant) != (&read_as.model_type, &read_as.base, &read_as.variant)
 }
 
-/// Enqueues the scans that read a model as it was corrected, one for each living host that has it: of another variant each has files of its
-/// own. What a host does not do now, the scan that it makes when it starts does.
-async fn read_again(state: &AppState, tx: &mut Session, row: &ModelRow) -> Result<(), ApiError> {
+/// Enqueues the scan that reads a model as it was corrected. What one host reads of the files that all have counts for all; of `other_files`,
+/// those of another variant, each living host that has it reads its own. What a host does not do now, the scan that it makes when it starts does.
+async fn read_again(state: &AppState, tx: &mut Session, row: &ModelRow, other_files: bool) -> Result<(), ApiError> {
     let view = View::read(state, tx).await?;
     let having = models::hosts_with(&mut *tx, &[row.id]).await?;
-    for (_, host) in having.into_iter().filter(|(_, host)| view.is_alive(host)) {
+    let most = if other_files { usize::MAX } else { 1 };
+    for (_, host) in having.into_iter().filter(|(_, host)| view.is_alive(host)).take(most) {
         let args = ScanArgs { root: Some(row.root.clone()), model: Some(row.id) };
         enqueue(tx, NewJob::new(JobSpec::Scan(args), Target::Host(host))).await?;
     }

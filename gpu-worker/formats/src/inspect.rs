@@ -37,13 +37,36 @@ pub fn inspect(path: &Path) -> Result<Inspection, FormatError> {
 /// # Errors
 /// As [`inspect`].
 pub fn inspect_as(path: &Path, correction: Correction) -> Result<Inspection, FormatError> {
-    inspect_opened(path, open(path)?, &correction)
+    inspect_opened(path, open(path)?, &correction, Extent::Read)
+}
+
+/// [`inspect_as`] that looks at the headers of a folder's other variants too: for lists and checks, as they are many and of no use for
+/// what is read.
+///
+/// # Errors
+/// As [`inspect`].
+pub fn inspect_all(path: &Path, correction: &Correction) -> Result<Inspection, FormatError> {
+    inspect_opened(path, open(path)?, correction, Extent::AllVariants)
+}
+
+/// Which weights of a folder are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// Those that are read.
+    Read,
+    /// Those of its other variants too.
+    AllVariants,
 }
 
 /// [`inspect_as`] of what is open already.
-pub(crate) fn inspect_opened(path: &Path, opened: Opened, correction: &Correction) -> Result<Inspection, FormatError> {
+pub(crate) fn inspect_opened(
+    path: &Path,
+    opened: Opened,
+    correction: &Correction,
+    extent: Extent,
+) -> Result<Inspection, FormatError> {
     match opened {
-        Opened::Folder => diffusers::inspect(path, correction),
+        Opened::Folder => diffusers::inspect(path, correction, extent),
         Opened::Index => sharded(path, correction),
         Opened::File(probe, format) => file(path, probe, format, correction),
     }

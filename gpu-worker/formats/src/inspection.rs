@@ -198,6 +198,12 @@ impl Inspection {
 }
 
 impl<C> Inspection<C> {
+    /// Whether it says of something that it could not be read now, while all else could: it says otherwise once that passes, though no file changed.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        crate::diffusers::variants::is_passing(self)
+    }
+
     /// What its content shows it to be, whatever a correction says.
     #[must_use]
     pub fn detected(&self) -> (ModelType, Base) {

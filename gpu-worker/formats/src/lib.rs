@@ -48,7 +48,7 @@ pub use discover::{
 };
 pub use dtype::Dtype;
 pub use error::{ErrorKind, FormatError, ShardProblem, TensorProblem};
-pub use inspect::{inspect, inspect_as};
+pub use inspect::{inspect, inspect_all, inspect_as};
 pub use inspection::{Component, ComponentSummary, Evidence, FileFacts, Inspection, Listing, TensorFacts};
 pub use listing::Lister;
 pub use memo::Memo;

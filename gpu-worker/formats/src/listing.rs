@@ -6,7 +6,7 @@ use crate::{
     correction::Correction,
     detect::judge,
     error::FormatError,
-    inspect::{Opened, inspect_opened, open, refused},
+    inspect::{Extent, Opened, inspect_opened, open, refused},
     inspection::{Inspection, Listing},
     keys::Keys,
     memo::{Known, Memo},
@@ -33,7 +33,7 @@ impl<'m> Lister<'m> {
         Self { memo, buffer: Vec::new() }
     }
 
-    /// What [`inspect_as`](crate::inspect_as) answers, without the tensors.
+    /// What [`inspect_all`](crate::inspect_all) answers, without the tensors.
     ///
     /// # Errors
     /// As [`inspect`](crate::inspect).
@@ -43,7 +43,7 @@ impl<'m> Lister<'m> {
             Opened::File(probe, Format::Safetensors) if config_beside(path).is_none() => {
                 self.safetensors(path, &probe, &correction)
             }
-            opened => inspect_opened(path, opened, &correction).map(Inspection::listing),
+            opened => inspect_opened(path, opened, &correction, Extent::AllVariants).map(Inspection::listing),
         }
     }
 

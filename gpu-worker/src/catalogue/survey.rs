@@ -83,12 +83,13 @@ pub fn survey(
     stop: &(dyn Fn() -> bool + Sync),
 ) -> ScannedRoot {
     let memo = Memo::default();
+    let moved = Moved::of(candidates, before);
     let worker = || {
         let mut lister = Lister::new(&memo);
         let mut answers = Vec::new();
         while !stop() {
             let Some(candidate) = candidates.get(seen.next.fetch_add(1, Ordering::Relaxed)) else { break };
-            answers.push(handed(look(candidate, before, seen, &mut lister), handover));
+            answers.push(handed(look(candidate, (before, &moved), seen, &mut lister), handover));
         }
         answers
     };
@@ -118,7 +119,26 @@ enum Answer {
     Unfinished,
 }
 
-fn look(candidate: &Candidate, before: &Before, seen: &Seen, lister: &mut Lister<'_>) -> Answer {
+/// What was said of models whose paths are gone, by their stamps: a folder that only has another name is read as it was.
+struct Moved<'b>(HashMap<&'b str, &'b ReadAs>);
+
+impl<'b> Moved<'b> {
+    fn of(candidates: &[Candidate], before: &'b Before) -> Self {
+        let here: HashSet<&str> = candidates.iter().map(|candidate| candidate.rel_path.as_str()).collect();
+        let gone = before
+            .known
+            .iter()
+            .filter(|(path, known)| !here.contains(path.as_str()) && known.said != ReadAs::default());
+        Self(gone.filter_map(|(_, known)| Some((known.stamp.as_deref()?, &known.said))).collect())
+    }
+
+    /// Of a folder alone: the stamp of a file covers only what is beside it.
+    fn said(&self, candidate: &Candidate, stamp: &str) -> Option<&'b ReadAs> {
+        self.0.get(stamp).filter(|_| candidate.kind.is_folder()).copied()
+    }
+}
+
+fn look(candidate: &Candidate, (before, moved): (&Before, &Moved<'_>), seen: &Seen, lister: &mut Lister<'_>) -> Answer {
     let known = before.known.get(&candidate.rel_path);
     if before.writing.contains(&candidate.path) {
         // what this host has said of it stays until the last write
@@ -130,8 +150,8 @@ fn look(candidate: &Candidate, before: &Before, seen: &Seen, lister: &mut Lister
         return Answer::Unchanged(candidate.rel_path.clone());
     }
     seen.read.fetch_add(1, Ordering::Relaxed);
-    let said = known.map(|known| known.said.clone()).unwrap_or_default();
-    Answer::Read(Box::new(FoundModel { stamp: Some(stamp), ..list(candidate, said, lister) }))
+    let said = known.map(|known| &known.said).or_else(|| moved.said(candidate, &stamp)).cloned().unwrap_or_default();
+    Answer::Read(Box::new(list(candidate, stamp, said, lister)))
 }
 
 fn handed(answer: Answer, handover: Option<&Handover<'_>>) -> Answer {
@@ -190,7 +210,7 @@ fn place(candidate: &Candidate, rel_path: &str) -> PathBuf {
     }
 }
 
-fn list(candidate: &Candidate, said: ReadAs, lister: &mut Lister<'_>) -> FoundModel {
+fn list(candidate: &Candidate, stamp: String, said: ReadAs, lister: &mut Lister<'_>) -> FoundModel {
     let path: &Path = &candidate.path;
     match lister.list(path, correction(&said)) {
         Ok(mut listing) => {
@@ -198,8 +218,13 @@ fn list(candidate: &Candidate, said: ReadAs, lister: &mut Lister<'_>) -> FoundMo
             if let Some(repository) = cached_repository(path) {
                 listing.name = repository;
             }
-            found(&candidate.rel_path, listing, said)
+            // what has no stamp is read again
+            let stamp = (!listing.is_passing()).then_some(stamp);
+            FoundModel { stamp, ..found(&candidate.rel_path, listing, said) }
         }
-        Err(error) => unreadable(&candidate.rel_path, path, shared::error::chain(&error), said),
+        Err(error) => {
+            let unread = unreadable(&candidate.rel_path, path, shared::error::chain(&error), said);
+            FoundModel { stamp: Some(stamp), ..unread }
+        }
     }
 }

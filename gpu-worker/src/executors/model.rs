@@ -78,10 +78,16 @@ pub(super) async fn inspect(agent: &Agent, attempt: &Attempt, wanted: &Wanted) -
     let locations = models::locations_of(&agent.pool, &[wanted.model.id]).await?;
     let here = locations.into_iter().find(|location| location.host == agent.host);
     let here = here.ok_or_else(|| WorkError::NotHere { model: wanted.model.name.clone(), host: agent.host.clone() })?;
-    if here.variant != wanted.model.read_as.variant {
-        return Err(WorkError::OtherVariant { model: wanted.model.name.clone(), host: agent.host.clone() });
-    }
     let seen = here.identities()?;
+    if here.read_variant != wanted.model.read_as.variant {
+        let (model, host) = (wanted.model.name.clone(), agent.host.clone());
+        // the scan that followed the choice met a disk that did not answer
+        return Err(if seen.is_empty() {
+            WorkError::Unread { model, host }
+        } else {
+            WorkError::OtherVariant { model, host }
+        });
+    }
     let path = Path::new(&here.root_path).join(&here.rel_path);
     let inspection = {
         let (path, correction) = (path.clone(), catalogue::correction(&wanted.model.read_as));

@@ -20,7 +20,9 @@ pub struct Snapshot {
     pub devices: BTreeMap<String, Device>,
     /// Hosts that have a model on disk.
     pub locations: HashMap<ModelId, BTreeSet<String>>,
-    /// Of these, those with a file of it whose bytes are not the registered ones: how they were read, in words.
+    /// Of these, those that have yet to scan their files of the variant that is read by now.
+    pub behind: HashMap<ModelId, BTreeSet<String>>,
+    /// And those with a file of it whose bytes are not the registered ones: how they were read, in words.
     pub corrupt: HashMap<ModelId, BTreeMap<String, String>>,
 }
 
@@ -235,6 +237,16 @@ impl PendingJob {
 }
 
 impl Snapshot {
+    /// Whether a host has a model on its disk.
+    pub(super) fn has(&self, model: &ModelId, host: &str) -> bool {
+        self.locations.get(model).is_some_and(|hosts| hosts.contains(host))
+    }
+
+    /// Whether what a host has of it was not scanned since another variant was chosen.
+    pub(super) fn is_behind(&self, model: &ModelId, host: &str) -> bool {
+        self.behind.get(model).is_some_and(|hosts| hosts.contains(host))
+    }
+
     /// What is wrong with a file of a model on a host's disk.
     pub(super) fn corrupt_on(&self, model: &ModelId, host: &str) -> Option<&str> {
         self.corrupt.get(model)?.get(host).map(String::as_str)

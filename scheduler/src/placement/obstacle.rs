@@ -28,6 +28,8 @@ pub enum Obstacle {
         /// Bytes that can be had at most while the held ones stay.
         available_bytes: u64,
     },
+    /// The host has not scanned the model since another of its variants was chosen.
+    VariantPending,
     /// The host takes no new work.
     Draining,
     /// No live agent on the host.
@@ -86,6 +88,7 @@ impl Obstacle {
             Self::Draining => "draining",
             Self::HostDown => "host_down",
             Self::DeviceNotReady { .. } => "device_not_ready",
+            Self::VariantPending => "variant_pending",
             Self::ModelAbsent => "model_absent",
             Self::FileCorrupt { .. } => "file_corrupt",
             Self::RootAbsent => "root_absent",
@@ -111,6 +114,7 @@ impl std::fmt::Display for Obstacle {
             Self::Draining => f.write_str("is draining"),
             Self::HostDown => f.write_str("has no live agent"),
             Self::DeviceNotReady { reason } => write!(f, "is not ready: {reason}"),
+            Self::VariantPending => f.write_str("has not scanned the model since another variant of it was chosen"),
             Self::ModelAbsent => f.write_str("has the model neither on disk nor in RAM"),
             Self::FileCorrupt { file } => write!(f, "has a corrupt file: {file}"),
             Self::RootAbsent => f.write_str("has no such root"),
@@ -198,14 +202,18 @@ fn runtime(job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {
 }
 
 fn presence(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<Obstacle> {
+    let on_disk = |model: &ModelId| snapshot.has(model, place.host_name);
+    // its headers are read, whatever is in memory
+    let behind = || {
+        let is_behind = job.models().any(|model| snapshot.is_behind(model, place.host_name));
+        is_behind.then_some(Obstacle::VariantPending)
+    };
     match job.kind {
         JobKind::Load | JobKind::CacheAdd => {
-            let on_disk = |model| snapshot.locations.get(model).is_some_and(|hosts| hosts.contains(place.host_name));
             let there = !job.components.is_empty() && ram_bytes(job, place) == 0;
-            (!there && !job.model.as_ref().is_some_and(on_disk)).then_some(Obstacle::ModelAbsent)
+            (!there && !job.model.as_ref().is_some_and(on_disk)).then_some(Obstacle::ModelAbsent).or_else(behind)
         }
         JobKind::Validate | JobKind::MetadataWrite => {
-            let on_disk = |model| snapshot.locations.get(model).is_some_and(|hosts| hosts.contains(place.host_name));
             (!job.model.as_ref().is_some_and(on_disk)).then_some(Obstacle::ModelAbsent)
         }
         // tokenizers and configs are files beside the weights: that the weights are in memory is not enough
@@ -220,10 +228,8 @@ fn presence(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<
         | JobKind::Tokenize
         | JobKind::LoraCheck
         | JobKind::BlendLoras => {
-            let on_disk =
-                |model: &ModelId| snapshot.locations.get(model).is_some_and(|hosts| hosts.contains(place.host_name));
-            let there = job.model.iter().chain(&job.other_models).all(on_disk);
-            if there { root_absent(job, place) } else { Some(Obstacle::ModelAbsent) }
+            let there = job.models().all(on_disk);
+            if there { root_absent(job, place).or_else(behind) } else { Some(Obstacle::ModelAbsent) }
         }
         JobKind::Scan | JobKind::Hash => match (&job.root, place.host) {
             (None, Some(host)) if host.roots.is_empty() => Some(Obstacle::RootAbsent),

@@ -255,6 +255,21 @@ fn a_load_goes_where_the_model_is_on_disk_or_in_ram() {
 }
 
 #[test]
+fn what_reads_a_model_waits_for_a_host_that_has_yet_to_follow_a_chosen_variant() {
+    for kind in [JobKind::Load, JobKind::Generate, JobKind::Convert, JobKind::CacheAdd] {
+        let mut example = Example::new(kind);
+        let model = example.job.model.unwrap();
+        example.farm.behind.entry(model).or_default().insert("a".into());
+        assert!(example.assigned().starts_with('b'), "{kind}");
+        example.job.pin_host = Some("a".into());
+        let components = example.job.components.clone();
+        example.host("a").ram.promise(&components);
+        let (code, reason) = example.waits();
+        assert!(code == "variant_pending" && reason.contains("has not scanned the model"), "{kind}: {reason}");
+    }
+}
+
+#[test]
 fn a_corrupt_copy_is_not_read_and_another_one_is() {
     for kind in [JobKind::Load, JobKind::Generate, JobKind::Convert, JobKind::CacheAdd] {
         let mut example = Example::new(kind);

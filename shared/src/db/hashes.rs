@@ -38,7 +38,7 @@ macro_rules! lacking_hashes {
                      where q.host = $1 and l.model_id = $2) open
          join models m on m.id = open.id
          join model_locations l on l.model_id = m.id join roots r on r.host = l.host and r.name = l.root
-         where l.host = $1 and jsonb_array_length(l.files) > 0 and l.variant is not distinct from m.read_as ->> 'variant'
+         where l.host = $1 and jsonb_array_length(l.files) > 0 and l.read_variant is not distinct from m.read_as ->> 'variant'
            and ($2::text is null or m.id = $2) and ($3::text is null or l.root = $3)
            and ($2::text is not null or not exists (select 1 from corrupt_files where host = $1) or not exists
                 (select 1 from corrupt_files q where q.host = $1 and l.files @> jsonb_build_array(q.file)))"
@@ -203,14 +203,15 @@ pub struct ModelHashes {
     pub payload_sha256: Option<String>,
 }
 
-/// Records a model's hashes; false when the host reports other files by now.
+/// Records a model's hashes; false when the host reports other files by now, or these are of another variant than is read by now.
 ///
 /// # Errors
 /// Database errors.
 pub async fn record_model(tx: &mut PgConnection, host: &str, hashes: &ModelHashes) -> Result<bool, DbError> {
     let recorded = sqlx::query(
         "update models set content_digest = $4, sha256 = $5, payload_sha256 = $6, updated_at = now()
-         where id = $1 and exists (select 1 from model_locations l where l.model_id = $1 and l.host = $2 and l.files = $3)",
+         where id = $1 and exists (select 1 from model_locations l where l.model_id = $1 and l.host = $2 and l.files = $3
+                                     and l.read_variant is not distinct from models.read_as ->> 'variant')",
     )
     .bind(hashes.model)
     .bind(host)

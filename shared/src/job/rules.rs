@@ -39,7 +39,7 @@ pub enum Report {
         /// What is known of the death.
         error: ErrorBody,
     },
-    /// The worker gives the job back unfinished (drain); costs nothing.
+    /// The worker gives the job back unfinished, as it drains or has to be placed anew; costs nothing.
     HandedBack,
 }
 

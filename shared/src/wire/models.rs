@@ -49,7 +49,7 @@ pub struct ModelSummary {
     pub base: String,
     /// `safetensors`, `diffusers`, ….
     pub format: String,
-    /// Dtype of the weights.
+    /// Dtype of the weights that are read; the name of a folder's variant is in `variants`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
     /// Bytes on disk.

@@ -8,7 +8,7 @@ use super::{index, variants::Variants, weights};
 use crate::{
     components::component,
     error::{ErrorKind, FormatError},
-    inspect::CONFIG_LIMIT_BYTES,
+    inspect::{CONFIG_LIMIT_BYTES, Extent},
     inspection::{Component, Evidence, FileFacts},
     onnx::{self, GRAPH_FILE as GRAPH},
     probe::{read_json, stat},
@@ -47,13 +47,13 @@ pub(super) struct Folder<'p> {
 }
 
 impl<'p> Folder<'p> {
-    pub(super) fn new(path: &'p Path, index: FileFacts, chosen: Option<&'p str>) -> Self {
+    pub(super) fn new(path: &'p Path, index: FileFacts, chosen: Option<&'p str>, extent: Extent) -> Self {
         Self {
             path,
             chosen,
             lacks_chosen: false,
             named: Vec::new(),
-            variants: Variants::default(),
+            variants: Variants::new(extent),
             files: vec![index],
             components: Vec::new(),
             configs: Map::new(),

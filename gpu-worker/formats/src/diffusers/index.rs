@@ -97,8 +97,30 @@ pub(crate) fn shard_number(name: &str) -> Option<(u64, u64)> {
 /// Reads the index at `path` and the headers of all its shards. `rel_path` is the index's own, `below`
 /// what precedes a shard's name (`unet/`, or nothing).
 pub(crate) fn read(path: &Path, rel_path: &str, below: &str) -> Result<ShardSet, FormatError> {
-    let (document, facts) = read_json(path, rel_path, "shard index", INDEX_LIMIT_BYTES)?;
-    let places = weight_map(path, &document)?;
+    let (document, facts) = open(path, rel_path)?;
+    shards_of(path, (&document, facts), below)
+}
+
+/// [`read`] as long as `left` shards may be looked at, and takes those away; none where it names more.
+pub(crate) fn read_within(
+    path: &Path,
+    rel_path: &str,
+    below: &str,
+    left: &mut usize,
+) -> Result<Option<ShardSet>, FormatError> {
+    let (document, facts) = open(path, rel_path)?;
+    let shards: BTreeSet<&str> = weight_map(path, &document)?.into_values().collect();
+    let Some(rest) = left.checked_sub(shards.len()) else { return Ok(None) };
+    *left = rest;
+    shards_of(path, (&document, facts), below).map(Some)
+}
+
+fn open(path: &Path, rel_path: &str) -> Result<(Value, FileFacts), FormatError> {
+    read_json(path, rel_path, "shard index", INDEX_LIMIT_BYTES)
+}
+
+fn shards_of(path: &Path, (document, facts): (&Value, FileFacts), below: &str) -> Result<ShardSet, FormatError> {
+    let places = weight_map(path, document)?;
     let shards: BTreeSet<&str> = places.values().copied().collect();
     complete(path, &shards)?;
     let mut set =

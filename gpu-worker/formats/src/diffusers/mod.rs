@@ -16,7 +16,7 @@ use crate::{
     correction::Correction,
     detect::prediction_from_scheduler,
     error::{ErrorKind, FormatError},
-    inspect::{CONFIG_LIMIT_BYTES, unknown},
+    inspect::{CONFIG_LIMIT_BYTES, Extent, unknown},
     inspection::{Evidence, Inspection},
     probe::{read_json, stat},
     vocab::{Base, Format, ModelType},
@@ -28,15 +28,15 @@ use folder::Folder;
 pub(crate) const INDEX_NAME: &str = "model_index.json";
 
 /// Inspects the folder at `path`.
-pub(crate) fn inspect(path: &Path, correction: &Correction) -> Result<Inspection, FormatError> {
+pub(crate) fn inspect(path: &Path, correction: &Correction, extent: Extent) -> Result<Inspection, FormatError> {
     let index_path = path.join(INDEX_NAME);
     let (document, facts) = match read_json(&index_path, INDEX_NAME, "pipeline index", CONFIG_LIMIT_BYTES) {
         Ok(read) => read,
-        Err(error) if error.kind() == ErrorKind::Missing => return no_pipeline(path, correction),
+        Err(error) if error.kind() == ErrorKind::Missing => return no_pipeline(path, correction, extent),
         Err(error) => return without_index(path, &index_path, error),
     };
     let mut inspection = unknown(path, Format::Diffusers, Vec::new());
-    let mut folder = Folder::new(path, facts, correction.variant.as_deref());
+    let mut folder = Folder::new(path, facts, correction.variant.as_deref(), extent);
     folder.read(&document)?;
     let class = document.get("_class_name").and_then(Value::as_str).unwrap_or_default();
     inspection.evidence.push(Evidence::new("diffusers.class", INDEX_NAME, class));
@@ -58,8 +58,8 @@ pub(crate) fn inspect(path: &Path, correction: &Correction) -> Result<Inspection
 }
 
 /// A folder without an index: one component, a tokenizer, or no model.
-fn no_pipeline(path: &Path, correction: &Correction) -> Result<Inspection, FormatError> {
-    if let Some(component) = single::inspect(path, correction)? {
+fn no_pipeline(path: &Path, correction: &Correction, extent: Extent) -> Result<Inspection, FormatError> {
+    if let Some(component) = single::inspect(path, correction, extent)? {
         return Ok(component);
     }
     let names = weights::names(path)?;

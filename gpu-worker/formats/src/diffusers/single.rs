@@ -10,7 +10,7 @@ use crate::{
     correction::Correction,
     detect::{Hints, Verdict, detect},
     error::{ErrorKind, FormatError},
-    inspect::{CONFIG_LIMIT_BYTES, unknown},
+    inspect::{CONFIG_LIMIT_BYTES, Extent, unknown},
     inspection::{Evidence, FileFacts, Inspection, TensorFacts},
     keys::Keys,
     probe::read_json,
@@ -25,7 +25,7 @@ const CONFIG: &str = "config.json";
 const METADATA_BYTES: usize = 256 << 10;
 
 /// Inspects the folder; none when it has no `config.json`.
-pub(super) fn inspect(path: &Path, correction: &Correction) -> Result<Option<Inspection>, FormatError> {
+pub(super) fn inspect(path: &Path, correction: &Correction, extent: Extent) -> Result<Option<Inspection>, FormatError> {
     let (config, facts) = match read_json(&path.join(CONFIG), CONFIG, "component config", CONFIG_LIMIT_BYTES) {
         Ok(read) => read,
         Err(error) => return without_config(path, error),
@@ -33,7 +33,7 @@ pub(super) fn inspect(path: &Path, correction: &Correction) -> Result<Option<Ins
     let class = class(&config).unwrap_or_default().to_owned();
     let mut inspection = unknown(path, Format::Component, vec![facts]);
     inspection.evidence.push(Evidence::new("component.class", CONFIG, class.as_str()));
-    let mut variants = Variants::default();
+    let mut variants = Variants::new(extent);
     match read_weights(path, &mut inspection, correction.variant.as_deref(), &mut variants) {
         Ok((tensors, metadata)) => recognise(&mut inspection, tensors, (&metadata, &config), correction),
         Err(error) if error.kind() == ErrorKind::Unreadable => return Err(error),

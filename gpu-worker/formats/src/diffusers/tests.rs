@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    Base, Correction, Format, Inspection, ModelType, inspect, inspect_as,
+    Base, Correction, Format, Inspection, ModelType, inspect, inspect_all, inspect_as,
     testing::{Spec, document, model, model_in},
 };
 
@@ -163,7 +163,7 @@ fn the_unsuffixed_variant_is_preferred_then_fp16() {
 
 /// The folder as it is read once somebody chose a variant of it.
 fn chosen(path: &Path, variant: &str) -> Inspection {
-    inspect_as(path, Correction::named(None, None, Some(variant))).unwrap()
+    inspect_all(path, &Correction::named(None, None, Some(variant))).unwrap()
 }
 
 /// Variant, component, first file, dtypes, whether it is complete and why it is read, of all parts.
@@ -202,7 +202,7 @@ fn with_variants(root: &Path) {
 fn every_variant_is_listed_with_what_is_there_of_it() {
     let root = TempDir::new().unwrap();
     with_variants(root.path());
-    let found = inspect(root.path()).unwrap();
+    let found = inspect_all(root.path(), &Correction::default()).unwrap();
     let (plain, half) = ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors");
     let vae = "vae/diffusion_pytorch_model.safetensors";
     let ema = "unet/diffusion_pytorch_model.ema-00001-of-00002.safetensors";
@@ -230,7 +230,7 @@ fn every_variant_is_listed_with_what_is_there_of_it() {
 fn a_chosen_variant_is_read_and_what_lacks_it_from_the_plain_files() {
     let root = TempDir::new().unwrap();
     with_variants(root.path());
-    let usual = inspect(root.path()).unwrap();
+    let usual = inspect_all(root.path(), &Correction::default()).unwrap();
     let half = chosen(root.path(), "fp16");
     assert_eq!((usual.variant.as_deref(), half.variant.as_deref()), (Some("mixed"), Some("fp16")));
     let read: Vec<_> = parts(&half).into_iter().filter(|part| !part.5.is_empty()).collect();
@@ -269,7 +269,7 @@ fn a_variant_that_cannot_be_read_is_no_reason_to_read_another() {
     assert!(parts(&none).iter().all(|part| part.5.is_empty()) && parts(&none).len() == 6);
     // without plain weights there is nothing to read instead
     fs::remove_file(root.path().join("unet/diffusion_pytorch_model.safetensors")).unwrap();
-    assert!(kinds(&inspect(root.path()).unwrap()).contains(&"unet"));
+    assert!(kinds(&inspect_all(root.path(), &Correction::default()).unwrap()).contains(&"unet"));
     let plain = chosen(root.path(), "default");
     assert!(!kinds(&plain).contains(&"unet") && kinds(&plain).contains(&"vae"));
     assert!(plain.reason.unwrap().contains("no weights of the variant `default`"));
@@ -308,7 +308,7 @@ fn shards_of_a_variant_are_read_under_both_names_that_diffusers_gave_them() {
         check_places(&half);
         // one lost: the variant is there in part
         fs::remove_file(unet.join(&two)).unwrap();
-        let found = inspect(root.path()).unwrap();
+        let found = inspect_all(root.path(), &Correction::default()).unwrap();
         assert!(kinds(&found).contains(&"unet"));
         let lost = &found.metadata["variants"][1]["parts"][0];
         assert_eq!((&lost["complete"], &lost["files"][1]), (&json!(false), &json!(format!("unet/{one}"))));
@@ -328,6 +328,58 @@ fn a_component_alone_has_variants_too_and_no_stand_in() {
     let none = chosen(&unet, "bf16");
     assert!(none.components.is_empty() && parts(&none).len() == 4);
     assert!(none.reason.unwrap().contains("`default`, `ema`, `fp16`"));
+}
+
+#[test]
+fn only_what_is_read_is_looked_at_where_nobody_lists_variants() {
+    let root = TempDir::new().unwrap();
+    with_variants(root.path());
+    let read = inspect_as(root.path(), Correction::named(None, None, Some("fp16"))).unwrap();
+    assert!(!read.metadata.contains_key("variants"));
+    let listed = chosen(root.path(), "fp16");
+    assert_eq!((&read.components, &read.files, &read.evidence), (&listed.components, &listed.files, &listed.evidence));
+}
+
+/// What an index may name beside what is read is bounded, whatever it names.
+#[test]
+fn an_index_of_more_shards_than_are_looked_at_is_passed_over() {
+    let root = TempDir::new().unwrap();
+    with_variants(root.path());
+    let shard = |number: usize| format!("diffusion_pytorch_model.huge-{number:05}-of-00513.safetensors");
+    let map: serde_json::Map<String, Value> = (1..=513).map(|at| (format!("t{at}"), json!(shard(at)))).collect();
+    let index = root.path().join("unet/diffusion_pytorch_model.safetensors.index.huge.json");
+    document(&index, &json!({ "weight_map": map }));
+    let found = inspect_all(root.path(), &Correction::default()).unwrap();
+    assert!(parts(&found).iter().all(|part| part.0 != "huge"));
+    let passed_over = found.evidence.iter().find(|evidence| evidence.rule == "diffusers.more_variants").unwrap();
+    assert_eq!((passed_over.matched.as_str(), &passed_over.value), ("unet", &json!(1)));
+}
+
+/// What could not be looked at just now is looked at again; what is broken stays so until its file changes.
+#[test]
+fn a_variant_that_cannot_be_read_now_is_told_from_one_that_is_broken() {
+    let root = TempDir::new().unwrap();
+    with_variants(root.path());
+    let half = root.path().join("unet/diffusion_pytorch_model.fp16.safetensors");
+    fs::write(&half, b"cut").unwrap();
+    let all = || inspect_all(root.path(), &Correction::default()).unwrap();
+    assert!(!all().is_passing());
+    fs::remove_file(&half).unwrap();
+    std::os::unix::fs::symlink(&half, &half).unwrap();
+    let found = all();
+    assert!(found.is_passing() && kinds(&found).contains(&"unet"), "{:?}", found.evidence);
+}
+
+#[test]
+fn weights_of_a_variant_named_as_the_plain_ones_are_left_out_and_said_to_be() {
+    let root = TempDir::new().unwrap();
+    with_variants(root.path());
+    let named = "diffusion_pytorch_model.default.safetensors";
+    model(&root.path().join("unet").join(named), &whole_unet());
+    let found = inspect_all(root.path(), &Correction::default()).unwrap();
+    assert_eq!(parts(&found).iter().filter(|part| part.0 == "default" && part.1 == "unet").count(), 1);
+    let left_out = found.evidence.iter().find(|evidence| evidence.rule == "diffusers.variant_default").unwrap();
+    assert_eq!((left_out.matched.as_str(), &left_out.value), ("unet", &json!([named])));
 }
 
 #[test]

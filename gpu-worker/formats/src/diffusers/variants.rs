@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     components::dtype_names,
-    error::FormatError,
+    error::{ErrorKind, FormatError},
+    inspect::Extent,
     inspection::{Evidence, Inspection},
     text::storable_json,
     vocab::Format,
@@ -21,6 +22,12 @@ use crate::{
 pub(crate) const KEY: &str = "variants";
 /// Most weight files of one component whose headers are looked at beside those that are read.
 const MOST: usize = 64;
+/// Most shards of these.
+const SHARDS: usize = 512;
+/// What says in the evidence that weights which are not read could not be looked at just now.
+const NOT_NOW: &str = "diffusers.variant_unreadable";
+/// What names weights of a variant that has the name of the plain ones.
+const UNNAMED: &str = "diffusers.variant_default";
 
 /// One component's weights of a variant.
 #[derive(Debug, Serialize)]
@@ -55,17 +62,21 @@ struct Variant {
 }
 
 /// The parts of all variants of a folder.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Variants {
+    extent: Extent,
     parts: BTreeMap<String, Vec<Part>>,
-    /// Components with more weight files than are looked at, and how many those are.
-    passed_over: Vec<(String, usize)>,
+    evidence: Vec<Evidence>,
 }
 
 /// What was read of a component, or why it could not be.
 pub(super) type Read<'r> = (&'r Choice, Why, Result<&'r ShardSet, &'r FormatError>);
 
 impl Variants {
+    pub(super) fn new(extent: Extent) -> Self {
+        Self { extent, parts: BTreeMap::new(), evidence: Vec::new() }
+    }
+
     /// Looks at all weights of a component in `folder`. Of those that are read, `read` knows the headers.
     pub(super) fn look(
         &mut self,
@@ -74,22 +85,41 @@ impl Variants {
         found: &Weights,
         read: Option<Read<'_>>,
     ) {
+        if self.extent == Extent::Read {
+            return;
+        }
+        let (mut left, mut passed_over) = (SHARDS, 0_usize);
         for (number, choice) in found.choices.iter().enumerate() {
             let mine = read.filter(|(chosen, ..)| *chosen == choice);
             let part = match mine {
                 Some((_, _, Ok(set))) => whole(component, set),
                 Some((_, _, Err(error))) => broken(component, (folder, below), found, choice, error.full_text()),
-                None if number < MOST => match weights::read(folder, below, choice) {
-                    Ok(set) => whole(component, &set),
-                    Err(error) => broken(component, (folder, below), found, choice, error.full_text()),
+                None if number < MOST => match weights::read_within(folder, below, choice, &mut left) {
+                    Ok(Some(set)) => whole(component, &set),
+                    Ok(None) => {
+                        passed_over += 1;
+                        continue;
+                    }
+                    Err(error) => {
+                        if error.kind() == ErrorKind::Unreadable {
+                            self.evidence.push(Evidence::new(NOT_NOW, component, choice.name.as_str()));
+                        }
+                        broken(component, (folder, below), found, choice, error.full_text())
+                    }
                 },
-                None => continue,
+                None => {
+                    passed_over += 1;
+                    continue;
+                }
             };
             let part = Part { read: mine.map(|(_, why, _)| why), ..part };
             self.parts.entry(choice.variant().to_owned()).or_default().push(part);
         }
-        if let Some(more) = found.choices.len().checked_sub(MOST).filter(|more| *more > 0) {
-            self.passed_over.push((component.to_owned(), more));
+        if passed_over > 0 {
+            self.evidence.push(Evidence::new("diffusers.more_variants", component, passed_over));
+        }
+        if !found.unnamed.is_empty() {
+            self.evidence.push(Evidence::new(UNNAMED, component, found.unnamed.clone()));
         }
         self.loose_shards(component, (folder, below), found);
     }
@@ -116,6 +146,9 @@ impl Variants {
 
     /// Puts them into the metadata: what has no variant first, then fp16, then by name.
     pub(super) fn keep(self, inspection: &mut Inspection) {
+        if self.extent == Extent::Read {
+            return;
+        }
         let components: Vec<String> = self.parts.values().flatten().map(|part| part.component.clone()).collect();
         let variant = |(name, parts): (String, Vec<Part>)| {
             let has = |component: &String| parts.iter().any(|part| part.complete && part.component == *component);
@@ -128,11 +161,14 @@ impl Variants {
             _ => 2,
         });
         let value = serde_json::to_value(variants).unwrap_or_default();
-        for (component, more) in self.passed_over {
-            inspection.evidence.push(Evidence::new("diffusers.more_variants", component, more));
-        }
+        inspection.evidence.extend(self.evidence);
         inspection.metadata.insert(KEY.to_owned(), storable_json(value));
     }
+}
+
+/// Whether weights that are not read could not be looked at for a reason that may pass without a file having changed.
+pub(crate) fn is_passing<C>(inspection: &Inspection<C>) -> bool {
+    inspection.evidence.iter().any(|evidence| evidence.rule == NOT_NOW)
 }
 
 /// Weights whose headers could be read.

@@ -25,9 +25,17 @@ pub(super) struct Choice {
     pub(super) sharded: bool,
     /// A PyTorch pickle, which is only taken when there is nothing better.
     pub(super) pickled: bool,
+    /// An index as older releases of diffusers named it, which is only taken without one of the name of today.
+    legacy: bool,
 }
 
 impl Choice {
+    /// Which of a chosen variant's weights diffusers takes: of its own models an index before a whole file, of those of transformers after it.
+    fn rank_in_variant(&self) -> (bool, bool, bool, &str) {
+        let is_own = self.name.starts_with(STEMS[0]);
+        (self.pickled, is_own != self.sharded, self.legacy, &self.name)
+    }
+
     /// The name of its variant.
     pub(super) fn variant(&self) -> &str {
         self.variant.as_deref().unwrap_or(DEFAULT)
@@ -68,6 +76,8 @@ pub(super) struct Weights {
     /// What can be read, best first: safetensors before pickles, then without variant, fp16, others; whole before sharded.
     pub(super) choices: Vec<Choice>,
     pub(super) shards: Vec<Shard>,
+    /// Files whose variant has the name that stands for none; nobody could choose them.
+    pub(super) unnamed: Vec<String>,
     /// What to say where nothing can be read.
     absent: String,
 }
@@ -75,11 +85,17 @@ pub(super) struct Weights {
 /// The weight files in `folder`.
 pub(super) fn find(folder: &Path) -> Result<Weights, FormatError> {
     let names = names(folder)?;
-    let mut choices: Vec<Choice> = names.iter().filter_map(|name| choice(name)).collect();
-    choices
-        .sort_by_key(|choice| (choice.pickled, rank(choice.variant.as_deref()), choice.sharded, choice.name.clone()));
-    let shards = names.iter().filter_map(|name| shard(name)).collect();
-    Ok(Weights { folder: folder.to_owned(), choices, shards, absent: absent(&names) })
+    let (mut choices, mut unnamed) = (Vec::new(), Vec::new());
+    for choice in names.iter().filter_map(|name| choice(name)) {
+        if choice.variant.as_deref() == Some(DEFAULT) { unnamed.push(choice.name) } else { choices.push(choice) }
+    }
+    let order = |choice: &Choice| {
+        (choice.pickled, rank(choice.variant.as_deref()), choice.sharded, choice.legacy, choice.name.clone())
+    };
+    choices.sort_by_key(order);
+    let shards = names.iter().filter_map(|name| shard(name)).filter(|shard| shard.variant.as_deref() != Some(DEFAULT));
+    let shards = shards.collect();
+    Ok(Weights { folder: folder.to_owned(), choices, shards, unnamed, absent: absent(&names) })
 }
 
 impl Weights {
@@ -95,7 +111,10 @@ impl Weights {
             let best = self.choices.first().map(|choice| (choice, Why::UsualOrder));
             return best.ok_or_else(|| nothing(self.absent.clone()));
         };
-        let best = |name: &str| self.choices.iter().find(|choice| choice.variant() == name);
+        let best = |name: &str| {
+            let of = self.choices.iter().filter(|choice| choice.variant() == name);
+            of.min_by_key(|choice| choice.rank_in_variant())
+        };
         if self.variants().contains(chosen) {
             let why = || nothing(format!("of the variant `{}` only shards without an index", shown(chosen)));
             return best(chosen).map(|choice| (choice, Why::Chosen)).ok_or_else(why);
@@ -119,6 +138,19 @@ pub(super) fn read(folder: &Path, below: &str, choice: &Choice) -> Result<ShardS
         return index::read(&path, &rel_path, below);
     }
     index::shard(&path, &rel_path)
+}
+
+/// The same for weights that are not the ones that are wanted, while so many shards of an index may be looked at.
+pub(super) fn read_within(
+    folder: &Path,
+    below: &str,
+    choice: &Choice,
+    left: &mut usize,
+) -> Result<Option<ShardSet>, FormatError> {
+    if !choice.sharded {
+        return read(folder, below, choice).map(Some);
+    }
+    index::read_within(&folder.join(&choice.name), &format!("{below}{}", choice.name), below, left)
 }
 
 /// The plain names in a folder, sorted.
@@ -146,11 +178,13 @@ fn choice(name: &str) -> Option<Choice> {
         }
     };
     let pickled = name.ends_with(".bin") || index::is_pickled(name);
+    let legacy = sharded && variant.is_some() && name.ends_with(".index.json");
     known(stem, pickled).then(|| Choice {
         name: name.to_owned(),
         variant: variant.map(str::to_owned),
         sharded,
         pickled,
+        legacy,
     })
 }
 
@@ -230,6 +264,33 @@ mod tests {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
         find(folder.path()).unwrap()
+    }
+
+    #[test]
+    fn of_a_chosen_variant_what_diffusers_takes_comes_first() {
+        let chosen = |names: &[&str]| weights(names).choose(Some("fp16")).unwrap().0.name.clone();
+        let now = "diffusion_pytorch_model.safetensors.index.fp16.json";
+        let before = "diffusion_pytorch_model.safetensors.fp16.index.json";
+        let whole = "diffusion_pytorch_model.fp16.safetensors";
+        assert_eq!(chosen(&[before, now]), now);
+        assert_eq!(chosen(&[before, now, whole]), now);
+        assert_eq!(chosen(&[before, whole]), before);
+        assert_eq!(chosen(&[whole, "diffusion_pytorch_model.bin.index.fp16.json"]), whole);
+        // transformers looks for the whole file first
+        let (whole, index) = ("model.fp16.safetensors", "model.safetensors.index.fp16.json");
+        assert_eq!(chosen(&[index, whole]), whole);
+        // without a choice, the usual order
+        let usual = weights(&[before, now]);
+        assert_eq!(usual.choose(None).unwrap().0.name, now);
+    }
+
+    #[test]
+    fn a_variant_with_the_name_of_the_plain_weights_is_not_one_of_them() {
+        let (plain, named) = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.default.safetensors");
+        let both = weights(&[named, "model.default-00001-of-00002.safetensors", plain]);
+        assert_eq!((both.choices.len(), both.shards.len(), &both.unnamed[..]), (1, 0, &[named.to_owned()][..]));
+        assert_eq!(both.choose(Some(DEFAULT)).unwrap().0.name, plain);
+        assert!(weights(&[named]).choose(None).is_err());
     }
 
     #[test]

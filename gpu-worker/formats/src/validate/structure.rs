@@ -9,7 +9,7 @@ use crate::{
     correction::Correction,
     diffusers::variants,
     error::{ErrorKind, FormatError},
-    inspect::inspect_as,
+    inspect::inspect_all,
     inspection::{Evidence, Inspection},
     text::shown,
     vocab::{Format, ModelType},
@@ -21,7 +21,7 @@ use crate::{
 /// # Errors
 /// [`FormatError`] of kind `Missing` or `Unreadable`: nothing can be said about the model now.
 pub fn structure(path: &Path, correction: Correction) -> Result<(Option<Inspection>, Vec<Finding>), FormatError> {
-    let inspection = match inspect_as(path, correction) {
+    let inspection = match inspect_all(path, &correction) {
         Ok(inspection) => inspection,
         Err(error) => {
             return match error.kind() {

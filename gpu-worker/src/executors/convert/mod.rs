@@ -129,7 +129,7 @@ impl Work {
         let (path, rel_path) = (self.root.path.join(&self.args.output.path), self.args.output.path.clone());
         let failed = path.display().to_string();
         let inspect = move || {
-            let mut inspection = model_formats::inspect(&path)?.listing();
+            let mut inspection = model_formats::inspect_all(&path, &model_formats::Correction::default())?.listing();
             model_formats::metadata::attach(&mut inspection, &[]);
             Ok(catalogue::found(&rel_path, inspection, shared::db::models::ReadAs::default()))
         };

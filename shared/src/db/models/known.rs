@@ -1,6 +1,6 @@
 //! What the catalogue knows of a host's files already: what a scan need not read again, and where models moved.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Value, value::RawValue};
 use sqlx::{FromRow, PgConnection, PgExecutor, types::Json};
@@ -30,14 +30,14 @@ struct Known {
     rel_path: String,
     files: Option<Json<Box<RawValue>>>,
     stamp: Option<String>,
-    variant: Option<String>,
+    read_variant: Option<String>,
     said: Json<ReadAs>,
     read_as: Json<ReadAs>,
     canonical_form: i32,
 }
 
 /// What is known of the models of a root, by path below it. Of a model that this host has not seen no files are known; one
-/// that is to be read `again`, or was not available, has no stamp.
+/// that is to be read `again`, was not available, or is known by another variant than the chosen one has no stamp.
 ///
 /// # Errors
 /// Database errors.
@@ -48,8 +48,9 @@ pub async fn known(
     again: Option<ModelId>,
 ) -> Result<HashMap<String, KnownModel>, DbError> {
     let rows: Vec<Known> = sqlx::query_as(
-        "select m.rel_path, l.files, case when m.state = 'available' and m.id is distinct from $3 then l.stamp end as stamp,
-                l.variant, m.overrides as said, m.read_as, m.canonical_form
+        "select m.rel_path, l.files, case when m.state = 'available' and m.id is distinct from $3
+                     and m.read_as ->> 'variant' is not distinct from m.overrides ->> 'variant' then l.stamp end as stamp,
+                l.read_variant, m.overrides as said, m.read_as, m.canonical_form
          from models m left join model_locations l on l.model_id = m.id and l.host = $1
          where m.root = $2",
     )
@@ -63,7 +64,7 @@ pub async fn known(
             let files = row.files.as_ref().map(|files| serde_json::from_str(files.0.get())).transpose();
             let files: Option<Vec<FileIdentity>> = files
                 .map_err(|error| DbError::BadRow(format!("files of `{}` in root {root}: {error}", row.rel_path)))?;
-            let (said, read_as) = (row.said.0, ReadAs { variant: row.variant, ..row.read_as.0 });
+            let (said, read_as) = (row.said.0, ReadAs { variant: row.read_variant, ..row.read_as.0 });
             let (listed, files) = (files.is_some(), files.unwrap_or_default());
             let canonical_form = row.canonical_form;
             Ok((row.rel_path, KnownModel { listed, files, stamp: row.stamp, said, read_as, canonical_form }))
@@ -80,7 +81,7 @@ pub async fn misread(db: impl PgExecutor<'_>, host: &str) -> Result<Vec<String>,
         "select distinct l.root from model_locations l join models m on m.id = l.model_id
          where l.host = $1 and m.state = 'available'
            and (m.overrides ->> 'type', m.overrides ->> 'base', m.overrides ->> 'variant')
-               is distinct from (m.read_as ->> 'type', m.read_as ->> 'base', l.variant)
+               is distinct from (m.read_as ->> 'type', m.read_as ->> 'base', l.read_variant)
          order by 1",
     )
     .bind(host)
@@ -94,6 +95,7 @@ pub(super) struct Vanished {
     model_id: ModelId,
     rel_path: String,
     files: Value,
+    stamp: Option<String>,
 }
 
 /// The locations of a host below a root where this scan found nothing, by model.
@@ -116,7 +118,7 @@ pub(super) async fn vanished(
         return Ok(Vec::new());
     }
     Ok(sqlx::query_as(
-        "select model_id, rel_path, files from model_locations where host = $1 and model_id = any($2) order by model_id",
+        "select model_id, rel_path, files, stamp from model_locations where host = $1 and model_id = any($2) order by model_id",
     )
     .bind(host)
     .bind(gone)
@@ -176,25 +178,48 @@ pub(super) async fn follow_renames(
 }
 
 /// Which vanished model is now at which path. Two paths to the same files do not say which of them a model moved to; of two
-/// models whose files were the same, the older one moved.
+/// models whose files were the same, the older one moved. A folder is known by all that is in it as well: at its new path another of its
+/// variants may have been read, as nobody chose one there.
 fn moves<'f>(vanished: &[Vanished], found: &'f [FoundModel]) -> Result<Vec<(ModelId, &'f str)>, DbError> {
     if vanished.is_empty() {
         return Ok(Vec::new());
     }
-    let mut places: HashMap<Vec<Identity>, Vec<&str>> = HashMap::new();
-    for model in found.iter().filter(|model| !model.files.is_empty()) {
-        places.entry(identities(&model.files)).or_default().push(&model.rel_path);
+    let mut places: HashMap<Content<'_>, Vec<&str>> = HashMap::new();
+    for model in found {
+        for content in contents(&model.files, model.stamp.as_deref()) {
+            places.entry(content).or_default().push(&model.rel_path);
+        }
     }
     let mut moves = Vec::new();
+    let mut taken = HashSet::new();
     for location in vanished {
         let files: Vec<FileIdentity> = serde_json::from_value(location.files.clone())
             .map_err(|error| DbError::BadRow(format!("files of model {}: {error}", location.model_id)))?;
-        if let Some([path]) = places.get(&identities(&files)).map(Vec::as_slice) {
-            moves.push((location.model_id, *path));
-            places.remove(&identities(&files));
+        let place = |content| match places.get(&content).map(Vec::as_slice) {
+            Some([path]) => Some(*path),
+            _ => None,
+        };
+        let path = contents(&files, location.stamp.as_deref()).find_map(place);
+        if let Some(path) = path.filter(|path| taken.insert(*path)) {
+            moves.push((location.model_id, path));
         }
     }
     Ok(moves)
+}
+
+/// What a model is known by at another path.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Content<'s> {
+    Files(Vec<Identity>),
+    /// The stamp of a folder, which covers every file in it; that of a single file covers only what is beside it.
+    Folder(&'s str),
+}
+
+fn contents<'s>(files: &[FileIdentity], stamp: Option<&'s str>) -> impl Iterator<Item = Content<'s>> {
+    let is_folder = files.iter().all(|file| !file.rel_path.is_empty());
+    let by_files = (!files.is_empty()).then(|| Content::Files(identities(files)));
+    let by_stamp = stamp.filter(|_| is_folder && !files.is_empty()).map(Content::Folder);
+    by_files.into_iter().chain(by_stamp)
 }
 
 /// Inode, device, size and time of writing: the file, whatever its name.
@@ -238,7 +263,8 @@ mod tests {
     }
 
     fn gone(files: &[FileIdentity]) -> Vanished {
-        Vanished { model_id: ModelId::generate(), rel_path: "gone".into(), files: serde_json::to_value(files).unwrap() }
+        let files = serde_json::to_value(files).unwrap();
+        Vanished { model_id: ModelId::generate(), rel_path: "gone".into(), files, stamp: Some("s".into()) }
     }
 
     #[test]
@@ -252,5 +278,20 @@ mod tests {
         // two models of one file: only one can move
         let both = [gone(&[file("", 1)]), gone(&[file("", 1)])];
         assert_eq!(moves(&both, &twice[..1]).unwrap(), [(both[0].model_id, "x")]);
+    }
+
+    #[test]
+    fn a_folder_is_followed_whichever_of_its_variants_was_read() {
+        let stamped = |path: &str, files| FoundModel { stamp: Some("s".into()), ..found(path, files) };
+        let chosen = gone(&[file("unet/a.fp16", 1)]);
+        let usual = stamped("here", vec![file("unet/a", 2)]);
+        assert_eq!(
+            moves(std::slice::from_ref(&chosen), std::slice::from_ref(&usual)).unwrap(),
+            [(chosen.model_id, "here")]
+        );
+        let again = stamped("there", vec![file("unet/a", 2)]);
+        assert_eq!(moves(std::slice::from_ref(&chosen), &[usual, again]).unwrap(), [], "two places");
+        // all single files with nothing beside them have one stamp
+        assert_eq!(moves(&[gone(&[file("", 1)])], &[stamped("one", vec![file("", 2)])]).unwrap(), []);
     }
 }

@@ -41,8 +41,8 @@ pub use loras::{LoraRow, lora_facts};
 pub use metadata::{MetadataChangeRow, MetadataRow, lock, metadata, metadata_history, set_metadata, set_overrides};
 pub use page::{explain, list, list_along, listed};
 pub use read::{
-    OwnedComponent, component, component_ids_of, components_of, count, files_around, find, hosts_with, locations_of,
-    names, names_of, of_types_on, owners_of,
+    OwnedComponent, component, component_ids_of, components_of, count, files_around, find, hosts_behind, hosts_with,
+    locations_of, names, names_of, of_types_on, owners_of,
 };
 pub use scan::{FoundComponent, FoundModel, Scan, ScanCounts, record_models, record_one, record_scan, root_missing};
 pub use search::{ListedModel, ModelFilter, ModelSort};
@@ -102,7 +102,7 @@ pub struct ModelRow {
     pub base: String,
     /// Format.
     pub format: String,
-    /// Dtype of the weights.
+    /// Dtype of the weights; no variant of a folder's.
     pub variant: Option<String>,
     /// Prediction type.
     pub prediction: Option<String>,
@@ -177,7 +177,7 @@ pub struct LocationRow {
     /// `[FileIdentity]`.
     pub files: Value,
     /// The chosen variant that the files were read with.
-    pub variant: Option<String>,
+    pub read_variant: Option<String>,
     /// When a scan last saw it.
     pub seen_at: DateTime<Utc>,
 }

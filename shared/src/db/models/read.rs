@@ -125,7 +125,7 @@ pub async fn owners_of(db: impl PgExecutor<'_>, components: &[ComponentId]) -> R
 /// Database errors.
 pub async fn locations_of(db: impl PgExecutor<'_>, models: &[ModelId]) -> Result<Vec<LocationRow>, DbError> {
     Ok(sqlx::query_as(
-        "select l.model_id, l.host, l.root, l.rel_path, r.path as root_path, l.files, l.variant,
+        "select l.model_id, l.host, l.root, l.rel_path, r.path as root_path, l.files, l.read_variant,
                 greatest(l.seen_at, r.scanned_at) as seen_at
          from model_locations l join roots r on r.host = l.host and r.name = l.root
          where l.model_id = any($1) order by l.model_id, l.host",
@@ -184,4 +184,18 @@ pub async fn hosts_with(db: impl PgExecutor<'_>, models: &[ModelId]) -> Result<V
         .bind(models)
         .fetch_all(db)
         .await?)
+}
+
+/// Of these, the hosts whose files of a model are still known by another variant than the one that is read by now.
+///
+/// # Errors
+/// Database errors.
+pub async fn hosts_behind(db: impl PgExecutor<'_>, models: &[ModelId]) -> Result<Vec<(ModelId, String)>, DbError> {
+    Ok(sqlx::query_as(
+        "select l.model_id, l.host from model_locations l join models m on m.id = l.model_id
+         where l.model_id = any($1) and l.read_variant is distinct from m.read_as ->> 'variant' and l.files <> '[]'",
+    )
+    .bind(models)
+    .fetch_all(db)
+    .await?)
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use sqlx::{FromRow, PgConnection, types::Json};
 
 use super::{
-    FileIdentity, ReadAs, ScanCounts,
+    FileIdentity, FoundModel, ReadAs, ScanCounts,
     added::{self, Fresh},
     columns::Columns,
     components, listed,
@@ -36,14 +36,22 @@ struct Existing {
     /// Files that this host reported of it; none when it did not have it.
     files: Option<Value>,
     /// The variant that those are of, where somebody had chosen one.
-    variant: Option<String>,
+    read_variant: Option<String>,
 }
 
 impl Existing {
-    /// Whether these are other files because another variant was chosen, and another host reported that one before: hashes and components are of
-    /// these files already.
-    fn only_follows(&self, found: &ReadAs) -> bool {
-        self.variant != found.variant && self.read_as.0 == *found
+    /// Whether hashes and components are of other bytes than these files. Of another variant they are, whatever this host knew of it; and other
+    /// files are of one variant, unless this host follows a choice: then another one reported that variant before, and what is known is of it.
+    fn is_of_other_bytes(&self, found: &FoundModel) -> Result<bool, DbError> {
+        if self.read_as.variant != found.read_as.variant {
+            return Ok(true);
+        }
+        let Some(files) = &self.files else { return Ok(false) };
+        let known: Vec<FileIdentity> = serde_json::from_value(files.clone())
+            .map_err(|error| DbError::BadRow(format!("files of a location: {error}")))?;
+        let follows = self.read_variant != found.read_as.variant;
+        // of one that could not be read no files are known
+        Ok(!known.is_empty() && known != found.files && !follows)
     }
 }
 
@@ -118,7 +126,7 @@ async fn existing(
 ) -> Result<HashMap<String, Existing>, DbError> {
     let paths: Vec<&str> = batch.iter().map(|model| model.found.rel_path.as_str()).collect();
     let rows: Vec<Existing> = sqlx::query_as(
-        "select m.id, m.rel_path, m.type, m.base, m.read_as, m.canonical_form, l.files, l.variant
+        "select m.id, m.rel_path, m.type, m.base, m.read_as, m.canonical_form, l.files, l.read_variant
          from models m left join model_locations l on l.model_id = m.id and l.host = $2
          where m.root = $1 and m.rel_path = any($3) order by m.rel_path for no key update of m",
     )
@@ -200,10 +208,10 @@ async fn unreadable(
     // something is there, whatever it is; what was reported of another variant than the chosen one says nothing of this one
     let variants: Vec<Option<&str>> = models.iter().map(|(_, model)| model.found.read_as.variant.as_deref()).collect();
     sqlx::query(
-        "insert into model_locations as l (model_id, host, root, rel_path, files, variant)
+        "insert into model_locations as l (model_id, host, root, rel_path, files, read_variant)
          select id, $1, $2, rel_path, '[]', variant from unnest($3::text[], $4::text[], $5::text[]) as f (id, rel_path, variant)
-         on conflict (model_id, host) do update set files = excluded.files, variant = excluded.variant, stamp = null
-             where l.variant is distinct from excluded.variant",
+         on conflict (model_id, host) do update set files = excluded.files, read_variant = excluded.read_variant, stamp = null
+             where l.read_variant is distinct from excluded.read_variant",
     )
     .bind(place.host)
     .bind(place.root)
@@ -220,15 +228,9 @@ async fn forget_hashes(
     tx: &mut PgConnection,
     models: &[(&Existing, &Written<'_>)],
 ) -> Result<HashSet<ModelId>, DbError> {
-    let files = |value: &Value| -> Result<Vec<FileIdentity>, DbError> {
-        serde_json::from_value(value.clone()).map_err(|error| DbError::BadRow(format!("files of a location: {error}")))
-    };
     let mut moved = Vec::new();
     for (before, model) in models {
-        // of one that could not be read no files are known
-        let known = before.files.as_ref().map(files).transpose()?.filter(|known| !known.is_empty());
-        let follows = before.only_follows(&model.found.read_as);
-        if known.is_some_and(|known| known != model.found.files) && !follows {
+        if before.is_of_other_bytes(&model.found)? {
             moved.push(before.id);
         }
     }
@@ -248,11 +250,11 @@ async fn locations(tx: &mut PgConnection, place: Place<'_>, models: &[(ModelId, 
     let stamps: Vec<Option<&str>> = models.iter().map(|(_, model)| model.found.stamp.as_deref()).collect();
     let variants: Vec<Option<&str>> = models.iter().map(|(_, model)| model.found.read_as.variant.as_deref()).collect();
     sqlx::query(
-        "insert into model_locations (model_id, host, root, rel_path, files, stamp, variant)
+        "insert into model_locations (model_id, host, root, rel_path, files, stamp, read_variant)
          select id, $1, $2, rel_path, files::jsonb, stamp, variant
          from unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[]) as f (id, rel_path, files, stamp, variant)
          on conflict (model_id, host) do update set root = excluded.root, rel_path = excluded.rel_path, files = excluded.files,
-             stamp = excluded.stamp, variant = excluded.variant, seen_at = now()",
+             stamp = excluded.stamp, read_variant = excluded.read_variant, seen_at = now()",
     )
     .bind(place.host)
     .bind(place.root)
