@@ -1,5 +1,4 @@
 //! The commands of the README are commands of the program, with options that they have.
-#![expect(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
 use std::{fs, process::Command};
 
