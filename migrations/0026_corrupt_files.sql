@@ -12,6 +12,7 @@ create table corrupt_files (
     actual        text not null,
     -- the job that found it out
     job_id        text not null,
-    found_at      timestamptz not null default now(),
-    unique nulls not distinct (host, file, component_id)
+    found_at      timestamptz not null default now()
 );
+-- one for each, and one for the whole file, in words that Postgres 14 knows as well
+create unique index corrupt_files_one on corrupt_files (host, file, coalesce(component_id, ''));

@@ -183,7 +183,7 @@ async fn mark(
         "insert into corrupt_files (host, file, component_id, expected, actual, job_id)
          select $1, file, $3, $4, $5, $6 from unnest($2::jsonb[]) as f (file)
          where exists (select 1 from model_locations l where l.host = $1 and l.files @> jsonb_build_array(f.file))
-         on conflict (host, file, component_id) do update set expected = excluded.expected, actual = excluded.actual,
+         on conflict (host, file, coalesce(component_id, '')) do update set expected = excluded.expected, actual = excluded.actual,
              job_id = excluded.job_id, found_at = now()",
     )
     .bind(reader.host)
