@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use harness::{Farm, LONG, ModelFile, SHORT, mebibytes};
+use harness::{Farm, LONG, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::json;
 use shared::{error::ErrorCode, job::JobState, wire::JobView};
 
@@ -14,16 +14,26 @@ async fn a_hopeless_error_fails_at_the_first_attempt() {
     let farm = Farm::start().await;
     small_model(&farm);
     let _agent = farm.agent_with_library(farm.agent("a")).await;
-    fs::write(farm.library().join("small.safetensors"), b"something else").expect("a write");
+    let file = farm.library().join("small.safetensors");
+    let whole = fs::read(&file).expect("the file");
+    fs::write(&file, b"something else").expect("a write");
     let job = load(&farm, "small").await;
     let failed = farm.api.job_ended(job.id, JobState::Failed, SHORT).await;
     assert_eq!((failed.job.attempt, failed.job.error.map(|error| error.code)), (1, Some(ErrorCode::Corrupt)));
     assert_eq!(farm.ledger.outcomes(job.id).await, ["failed"]);
 
-    // a retry is a new job that says whose
+    // a retry is a new job that says whose; the scan that the failure asked for may have listed what is no model
+    fs::write(&file, whole).expect("a write");
+    wait_for("the model to be listed as it was", LONG, || async {
+        let scan = farm.api.submit("/v1/jobs", json!({ "kind": "scan", "target": "host:a" })).await;
+        farm.api.job_ended(scan.id, JobState::Succeeded, SHORT).await;
+        let model = farm.model("small").await.summary;
+        if model.model_type == "vae" { Ok(()) } else { Err(format!("{model:?}")) }
+    })
+    .await;
     let answer = farm.api.post(&format!("/v1/jobs/{}/retry", job.id), &json!({})).await.accepted();
     assert_eq!(answer.retry_of, Some(job.id));
-    farm.api.job_ended(answer.id, JobState::Failed, SHORT).await;
+    farm.api.job_ended(answer.id, JobState::Succeeded, LONG).await;
 }
 
 /// No room now is no failure: it waits without burning attempts, and goes on when there is room.
