@@ -175,6 +175,7 @@ fn assemble(
         watches: watch::Watches::new(config.roots.iter().map(|root| root.name.clone()), &registry)?,
         rescans: Default::default(),
         handed_back: Default::default(),
+        stored: Default::default(),
         scan_threads: usize::from(config.scan_threads),
         throttle: config.read_limit.map(|limit| Arc::new(Throttle::new(limit.0))),
         hash_throttle: config.hash_limit.rate().map(|limit| Arc::new(Throttle::new(limit.0))),

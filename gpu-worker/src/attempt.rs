@@ -108,8 +108,11 @@ fn report_of(agent: &Agent, result: Result<Done, WorkError>, attempt: &Attempt) 
         Err(WorkError::CorruptFile { .. }) if agent.handed_back.note(attempt.id) => (Report::HandedBack, Effects::None),
         Err(error) => match (error.code(), attempt.stop_reason()) {
             (ErrorCode::Cancelled, Some(StopReason::HandBack)) => (Report::HandedBack, Effects::None),
-            // placed before the choice of another variant was known: the placement waits for this host's scan, and says so
-            _ if matches!(error, WorkError::OtherVariant { .. }) => (Report::HandedBack, Effects::None),
+            // placed before the choice of another variant was known: the placement waits for this host's scan, and says so. Of a model
+            // that no job names, as a VAE that was chosen for it, it knows nothing: the second time it is a failure that is tried again
+            _ if matches!(error, WorkError::OtherVariant { .. }) && agent.handed_back.note(attempt.id) => {
+                (Report::HandedBack, Effects::None)
+            }
             _ => {
                 let body = ErrorBody::of(&error);
                 let effects = match error {

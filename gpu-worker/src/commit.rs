@@ -2,6 +2,8 @@
 
 mod hashed;
 
+use std::sync::atomic::Ordering;
+
 use shared::db::Session;
 use shared::{
     bytes::ByteSize,
@@ -117,7 +119,7 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
     if settlement == Settlement::Stale {
         return Ok(settlement);
     }
-    follow_up(agent, &mut tx, effects).await?;
+    follow_up(agent, &mut tx, lease, effects).await?;
     if let Effects::Pipeline(change, _) = effects {
         // the job is this attempt's, and nobody who sees it succeed may see the device as it was before
         let recorded = if met.refused.is_empty() { met.pipeline } else { Recorded::Nothing };
@@ -127,7 +129,13 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
     }
     // last: the locks of what is resident, on other hosts as well, are held for as short as can be, and nothing else is waited for with them
     residency::merge(&mut tx, &agent.host, &met.merged).await?;
-    let told = if met.reports { residents::store(agent, &mut tx).await? } else { None };
+    let told = if met.reports {
+        // the publisher compares with what it wrote itself, and has to look again
+        agent.stored.fetch_add(1, Ordering::AcqRel);
+        residents::store(agent, &mut tx).await?
+    } else {
+        None
+    };
     tx.commit().await?;
     told.iter().for_each(|told| residents::told(agent, told));
     for (held, now) in met.merged {
@@ -290,9 +298,9 @@ async fn register<'d>(
 
 /// What follows: a scan of what an operator corrected while it was read, and hashing after a scan that left something to
 /// hash or after a slice of it. Comes after the settle, so that a job never joins itself.
-async fn follow_up(agent: &Agent, tx: &mut Session, effects: &Effects) -> Result<(), DbError> {
+async fn follow_up(agent: &Agent, tx: &mut Session, lease: JobLease, effects: &Effects) -> Result<(), DbError> {
     if let Effects::Scanned { .. } = effects {
-        for root in models::misread(&mut *tx, &agent.host).await? {
+        for root in models::misread(&mut *tx, &agent.host, lease.id).await? {
             let args = ScanArgs { root: Some(root), model: None };
             enqueue(tx, NewJob::new(JobSpec::Scan(args), Target::Host(agent.host.clone()))).await?;
         }

@@ -1,6 +1,9 @@
 //! What every part of the agent shares: identity, stores, the RAM tier, the runners.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use residency::RamTier;
 use shared::{
@@ -100,6 +103,8 @@ pub struct Agent {
     pub rescans: Rescans,
     /// Jobs that met a marked file and went back to the placement.
     pub handed_back: HandedBack,
+    /// How often jobs told the database of residency, beside the publisher.
+    pub stored: AtomicU64,
     /// Threads of a scan that read headers.
     pub scan_threads: usize,
     /// Limit of disk reads, if any.

@@ -1,7 +1,7 @@
 //! What this host says about itself: one picture of tier and devices feeds Redis, the gauges and the residency rows.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -44,6 +44,8 @@ pub async fn publish(agent: Arc<Agent>, standing: Standing) {
     let mut decisions = Decisions::default();
     let mut auditor = Auditor::default();
     loop {
+        // before the picture: what a job writes after it is older or newer, and is compared once more
+        let stored = agent.stored.load(Ordering::Acquire);
         let snapshot = audited(&agent, &mut auditor, snapshot(&agent, standing.is_draining()));
         gauges(&agent, &snapshot);
         match agent.live.publish(&snapshot).await {
@@ -53,9 +55,9 @@ pub async fn publish(agent: Arc<Agent>, standing: Standing) {
                 tracing::debug!(error = %chain(&error), "status was not published");
             }
         }
-        let now = Recorded::of(&agent, &snapshot, *standing.lapsed.borrow());
+        let now = Recorded::of(&agent, &snapshot, *standing.lapsed.borrow(), stored);
         if recorded.as_ref() != Some(&now) {
-            match record(&agent, now.devices, now.lapsed).await {
+            match record(&agent, now).await {
                 Ok(stored) => recorded = stored,
                 Err(error) => tracing::warn!(error = %chain(&error), "residency was not recorded; trying again"),
             }
@@ -104,34 +106,33 @@ struct Recorded {
     devices: Vec<RecordedDevice>,
     /// Rows of an ended lease are removed by the leader: after a lapse all is told again.
     lapsed: Option<Instant>,
+    /// How often jobs told the database of residency.
+    stored: u64,
 }
 
 impl Recorded {
-    fn of(agent: &Agent, snapshot: &HostSnapshot, lapsed: Option<Instant>) -> Self {
+    fn of(agent: &Agent, snapshot: &HostSnapshot, lapsed: Option<Instant>, stored: u64) -> Self {
         let device = |device: &DeviceSnapshot| {
             let (total, used) = (signed(device.memory_total_bytes), signed(device.memory_used_bytes));
             let deaths = agent.devices.get(&device.id).map_or(0, |known| known.runner.status().borrow().restarts_total);
             let deaths = i64::try_from(deaths).unwrap_or(i64::MAX);
             (device.id.clone(), device.state.clone(), device.reason.clone(), (total, used), deaths)
         };
-        Self { rows: residents::rows(agent, snapshot), devices: snapshot.devices.iter().map(device).collect(), lapsed }
+        let devices = snapshot.devices.iter().map(device).collect();
+        Self { rows: residents::rows(agent, snapshot), devices, lapsed, stored }
     }
 }
 
 /// What was written, as it was at that moment; none where nothing was, because this agent has no lease now.
-async fn record(
-    agent: &Agent,
-    devices: Vec<RecordedDevice>,
-    lapsed: Option<Instant>,
-) -> Result<Option<Recorded>, DbError> {
+async fn record(agent: &Agent, now: Recorded) -> Result<Option<Recorded>, DbError> {
     let mut tx = agent.pool.begin().await?;
     let Some(report) = residents::store(agent, &mut tx).await? else { return Ok(None) };
-    for (id, state, reason, bytes, deaths) in &devices {
+    for (id, state, reason, bytes, deaths) in &now.devices {
         farm::set_device(&mut *tx, id, state, reason.as_deref(), *bytes, *deaths).await?;
     }
     tx.commit().await?;
     residents::told(agent, &report);
-    Ok(Some(Recorded { rows: report.rows, devices, lapsed }))
+    Ok(Some(Recorded { rows: report.rows, ..now }))
 }
 
 /// The whole host at this moment.

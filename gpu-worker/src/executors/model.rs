@@ -70,6 +70,11 @@ pub(super) async fn wanted(agent: &Agent, id: ModelId, kinds: Option<&Vec<String
     if components.is_empty() {
         return Err(WorkError::NothingToLoad { model: model.name, reason: model.reason });
     }
+    // a choice of another variant between the two would have its components loaded from files of the one before
+    let again = models::find(&agent.pool, &id.to_string()).await?;
+    if again.is_none_or(|again| again.read_as != model.read_as) {
+        return Err(WorkError::OtherVariant { model: model.name, host: agent.host.clone() });
+    }
     Ok(Wanted { model, components })
 }
 

@@ -213,6 +213,9 @@ fn presence(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<
             let there = !job.components.is_empty() && ram_bytes(job, place) == 0;
             (!there && !job.model.as_ref().is_some_and(on_disk)).then_some(Obstacle::ModelAbsent).or_else(behind)
         }
+        JobKind::Validate if job.lane == Lane::Device => {
+            (!job.model.as_ref().is_some_and(on_disk)).then_some(Obstacle::ModelAbsent).or_else(behind)
+        }
         JobKind::Validate | JobKind::MetadataWrite => {
             (!job.model.as_ref().is_some_and(on_disk)).then_some(Obstacle::ModelAbsent)
         }
@@ -235,9 +238,9 @@ fn presence(snapshot: &Snapshot, job: &PendingJob, place: &Place<'_>) -> Option<
             (None, Some(host)) if host.roots.is_empty() => Some(Obstacle::RootAbsent),
             _ => root_absent(job, place),
         },
-        JobKind::Unload | JobKind::CacheRemove | JobKind::CacheKeep | JobKind::Optimize | JobKind::RestorePipeline => {
-            None
-        }
+        // it reads a base back that LoRAs changed in place
+        JobKind::RestorePipeline => behind(),
+        JobKind::Unload | JobKind::CacheRemove | JobKind::CacheKeep | JobKind::Optimize => None,
     }
 }
 

@@ -229,35 +229,29 @@ pub async fn take_marks_off(tx: &mut PgConnection, model: ModelId) -> Result<(i6
     Ok((before - left, left))
 }
 
-/// Removes marks of files that are not there any more: others are, or none. With the mark of one of a component's files go those of the
-/// others, once no model has that component: what the model is now was not compared with anything.
+/// How long a mark is kept whose file no model has: another variant may be chosen now, and the same file again after that.
+const KEPT_DAYS: i32 = 90;
+
+/// Removes marks of a component's files once one of these is not there any more and no model has the component: what the model is now was not
+/// compared with anything. The mark of the file that is gone blocks nothing, and is kept for a while: the file may come back as it was.
 pub(super) async fn sweep(tx: &mut PgConnection, host: &str) -> Result<(), DbError> {
     if !any_corrupt_files(&mut *tx, Some(host)).await? {
         return Ok(());
     }
-    let gone: Vec<(Option<String>, String)> = sqlx::query_as(
-        "delete from corrupt_files q where q.host = $1 and not exists
-             (select 1 from model_locations l where l.host = $1 and l.files @> jsonb_build_array(q.file))
-         returning component_id, actual",
-    )
-    .bind(host)
-    .fetch_all(&mut *tx)
-    .await?;
-    let (components, actual): (Vec<String>, Vec<String>) =
-        gone.into_iter().filter_map(|(component, actual)| Some((component?, actual))).unzip();
-    if components.is_empty() {
-        return Ok(());
-    }
     sqlx::query(
-        "delete from corrupt_files q using unnest($2::text[], $3::text[]) as g (component_id, actual)
-         where q.host = $1 and q.component_id = g.component_id and q.actual = g.actual and not exists
-             (select 1 from model_locations l join model_components p on p.model_id = l.model_id
-              where l.host = $1 and l.files @> jsonb_build_array(q.file)
-                and p.component_id = coalesce((select merged_into from components c where c.id = q.component_id), q.component_id))",
+        "with gone as (select component_id, actual, file, found_at from corrupt_files q where q.host = $1 and not exists
+             (select 1 from model_locations l where l.host = $1 and l.files @> jsonb_build_array(q.file)))
+         delete from corrupt_files q where q.host = $1 and (
+             exists (select 1 from gone g where g.file = q.file and g.found_at < now() - make_interval(days => $2))
+             or (exists (select 1 from gone g where g.component_id = q.component_id and g.actual = q.actual)
+                 and exists (select 1 from model_locations l where l.host = $1 and l.files @> jsonb_build_array(q.file))
+                 and not exists
+                     (select 1 from model_locations l join model_components p on p.model_id = l.model_id
+                      where l.host = $1 and l.files @> jsonb_build_array(q.file) and p.component_id
+                          = coalesce((select merged_into from components c where c.id = q.component_id), q.component_id))))",
     )
     .bind(host)
-    .bind(components)
-    .bind(actual)
+    .bind(KEPT_DAYS)
     .execute(tx)
     .await?;
     Ok(())
@@ -327,12 +321,17 @@ pub async fn marked_among(db: impl PgExecutor<'_>, host: &str, files: &[FileKey]
     Ok(marked.into_iter().map(|Json(file)| file).collect())
 }
 
-/// How many files are marked on all hosts.
+/// How many files of models are marked on all hosts.
 ///
 /// # Errors
 /// Database errors.
 pub async fn count_corrupt_files(db: impl PgExecutor<'_>) -> Result<i64, DbError> {
-    Ok(sqlx::query_scalar("select count(distinct (host, file)) from corrupt_files").fetch_one(db).await?)
+    Ok(sqlx::query_scalar(
+        "select count(distinct (host, file)) from corrupt_files q where exists
+             (select 1 from model_locations l where l.host = q.host and l.files @> jsonb_build_array(q.file))",
+    )
+    .fetch_one(db)
+    .await?)
 }
 
 #[cfg(test)]

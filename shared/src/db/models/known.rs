@@ -6,7 +6,10 @@ use serde_json::{Value, value::RawValue};
 use sqlx::{FromRow, PgConnection, PgExecutor, types::Json};
 
 use super::{FileIdentity, FoundModel, ReadAs, Scan};
-use crate::{db::DbError, ids::ModelId};
+use crate::{
+    db::DbError,
+    ids::{JobId, ModelId},
+};
 
 /// A model as the last scan of a host saw it, if it did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,19 +75,22 @@ pub async fn known(
         .collect()
 }
 
-/// Roots of a host with models that were not read as the operator says they are.
+/// Roots of a host with models that were corrected since this job began, and are not read as the operator says: what was said before it
+/// this scan has followed, or another one will that is asked for by what kept it from it.
 ///
 /// # Errors
 /// Database errors.
-pub async fn misread(db: impl PgExecutor<'_>, host: &str) -> Result<Vec<String>, DbError> {
+pub async fn misread(db: impl PgExecutor<'_>, host: &str, job: JobId) -> Result<Vec<String>, DbError> {
     Ok(sqlx::query_scalar(
         "select distinct l.root from model_locations l join models m on m.id = l.model_id
-         where l.host = $1 and m.state = 'available'
+         where l.host = $1 and l.rel_path = m.rel_path and m.state = 'available'
+           and m.updated_at >= (select started_at from jobs where id = $2)
            and (m.overrides ->> 'type', m.overrides ->> 'base', m.overrides ->> 'variant')
                is distinct from (m.read_as ->> 'type', m.read_as ->> 'base', l.read_variant)
          order by 1",
     )
     .bind(host)
+    .bind(job)
     .fetch_all(db)
     .await?)
 }

@@ -186,14 +186,16 @@ pub async fn hosts_with(db: impl PgExecutor<'_>, models: &[ModelId]) -> Result<V
         .await?)
 }
 
-/// Of these, the hosts whose files of a model are still known by another variant than the one that is read by now.
+/// Of these, the hosts whose files of a model are still known by another variant than the one that is read by now, or could not be read
+/// when they were looked at last while another host has them.
 ///
 /// # Errors
 /// Database errors.
 pub async fn hosts_behind(db: impl PgExecutor<'_>, models: &[ModelId]) -> Result<Vec<(ModelId, String)>, DbError> {
     Ok(sqlx::query_as(
         "select l.model_id, l.host from model_locations l join models m on m.id = l.model_id
-         where l.model_id = any($1) and l.read_variant is distinct from m.read_as ->> 'variant' and l.files <> '[]'",
+         where l.model_id = any($1) and l.rel_path = m.rel_path and m.state = 'available'
+           and (l.files = '[]' or l.read_variant is distinct from m.read_as ->> 'variant')",
     )
     .bind(models)
     .fetch_all(db)

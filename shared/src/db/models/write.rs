@@ -86,7 +86,10 @@ pub(super) async fn batch<'w>(
     let added = added::insert(tx, place, fresh).await?;
     let fresh: Vec<(ModelId, &Written<'_>)> = added.iter().map(|fresh| (fresh.id, fresh.model)).collect();
     let old = old.into_iter().filter_map(|model| Some((existing.get(&model.found.rel_path)?, model)));
-    let (unread, old): (Vec<(&Existing, &Written<'_>)>, Vec<_>) = old.partition(|(_, model)| model.found.is_unreadable);
+    let old: Vec<(&Existing, &Written<'_>)> = old.collect();
+    let elsewhere = read_elsewhere(tx, place, &old).await?;
+    let (unread, old): (Vec<(&Existing, &Written<'_>)>, Vec<_>) =
+        old.into_iter().partition(|(before, model)| model.found.is_unreadable || elsewhere.contains(&before.id));
     let changed = update(tx, &old).await?;
     let unread: Vec<(ModelId, &Written<'_>)> = unread.iter().map(|(before, model)| (before.id, *model)).collect();
     let gone = unreadable(tx, place, &unread).await?;
@@ -179,6 +182,31 @@ async fn update(tx: &mut PgConnection, models: &[(&Existing, &Written<'_>)]) -> 
     .fetch_all(tx)
     .await?;
     Ok(changed.into_iter().collect())
+}
+
+/// Of these, models whose chosen variant this host lacks and another has: they are what the other read, and this host's files are none of it.
+async fn read_elsewhere(
+    tx: &mut PgConnection,
+    place: Place<'_>,
+    models: &[(&Existing, &Written<'_>)],
+) -> Result<HashSet<ModelId>, DbError> {
+    let chosen =
+        |model: &Written<'_>| model.found.read_as.variant.clone().filter(|_| model.found.components.is_empty());
+    let lacking = models.iter().filter_map(|(before, model)| Some((before.id, chosen(model)?)));
+    let (ids, variants): (Vec<ModelId>, Vec<String>) = lacking.unzip();
+    if ids.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let found: Vec<ModelId> = sqlx::query_scalar(
+        "select id from unnest($1::text[], $2::text[]) as f (id, variant) where exists
+             (select 1 from model_locations l where l.model_id = f.id and l.host <> $3 and l.read_variant = f.variant and l.files <> '[]')",
+    )
+    .bind(ids)
+    .bind(variants)
+    .bind(place.host)
+    .fetch_all(tx)
+    .await?;
+    Ok(found.into_iter().collect())
 }
 
 /// Notes that the files of these models cannot be read now, and why; of how many that is new. What is known of them holds until they can, and of
