@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use shared::{
     bytes::ByteSize,
     ids::{ComponentId, ModelId},
-    job::JobKind,
+    job::{JobKind, Lane},
 };
 
 use super::{
