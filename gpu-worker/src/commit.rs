@@ -300,7 +300,7 @@ async fn register<'d>(
 /// hash or after a slice of it. Comes after the settle, so that a job never joins itself.
 async fn follow_up(agent: &Agent, tx: &mut Session, lease: JobLease, effects: &Effects) -> Result<(), DbError> {
     if let Effects::Scanned { .. } = effects {
-        for root in models::misread(&mut *tx, &agent.host, lease.id).await? {
+        for root in models::misread(&mut *tx, &agent.host, Some(lease.id)).await? {
             let args = ScanArgs { root: Some(root), model: None };
             enqueue(tx, NewJob::new(JobSpec::Scan(args), Target::Host(agent.host.clone()))).await?;
         }

@@ -254,7 +254,7 @@ async fn what_one_host_knows_of_a_chosen_variant_outlives_that_another_follows()
             .await
             .expect("a record");
     };
-    let misread = async |host: &str| models::misread(&pool, host).await.expect("roots");
+    let misread = async |host: &str| models::misread(&pool, host, None).await.expect("roots");
     let known = async || -> (Option<String>, ComponentId) {
         let known = "select m.sha256, p.component_id from models m join model_components p on p.model_id = m.id";
         sqlx::query_as(known).fetch_one(&pool).await.expect("one component")

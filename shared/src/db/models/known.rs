@@ -75,16 +75,16 @@ pub async fn known(
         .collect()
 }
 
-/// Roots of a host with models that were corrected since this job began, and are not read as the operator says: what was said before it
-/// this scan has followed, or another one will that is asked for by what kept it from it.
+/// Roots of a host with models that are not read as the operator says; with a job, of those that changed since it began: what was said
+/// before it this scan has followed, or whatever kept it from it asks for another.
 ///
 /// # Errors
 /// Database errors.
-pub async fn misread(db: impl PgExecutor<'_>, host: &str, job: JobId) -> Result<Vec<String>, DbError> {
+pub async fn misread(db: impl PgExecutor<'_>, host: &str, job: Option<JobId>) -> Result<Vec<String>, DbError> {
     Ok(sqlx::query_scalar(
         "select distinct l.root from model_locations l join models m on m.id = l.model_id
          where l.host = $1 and l.rel_path = m.rel_path and m.state = 'available'
-           and m.updated_at >= (select started_at from jobs where id = $2)
+           and m.updated_at >= coalesce((select started_at from jobs where id = $2), '-infinity')
            and (m.overrides ->> 'type', m.overrides ->> 'base', m.overrides ->> 'variant')
                is distinct from (m.read_as ->> 'type', m.read_as ->> 'base', l.read_variant)
          order by 1",
