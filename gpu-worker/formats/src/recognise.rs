@@ -102,9 +102,21 @@ pub(crate) fn config_beside(path: &Path) -> Option<Value> {
     let stem = path.file_name()?.to_str()?;
     let is_component = GENERIC_STEMS.iter().any(|generic| stem.starts_with(generic));
     let config = path.parent()?.join("config.json");
+    if leads_elsewhere(&config, path) {
+        return None;
+    }
     // an unreadable or broken config beside a bare file only leaves the base open, as without one
     let read = is_component.then(|| read_json(&config, "config.json", "config", CONFIG_LIMIT_BYTES))?;
     read.ok().map(|(config, _)| config)
+}
+
+/// Whether it is a link to a folder that has neither the model's entry nor its bytes: a walk looks where models lead, not what lies beside them.
+fn leads_elsewhere(config: &Path, model: &Path) -> bool {
+    let is_link = std::fs::symlink_metadata(config).is_ok_and(|meta| meta.file_type().is_symlink());
+    let folder = |path: &Path| path.canonicalize().ok()?.parent().map(Path::to_path_buf);
+    let entry = || model.parent()?.canonicalize().ok();
+    is_link
+        && folder(config).is_none_or(|found| Some(&found) != entry().as_ref() && Some(&found) != folder(model).as_ref())
 }
 
 /// The file's metadata, bounded; what is left out is counted in the facts.

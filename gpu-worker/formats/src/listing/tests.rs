@@ -116,6 +116,17 @@ fn a_config_beside_a_file_counts_whatever_is_remembered() {
     }
     let told = lister.list(&beside, Correction::default()).unwrap();
     assert_eq!((told.base, lister.list(&alike, Correction::default()).unwrap().base), (Base::Sdxl, Base::Unknown));
+
+    // one that is a link counts where it stays beside the model or its bytes, and nowhere else
+    let beside_it = dir.path().join("told.json");
+    fs::rename(dir.path().join("config.json"), &beside_it).unwrap();
+    let elsewhere = TempDir::new().unwrap();
+    document(&elsewhere.path().join("config.json"), &config);
+    for (target, base) in [(beside_it, Base::Sdxl), (elsewhere.path().join("config.json"), Base::Unknown)] {
+        std::os::unix::fs::symlink(&target, dir.path().join("config.json")).unwrap();
+        assert_eq!(lister.list(&beside, Correction::default()).unwrap().base, base, "{}", target.display());
+        fs::remove_file(dir.path().join("config.json")).unwrap();
+    }
 }
 
 #[test]
