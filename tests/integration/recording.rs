@@ -10,9 +10,10 @@ use shared::{
     db::{
         self, DbError, Pool, farm,
         hashes::{self, ModelHashes},
-        models::{self, Batch, FileIdentity, FoundComponent, FoundModel, ReadAs, Registered, Written},
+        models::{self, Batch, FileIdentity, FoundComponent, FoundModel, ReadAs, Registered, Scan, Written},
     },
     ids::{ComponentId, Incarnation},
+    job::{JobSpec, NewJob, ScanArgs, Target, enqueue},
 };
 
 const HOSTS: [&str; 2] = ["a", "b"];
@@ -239,21 +240,29 @@ async fn digests_of_another_form_are_neither_registered_nor_compared() {
     }
 }
 
+fn file(inode: u64) -> FileIdentity {
+    FileIdentity { rel_path: "unet/x".to_owned(), size_bytes: 1, mtime_ns: 2, inode, dev: 4 }
+}
+
+/// A folder as it is read usually, and as its variant `fp16`.
+fn variants() -> (FoundModel, FoundModel) {
+    let read_as = ReadAs { variant: Some("fp16".to_owned()), ..ReadAs::default() };
+    (FoundModel { files: vec![file(1)], ..found(0) }, FoundModel { files: vec![file(2)], read_as, ..found(0) })
+}
+
+async fn record_one(pool: &Pool, host: &str, model: &FoundModel) {
+    let batch = batch(std::slice::from_ref(model));
+    models::record_models(pool, None, (host, "main"), &batch).await.expect("a record");
+}
+
 /// A host that follows a choice of a variant reports other files than before, and the same as the host that followed first.
 #[tokio::test]
 async fn what_one_host_knows_of_a_chosen_variant_outlives_that_another_follows() {
     let farm = Farm::start().await;
     let pool = catalogue(&farm).await;
-    let file = |inode| FileIdentity { rel_path: "unet/x".to_owned(), size_bytes: 1, mtime_ns: 2, inode, dev: 4 };
-    let usual = FoundModel { files: vec![file(1)], ..found(0) };
-    let read_as = ReadAs { variant: Some("fp16".to_owned()), ..ReadAs::default() };
-    let chosen = FoundModel { files: vec![file(2)], read_as, ..found(0) };
+    let (usual, chosen) = variants();
     let unread = FoundModel { is_unreadable: true, files: Vec::new(), ..chosen.clone() };
-    let record = async |host: &str, model: &FoundModel| {
-        models::record_models(&pool, None, (host, "main"), &batch(std::slice::from_ref(model)))
-            .await
-            .expect("a record");
-    };
+    let record = async |host: &str, model: &FoundModel| record_one(&pool, host, model).await;
     let misread = async |host: &str| models::misread(&pool, host, None).await.expect("roots");
     let known = async || -> (Option<String>, ComponentId) {
         let known = "select m.sha256, p.component_id from models m join model_components p on p.model_id = m.id";
@@ -286,15 +295,8 @@ async fn what_one_host_knows_of_a_chosen_variant_outlives_that_another_follows()
 async fn hashes_of_another_variant_are_forgotten_whoever_reads_the_chosen_one_first() {
     let farm = Farm::start().await;
     let pool = catalogue(&farm).await;
-    let file = |inode| FileIdentity { rel_path: "unet/x".to_owned(), size_bytes: 1, mtime_ns: 2, inode, dev: 4 };
-    let usual = FoundModel { files: vec![file(1)], ..found(0) };
-    let read_as = ReadAs { variant: Some("fp16".to_owned()), ..ReadAs::default() };
-    let chosen = FoundModel { files: vec![file(2)], read_as, ..found(0) };
-    let record = async |host: &str, model: &FoundModel| {
-        models::record_models(&pool, None, (host, "main"), &batch(std::slice::from_ref(model)))
-            .await
-            .expect("a record");
-    };
+    let (usual, chosen) = variants();
+    let record = async |host: &str, model: &FoundModel| record_one(&pool, host, model).await;
     let run = async |statement: &'static str| {
         sqlx::query(statement).execute(&pool).await.expect("a statement");
     };
@@ -332,15 +334,8 @@ async fn hashes_of_another_variant_are_forgotten_whoever_reads_the_chosen_one_fi
 async fn hashes_of_a_host_that_has_not_followed_are_not_recorded() {
     let farm = Farm::start().await;
     let pool = catalogue(&farm).await;
-    let file = |inode| FileIdentity { rel_path: "unet/x".to_owned(), size_bytes: 1, mtime_ns: 2, inode, dev: 4 };
-    let usual = FoundModel { files: vec![file(1)], ..found(0) };
-    let read_as = ReadAs { variant: Some("fp16".to_owned()), ..ReadAs::default() };
-    let chosen = FoundModel { files: vec![file(2)], read_as, ..found(0) };
-    let record = async |host: &str, model: &FoundModel| {
-        models::record_models(&pool, None, (host, "main"), &batch(std::slice::from_ref(model)))
-            .await
-            .expect("a record");
-    };
+    let (usual, chosen) = variants();
+    let record = async |host: &str, model: &FoundModel| record_one(&pool, host, model).await;
     for host in HOSTS {
         record(host, &usual).await;
     }
@@ -358,4 +353,91 @@ async fn hashes_of_a_host_that_has_not_followed_are_not_recorded() {
     assert!(hashes::record_model(&mut tx, "a", &hashed(&chosen)).await.expect("an answer"));
     let behind = models::hosts_behind(&mut *tx, &[model]).await.expect("hosts");
     assert_eq!(behind, [(model, "b".to_owned())]);
+}
+
+/// A host without files of the chosen variant reports nothing of the model, and takes nothing from the one that has them.
+#[tokio::test]
+async fn a_host_that_lacks_a_chosen_variant_takes_nothing_from_one_that_has_it() {
+    let farm = Farm::start().await;
+    let pool = catalogue(&farm).await;
+    let (usual, chosen) = variants();
+    let lacking = FoundModel { components: Vec::new(), reason: Some("it has no `fp16`".to_owned()), ..chosen.clone() };
+    let known = async || -> (String, Option<String>, Option<String>, i64) {
+        let known = "select state, reason, sha256, (select count(*) from model_components) from models";
+        sqlx::query_as(known).fetch_one(&pool).await.expect("one model")
+    };
+    for host in HOSTS {
+        record_one(&pool, host, &usual).await;
+    }
+    record_one(&pool, "a", &chosen).await;
+    sqlx::query("update models set sha256 = 'ab'").execute(&pool).await.expect("a hash");
+    let before = known().await;
+    record_one(&pool, "b", &lacking).await;
+    assert_eq!(known().await, before);
+    let model = sqlx::query_scalar("select id from models").fetch_one(&pool).await.expect("one model");
+    let behind = models::hosts_behind(&pool, &[model]).await.expect("hosts");
+    assert_eq!(behind, [(model, "b".to_owned())], "it has nothing that could be read");
+    // where nobody has it, that is what the model is
+    record_one(&pool, "a", &lacking).await;
+    let (_, reason, _, components) = known().await;
+    assert_eq!((reason.as_deref(), components), (Some("it has no `fp16`"), 0));
+}
+
+/// A mark is of a file: choosing another variant and taking that back makes no byte of it better.
+#[tokio::test]
+async fn a_mark_outlives_that_another_variant_is_read_meanwhile() {
+    let farm = Farm::start().await;
+    let pool = catalogue(&farm).await;
+    let (usual, chosen) = variants();
+    let scan = async |model: &FoundModel| {
+        let mut tx = pool.begin().await.expect("a transaction");
+        let found = std::slice::from_ref(model);
+        models::record_scan(&mut tx, "a", "main", Scan { found, recorded: &[], unchanged: &[] }).await.expect("a scan");
+        tx.commit().await.expect("a commit");
+    };
+    let marks = async || models::count_corrupt_files(&pool).await.expect("a count");
+    scan(&usual).await;
+    sqlx::query(
+        "insert into corrupt_files (host, file, component_id, expected, actual, job_id)
+         select 'a', (l.files -> 0) - 'rel_path', p.component_id, 'x', 'y', 'job'
+         from model_locations l join model_components p using (model_id)",
+    )
+    .execute(&pool)
+    .await
+    .expect("a mark");
+    scan(&usual).await;
+    assert_eq!(marks().await, 1);
+    scan(&chosen).await;
+    assert_eq!(marks().await, 0, "no model has the file");
+    scan(&usual).await;
+    assert_eq!(marks().await, 1, "it is the file that it was");
+    sqlx::query("update corrupt_files set found_at = now() - interval '91 days'").execute(&pool).await.expect("time");
+    scan(&chosen).await;
+    scan(&usual).await;
+    assert_eq!(marks().await, 0, "nobody asked for it for so long");
+}
+
+/// A scan is followed by another for what was said while it ran, and not for what it could not follow.
+#[tokio::test]
+async fn only_what_was_said_during_a_scan_asks_for_another() {
+    let farm = Farm::start().await;
+    let pool = catalogue(&farm).await;
+    let (usual, _) = variants();
+    record_one(&pool, "a", &usual).await;
+    let mut tx = pool.begin().await.expect("a transaction");
+    let spec = JobSpec::Scan(ScanArgs { root: None, model: None });
+    let scan = enqueue(&mut tx, NewJob::new(spec, Target::Host("a".to_owned()))).await.expect("a job").id;
+    tx.commit().await.expect("a commit");
+    let misread = async || models::misread(&pool, "a", Some(scan)).await.expect("roots");
+    let run = async |statement: &'static str| {
+        sqlx::query(statement).execute(&pool).await.expect("a statement");
+    };
+    run("update models set overrides = '{\"variant\": \"fp16\"}', updated_at = now() - interval '1 minute'").await;
+    run("update jobs set started_at = now()").await;
+    assert!(misread().await.is_empty(), "it was said before");
+    run("update jobs set started_at = now() - interval '2 minutes'").await;
+    assert_eq!(misread().await, ["main"]);
+    // this host's files of the model are no longer where the model is
+    run("update models set rel_path = 'elsewhere'").await;
+    assert!(misread().await.is_empty());
 }

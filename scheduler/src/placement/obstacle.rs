@@ -28,7 +28,7 @@ pub enum Obstacle {
         /// Bytes that can be had at most while the held ones stay.
         available_bytes: u64,
     },
-    /// The host has not scanned the model since another of its variants was chosen.
+    /// The host has not scanned the model since another of its variants was chosen, or could not read it then.
     VariantPending,
     /// The host takes no new work.
     Draining,
@@ -114,7 +114,9 @@ impl std::fmt::Display for Obstacle {
             Self::Draining => f.write_str("is draining"),
             Self::HostDown => f.write_str("has no live agent"),
             Self::DeviceNotReady { reason } => write!(f, "is not ready: {reason}"),
-            Self::VariantPending => f.write_str("has not scanned the model since another variant of it was chosen"),
+            Self::VariantPending => f.write_str(
+                "has not scanned the model since another variant of it was chosen, or could not read its files",
+            ),
             Self::ModelAbsent => f.write_str("has the model neither on disk nor in RAM"),
             Self::FileCorrupt { file } => write!(f, "has a corrupt file: {file}"),
             Self::RootAbsent => f.write_str("has no such root"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shared::{
     error::ErrorCode,
     ids::{ComponentId, JobId, ModelId},
-    job::JobKind,
+    job::{JobKind, Lane},
 };
 
 use super::{Decision, Device, Host, PendingJob, Policy, Queue, Snapshot, Tier, place};
@@ -256,8 +256,11 @@ fn a_load_goes_where_the_model_is_on_disk_or_in_ram() {
 
 #[test]
 fn what_reads_a_model_waits_for_a_host_that_has_yet_to_follow_a_chosen_variant() {
-    for kind in [JobKind::Load, JobKind::Generate, JobKind::Convert, JobKind::CacheAdd] {
+    let kinds = [JobKind::Load, JobKind::Generate, JobKind::Convert, JobKind::CacheAdd, JobKind::RestorePipeline];
+    for kind in kinds.into_iter().chain([JobKind::Validate]) {
         let mut example = Example::new(kind);
+        // the level that runs it
+        example.job.lane = if kind == JobKind::Validate { Lane::Device } else { example.job.lane };
         let model = example.job.model.unwrap();
         example.farm.behind.entry(model).or_default().insert("a".into());
         assert!(example.assigned().starts_with('b'), "{kind}");
