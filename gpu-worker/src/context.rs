@@ -101,7 +101,7 @@ pub struct Agent {
     pub watches: Watches,
     /// Scans that failed work asks for.
     pub rescans: Rescans,
-    /// Jobs that met a marked file and went back to the placement.
+    /// Jobs that met a marked file or another variant, and went back to the placement.
     pub handed_back: HandedBack,
     /// How often jobs told the database of residency, beside the publisher.
     pub stored: AtomicU64,

@@ -65,8 +65,9 @@ pub fn key_of(of: &residency::FileIdentity) -> FileKey {
 /// Most jobs that are remembered as handed back.
 const MANY: usize = 1000;
 
-/// Jobs that were handed back because they met a marked file before anything of it was read: they were placed before the mark was, and the
-/// placement knows of another copy, or says that there is none. Once each: where the placement sends it here again, it fails.
+/// Jobs that were handed back because they met a marked file, or another variant than the chosen one, before anything was read: they were
+/// placed before that was known, and the placement knows of another copy, waits, or says that there is none. Once each: where the placement
+/// sends it here again, it fails.
 #[derive(Debug, Default)]
 pub struct HandedBack(Mutex<BTreeSet<JobId>>);
 

@@ -212,6 +212,12 @@ async fn what_is_not_kept_in_ram_stays_on_the_device() {
     })
     .await;
     device_is(&farm, "a/cpu:0", "holds it", named(&["one"])).await;
+    // nothing else changes on the host, and its rows follow all the same: the job's end told of RAM, its agent then let go
+    wait_for("no row of RAM", SHORT, || async {
+        let page: Value = farm.api.get("/v1/models?tier=ram").await;
+        if page["items"].as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(page.to_string()) }
+    })
+    .await;
     farm.assert_ledger_is_clean().await;
 }
 
