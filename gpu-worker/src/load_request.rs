@@ -1,7 +1,7 @@
 //! From a catalogue row and an inspection to what the RAM tier reads: a component's tensors in canonical form, so that
 //! equal components have equal bytes and one digest whatever file and naming they come from.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use model_formats::{CanonicalTensor, Component, FileFacts, Inspection, Order, Piece, TensorFacts, onnx, storable};
 use residency::{FileIdentity, GatheredTensor, LoadRequest, Part, PartOrder, SourceFile, TensorRange};
@@ -25,6 +25,13 @@ pub fn load_request(row: &ComponentRow, inspection: &Inspection) -> Option<LoadR
         wanted_by: None,
         io: residency::IoOptions { follow_symlinks: true, ..residency::IoOptions::default() },
     })
+}
+
+/// The disks that a component is read from, by device number; none when the inspection has no such part.
+pub fn disks(row: &ComponentRow, inspection: &Inspection) -> BTreeSet<u64> {
+    let component = inspection.components.iter().find(|component| component.kind.as_str() == row.kind);
+    let files = component.into_iter().flat_map(|component| &component.tensors).map(|tensor| tensor.file);
+    files.filter_map(|file| inspection.files.get(file)).map(|file| file.dev).collect()
 }
 
 type Tensors = (Vec<TensorRange>, Vec<GatheredTensor>);

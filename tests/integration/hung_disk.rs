@@ -1,5 +1,7 @@
 //! F26: a disk that hangs or fails holds up the loads from it, for a bounded time, and nothing else.
 
+use std::path::Path;
+
 use harness::{Daemon, FailingDisk, Farm, LONG, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::json;
 use shared::{
@@ -8,19 +10,28 @@ use shared::{
     wire::{CacheView, DeviceView, JobDetail, JobView},
 };
 
-use crate::support::{device_is, loaded};
+use crate::{
+    engine::make_models,
+    support::{device_is, loaded},
+};
+
+/// The files of one folder on a disk that can fail; none where nothing can be mounted.
+#[expect(clippy::print_stdout, reason = "tests/run counts what says that it was skipped")]
+fn disk(behind: &Path, mounted: &Path) -> Option<FailingDisk> {
+    let disk = FailingDisk::mount(behind, mounted);
+    if disk.is_none() {
+        println!("skipped: this process may not mount file systems");
+    }
+    disk
+}
 
 /// A farm with `fine` on its own disk and `far` on one that can fail; none where nothing can be mounted.
-#[expect(clippy::print_stdout, reason = "tests/run counts what says that it was skipped")]
 async fn farm(io_timeout: &str) -> Option<(Farm, FailingDisk, Daemon)> {
     let farm = Farm::start().await;
     ModelFile::vae(mebibytes(4)).write(&farm.library(), "fine.safetensors");
     let (behind, mounted) = (farm.path("behind"), farm.path("mounted"));
     ModelFile::vae(mebibytes(24)).seed(3).write(&behind, "far.safetensors");
-    let Some(disk) = FailingDisk::mount(&behind, &mounted) else {
-        println!("skipped: this process may not mount file systems");
-        return None;
-    };
+    let disk = disk(&behind, &mounted)?;
     let settings = farm.agent("a").root("far", &mounted).option("--io-timeout", io_timeout);
     let agent = farm.agent_with_library(settings).await;
     wait_for("the model on the mounted disk", SHORT, || async {
@@ -197,4 +208,36 @@ async fn f34_what_was_read_is_on_the_device_before_the_rest_is_and_goes_with_a_c
     disk.answer();
     loaded(&farm, "far").await;
     farm.assert_ledger_is_clean().await;
+}
+
+/// Components on several disks are read beside each other: the one whose disk hangs holds up nobody but itself. Where RAM has
+/// room for the largest only, they take it one after the other, in the same attempt.
+#[tokio::test]
+async fn components_on_other_disks_do_not_wait_for_one_that_hangs() {
+    for (budget, beside, read) in [("1GiB", 2, "unet"), ("16MiB", 1, "unet, vae")] {
+        let farm = Farm::start().await;
+        make_models(&farm, "sd15", "diffusers");
+        let (behind, mounted) = (farm.path("behind"), farm.path("mounted"));
+        std::fs::create_dir_all(&behind).expect("a folder can be made");
+        let weights = farm.library().join("sd15-tiny-diffusers/unet/diffusion_pytorch_model.safetensors");
+        std::fs::rename(&weights, behind.join("far.safetensors")).expect("the file can be moved");
+        std::os::unix::fs::symlink(mounted.join("far.safetensors"), &weights).expect("a link can be made");
+        let Some(disk) = disk(&behind, &mounted) else { return };
+        let settings = farm.agent("a").ram_budget(budget).root("far", &mounted).option("--io-timeout", "600");
+        let _agent = farm.agent_with_library(settings).await;
+        disk.hang();
+        let job = load_once(&farm, "sd15-tiny-diffusers").await;
+        wait_for("a read that hangs", SHORT, || async {
+            if disk.held() > 0 { Ok(()) } else { Err("none".to_owned()) }
+        })
+        .await;
+        device_is(&farm, "a/cpu:0", "what the other disk has", |view| view.resident.len() == beside).await;
+        let reads =
+            |seen: &JobDetail| seen.job.progress.as_ref().and_then(|progress| progress.detail.as_deref()) == Some(read);
+        farm.api.job_is(job.id, "it reads the UNet", SHORT, reads).await;
+        disk.answer();
+        farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
+        assert_eq!(farm.ledger.outcomes(job.id).await, ["succeeded"], "it had no room and began anew");
+        device_is(&farm, "a/cpu:0", "all three", |view| view.resident.len() == 3).await;
+    }
 }

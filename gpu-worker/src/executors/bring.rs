@@ -1,9 +1,11 @@
 //! One component's way onto a device: read into RAM, and copied while it is read.
 //!
-//! Components are read one after the other. What of one is complete in RAM goes to the device while the rest is read, and the
-//! copy becomes resident when the bytes in RAM have been verified; the next one is read meanwhile.
+//! Components of one disk are read one after the other, those of several disks beside each other ([`super::turns`]). What of one
+//! is complete in RAM goes to the device while the rest is read, and the copy becomes resident when the bytes in RAM have been
+//! verified; the next one is read meanwhile.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     future::pending,
     os::fd::OwnedFd,
@@ -17,33 +19,23 @@ use std::{
 use futures::future::try_join_all;
 use residency::{Arrival, Lease, LoadRequest, PlacedTensor, Unverified, policy::bandwidth::ReadFrom};
 use shared::db::models::ComponentRow;
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::watch;
 
 use super::{
     keep,
     model::{self, unsigned},
     place::{Load, PlacedComponent},
+    turns::{Held, Turns},
 };
 use crate::{
     device_tier::evict,
     error::WorkError,
+    load_request,
     runner::{DeviceFollow, DeviceLoad, DeviceLoaded, DeviceTensor, Landed, RunnerError},
 };
 
 /// What is smaller is read in a moment, and goes to the device in one piece.
 const FOLLOWED_MIN: u64 = 8 << 20;
-/// Components of one load that are held in RAM at a time, where there is room for two: one that is copied, and one that is read. Those
-/// that were there before would else all be held at once, and what they leave may be too little for the next.
-const AHEAD: usize = 2;
-
-/// Whose turn it is, in the order of the components.
-struct Turns {
-    /// To be on the way, from before it is read until the device has it.
-    ahead: Semaphore,
-    reading: Mutex<()>,
-    /// Components of the load that are held in RAM for it.
-    held: watch::Sender<usize>,
-}
 
 /// A component in RAM, verified.
 struct InRam {
@@ -52,22 +44,6 @@ struct InRam {
     cached: bool,
     /// Goes after the lease.
     _held: Held,
-}
-
-/// Counts a component among those that are held in RAM.
-struct Held(watch::Sender<usize>);
-
-impl Held {
-    fn one_more(held: &watch::Sender<usize>) -> Self {
-        held.send_modify(|count| *count += 1);
-        Self(held.clone())
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.send_modify(|count| *count = count.saturating_sub(1));
-    }
 }
 
 /// What a copy is made of.
@@ -91,15 +67,20 @@ enum Ended {
 impl Load<'_> {
     /// Brings all components to the device.
     pub(super) async fn all(&self) -> Result<Vec<PlacedComponent>, WorkError> {
-        let turns = Turns { ahead: Semaphore::new(AHEAD), reading: Mutex::new(()), held: watch::Sender::new(0) };
-        try_join_all(self.wanted.components.iter().map(|row| self.bring(row, &turns))).await
+        let disks = |row: &&ComponentRow| load_request::disks(row, self.inspection);
+        let turns = Turns::new(self.wanted.components.iter().flat_map(|row| disks(&row)), &self.attempt.progress);
+        try_join_all(self.wanted.components.iter().map(|row| self.bring(row, disks(&row), &turns))).await
     }
 
-    /// One of them. Whose turn it is to read is in their order, and ends when the bytes are in RAM.
-    async fn bring(&self, row: &ComponentRow, turns: &Turns) -> Result<PlacedComponent, WorkError> {
-        // nobody closes it
-        let _under_way = turns.ahead.acquire().await;
-        let turn = turns.reading.lock().await;
+    /// One of them, when its disks' turn has come. That to read ends when the bytes are in RAM.
+    async fn bring(
+        &self,
+        row: &ComponentRow,
+        disks: BTreeSet<u64>,
+        turns: &Turns<'_>,
+    ) -> Result<PlacedComponent, WorkError> {
+        let _under_way = turns.under_way(&disks).await;
+        let turn = turns.to_read(&disks, &row.kind).await;
         if self.attempt.cancel.is_cancelled() {
             return Err(WorkError::Cancelled);
         }
@@ -108,11 +89,10 @@ impl Load<'_> {
             keep::remember(self.agent, row.id, self.keep)?;
             return Ok(PlacedComponent { id: row.id, kind: row.kind.clone(), digest, from: "device", device });
         }
-        self.attempt.progress.detail(&row.kind);
         let request = model::request(self.agent, self.attempt, row, self.inspection, &self.landed)?;
         let (key, from) = (request.key.clone(), request.read_from());
         let acquiring = pin!(async {
-            let got = self.acquire(row, request, &turns.held).await;
+            let got = self.acquire(row, request, turns).await;
             drop(turn);
             got
         });
@@ -121,31 +101,15 @@ impl Load<'_> {
         Ok(PlacedComponent { id: row.id, kind: row.kind.clone(), digest, from, device })
     }
 
-    /// Into RAM, with what the request says about keeping it there. While there is no room beside the one before, it waits until the
-    /// device has that one.
-    async fn acquire(
-        &self,
-        row: &ComponentRow,
-        request: LoadRequest,
-        held: &watch::Sender<usize>,
-    ) -> Result<InRam, WorkError> {
-        let mut others = held.subscribe();
-        let (lease, cached) = loop {
-            let before = *others.borrow_and_update();
-            match model::acquire(self.agent, self.attempt, request.clone()).await {
-                Err(error) if before > 0 && error.is_shortage_of_ram() => {
-                    if others.wait_for(|now| *now < before).await.is_err() {
-                        return Err(error);
-                    }
-                }
-                got => break got?,
-            }
-        };
+    /// Into RAM, with what the request says about keeping it there.
+    async fn acquire(&self, row: &ComponentRow, request: LoadRequest, turns: &Turns<'_>) -> Result<InRam, WorkError> {
+        let take = || model::acquire(self.agent, self.attempt, request.clone());
+        let (lease, cached) = turns.with_room(take).await?;
         keep::apply(self.agent, &lease, self.keep)?;
         if cached {
             self.spared.fetch_add(unsigned(row.bytes), Ordering::AcqRel);
         }
-        Ok(InRam { lease, cached, _held: Held::one_more(held) })
+        Ok(InRam { lease, cached, _held: turns.hold() })
     }
 
     /// From RAM to the device; beside the load that brings it there, if one runs.

@@ -2,13 +2,35 @@
 
 use std::{sync::Arc, time::Instant};
 
-use shared::job::{CacheAddArgs, Keep};
+use futures::future::try_join_all;
+use model_formats::Inspection;
+use shared::{
+    db::models::ComponentRow,
+    job::{CacheAddArgs, Keep},
+};
 
 use super::{
     Done, keep,
+    load::watched,
     model::{self, Landed},
+    turns::Turns,
 };
-use crate::{commit::Effects, context::Agent, error::WorkError, running::Attempt};
+use crate::{commit::Effects, context::Agent, error::WorkError, load_request, running::Attempt};
+
+/// What the job is about.
+struct Caching<'a> {
+    agent: &'a Agent,
+    attempt: &'a Attempt,
+    inspection: &'a Inspection,
+    keep: Keep,
+}
+
+/// A component in RAM.
+struct Cached {
+    bytes: u64,
+    digest: String,
+    view: serde_json::Value,
+}
 
 pub(super) async fn run(agent: &Arc<Agent>, args: CacheAddArgs, attempt: &Attempt) -> Result<Done, WorkError> {
     let started = Instant::now();
@@ -17,29 +39,42 @@ pub(super) async fn run(agent: &Arc<Agent>, args: CacheAddArgs, attempt: &Attemp
     let wanted = model::wanted(agent, args.model, args.components.as_ref()).await?;
     let inspection = model::inspect(agent, attempt, &wanted).await?;
     attempt.progress.enter("reading", wanted.bytes());
-    let landed = Arc::new(Landed::default());
-    let (mut components, mut digests) = (Vec::new(), Vec::new());
-    let mut done = 0;
-    for row in &wanted.components {
-        attempt.progress.detail(&row.kind);
-        let request = model::request(agent, attempt, row, &inspection, &landed)?;
-        let base = done;
-        let before = landed.bytes();
-        let acquired =
-            super::load::watched(attempt, model::acquire(agent, attempt, request), || base + landed.bytes() - before);
-        let (lease, cached) = acquired.await?;
-        keep::apply(agent, &lease, keep)?;
-        done += lease.tensor_bytes();
-        attempt.progress.set(done);
-        let digest = lease.digest().to_string();
-        components.push(serde_json::json!({
-            "id": row.id, "kind": row.kind, "bytes": lease.bytes(), "digest": digest, "from": if cached { "ram" } else { "disk" },
-        }));
-        digests.push((row.id, digest));
-    }
+    let caching = Caching { agent, attempt, inspection: &inspection, keep };
+    let all = caching.all(&wanted.components).await?;
+    let bytes: u64 = all.iter().map(|cached| cached.bytes).sum();
+    attempt.progress.set(bytes);
+    let digests = wanted.components.iter().zip(&all).map(|(row, cached)| (row.id, cached.digest.clone())).collect();
     let result = serde_json::json!({
-        "model": wanted.model.name, "host": agent.host, "bytes": done, "components": components,
-        "seconds": started.elapsed().as_secs_f64(),
+        "model": wanted.model.name, "host": agent.host, "bytes": bytes, "seconds": started.elapsed().as_secs_f64(),
+        "components": all.into_iter().map(|cached| cached.view).collect::<Vec<_>>(),
     });
     Ok(Done { result, effects: Effects::Resident(digests) })
+}
+
+impl Caching<'_> {
+    /// All components, those of one disk one after the other.
+    async fn all(&self, rows: &[ComponentRow]) -> Result<Vec<Cached>, WorkError> {
+        let landed: Vec<Arc<Landed>> = rows.iter().map(|_| Arc::default()).collect();
+        let disks = rows.iter().flat_map(|row| load_request::disks(row, self.inspection));
+        let turns = Turns::new(disks, &self.attempt.progress);
+        let each = rows.iter().zip(&landed).map(|(row, landed)| self.one(row, landed, &turns));
+        watched(self.attempt, try_join_all(each), || landed.iter().map(|one| one.bytes()).sum()).await
+    }
+
+    async fn one(&self, row: &ComponentRow, landed: &Arc<Landed>, turns: &Turns<'_>) -> Result<Cached, WorkError> {
+        let _turn = turns.to_read(&load_request::disks(row, self.inspection), &row.kind).await;
+        if self.attempt.cancel.is_cancelled() {
+            return Err(WorkError::Cancelled);
+        }
+        let request = model::request(self.agent, self.attempt, row, self.inspection, landed)?;
+        let (lease, cached) = turns.with_room(|| model::acquire(self.agent, self.attempt, request.clone())).await?;
+        keep::apply(self.agent, &lease, self.keep)?;
+        landed.complete(lease.tensor_bytes());
+        let (bytes, digest) = (lease.tensor_bytes(), lease.digest().to_string());
+        let view = serde_json::json!({
+            "id": row.id, "kind": row.kind, "bytes": lease.bytes(), "digest": digest,
+            "from": if cached { "ram" } else { "disk" },
+        });
+        Ok(Cached { bytes, digest, view })
+    }
 }

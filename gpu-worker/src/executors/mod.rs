@@ -18,6 +18,7 @@ mod optimize;
 mod pipeline;
 mod place;
 mod scan;
+mod turns;
 mod unload;
 mod validate;
 

@@ -194,6 +194,11 @@ impl Landed {
         self.0.fetch_add(bytes, Ordering::AcqRel);
     }
 
+    /// All of it is there, whoever brought it.
+    pub(super) fn complete(&self, bytes: u64) {
+        self.0.fetch_max(bytes, Ordering::AcqRel);
+    }
+
     /// The sum so far.
     pub(super) fn bytes(&self) -> u64 {
         self.0.load(Ordering::Acquire)
