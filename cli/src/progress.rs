@@ -40,7 +40,7 @@ impl Meter {
         } else if let Some(tenths) = progress.bytes_done.saturating_mul(10).checked_div(progress.bytes_total) {
             self.say_once(&line(progress, unit), tenths);
         } else {
-            self.say_once(&progress.phase, 0);
+            self.say_once(&words(&progress.phase), 0);
         }
     }
 
@@ -55,10 +55,10 @@ impl Meter {
     fn draw(&mut self, progress: &Progress, unit: Unit) {
         let template = match (progress.bytes_total, unit) {
             (0, _) => "{spinner} {prefix} {msg}",
-            (_, Unit::Files) => "{prefix} {msg:9} [{bar:30}] {pos}/{len} files",
-            (_, Unit::Steps) => "{prefix} {msg:9} [{bar:30}] {pos}/{len} steps",
-            (_, Unit::Parts) => "{prefix} {msg:9} [{bar:30}] {pos}/{len}",
-            (_, Unit::Bytes) => "{prefix} {msg:9} [{bar:30}] {percent:>3}% {binary_bytes}/{binary_total_bytes}",
+            (_, Unit::Files) => "{prefix} {msg:11} [{bar:30}] {pos}/{len} files",
+            (_, Unit::Steps) => "{prefix} {msg:11} [{bar:30}] {pos}/{len} steps",
+            (_, Unit::Parts) => "{prefix} {msg:11} [{bar:30}] {pos}/{len}",
+            (_, Unit::Bytes) => "{prefix} {msg:11} [{bar:30}] {percent:>3}% {binary_bytes}/{binary_total_bytes}",
         };
         let rate = rate(progress, unit);
         let eta = progress.eta_seconds.map(|seconds| format!(", {seconds:.0} s left")).unwrap_or_default();
@@ -67,7 +67,7 @@ impl Meter {
         bar.set_style(style(&format!("{template}{rate}{eta}{}", detail.replace('{', "{{").replace('}', "}}"))));
         bar.set_length(progress.bytes_total);
         bar.set_position(progress.bytes_done);
-        bar.set_message(progress.phase.clone());
+        bar.set_message(words(&progress.phase));
     }
 
     fn bar(&mut self) -> &ProgressBar {
@@ -124,8 +124,14 @@ impl Unit {
     }
 }
 
+/// A phase as people read it.
+fn words(phase: &str) -> String {
+    phase.replace('_', " ")
+}
+
 fn line(progress: &Progress, unit: Unit) -> String {
-    let Progress { phase, bytes_done, bytes_total, .. } = progress;
+    let Progress { bytes_done, bytes_total, .. } = progress;
+    let phase = words(&progress.phase);
     let percent = bytes_done.saturating_mul(100) / (*bytes_total).max(1);
     let left = progress.eta_seconds.filter(|_| unit == Unit::Steps);
     let left = left.map(|seconds| format!(", {seconds:.0} s left")).unwrap_or_default();
@@ -143,7 +149,7 @@ fn line(progress: &Progress, unit: Unit) -> String {
 /// Phase and percent, and how fast bytes move; none while the total is unknown.
 pub(crate) fn brief(progress: &Progress) -> Option<String> {
     let percent = progress.bytes_done.saturating_mul(100).checked_div(progress.bytes_total)?;
-    Some(format!("{} {percent}%{}", progress.phase, rate(progress, Unit::of(&progress.phase))))
+    Some(format!("{} {percent}%{}", words(&progress.phase), rate(progress, Unit::of(&progress.phase))))
 }
 
 /// How fast bytes move; of what is counted in other units the time that is left says enough.

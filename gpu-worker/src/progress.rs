@@ -32,7 +32,7 @@ struct State {
 /// [`Progress`] at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProgressView {
-    /// `locating`, `reading`, `copying`, `freeing`, `scanning`, `done`.
+    /// `locating`, `making_room`, `reading`, `verifying`, `copying`, `freeing`, `scanning`, `done`, ….
     pub phase: &'static str,
     /// What in particular.
     pub detail: Option<String>,
@@ -85,6 +85,11 @@ impl Progress {
             marked_done: 0,
             version,
         });
+    }
+
+    /// Goes on under another phase, with what is done and left.
+    pub fn phase(&self, phase: &'static str) {
+        self.update(|state| state.phase = phase);
     }
 
     /// Says what in particular is being done.

@@ -369,6 +369,7 @@ fn gauges(agent: &Agent, snapshot: &HostSnapshot) {
     for (answer, count) in [("hit", ram.hits), ("miss", ram.misses), ("join", ram.joins), ("evicted", ram.evictions)] {
         metrics.cache_requests.with_label_values(&[answer]).set(signed(count));
     }
+    metrics.loaded_bytes.inc_by(ram.loaded_bytes.saturating_sub(metrics.loaded_bytes.get()));
     metrics.stalled_loads.inc_by(ram.stalled_loads.saturating_sub(metrics.stalled_loads.get()));
     metrics.hung_disks.set(signed(ram.hung_disks));
     metrics.early_reloads.inc_by(ram.early_reloads.saturating_sub(metrics.early_reloads.get()));

@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::Instant,
 };
 
 use harness::{Daemon, FakeLibrary, Farm, ModelFile, SHORT, mebibytes, wait_for};
@@ -155,7 +156,9 @@ async fn a_program_sees_the_bytes_of_the_file_and_holds_them_until_it_ends() {
     leases(&farm, 1).await;
     names_are(&farm, "copies", named(&[&first])).await;
     first.child.kill().expect("it can be killed");
+    let killed = Instant::now();
     leases(&farm, 0).await;
+    println!("what a killed program held was free within {:?}", killed.elapsed());
     assert_eq!(clear(&farm).await, 1);
     farm.assert_ledger_is_clean().await;
 }

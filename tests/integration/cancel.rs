@@ -1,8 +1,14 @@
 //! Cancelling at any moment: before a place is found, while bytes move, after the end.
 
-use harness::{Farm, LONG, SHORT};
+use std::time::Instant;
+
+use harness::{Farm, LONG, SHORT, wait_for};
 use serde_json::json;
-use shared::{error::ErrorCode, job::JobState};
+use shared::{
+    error::ErrorCode,
+    job::JobState,
+    wire::{CacheView, JobDetail},
+};
 
 use crate::support::{big_model, bytes_move, load, load_with, loaded, nothing_is_resident, small_model};
 
@@ -14,6 +20,7 @@ async fn a_load_is_cancelled_while_bytes_move() {
     let agent = farm.agent_with_library(farm.agent("a").read_limit("8MB")).await;
     let job = load(&farm, "big").await;
     bytes_move(&farm, &job).await;
+    let asked = Instant::now();
     assert_eq!(farm.api.cancel(job.id).await.status, 202);
     let ended = farm.api.job_ended(job.id, JobState::Cancelled, SHORT).await;
     assert_eq!(ended.job.error.map(|error| error.code), Some(ErrorCode::Cancelled));
@@ -24,6 +31,7 @@ async fn a_load_is_cancelled_while_bytes_move() {
     println!("a load was cancelled {took:.3} s after it was asked for");
     assert!(took < 5.0, "{events:#?}");
     nothing_is_resident(&farm, &agent, "a").await;
+    println!("and its memory was back within {:?}", asked.elapsed());
     assert_eq!(farm.ledger.outcomes(job.id).await, ["cancelled"]);
 
     // asked again it says the same, and the device serves others
@@ -31,6 +39,33 @@ async fn a_load_is_cancelled_while_bytes_move() {
     assert_eq!(farm.api.job(job.id).await.job.state, JobState::Cancelled);
     loaded(&farm, "small").await;
     farm.assert_ledger_is_clean().await;
+}
+
+/// Who joins the load of another job is told how far it is, has it to the end when that job is cancelled, and its bytes count once.
+#[tokio::test]
+async fn who_joins_a_load_is_told_how_far_it_is_and_keeps_it() {
+    let farm = Farm::start().await;
+    big_model(&farm, 64);
+    let agent = farm.agent_with_library(farm.agent("a").read_limit("8MB")).await;
+    let first = load(&farm, "big").await;
+    let reads = |seen: &JobDetail| {
+        let progress = seen.job.progress.as_ref();
+        progress.is_some_and(|progress| progress.phase == "reading" && progress.bytes_done > 0)
+    };
+    farm.api.job_is(first.id, "it reads", SHORT, reads).await;
+    let second = farm.api.submit("/v1/jobs", json!({ "kind": "cache_add", "args": { "model": "big" } })).await;
+    farm.api.job_is(second.id, "it is told of the same bytes", SHORT, reads).await;
+    farm.api.cancel(first.id).await;
+    farm.api.job_ended(first.id, JobState::Cancelled, SHORT).await;
+    let ended = farm.api.job_ended(second.id, JobState::Succeeded, LONG).await;
+    let bytes = ended.job.result.as_ref().and_then(|result| result["bytes"].as_f64());
+    let cache: CacheView = farm.api.get("/v1/cache").await;
+    assert_eq!((cache.total.misses, cache.total.joins), (1, 1), "{:?}", cache.total);
+    wait_for("the bytes to be counted once", SHORT, || async {
+        let counted = agent.metric("modelyard_loaded_bytes_total", "").await;
+        if Some(counted) == bytes { Ok(()) } else { Err(format!("{counted} for {bytes:?}")) }
+    })
+    .await;
 }
 
 #[tokio::test]

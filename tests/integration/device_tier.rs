@@ -153,7 +153,7 @@ async fn loaded_with(farm: &Farm, model: &str, request: Value) {
 
 /// Loads three components of 9 MiB through so much RAM while no copy to the device ends: so many are in use there, also after another job
 /// has been through RAM, and the load succeeds at once when copies go on.
-async fn three_go_through_ram(budget: &str, at_a_time: usize) {
+async fn three_go_through_ram(budget: &str, at_a_time: usize, phase: &str) {
     let farm = Farm::start().await;
     ModelFile::checkpoint(mebibytes(9), mebibytes(9), mebibytes(9)).write(&farm.library(), "three.safetensors");
     ModelFile::vae(mebibytes(1)).write(&farm.library(), "other.safetensors");
@@ -175,6 +175,8 @@ async fn three_go_through_ram(budget: &str, at_a_time: usize) {
     let other = farm.api.submit("/v1/jobs", json!({ "kind": "cache_add", "args": { "model": "other" } })).await;
     farm.api.job_ended(other.id, JobState::Succeeded, SHORT).await;
     assert_eq!(used().await, at_a_time);
+    let waits = |seen: &JobDetail| seen.job.progress.as_ref().is_some_and(|progress| progress.phase == phase);
+    farm.api.job_is(job.id, phase, SHORT, waits).await;
     harness::signal(runner, Signal::CONT);
     farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
     assert_eq!(farm.ledger.outcomes(job.id).await, ["succeeded"], "it had no room and began anew");
@@ -184,13 +186,13 @@ async fn three_go_through_ram(budget: &str, at_a_time: usize) {
 /// Of a load two components are held in RAM at a time, from before one is read until the device has it, also where there is room for all.
 #[tokio::test]
 async fn a_load_holds_two_components_in_ram() {
-    three_go_through_ram("64MiB", 2).await;
+    three_go_through_ram("64MiB", 2, "copying").await;
 }
 
 /// RAM for one is enough as well: the next is read when the device has the one before.
 #[tokio::test]
 async fn a_load_of_three_components_goes_through_ram_for_one() {
-    three_go_through_ram("17MiB", 1).await;
+    three_go_through_ram("17MiB", 1, "making_room").await;
 }
 
 /// A keep-alive of zero is about RAM: the copy on the device was put there to be used.

@@ -4,6 +4,7 @@ use harness::{AgentSettings, Daemon, FakeLibrary, Farm, LONG, SHORT, wait_for};
 use rustix::process::Signal;
 use serde_json::json;
 use shared::{
+    error::ErrorCode,
     job::JobState,
     wire::{CacheView, DeviceView, HostView},
 };
@@ -291,6 +292,32 @@ async fn f33_a_job_whose_runner_died_is_done_on_another_device() {
     let places: Vec<Option<&str>> = ended.attempts.iter().map(|attempt| attempt.device.as_deref()).collect();
     assert!(places.len() == 2 && places[0] == Some("a/cpu:0") && places[1] != places[0], "{places:?}");
     assert_eq!(farm.ledger.outcomes(job.id).await, ["lost", "succeeded"]);
+}
+
+/// Another program takes a GPU's memory: a load waits, nothing leaves the device for it in vain, and it goes on when that program has
+/// given it back.
+#[tokio::test]
+async fn f28_a_load_waits_for_memory_that_another_program_has() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    big_model(&farm, 24);
+    let mut host = host(&farm, "a");
+    let agent = farm.agent_with_library(host.settings).await;
+    device_is(&farm, "a/cuda:0", "ready", |view| view.state == "ready").await;
+    loaded_on(&farm, "small", "a/cuda:0").await;
+    let before = agent.metric("modelyard_tier_bytes", "tier=\"cuda:0\"").await;
+    // 16 MiB are left, and what is there would not be enough if it went
+    host.cuda.say("taken 251658240");
+    let job = load_with(&farm, "big", json!({ "target": "device:a/cuda:0" })).await;
+    farm.api.job_is(job.id, "was refused", LONG, |seen| seen.attempts.iter().any(|one| one.outcome.is_some())).await;
+    let code = farm.api.job(job.id).await.attempts[0].error.as_ref().map(|error| error.code);
+    assert_eq!(code, Some(ErrorCode::InsufficientCapacity));
+    device_is(&farm, "a/cuda:0", "holds what it held", |view| view.resident.len() == 1).await;
+    assert_eq!(agent.metric("modelyard_tier_bytes", "tier=\"cuda:0\"").await, before);
+    host.cuda.unsay("taken");
+    farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
+    device_is(&farm, "a/cuda:0", "holds both", |view| view.resident.len() == 2).await;
+    farm.assert_ledger_is_clean().await;
 }
 
 /// What several devices of a host are given is read once.

@@ -41,7 +41,7 @@ pub use layout::PlacedTensor;
 pub use loader::{Afoot, Reading};
 pub use policy::Standing;
 pub use progress::{Phase, Progress, ProgressSnapshot};
-pub use request::{Direct, IoOptions, Key, LoadRequest, TensorRange};
+pub use request::{ChunkObserver, Direct, IoOptions, Key, LoadRequest, TensorRange};
 pub use tier::{
     AGE_BOUNDS_SECONDS, Audit, ClearReport, Decision, Decisions, Departure, Departures, Draft, EntrySnapshot,
     EvictionCounts, FreedBytes, KeepAlive, Kept, Lease, RamTier, Reason, Said, TierConfig, TierSnapshot, TierStats,

@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     digest::Digest,
     error::ResidencyError,
@@ -66,8 +68,9 @@ pub enum Direct {
     Off,
 }
 
-/// Called after each chunk with the bytes landed so far. Runs on loader threads: it must be quick.
-pub type ChunkObserver = Arc<dyn Fn(u64) + Send + Sync>;
+/// Called after each chunk with the bytes landed so far, and what says that nobody wants the load any more. Runs on loader threads: what
+/// it does slows the load down.
+pub type ChunkObserver = Arc<dyn Fn(u64, &CancellationToken) + Send + Sync>;
 
 /// How a load reads.
 #[derive(Clone)]

@@ -147,15 +147,23 @@ impl Book {
     }
 
     /// A program holds a copy at the runner. It is no lease: the runner has it.
-    pub(super) fn attached(&mut self, component: ComponentId, program: &str) -> u64 {
+    pub(super) fn attached(&mut self, component: ComponentId, program: &str, now: Duration) -> u64 {
         self.next_lease += 1;
         self.programs.insert(self.next_lease, (component, program.to_owned()));
+        if let Some(note) = self.notes.get_mut(&component) {
+            (note.used, note.used_at) = (now, Utc::now());
+            note.uses += 1;
+            self.reuse.touch(&component.to_string().into(), now);
+        }
         self.next_lease
     }
 
-    /// It does not any more.
-    pub(super) fn detached(&mut self, number: u64) {
-        self.programs.remove(&number);
+    /// It does not any more, which ends a use.
+    pub(super) fn detached(&mut self, number: u64, now: Duration) {
+        let held = self.programs.remove(&number);
+        if let Some(note) = held.and_then(|(component, _)| self.notes.get_mut(&component)) {
+            (note.used, note.used_at) = (now, Utc::now());
+        }
     }
 
     /// Who uses a copy: jobs, then programs.
@@ -393,9 +401,10 @@ mod tests {
             Err(Stays::Leased(2)),
             "programs hold it at the runner"
         );
-        let (program, job) = (book.attached(one.component, "a program"), book.lease(&one, "job 7", at(2)).unwrap());
+        let (program, job) =
+            (book.attached(one.component, "a program", at(2)), book.lease(&one, "job 7", at(2)).unwrap());
         assert_eq!(book.holders(&attached), ["job 7", "a program"]);
-        book.detached(program);
+        book.detached(program, at(2));
         book.release(one.component, job, at(2));
         assert!(book.holders(&attached).is_empty());
         assert_eq!(book.candidate(&attached, |_| 0.0, at(2)).holders, 2);
@@ -466,5 +475,9 @@ mod tests {
         assert_eq!(book.of(&one).unwrap().expires(), None);
         book.release(one.component, lease, at(5));
         assert_eq!(book.of(&one).unwrap().expires(), Some(at(15)));
+        let (uses, program) = (book.of(&one).unwrap().uses, book.attached(one.component, "a program", at(6)));
+        assert_eq!(book.of(&one).unwrap().uses, uses + 1);
+        book.detached(program, at(60));
+        assert_eq!(book.of(&one).unwrap().expires(), Some(at(70)), "a program's use is one");
     }
 }

@@ -70,7 +70,8 @@ pub struct NamedProgram {
 
 impl Drop for NamedProgram {
     fn drop(&mut self) {
-        self.tier.book().detached(self.number);
+        let now = self.tier.uptime();
+        self.tier.book().detached(self.number, now);
         self.tier.bump();
     }
 }
@@ -170,7 +171,7 @@ impl DeviceTier {
 
     /// Names a program that the runner has given a copy to.
     pub fn name(self: &Arc<Self>, component: ComponentId, program: &str) -> NamedProgram {
-        let number = self.book().attached(component, program);
+        let number = self.book().attached(component, program, self.uptime());
         self.bump();
         NamedProgram { tier: self.clone(), number }
     }

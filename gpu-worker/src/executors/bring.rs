@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use super::{
     keep,
+    landed::Landed,
     model::{self, unsigned},
     place::{Load, PlacedComponent},
     turns::{Held, Turns},
@@ -31,7 +32,7 @@ use crate::{
     device_tier::evict,
     error::WorkError,
     load_request,
-    runner::{DeviceFollow, DeviceLoad, DeviceLoaded, DeviceTensor, Landed, RunnerError},
+    runner::{self, DeviceFollow, DeviceLoad, DeviceLoaded, DeviceTensor, RunnerError},
 };
 
 /// What is smaller is read in a moment, and goes to the device in one piece.
@@ -49,7 +50,7 @@ struct InRam {
 /// What a copy is made of.
 enum Source<'a> {
     Whole(&'a Lease),
-    Coming(&'a Unverified, &'a watch::Receiver<Landed>),
+    Coming(&'a Unverified, &'a watch::Receiver<runner::Landed>),
 }
 
 /// Memory that a component comes into, and how far it is.
@@ -68,8 +69,10 @@ impl Load<'_> {
     /// Brings all components to the device.
     pub(super) async fn all(&self) -> Result<Vec<PlacedComponent>, WorkError> {
         let disks = |row: &&ComponentRow| load_request::disks(row, self.inspection);
-        let turns = Turns::new(self.wanted.components.iter().flat_map(|row| disks(&row)), &self.attempt.progress);
-        try_join_all(self.wanted.components.iter().map(|row| self.bring(row, disks(&row), &turns))).await
+        let rows = || self.wanted.components.iter();
+        let turns = Turns::new(rows().flat_map(|row| disks(&row)), &self.attempt.progress);
+        let each = rows().zip(&self.landed).map(|(row, landed)| self.bring(row, disks(&row), &turns, landed));
+        try_join_all(each).await
     }
 
     /// One of them, when its disks' turn has come. That to read ends when the bytes are in RAM.
@@ -78,6 +81,7 @@ impl Load<'_> {
         row: &ComponentRow,
         disks: BTreeSet<u64>,
         turns: &Turns<'_>,
+        landed: &Landed,
     ) -> Result<PlacedComponent, WorkError> {
         let _under_way = turns.under_way(&disks).await;
         let turn = turns.to_read(&disks, &row.kind).await;
@@ -89,10 +93,10 @@ impl Load<'_> {
             keep::remember(self.agent, row.id, self.keep)?;
             return Ok(PlacedComponent { id: row.id, kind: row.kind.clone(), digest, from: "device", device });
         }
-        let request = model::request(self.agent, self.attempt, row, self.inspection, &self.landed)?;
+        let request = model::request(self.agent, self.attempt, row, self.inspection)?;
         let (key, from) = (request.key.clone(), request.read_from());
         let acquiring = pin!(async {
-            let got = self.acquire(row, request, turns).await;
+            let got = self.acquire(request, turns, landed).await;
             drop(turn);
             got
         });
@@ -102,13 +106,10 @@ impl Load<'_> {
     }
 
     /// Into RAM, with what the request says about keeping it there.
-    async fn acquire(&self, row: &ComponentRow, request: LoadRequest, turns: &Turns<'_>) -> Result<InRam, WorkError> {
-        let take = || model::acquire(self.agent, self.attempt, request.clone());
+    async fn acquire(&self, request: LoadRequest, turns: &Turns<'_>, landed: &Landed) -> Result<InRam, WorkError> {
+        let take = || model::acquire(self.agent, self.attempt, request.clone(), landed);
         let (lease, cached) = turns.with_room(take).await?;
         keep::apply(self.agent, &lease, self.keep)?;
-        if cached {
-            self.spared.fetch_add(unsigned(row.bytes), Ordering::AcqRel);
-        }
         Ok(InRam { lease, cached, _held: turns.hold() })
     }
 
@@ -171,7 +172,7 @@ impl Load<'_> {
         (key, (memory, arrivals)): (&str, Coming),
         told: (&[ReadFrom], &AtomicU64),
     ) -> Result<(InRam, DeviceLoaded), Ended> {
-        let (landed, seen) = watch::channel(Landed::default());
+        let (landed, seen) = watch::channel(runner::Landed::default());
         let load = arrivals.clone();
         let reading = async {
             let got = tokio::select! {
@@ -183,7 +184,7 @@ impl Load<'_> {
             if !memory.became(&got.lease) {
                 return Err(Ended::Elsewhere(got));
             }
-            landed.send_replace(Landed { bytes: memory.bytes(), digest: Some(got.lease.digest().to_string()) });
+            landed.send_replace(runner::Landed { bytes: memory.bytes(), digest: Some(got.lease.digest().to_string()) });
             Ok(got)
         };
         let source = Source::Coming(&memory, &seen);
@@ -264,7 +265,7 @@ async fn begun(mut arrivals: watch::Receiver<Option<Arrival>>) -> Option<Arc<Unv
 }
 
 /// Says what has landed, as far as the load goes on.
-async fn pass_on(mut arrivals: watch::Receiver<Option<Arrival>>, landed: &watch::Sender<Landed>) -> Infallible {
+async fn pass_on(mut arrivals: watch::Receiver<Option<Arrival>>, landed: &watch::Sender<runner::Landed>) -> Infallible {
     loop {
         let complete = arrivals.borrow_and_update().as_ref().map(|arrival| arrival.complete_bytes);
         if let Some(bytes) = complete {

@@ -11,8 +11,9 @@ use shared::{
 
 use super::{
     Done, keep,
+    landed::{self, Landed},
     load::watched,
-    model::{self, Landed},
+    model,
     turns::Turns,
 };
 use crate::{commit::Effects, context::Agent, error::WorkError, load_request, running::Attempt};
@@ -54,22 +55,26 @@ pub(super) async fn run(agent: &Arc<Agent>, args: CacheAddArgs, attempt: &Attemp
 impl Caching<'_> {
     /// All components, those of one disk one after the other.
     async fn all(&self, rows: &[ComponentRow]) -> Result<Vec<Cached>, WorkError> {
-        let landed: Vec<Arc<Landed>> = rows.iter().map(|_| Arc::default()).collect();
+        let landed: Vec<Landed> = rows.iter().map(|_| Landed::default()).collect();
         let disks = rows.iter().flat_map(|row| load_request::disks(row, self.inspection));
         let turns = Turns::new(disks, &self.attempt.progress);
         let each = rows.iter().zip(&landed).map(|(row, landed)| self.one(row, landed, &turns));
-        watched(self.attempt, try_join_all(each), || landed.iter().map(|one| one.bytes()).sum()).await
+        watched(self.attempt, try_join_all(each), || {
+            self.attempt.progress.phase(landed::phase(&landed).unwrap_or("reading"));
+            landed::bytes(&landed)
+        })
+        .await
     }
 
-    async fn one(&self, row: &ComponentRow, landed: &Arc<Landed>, turns: &Turns<'_>) -> Result<Cached, WorkError> {
+    async fn one(&self, row: &ComponentRow, landed: &Landed, turns: &Turns<'_>) -> Result<Cached, WorkError> {
         let _turn = turns.to_read(&load_request::disks(row, self.inspection), &row.kind).await;
         if self.attempt.cancel.is_cancelled() {
             return Err(WorkError::Cancelled);
         }
-        let request = model::request(self.agent, self.attempt, row, self.inspection, landed)?;
-        let (lease, cached) = turns.with_room(|| model::acquire(self.agent, self.attempt, request.clone())).await?;
+        let request = model::request(self.agent, self.attempt, row, self.inspection)?;
+        let (lease, cached) =
+            turns.with_room(|| model::acquire(self.agent, self.attempt, request.clone(), landed)).await?;
         keep::apply(self.agent, &lease, self.keep)?;
-        landed.complete(lease.tensor_bytes());
         let (bytes, digest) = (lease.tensor_bytes(), lease.digest().to_string());
         let view = serde_json::json!({
             "id": row.id, "kind": row.kind, "bytes": lease.bytes(), "digest": digest,

@@ -13,8 +13,9 @@ use shared::{
 
 use super::{
     Done,
+    landed::Landed,
     load::watched,
-    model::{self, Landed, blocking, inspect, wanted},
+    model::{self, blocking, inspect, wanted},
 };
 use crate::{
     commit::Effects,
@@ -93,9 +94,9 @@ pub(super) async fn resident(
     let missing = || WorkError::NothingToLoad { model: lora.model.name.clone(), reason: None };
     let row = lora.components.first().ok_or_else(missing)?;
     attempt.progress.enter("reading", lora.bytes());
-    let landed = Arc::<Landed>::default();
-    let request = model::request(agent, attempt, row, inspection, &landed)?;
-    watched(attempt, model::acquire(agent, attempt, request), || landed.bytes()).await
+    let landed = Landed::default();
+    let request = model::request(agent, attempt, row, inspection)?;
+    watched(attempt, model::acquire(agent, attempt, request, &landed), || landed.bytes()).await
 }
 
 /// The canonical tensors of what a LoRA can change.

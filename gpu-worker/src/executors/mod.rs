@@ -10,6 +10,7 @@ mod engine;
 mod forward;
 mod hash;
 mod keep;
+mod landed;
 mod load;
 mod lora_check;
 mod metadata_write;

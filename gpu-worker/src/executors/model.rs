@@ -12,13 +12,14 @@ use std::{
 };
 
 use model_formats::Inspection;
-use residency::{Afoot, Lease, LoadRequest, ResidencyError, SourceFile};
+use residency::{Afoot, ChunkObserver, Lease, LoadRequest, ResidencyError, SourceFile};
 use shared::{
     db::models::{self, ComponentRow, ModelRow},
     ids::{ComponentId, ModelId},
     job::engine::Role,
 };
 
+use super::landed::Landed;
 use crate::{
     aliases, catalogue,
     context::Agent,
@@ -26,6 +27,7 @@ use crate::{
     judge::{self, ReadComponent},
     load_request::load_request,
     running::Attempt,
+    throttle::Throttle,
 };
 
 /// A model's rows, reduced to the components asked for.
@@ -148,13 +150,12 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(system)
 }
 
-/// The load of one component, with the host's read limit applied and its bytes counted into `landed`.
+/// The load of one component, with the host's read limit applied.
 pub(super) fn request(
     agent: &Agent,
     attempt: &Attempt,
     row: &ComponentRow,
     inspection: &Inspection,
-    landed: &Arc<Landed>,
 ) -> Result<LoadRequest, WorkError> {
     let missing = || WorkError::NoComponent {
         path: inspection.files.first().map(|file| file.path.display().to_string()).unwrap_or_default(),
@@ -164,17 +165,17 @@ pub(super) fn request(
     let mut request = load_request(row, inspection).ok_or_else(missing)?;
     request.key = key(agent, row.id);
     request.wanted_by = Some(attempt.holder().into());
-    let (throttle, cancel, landed) = (agent.throttle.clone(), attempt.cancel.clone(), landed.clone());
-    let mine = AtomicU64::new(0);
-    request.io.on_chunk = Some(Arc::new(move |bytes_so_far| {
-        let before = mine.fetch_max(bytes_so_far, Ordering::AcqRel);
-        let new = bytes_so_far.saturating_sub(before);
-        landed.add(new);
-        if let Some(throttle) = &throttle {
-            throttle.pay(new, || cancel.is_cancelled());
-        }
-    }));
+    request.io.on_chunk = agent.throttle.clone().map(throttled);
     Ok(request)
+}
+
+/// Has a load pay for its bytes as long as anybody wants it, also when the job that began it does not any more.
+fn throttled(throttle: Arc<Throttle>) -> ChunkObserver {
+    let paid = AtomicU64::new(0);
+    Arc::new(move |bytes_so_far, cancel| {
+        let before = paid.fetch_max(bytes_so_far, Ordering::AcqRel);
+        throttle.pay(bytes_so_far.saturating_sub(before), || cancel.is_cancelled());
+    })
 }
 
 /// The key of the RAM tier: the id that the component is held under, its own when it is not there.
@@ -185,40 +186,21 @@ fn key(agent: &Agent, component: ComponentId) -> Arc<str> {
     if there(&own) { own } else { held.find(there).unwrap_or(own) }
 }
 
-/// Bytes that have arrived in RAM for one job, over all its components.
-#[derive(Debug, Default)]
-pub(super) struct Landed(AtomicU64);
-
-impl Landed {
-    fn add(&self, bytes: u64) {
-        self.0.fetch_add(bytes, Ordering::AcqRel);
-    }
-
-    /// All of it is there, whoever brought it.
-    pub(super) fn complete(&self, bytes: u64) {
-        self.0.fetch_max(bytes, Ordering::AcqRel);
-    }
-
-    /// The sum so far.
-    pub(super) fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
-/// Makes one component resident in RAM, or finds it there. What is marked as corrupt is not read.
+/// Makes one component resident in RAM, or finds it there (true), and says on the way how far it is. What is marked as corrupt is not read.
 pub(super) async fn acquire(
     agent: &Agent,
     attempt: &Attempt,
     request: LoadRequest,
+    landed: &Landed,
 ) -> Result<(Lease, bool), WorkError> {
-    let before = agent.tier.stats().bytes_loaded_total;
     let present = agent.tier.progress(&request.key).is_none() && agent.tier.holds(&request.key);
     let (key, sources) = (request.key.clone(), request.sources.clone());
     if !agent.tier.holds(&key) {
         let files: Vec<_> = sources.iter().map(|source| (source.path.clone(), judge::key(source))).collect();
         judge::must_not_be_marked(agent, &files).await?;
     }
-    let lease = match agent.tier.acquire(request, &attempt.cancel).await {
+    let acquired = landed.watch(agent.tier.acquire(request, &attempt.cancel), || agent.tier.progress(&key));
+    let lease = match acquired.await {
         Err(error @ ResidencyError::DigestMismatch { .. }) => {
             let held = key.parse::<ComponentId>().ok();
             if let Some(held) = held.filter(|_| agent.tier.holds(&key)) {
@@ -227,11 +209,14 @@ pub(super) async fn acquire(
             }
             return Err(other_bytes(agent, held, &sources, error));
         }
-        other => other?,
+        other => other.map_err(WorkError::from).inspect_err(|error| {
+            if error.is_shortage_of_ram() {
+                landed.waits_for_room();
+            }
+        })?,
     };
     lease.mark(&attempt.holder());
-    let loaded = agent.tier.stats().bytes_loaded_total.saturating_sub(before);
-    agent.metrics.loaded_bytes.inc_by(loaded.min(if present { 0 } else { lease.tensor_bytes() }));
+    landed.reach(lease.tensor_bytes());
     Ok((lease, present))
 }
 

@@ -14,8 +14,9 @@ use residency::{Reason, policy::bandwidth::ReadFrom};
 use shared::{db::models::ComponentRow, ids::ComponentId, job::Keep};
 
 use super::{
+    landed::{self, Landed},
     load::watched,
-    model::{Landed, Wanted, unsigned},
+    model::{Wanted, unsigned},
 };
 use crate::{
     context::{Agent, Device},
@@ -73,7 +74,7 @@ pub(super) async fn ensure(
         wanted,
         keep,
         inspection,
-        landed: Arc::default(),
+        landed: wanted.components.iter().map(|_| Landed::default()).collect(),
         copied: AtomicU64::new(0),
         spared: AtomicU64::new(0),
         placed: Mutex::default(),
@@ -82,7 +83,11 @@ pub(super) async fn ensure(
     load.lease_present();
     // every byte is moved twice: into RAM, then to the device
     attempt.progress.enter("reading", wanted.bytes() * 2);
-    let moved = watched(attempt, load.all(), || load.done_bytes()).await;
+    let moved = watched(attempt, load.all(), || {
+        attempt.progress.phase(load.phase());
+        load.done_bytes()
+    })
+    .await;
     match moved.and_then(|components| load.is_whole().map(|()| components)) {
         Ok(components) => {
             load.note_needs();
@@ -104,7 +109,8 @@ pub(super) struct Load<'a> {
     /// What is said about the copies in RAM and on the device.
     pub(super) keep: Keep,
     pub(super) inspection: &'a Inspection,
-    pub(super) landed: Arc<Landed>,
+    /// By component, in their order.
+    pub(super) landed: Vec<Landed>,
     /// Bytes that went to the device.
     pub(super) copied: AtomicU64,
     /// Moves that were not needed: the bytes were there already.
@@ -137,7 +143,12 @@ impl PlacedComponent {
 
 impl Load<'_> {
     fn done_bytes(&self) -> u64 {
-        self.landed.bytes() + self.copied.load(Ordering::Acquire) + self.spared.load(Ordering::Acquire)
+        landed::bytes(&self.landed) + self.copied.load(Ordering::Acquire) + self.spared.load(Ordering::Acquire)
+    }
+
+    /// What the load does: the copy is told while nothing is on its way into RAM.
+    fn phase(&self) -> &'static str {
+        landed::phase(&self.landed).unwrap_or(if landed::bytes(&self.landed) > 0 { "copying" } else { "reading" })
     }
 
     /// What the device holds already with the digest that the catalogue registered.

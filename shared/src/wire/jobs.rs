@@ -204,7 +204,7 @@ pub struct JobView {
 /// Progress of a running job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Progress {
-    /// `locating`, `reading`, `copying`, `freeing`, `scanning`, ….
+    /// `locating`, `making_room`, `reading`, `verifying`, `copying`, `freeing`, `scanning`, ….
     pub phase: String,
     /// Bytes (for a scan: files) done.
     pub bytes_done: u64,

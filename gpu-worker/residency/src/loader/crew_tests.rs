@@ -92,7 +92,7 @@ fn a_reader_that_panics_ends_all() {
 #[test]
 fn one_that_hashes_and_panics_ends_all() {
     let panics = |request: &mut LoadRequest| {
-        request.io.on_chunk = Some(Arc::new(|done| assert!(done < BYTES / 2, "on purpose")));
+        request.io.on_chunk = Some(Arc::new(|done, _| assert!(done < BYTES / 2, "on purpose")));
     };
     let ended = crew(panics, |_, _| {}).unwrap_err();
     assert!(matches!(&ended, ResidencyError::Aborted { key } if &**key == "m"), "{ended}");

@@ -48,7 +48,7 @@ impl Crew<'_> {
         let done = self.progress.add(batch.slices.iter().map(|slice| slice.len as u64).sum());
         if let Some(observer) = &self.request.io.on_chunk {
             let _held = self.progress.hold();
-            observer(done);
+            observer(done, self.cancel);
         }
         Ok(())
     }

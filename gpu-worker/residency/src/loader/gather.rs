@@ -87,7 +87,7 @@ impl Gathering<'_> {
         let done = self.progress.add(placed.len);
         if let Some(observer) = &self.request.io.on_chunk {
             let _held = self.progress.hold();
-            observer(done);
+            observer(done, self.cancel);
         }
         Ok(Digest::from_bytes(*to.hasher.finalize().as_bytes()))
     }

@@ -87,7 +87,7 @@ impl Gate {
     /// The observer to put into [`IoOptions::on_chunk`].
     pub(crate) fn hold(&self, io: &mut IoOptions) {
         let gate = self.clone();
-        io.on_chunk = Some(Arc::new(move |_| {
+        io.on_chunk = Some(Arc::new(move |_, _| {
             let (state, changed) = &*gate.0;
             let mut state = state.lock().unwrap();
             state.0 = true;

@@ -22,8 +22,9 @@ use shared::{
 
 use super::{
     super::{
+        landed::Landed,
         load::watched,
-        model::{self, Landed, Wanted, blocking},
+        model::{self, Wanted, blocking},
         place::{self, Placed},
     },
     site::Site,
@@ -235,9 +236,9 @@ async fn in_ram(site: Site<'_>, wanted: &Wanted, inspection: &Inspection) -> Res
     let missing = || WorkError::NothingToLoad { model: wanted.model.name.clone(), reason: None };
     let row = wanted.components.first().ok_or_else(missing)?;
     attempt.progress.enter("reading", wanted.bytes());
-    let landed = Arc::<Landed>::default();
-    let request = model::request(agent, attempt, row, inspection, &landed)?;
-    let (lease, _) = watched(attempt, model::acquire(agent, attempt, request), || landed.bytes()).await?;
+    let landed = Landed::default();
+    let request = model::request(agent, attempt, row, inspection)?;
+    let (lease, _) = watched(attempt, model::acquire(agent, attempt, request, &landed), || landed.bytes()).await?;
     Ok(lease)
 }
 
