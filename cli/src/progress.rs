@@ -125,7 +125,7 @@ impl Unit {
 }
 
 /// A phase as people read it.
-fn words(phase: &str) -> String {
+pub(crate) fn words(phase: &str) -> String {
     phase.replace('_', " ")
 }
 

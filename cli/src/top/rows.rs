@@ -12,6 +12,7 @@ use super::{keys::Order, sample::Sample};
 use crate::{
     commands::text::{age, bytes, dash},
     follow::waits,
+    progress::words,
 };
 
 /// A share of something, drawn as a bar.
@@ -110,7 +111,7 @@ pub(super) fn running(job: &JobView, sample: &Sample) -> Row {
     let total = if progress.bytes_total > 0 { format!(" of {}", size(progress.bytes_total)) } else { String::new() };
     let detail = progress.detail.as_ref().map(|detail| format!(" {detail}")).unwrap_or_default();
     row.cells.extend([
-        format!("{}{detail}", progress.phase),
+        format!("{}{detail}", words(&progress.phase)),
         String::new(),
         format!("{}{total}", size(progress.bytes_done)),
         rate.unwrap_or_else(|| "-".to_owned()),

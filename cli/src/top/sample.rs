@@ -70,8 +70,8 @@ impl Sample {
         let rate = |job: &JobView| {
             let now = job.progress.as_ref()?;
             let then = before.running.iter().find(|then| then.id == job.id)?.progress.as_ref()?;
-            // a new phase counts from its own beginning
-            let same = now.phase == then.phase && now.bytes_done >= then.bytes_done && seconds > 0.0;
+            // what counts something else has another total
+            let same = now.bytes_total == then.bytes_total && now.bytes_done >= then.bytes_done && seconds > 0.0;
             same.then(|| (job.id, (now.bytes_done - then.bytes_done) as f64 / seconds))
         };
         self.running.iter().filter_map(rate).collect()

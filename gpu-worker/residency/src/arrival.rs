@@ -62,11 +62,11 @@ impl Unverified {
 }
 
 impl RamTier {
-    /// Ends once another load of `key` runs than the one that `arrivals` are of. What came with that one is for nobody who
-    /// waits for `key` any more, and whoever follows it is to let go: no ledger counts it.
+    /// Ends once another load of `key` runs than the one that `arrivals` are of, or none runs and what came is not held. It is for
+    /// nobody who waits for `key` any more, and whoever follows it is to let go: no ledger counts it.
     pub async fn superseded(&self, key: &str, arrivals: &watch::Receiver<Option<Arrival>>) {
         let mut changes = self.changes();
-        while self.arrival(key).is_none_or(|now| now.same_channel(arrivals)) {
+        while self.arrival(key).map_or_else(|| self.holds(key), |now| now.same_channel(arrivals)) {
             if changes.changed().await.is_err() {
                 pending::<()>().await;
             }

@@ -84,7 +84,7 @@ impl Load<'_> {
         landed: &Landed,
     ) -> Result<PlacedComponent, WorkError> {
         let _under_way = turns.under_way(&disks).await;
-        let turn = turns.to_read(&disks, &row.kind).await;
+        let turn = turns.to_read(&disks).await;
         if self.attempt.cancel.is_cancelled() {
             return Err(WorkError::Cancelled);
         }
@@ -96,7 +96,7 @@ impl Load<'_> {
         let request = model::request(self.agent, self.attempt, row, self.inspection)?;
         let (key, from) = (request.key.clone(), request.read_from());
         let acquiring = pin!(async {
-            let got = self.acquire(request, turns, landed).await;
+            let got = self.acquire(row, request, turns, landed).await;
             drop(turn);
             got
         });
@@ -106,9 +106,15 @@ impl Load<'_> {
     }
 
     /// Into RAM, with what the request says about keeping it there.
-    async fn acquire(&self, request: LoadRequest, turns: &Turns<'_>, landed: &Landed) -> Result<InRam, WorkError> {
+    async fn acquire(
+        &self,
+        row: &ComponentRow,
+        request: LoadRequest,
+        turns: &Turns<'_>,
+        landed: &Landed,
+    ) -> Result<InRam, WorkError> {
         let take = || model::acquire(self.agent, self.attempt, request.clone(), landed);
-        let (lease, cached) = turns.with_room(take).await?;
+        let (lease, cached) = turns.with_room(&row.kind, take).await?;
         keep::apply(self.agent, &lease, self.keep)?;
         Ok(InRam { lease, cached, _held: turns.hold() })
     }

@@ -13,7 +13,7 @@ use super::{
     Done, keep,
     landed::{self, Landed},
     load::watched,
-    model,
+    model::{self, unsigned},
     turns::Turns,
 };
 use crate::{commit::Effects, context::Agent, error::WorkError, load_request, running::Attempt};
@@ -55,7 +55,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: CacheAddArgs, attempt: &Attemp
 impl Caching<'_> {
     /// All components, those of one disk one after the other.
     async fn all(&self, rows: &[ComponentRow]) -> Result<Vec<Cached>, WorkError> {
-        let landed: Vec<Landed> = rows.iter().map(|_| Landed::default()).collect();
+        let landed: Vec<Landed> = rows.iter().map(|row| Landed::new(unsigned(row.bytes))).collect();
         let disks = rows.iter().flat_map(|row| load_request::disks(row, self.inspection));
         let turns = Turns::new(disks, &self.attempt.progress);
         let each = rows.iter().zip(&landed).map(|(row, landed)| self.one(row, landed, &turns));
@@ -67,13 +67,13 @@ impl Caching<'_> {
     }
 
     async fn one(&self, row: &ComponentRow, landed: &Landed, turns: &Turns<'_>) -> Result<Cached, WorkError> {
-        let _turn = turns.to_read(&load_request::disks(row, self.inspection), &row.kind).await;
+        let _turn = turns.to_read(&load_request::disks(row, self.inspection)).await;
         if self.attempt.cancel.is_cancelled() {
             return Err(WorkError::Cancelled);
         }
         let request = model::request(self.agent, self.attempt, row, self.inspection)?;
         let (lease, cached) =
-            turns.with_room(|| model::acquire(self.agent, self.attempt, request.clone(), landed)).await?;
+            turns.with_room(&row.kind, || model::acquire(self.agent, self.attempt, request.clone(), landed)).await?;
         keep::apply(self.agent, &lease, self.keep)?;
         let (bytes, digest) = (lease.tensor_bytes(), lease.digest().to_string());
         let view = serde_json::json!({

@@ -15,17 +15,24 @@ use residency::{Phase, ProgressSnapshot};
 const SAMPLE: Duration = Duration::from_millis(100);
 
 /// One component's bytes that have arrived in RAM.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Landed {
     bytes: AtomicU64,
+    /// Another content of the component, whose load runs first, may have more.
+    most: u64,
     /// Of the load that brings it, while one runs.
     phase: Mutex<Option<Phase>>,
 }
 
 impl Landed {
+    /// None so far, of a component of so many.
+    pub(super) fn new(most: u64) -> Self {
+        Self { bytes: AtomicU64::new(0), most, phase: Mutex::default() }
+    }
+
     /// So many, unless it were more before.
     pub(super) fn reach(&self, bytes: u64) {
-        self.bytes.fetch_max(bytes, Ordering::AcqRel);
+        self.bytes.fetch_max(bytes.min(self.most), Ordering::AcqRel);
     }
 
     /// So many so far.
@@ -100,7 +107,7 @@ mod tests {
 
     #[test]
     fn bytes_only_grow_and_what_moves_them_is_told_first() {
-        let all = [Landed::default(), Landed::default()];
+        let all = [Landed::new(10), Landed::new(10)];
         assert_eq!((bytes(&all), phase(&all)), (0, None));
         all[0].saw(load(Phase::MakingRoom, 0));
         assert_eq!(phase(&all), Some("making_room"));
@@ -110,6 +117,8 @@ mod tests {
         assert_eq!((bytes(&all), phase(&all)), (7, Some("reading")));
         all[0].saw(load(Phase::Waiting, 0));
         all[1].saw(None);
-        assert_eq!((bytes(&all), phase(&all)), (7, Some("making_room")), "another load began, and the bytes were told");
+        assert_eq!((bytes(&all), phase(&all)), (7, Some("making_room")));
+        all[0].saw(load(Phase::Waiting, 12));
+        assert_eq!(bytes(&all), 14, "no more than there are");
     }
 }

@@ -94,7 +94,7 @@ pub(super) async fn resident(
     let missing = || WorkError::NothingToLoad { model: lora.model.name.clone(), reason: None };
     let row = lora.components.first().ok_or_else(missing)?;
     attempt.progress.enter("reading", lora.bytes());
-    let landed = Landed::default();
+    let landed = Landed::new(lora.bytes());
     let request = model::request(agent, attempt, row, inspection)?;
     watched(attempt, model::acquire(agent, attempt, request, &landed), || landed.bytes()).await
 }

@@ -74,7 +74,7 @@ pub(super) async fn ensure(
         wanted,
         keep,
         inspection,
-        landed: wanted.components.iter().map(|_| Landed::default()).collect(),
+        landed: wanted.components.iter().map(|row| Landed::new(unsigned(row.bytes))).collect(),
         copied: AtomicU64::new(0),
         spared: AtomicU64::new(0),
         placed: Mutex::default(),

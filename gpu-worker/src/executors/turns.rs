@@ -35,10 +35,9 @@ struct Disk {
 }
 
 /// A component is read.
-pub(super) struct Reading<'a> {
+struct Reading<'a> {
     turns: &'a Turns<'a>,
     kind: &'a str,
-    _disks: Vec<MutexGuard<'a, ()>>,
 }
 
 /// Counts a component among those that are held in RAM.
@@ -72,13 +71,18 @@ impl<'a> Turns<'a> {
     }
 
     /// To be read; as long as what is returned lives.
-    pub(super) async fn to_read(&'a self, disks: &BTreeSet<u64>, kind: &'a str) -> Reading<'a> {
+    pub(super) async fn to_read(&self, disks: &BTreeSet<u64>) -> Vec<MutexGuard<'_, ()>> {
         let mut mine = Vec::new();
         for disk in self.of(disks) {
             mine.push(disk.reading.lock().await);
         }
+        mine
+    }
+
+    /// Says, as long as what is returned lives, that a component of this kind is read.
+    fn reads(&'a self, kind: &'a str) -> Reading<'a> {
         self.tell(|kinds| kinds.push(kind.to_owned()));
-        Reading { turns: self, kind, _disks: mine }
+        Reading { turns: self, kind }
     }
 
     /// Says which kinds are read.
@@ -90,15 +94,19 @@ impl<'a> Turns<'a> {
         }
     }
 
-    /// What `take` gets, which needs room in RAM. Where it finds none beside what the job reads and holds meanwhile, it waits for
+    /// What `take` gets for a component of this kind, which needs room in RAM. Where it finds none beside what the job reads and holds meanwhile, it waits for
     /// that, and is refused only when it found none alone.
     ///
     /// # Errors
     /// Those of `take`.
-    pub(super) async fn with_room<T, F>(&self, mut take: impl FnMut() -> F) -> Result<T, WorkError>
+    pub(super) async fn with_room<T, F>(&self, kind: &str, mut take: impl FnMut() -> F) -> Result<T, WorkError>
     where
         F: Future<Output = Result<T, WorkError>>,
     {
+        let mut take = async || {
+            let _reading = self.reads(kind);
+            take().await
+        };
         let mut held = self.held.subscribe();
         {
             let _beside = self.room.read().await;
@@ -218,8 +226,8 @@ mod tests {
             part.disks.iter().for_each(|disk| *now.under_way.entry(*disk).or_default() += 1);
             assert!(now.under_way.values().all(|ahead| *ahead <= AHEAD), "{now:?}");
         }
-        let turn = turns.to_read(&part.disks, "unet").await;
-        turns.with_room(|| taken(seen, part)).await?;
+        let turn = turns.to_read(&part.disks).await;
+        turns.with_room("unet", || taken(seen, part)).await?;
         let _held = turns.hold();
         drop(turn);
         pause(part.pauses.1).await;
@@ -229,8 +237,9 @@ mod tests {
         Ok(())
     }
 
-    fn all(parts: &[Part]) -> (Vec<Result<(), WorkError>>, Seen) {
-        let (seen, progress) = (Arc::<Short<Seen>>::default(), Progress::new());
+    /// Where others hold so much of the RAM.
+    fn all(parts: &[Part], used: u64) -> (Vec<Result<(), WorkError>>, Seen) {
+        let (seen, progress) = (Arc::new(Short::new(Seen { used, ..Seen::default() })), Progress::new());
         let turns = Turns::new(parts.iter().flat_map(|part| part.disks.clone()), &progress);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let ended = runtime.block_on(join_all(parts.iter().map(|part| brought(&seen, part, &turns))));
@@ -245,26 +254,30 @@ mod tests {
 
     #[test]
     fn disks_are_read_beside_each_other_where_there_is_room() {
-        let (ended, seen) = all(&[on(0, 4), on(0, 2), on(1, 4)]);
+        let (ended, seen) = all(&[on(0, 4), on(0, 2), on(1, 4)], 0);
         assert!(ended.iter().all(Result::is_ok), "{ended:?}");
         assert_eq!(seen.most, 2);
-        let (ended, seen) = all(&[on(0, 6), on(1, 6)]);
+        let (ended, seen) = all(&[on(0, 6), on(1, 6)], 0);
         assert!(ended.iter().all(Result::is_ok), "{ended:?}");
         assert_eq!(seen.most, 1, "the second waited for the first");
     }
 
     #[test]
     fn what_has_no_room_alone_is_refused() {
-        let (ended, seen) = all(&[on(0, 4), on(1, CAPACITY + 1)]);
-        assert!(matches!(&ended[..], [Ok(()), Err(WorkError::Residency(ResidencyError::NoRoom(_)))]), "{ended:?}");
-        assert_eq!(seen.used, 0);
+        for (parts, used) in
+            [([on(0, 4), on(1, CAPACITY + 1)], 0), ([on(0, 4), on(1, 8)], 5), ([on(0, 4), on(0, 8)], 5)]
+        {
+            let (ended, seen) = all(&parts, used);
+            assert!(matches!(&ended[..], [Ok(()), Err(WorkError::Residency(ResidencyError::NoRoom(_)))]), "{ended:?}");
+            assert_eq!(seen.used, used);
+        }
     }
 
     proptest! {
         /// Whatever has room alone gets it, nobody waits in a circle, and no disk is read twice at a time.
         #[test]
         fn all_that_fit_alone_arrive(parts in proptest::collection::vec(part(), 1..12)) {
-            let (ended, seen) = all(&parts);
+            let (ended, seen) = all(&parts, 0);
             prop_assert!(ended.iter().all(Result::is_ok), "{:?}", ended);
             prop_assert_eq!(seen.used, 0);
         }

@@ -133,45 +133,40 @@ pub(super) struct Ticket {
     key: Key,
     id: u64,
     done: watch::Receiver<Option<Outcome>>,
-    /// What dropping means: leave, leave and cancel if last, or nothing any more.
-    on_drop: OnDrop,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum OnDrop {
-    Leave,
-    Cancel,
-    Nothing,
+    /// What the caller gives up with. One that waits for several loads hears of it for the first and drops the others.
+    cancel: CancellationToken,
+    /// Its place became a lease.
+    claimed: bool,
 }
 
 impl Ticket {
-    pub(super) fn new(inner: Arc<Inner>, key: Key, id: u64, done: watch::Receiver<Option<Outcome>>) -> Self {
-        Self { inner, key, id, done, on_drop: OnDrop::Leave }
+    pub(super) fn new(
+        inner: Arc<Inner>,
+        (key, id): (Key, u64),
+        done: watch::Receiver<Option<Outcome>>,
+        cancel: CancellationToken,
+    ) -> Self {
+        Self { inner, key, id, done, cancel, claimed: false }
     }
 
     /// Waits for the load's end and takes the lease. `None`: ask again.
-    pub(super) async fn wait(mut self, cancel: &CancellationToken) -> Result<Option<Lease>, ResidencyError> {
+    pub(super) async fn wait(mut self) -> Result<Option<Lease>, ResidencyError> {
         let outcome = tokio::select! {
             biased;
             outcome = self.done.wait_for(Option::is_some) => outcome.ok().and_then(|o| o.clone()),
-            () = cancel.cancelled() => {
-                self.on_drop = OnDrop::Cancel;
-                return Err(ResidencyError::Cancelled { key: self.key.clone() });
-            }
+            () = self.cancel.cancelled() => return Err(ResidencyError::Cancelled { key: self.key.clone() }),
         };
         outcome.unwrap_or_else(|| Err(ResidencyError::Aborted { key: self.key.clone() }))?;
         let lease = self.inner.claim(&self.key, self.id);
-        if lease.is_some() {
-            self.on_drop = OnDrop::Nothing;
-        }
+        self.claimed = lease.is_some();
         Ok(lease)
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.on_drop != OnDrop::Nothing {
-            self.inner.leave(&self.key, self.id, self.on_drop == OnDrop::Cancel);
+        if !self.claimed {
+            self.inner.leave(&self.key, self.id, self.cancel.is_cancelled());
         }
     }
 }

@@ -148,7 +148,7 @@ impl RamTier {
     /// Content matches when the registered digest is given and equal, or, without one, when the file
     /// identities are equal; other ready content under the key is superseded (its leases keep it until
     /// they end). Concurrent callers of one key join one load. Dropping the future leaves the load
-    /// running; `cancel` ends it if no other caller waits. Cancel safe.
+    /// running; `cancel` ends it if no other caller waits, also for futures that are dropped after it. Cancel safe.
     ///
     /// # Errors
     /// See [`ResidencyError`]. On `Cancelled` the last bytes may be on their way back.
@@ -164,10 +164,10 @@ impl RamTier {
             if cancel.is_cancelled() {
                 return Err(cancelled());
             }
-            match self.inner.ask(&request, &mut counted)? {
+            match self.inner.ask(&request, &mut counted, cancel)? {
                 Answer::Ready(lease) => return Ok(lease),
                 Answer::Wait(ticket) => {
-                    if let Some(lease) = ticket.wait(cancel).await? {
+                    if let Some(lease) = ticket.wait().await? {
                         return Ok(lease);
                     }
                 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Inner,
@@ -172,13 +173,14 @@ impl Inner {
         self: &Arc<Self>,
         request: &Arc<LoadRequest>,
         counted: &mut bool,
+        cancel: &CancellationToken,
     ) -> Result<Answer, ResidencyError> {
         let now = self.started.elapsed();
         let mut guard = self.table();
         let table = &mut *guard;
         let changes = self.changes.subscribe();
         let Some(slot) = table.slots.get_mut(&request.key) else {
-            return self.start(table, request, Kept::default(), counted);
+            return self.start(table, request, Kept::default(), (counted, cancel));
         };
         match (slot.entry.state, matches(slot, request)) {
             (State::Ready, Match::Yes) => {
@@ -200,10 +202,10 @@ impl Inner {
                 table.departures.leaves(&request.key, Reason::Superseded.into(), self.now().unix_ms);
                 let retired = table.slots.remove(&request.key);
                 table.retired.extend(retired);
-                self.start(table, request, kept, counted)
+                self.start(table, request, kept, (counted, cancel))
             }
             (State::Loading, Match::Yes) if !slot.flight.cancel.is_cancelled() => {
-                let ticket = self.join(slot)?;
+                let ticket = self.join(slot, cancel)?;
                 if !std::mem::replace(counted, true) {
                     table.stats.joins_total += 1;
                     table.reuse.touch(&request.key, now);
@@ -213,7 +215,7 @@ impl Inner {
             (State::Loading | State::Evicting, _) => Ok(Answer::Busy(changes)),
             (State::Absent | State::Failed(_), _) => {
                 let kept = slot.kept();
-                self.start(table, request, kept, counted)
+                self.start(table, request, kept, (counted, cancel))
             }
         }
     }
@@ -223,7 +225,7 @@ impl Inner {
         table: &mut Table,
         request: &Arc<LoadRequest>,
         kept: Kept,
-        counted: &mut bool,
+        (counted, cancel): (&mut bool, &CancellationToken),
     ) -> Result<Answer, ResidencyError> {
         let now = self.now();
         let id = table.next_id;
@@ -252,7 +254,7 @@ impl Inner {
         slot.apply(Event::Join).map_err(|refused| refusal(&request.key, refused))?;
         // No guard may exist before this succeeds: dropping one takes the lock that is held here.
         self.launch(request.clone(), id, flight, done)?;
-        let ticket = self.ticket(&slot);
+        let ticket = self.ticket(&slot, cancel);
         table.slots.insert(request.key.clone(), slot);
         let evicted = table.reuse.take_evicted(&request.key, now.since_start);
         table.stats.early_reloads_total += u64::from(evicted.is_some_and(|ago| ago <= self.config.early_reload));
@@ -264,14 +266,14 @@ impl Inner {
         Ok(Answer::Wait(ticket))
     }
 
-    fn join(self: &Arc<Self>, slot: &mut Slot) -> Result<Ticket, ResidencyError> {
+    fn join(self: &Arc<Self>, slot: &mut Slot, cancel: &CancellationToken) -> Result<Ticket, ResidencyError> {
         slot.apply(Event::Join).map_err(|refused| refusal(&slot.key, refused))?;
-        Ok(self.ticket(slot))
+        Ok(self.ticket(slot, cancel))
     }
 
-    fn ticket(self: &Arc<Self>, slot: &Slot) -> Ticket {
+    fn ticket(self: &Arc<Self>, slot: &Slot, cancel: &CancellationToken) -> Ticket {
         let done = slot.flight.done.clone();
-        Ticket::new(self.clone(), slot.key.clone(), slot.id, done)
+        Ticket::new(self.clone(), (slot.key.clone(), slot.id), done, cancel.clone())
     }
 
     pub(super) fn lease(self: &Arc<Self>, key: &str) -> Result<Lease, ResidencyError> {

@@ -77,6 +77,25 @@ async fn a_dropped_caller_does_not_kill_the_load() {
     assert!(tier.lease("m").is_ok());
 }
 
+/// A caller of several loads hears of its cancel from one of them and drops the rest.
+#[tokio::test]
+async fn a_cancel_ends_all_loads_of_a_caller() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tier, cancel) = (tier(8 * MIB), CancellationToken::new());
+    let [(one, first), (two, second)] = ["one", "two"].map(|key| held(&dir, key));
+    let both = async { tokio::try_join!(tier.acquire(one, &cancel), tier.acquire(two, &cancel)).map(|_| ()) };
+    let (ended, ()) = tokio::join!(both, async {
+        first.reached().await;
+        second.reached().await;
+        cancel.cancel();
+    });
+    assert!(matches!(ended, Err(ResidencyError::Cancelled { .. })));
+    first.open();
+    second.open();
+    until(&tier, |snapshot| snapshot.entries.is_empty()).await;
+    assert_empty(&tier);
+}
+
 #[tokio::test]
 async fn the_last_caller_to_cancel_ends_the_load_and_memory_is_back() {
     let dir = tempfile::tempdir().unwrap();

@@ -236,7 +236,7 @@ async fn in_ram(site: Site<'_>, wanted: &Wanted, inspection: &Inspection) -> Res
     let missing = || WorkError::NothingToLoad { model: wanted.model.name.clone(), reason: None };
     let row = wanted.components.first().ok_or_else(missing)?;
     attempt.progress.enter("reading", wanted.bytes());
-    let landed = Landed::default();
+    let landed = Landed::new(wanted.bytes());
     let request = model::request(agent, attempt, row, inspection)?;
     let (lease, _) = watched(attempt, model::acquire(agent, attempt, request, &landed), || landed.bytes()).await?;
     Ok(lease)
