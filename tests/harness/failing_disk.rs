@@ -1,5 +1,5 @@
-//! A file system that hangs, fails, is slow or gives less than it is asked for on command, when it is read or when a file is closed: what a dead file server or a dying
-//! disk does. Needs the right to mount.
+//! A file system that hangs, fails, is slow or ends files early on command, when it is read or when a file is closed: what a dead
+//! file server or a dying disk does. Needs the right to mount.
 
 use std::{
     ffi::OsStr,
@@ -33,8 +33,8 @@ enum Mode {
     Fail,
     /// So many bytes in a second.
     Slow(u32),
-    /// Each read gives half of what it could, which the kernel takes for the end of the file.
-    Short,
+    /// No read gives what is behind this byte, whatever size the file is said to have.
+    End(u64),
 }
 
 #[derive(Debug, Default)]
@@ -108,9 +108,9 @@ impl FailingDisk {
         self.state().mode = Mode::Slow(bytes_per_second);
     }
 
-    /// Reads give half of what they are asked for from now on, as where a file ends early.
-    pub fn short(&self) {
-        self.state().mode = Mode::Short;
+    /// Reads give nothing from this byte on, as where a file ends before its size says so.
+    pub fn end_at(&self, offset: u64) {
+        self.state().mode = Mode::End(offset);
     }
 
     /// Reads that hang now.
@@ -234,9 +234,9 @@ impl Filesystem for Disk {
                 std::thread::sleep(Duration::from_secs(1).mul_f64(f64::from(size) / f64::from(rate)));
                 answer(&self.files[index], offset, size, reply);
             }
-            // whole blocks, as a disk gives
-            Mode::Short if offset >= HEADERS && size > 8192 => {
-                answer(&self.files[index], offset, size / 2 / 4096 * 4096, reply);
+            Mode::End(end) => {
+                let left = u32::try_from(end.saturating_sub(offset)).unwrap_or(u32::MAX);
+                answer(&self.files[index], offset, size.min(left), reply);
             }
             _ => answer(&self.files[index], offset, size, reply),
         }
