@@ -167,7 +167,9 @@ impl Load<'_> {
                 Ok(both) => return Ok(both),
                 Err(Ended::Failed(error)) => return Err(error),
                 Err(Ended::Elsewhere(got)) => break got,
-                Err(Ended::Superseded) => {}
+                Err(Ended::Superseded) => {
+                    tracing::info!(component = %row.id, "a load of other content was followed; the wanted one is from here on");
+                }
             }
         };
         let device = self.copy(row, &Source::Whole(&got.lease), (from, &mine)).await?;
