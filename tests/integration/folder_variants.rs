@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs};
 
-use harness::{FailingDisk, Farm, LONG, ModelFile, SHORT, mebibytes, wait_for};
+use harness::{Farm, LONG, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::{Value, json};
 use shared::{
     job::JobState,
@@ -14,7 +14,7 @@ use crate::{
     command_line::modelyard,
     corrections::{correct, settled},
     engine::make_models_of,
-    support::{load_with, loaded},
+    support::{failing_disk, load_with, loaded},
 };
 
 const FOLDER: &str = "sd15-tiny-diffusers";
@@ -229,21 +229,16 @@ async fn a_choice_goes_with_a_folder_that_is_renamed() {
 
 /// A hash job made its list before a choice and comes to the folder after it: what it reads of the files from before is not compared with
 /// what the folder is by then, though another model has one of those files.
-#[expect(clippy::print_stdout, reason = "tests/run counts what says that it was skipped")]
 #[tokio::test]
 async fn a_hash_job_that_began_before_a_choice_marks_nothing() {
     let farm = Farm::start().await;
     library(&farm);
     let shared = farm.library().join(FOLDER).join("vae").join(PLAIN);
     fs::hard_link(shared, farm.library().join("again.safetensors")).unwrap();
-    let (behind, mounted) = (farm.path("behind"), farm.path("mounted"));
     // small ones are hashed first
-    ModelFile::vae(mebibytes(2)).write(&behind, "first.safetensors");
-    let Some(disk) = FailingDisk::mount(&behind, &mounted) else {
-        println!("skipped: this process may not mount file systems");
-        return;
-    };
-    let agent = farm.agent_with_library(farm.agent("a").root("far", &mounted)).await;
+    ModelFile::vae(mebibytes(2)).write(&farm.path("behind"), "first.safetensors");
+    let Some(disk) = failing_disk(&farm) else { return };
+    let agent = farm.agent_with_library(farm.agent("a").root("far", farm.path("mounted"))).await;
     disk.hang();
     let hash = farm.api.submit("/v1/jobs", json!({ "kind": "hash", "target": "host:a" })).await;
     wait_for("a read that hangs", SHORT, || async { if disk.held() > 0 { Ok(()) } else { Err("none".to_owned()) } })

@@ -10,20 +10,15 @@ use shared::{
     wire::{CacheView, DeviceView, JobDetail, JobView, ModelDetail},
 };
 
-use crate::support::{device_is, loaded};
+use crate::support::{device_is, failing_disk, loaded};
 
 /// A farm with `fine` on its own disk and `far` on one that can fail; none where nothing can be mounted.
-#[expect(clippy::print_stdout, reason = "tests/run counts what says that it was skipped")]
 async fn farm(io_timeout: &str) -> Option<(Farm, FailingDisk, Daemon)> {
     let farm = Farm::start().await;
     ModelFile::vae(mebibytes(4)).write(&farm.library(), "fine.safetensors");
-    let (behind, mounted) = (farm.path("behind"), farm.path("mounted"));
-    ModelFile::vae(mebibytes(24)).seed(3).write(&behind, "far.safetensors");
-    let Some(disk) = FailingDisk::mount(&behind, &mounted) else {
-        println!("skipped: this process may not mount file systems");
-        return None;
-    };
-    let settings = farm.agent("a").root("far", &mounted).option("--io-timeout", io_timeout);
+    ModelFile::vae(mebibytes(24)).seed(3).write(&farm.path("behind"), "far.safetensors");
+    let disk = failing_disk(&farm)?;
+    let settings = farm.agent("a").root("far", farm.path("mounted")).option("--io-timeout", io_timeout);
     let agent = farm.agent_with_library(settings).await;
     wait_for("the model on the mounted disk", SHORT, || async {
         let answer = farm.api.ask("/v1/models/far").await;

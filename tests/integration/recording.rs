@@ -457,22 +457,23 @@ async fn a_registration_and_a_commit_take_models_before_what_is_resident() {
     models::record_models(&pool, None, ("a", "main"), &batch(&[found(1)])).await.expect("a record");
     let mut commit = pool.begin().await.expect("a transaction");
     sqlx::query("select 1 from models for no key update").execute(&mut *commit).await.expect("the model");
-    let (registering, other) = (pool.clone(), farm.path("other").display().to_string());
-    let registering =
-        tokio::spawn(async move { register(&registering, "a", vec![("other".to_owned(), other, None)]).await });
-    wait_for("the registration to wait for the model", SHORT, || async {
-        let waits: i64 = sqlx::query_scalar(
-            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
-        )
-        .fetch_one(&pool)
-        .await
-        .expect("an answer");
-        if waits == 1 { Ok(()) } else { Err(format!("{waits} wait")) }
-    })
-    .await;
-    residency::lock(&mut commit, &BTreeSet::from(["a".to_owned()])).await.expect("nobody has it");
-    commit.commit().await.expect("a commit");
-    registering.await.expect("a task").expect("a registration");
+    let registering = register(&pool, "a", vec![("other".to_owned(), "/other".to_owned(), None)]);
+    let committing = async {
+        wait_for("the registration to wait for the model", SHORT, || async {
+            let waits: i64 = sqlx::query_scalar(
+                "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+            )
+            .fetch_one(&pool)
+            .await
+            .expect("an answer");
+            if waits == 1 { Ok(()) } else { Err(format!("{waits} wait")) }
+        })
+        .await;
+        residency::lock(&mut commit, &BTreeSet::from(["a".to_owned()])).await.expect("nobody has it");
+        commit.commit().await.expect("a commit");
+    };
+    let (registered, ()) = tokio::join!(registering, committing);
+    registered.expect("a registration");
     let left: i64 = sqlx::query_scalar("select count(*) from model_locations").fetch_one(&pool).await.expect("a count");
     assert_eq!(left, 0);
 }
