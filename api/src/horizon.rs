@@ -17,30 +17,39 @@ const POLL: Duration = Duration::from_secs(1);
 /// Longest wait of a stream for the first look.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The newest settled event; none before the first look.
+/// How far the events are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Seen {
+    /// The newest settled event; none while somebody is waited for who wrote at the first look.
+    pub(crate) settled: Option<i64>,
+    /// Where a stream without history starts; none before the first look.
+    start: Option<i64>,
+}
+
+/// What the looks saw.
 #[derive(Debug)]
-pub(crate) struct Settled(watch::Sender<Option<i64>>);
+pub(crate) struct Settled(watch::Sender<Seen>);
 
 impl Default for Settled {
     fn default() -> Self {
-        Self(watch::Sender::new(None))
+        Self(watch::Sender::new(Seen::default()))
     }
 }
 
 impl Settled {
     /// As it grows.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<i64>> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Seen> {
         self.0.subscribe()
     }
 
-    /// Where a stream without history starts: what is not committed yet comes after it.
+    /// Where a stream without history starts: what takes its number later comes after it.
     ///
     /// # Errors
     /// 503 while Postgres has not answered once.
     pub(crate) async fn now(&self) -> Result<i64, ApiError> {
-        let mut settled = self.subscribe();
-        let first = timeout(PATIENCE, settled.wait_for(Option::is_some)).await.map_err(|_| DbError::timed_out())?;
-        let now = first.ok().and_then(|settled| *settled);
+        let mut seen = self.subscribe();
+        let first = timeout(PATIENCE, seen.wait_for(|seen| seen.start.is_some())).await;
+        let now = first.map_err(|_| DbError::timed_out())?.ok().and_then(|seen| seen.start);
         Ok(now.ok_or_else(DbError::timed_out)?)
     }
 }
@@ -53,8 +62,8 @@ pub(crate) async fn watch(state: AppState) {
         // subscribed before the look, so that nothing falls between
         let mut hints = state.hints.subscribe();
         let looked = look(&state, &mut horizon).await;
-        let settled = horizon.settled();
-        state.settled.0.send_if_modified(|told| std::mem::replace(told, settled) != settled);
+        let seen = Seen { settled: horizon.settled(), start: horizon.start() };
+        state.settled.0.send_if_modified(|told| std::mem::replace(told, seen) != seen);
         let pause = async {
             if looked.is_err() || state.settled.0.receiver_count() == 0 {
                 return sleep(POLL).await;

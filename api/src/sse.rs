@@ -30,7 +30,7 @@ use tokio::sync::{
     watch,
 };
 
-use crate::{context::NO_STORE, problem::ApiError, state::AppState, views};
+use crate::{context::NO_STORE, horizon::Seen, problem::ApiError, state::AppState, views};
 
 /// Time between heartbeat comments.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -80,7 +80,9 @@ pub(crate) struct Feed {
     after: i64,
     hints: Receiver<Hint>,
     /// How far the farm's events are settled.
-    settled: watch::Receiver<Option<i64>>,
+    settled: watch::Receiver<Seen>,
+    /// It is still to be told where the stream starts.
+    starts: bool,
     queue: VecDeque<Event>,
     /// The job's terminal event has been queued, or its row says that it ended and nothing more came.
     ended: bool,
@@ -101,6 +103,7 @@ impl Feed {
             after,
             hints,
             settled,
+            starts: false,
             queue,
             ended: false,
             seen_ended: false,
@@ -109,10 +112,10 @@ impl Feed {
         }
     }
 
-    /// Tells first where it starts, so that a client that has not seen an event yet can come back to it as well.
+    /// Tells first where it starts, so that a client that has not seen an event yet can come back to it as well. Not before all that has a lower
+    /// number is there: who looks at the farm after it misses nothing.
     pub(crate) fn with_its_start(mut self) -> Self {
-        // without data it is no event to a client, which takes the id all the same
-        self.queue.push_back(Event::default().id(self.after.to_string()));
+        self.starts = true;
         self
     }
 
@@ -146,7 +149,11 @@ impl Feed {
     }
 
     async fn fill_of_farm(&mut self, topics: Topics) -> Result<(), ApiError> {
-        let Some(settled) = *self.settled.borrow_and_update() else { return Ok(()) };
+        let Some(settled) = self.settled.borrow_and_update().settled else { return Ok(()) };
+        if std::mem::take(&mut self.starts) {
+            // without data it is no event to a client, which takes the id all the same
+            self.queue.push_back(Event::default().id(self.after.to_string()));
+        }
         if settled <= self.after {
             return Ok(());
         }

@@ -1,5 +1,5 @@
-//! A file system that hangs, fails, is slow or gives less than it is asked for on command, when it is read or when a file is closed: what a dead file server or a dying
-//! disk does. Needs the right to mount.
+//! A file system that hangs, fails, is slow or ends files early on command, when it is read or when a file is closed: what a dead
+//! file server or a dying disk does. Needs the right to mount.
 
 use std::{
     ffi::OsStr,
@@ -18,8 +18,10 @@ use fuser::{
 
 /// Reads before this offset are always answered: headers can be listed.
 const HEADERS: u64 = 1 << 20;
-/// How long the kernel may believe what it was told.
-const TTL: Duration = Duration::from_secs(1);
+/// More than there are files.
+const FILES: u64 = 256;
+/// The kernel asks each time: what it was told a moment ago may be of another file.
+const TTL: Duration = Duration::ZERO;
 
 /// What happens to reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,8 +35,8 @@ enum Mode {
     Fail,
     /// So many bytes in a second.
     Slow(u32),
-    /// Each read gives half of what it could, which the kernel takes for the end of the file.
-    Short,
+    /// No read gives what is behind this byte, whatever size the file is said to have.
+    End(u64),
 }
 
 #[derive(Debug, Default)]
@@ -108,9 +110,9 @@ impl FailingDisk {
         self.state().mode = Mode::Slow(bytes_per_second);
     }
 
-    /// Reads give half of what they are asked for from now on, as where a file ends early.
-    pub fn short(&self) {
-        self.state().mode = Mode::Short;
+    /// Reads give nothing from this byte on, as where a file ends before its size says so.
+    pub fn end_at(&self, offset: u64) {
+        self.state().mode = Mode::End(offset);
     }
 
     /// Reads that hang now.
@@ -146,9 +148,9 @@ struct Disk {
 }
 
 impl Disk {
-    /// The file of a number; the folder is number 1.
+    /// The file of a number, or the one that has its name now; the folder is number 1.
     fn index(&self, ino: INodeNo) -> Option<usize> {
-        let index = usize::try_from(u64::from(ino).checked_sub(2)?).ok()?;
+        let index = usize::try_from((u64::from(ino) % FILES).checked_sub(2)?).ok()?;
         (index < self.files.len()).then_some(index)
     }
 
@@ -178,8 +180,9 @@ impl Disk {
     }
 }
 
-fn number(index: usize) -> INodeNo {
-    INodeNo(index as u64 + 2)
+/// Another file under the same name has another number, as on a disk: of the one before, the kernel may still wait for reads.
+fn number(index: usize, path: &Path) -> io::Result<INodeNo> {
+    Ok(INodeNo(fs::metadata(path)?.ino().wrapping_mul(FILES) + index as u64 + 2))
 }
 
 fn answer(path: &Path, offset: u64, size: u32, reply: ReplyData) {
@@ -193,7 +196,7 @@ fn answer(path: &Path, offset: u64, size: u32, reply: ReplyData) {
 impl Filesystem for Disk {
     fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = self.files.iter().position(|file| file.file_name() == Some(name));
-        match found.map(|index| self.attributes(number(index))) {
+        match found.map(|index| self.attributes(number(index, &self.files[index])?)) {
             Some(Ok(attributes)) => reply.entry(&TTL, &attributes, Generation(0)),
             _ => reply.error(Errno::ENOENT),
         }
@@ -234,9 +237,9 @@ impl Filesystem for Disk {
                 std::thread::sleep(Duration::from_secs(1).mul_f64(f64::from(size) / f64::from(rate)));
                 answer(&self.files[index], offset, size, reply);
             }
-            // whole blocks, as a disk gives
-            Mode::Short if offset >= HEADERS && size > 8192 => {
-                answer(&self.files[index], offset, size / 2 / 4096 * 4096, reply);
+            Mode::End(end) => {
+                let left = u32::try_from(end.saturating_sub(offset)).unwrap_or(u32::MAX);
+                answer(&self.files[index], offset, size.min(left), reply);
             }
             _ => answer(&self.files[index], offset, size, reply),
         }
@@ -249,9 +252,11 @@ impl Filesystem for Disk {
     }
 
     fn readdir(&self, _: &Request, _: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let names = self.files.iter().enumerate().filter_map(|(index, file)| Some((index, file.file_name()?)));
-        for (index, name) in names.skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
-            if reply.add(number(index), index as u64 + 1, FileType::RegularFile, name) {
+        // an entry's offset is the number of the file behind it
+        let first = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (index, file) in self.files.iter().enumerate().skip(first) {
+            let (Some(name), Ok(ino)) = (file.file_name(), number(index, file)) else { continue };
+            if reply.add(ino, index as u64 + 1, FileType::RegularFile, name) {
                 break;
             }
         }

@@ -17,6 +17,7 @@ use shared::{
     job::JobState,
     wire::{CacheView, JobView},
 };
+use tempfile::TempDir;
 
 use crate::support::{device_is, small_model};
 
@@ -54,12 +55,14 @@ impl Program {
     /// Model, component, framework, tier, device; and a folder whose libraries it finds.
     fn start_at(python: &str, socket: &Path, wanted: [&str; 5], libraries: Option<&Path>) -> Self {
         let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut child = Command::new(python)
-            .arg(tests.join("integration/attach.py"))
-            .arg(socket)
-            .args(wanted)
-            .envs(libraries.map(|folder| ("LD_LIBRARY_PATH", folder)))
-            .env("PYTHONPATH", tests.join("../gpu-worker/attach/python"))
+        let mut command = Command::new(python);
+        command.arg(tests.join("integration/attach.py")).arg(socket).args(wanted);
+        command.envs(libraries.map(|folder| ("LD_LIBRARY_PATH", folder)));
+        Self::run(command.env("PYTHONPATH", tests.join("../gpu-worker/attach/python")))
+    }
+
+    fn run(command: &mut Command) -> Self {
+        let mut child = command
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -351,36 +354,98 @@ async fn what_cannot_be_attached_says_why() {
     assert_eq!(gone["error"], "unavailable", "{gone}");
 }
 
-/// What a program says that only connects, run by root as user 65534; none where that cannot be.
+/// A user that is neither root nor the agent's.
+const NOBODY: &str = "65534";
+
+/// A program of this user, which has nothing of root's but what is open to all.
+fn as_user(user: &str, program: &str) -> Command {
+    let mut setpriv = Command::new("setpriv");
+    setpriv.args(["--reuid", user, "--clear-groups", "--", program]).current_dir("/");
+    setpriv
+}
+
+/// A Python that another user may run and that has the library; none where that cannot be.
 #[expect(clippy::print_stdout, reason = "tests/run counts what says that it was skipped")]
-fn as_nobody(socket: &Path) -> Option<String> {
+fn python_of_others(library: &str) -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         println!("skipped: attaching as another user: only root can become one");
         return None;
     }
+    let has = |python: &&str| {
+        let import = as_user(NOBODY, python).args(["-c", &format!("import {library}")]).stderr(Stdio::null()).status();
+        import.is_ok_and(|status| status.success())
+    };
+    let found = ["python3", "/usr/bin/python3"].into_iter().find(has);
+    if found.is_none() {
+        println!(
+            "skipped: attaching as another user: no Python runs through `setpriv` as user {NOBODY} and has `{library}`"
+        );
+    }
+    found.map(str::to_owned)
+}
+
+/// A folder that others may enter: the farm's own is closed to them.
+fn open_folder() -> TempDir {
+    let open = tempfile::Builder::new().prefix("modelyard-attach-").tempdir().expect("a folder");
+    fs::set_permissions(open.path(), fs::Permissions::from_mode(0o755)).expect("a folder that others may enter");
+    open
+}
+
+/// What a program of this user says that only connects.
+fn refused(python: &str, user: &str, socket: &Path) -> String {
     let program = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); \
                    sys.stdout.buffer.write(s.makefile('rb').read())";
-    let run = |program: &str| {
-        let mut setpriv = Command::new("setpriv");
-        setpriv.args(["--reuid", "65534", "--clear-groups", "--", "/usr/bin/python3", "-c", program]);
-        setpriv.arg(socket).current_dir("/").output()
-    };
-    if !run("import socket").is_ok_and(|output| output.status.success()) {
-        println!("skipped: attaching as another user: `setpriv` and `/usr/bin/python3` do not run as user 65534 here");
-        return None;
-    }
-    let output = run(program).expect("it ran a moment ago");
-    Some(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+    let output = as_user(user, python).args(["-c", program]).arg(socket).output().expect("it runs");
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 #[tokio::test]
 async fn programs_of_other_users_are_refused() {
-    let farm = Farm::start().await;
-    // the farm's own folder is closed to others
-    let open = tempfile::Builder::new().prefix("modelyard-attach-").tempdir().expect("a folder");
-    fs::set_permissions(open.path(), fs::Permissions::from_mode(0o755)).expect("a folder that others may enter");
+    let Some(python) = python_of_others("socket") else { return };
+    let (farm, open) = (Farm::start().await, open_folder());
     let socket = open.path().join("attach.sock");
     let _agent = farm.start_agent(farm.agent("a").attach_socket(&socket)).await;
-    let Some(said) = as_nobody(&socket) else { return };
-    assert!(said.contains("forbidden") && said.contains("65534"), "{said}");
+    let said = refused(&python, NOBODY, &socket);
+    assert!(said.contains("forbidden") && said.contains(NOBODY), "{said}");
+}
+
+/// The program and the client that it uses, where others may read them; the program's path.
+fn client_for_others(folder: &Path) -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let package = folder.join("modelyard");
+    fs::create_dir(&package).expect("a folder");
+    fs::set_permissions(&package, fs::Permissions::from_mode(0o755)).expect("a folder that others may enter");
+    let copied = |from: &Path, to: PathBuf| {
+        fs::copy(from, &to).expect("a copy");
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o644)).expect("a file that others may read");
+        to
+    };
+    for file in fs::read_dir(tests.join("../gpu-worker/attach/python/modelyard")).expect("the client").flatten() {
+        if file.path().extension().is_some_and(|extension| extension == "py") {
+            copied(&file.path(), package.join(file.file_name()));
+        }
+    }
+    copied(&tests.join("integration/attach.py"), folder.join("attach.py"))
+}
+
+/// A user that the agent was told of attaches as its own do, and is named as who it is; another one is refused all the same.
+#[tokio::test]
+async fn programs_of_a_named_user_attach() {
+    let Some(python) = python_of_others("numpy") else { return };
+    let (farm, open) = (Farm::start().await, open_folder());
+    small_model(&farm);
+    let socket = open.path().join("attach.sock");
+    let settings = farm.agent("a").attach_socket(&socket).option("--attach-user", NOBODY);
+    let _agent = farm.agent_with_library(settings).await;
+    let mut command = as_user(NOBODY, &python);
+    command.arg(client_for_others(open.path())).arg(&socket).args(["small", "vae", "numpy", "ram", ""]);
+    let mut program = Program::run(&mut command);
+    assert_eq!(shapes_and_hashes(&program.says()), of_file(&farm));
+    leases(&farm, 1).await;
+    names_are(&farm, "copies", vec![format!("attached program (pid {}, user {NOBODY})", program.child.id())]).await;
+    let said = refused(&python, "65533", &socket);
+    assert!(said.contains("forbidden") && said.contains("65533"), "{said}");
+    program.go_on();
+    assert_eq!(program.says(), json!({ "closed": true }));
+    leases(&farm, 0).await;
 }

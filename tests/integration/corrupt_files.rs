@@ -280,8 +280,19 @@ fn write_shards(folder: &Path) -> PathBuf {
     folder.join(name(1))
 }
 
-/// Of a component in several files it is not known at first which is bad. The recorded hashes tell; and where one is replaced, the
-/// component is another, and what was said of the rest says nothing any more.
+/// A good copy of one of the shards in its place.
+async fn replaced(farm: &Farm, shard: &Path) {
+    let folder = farm.library().join("new");
+    fs::create_dir(&folder).expect("a folder");
+    write_shards(&folder);
+    fs::remove_file(shard).expect("a removal");
+    fs::rename(folder.join(shard.file_name().expect("a name")), shard).expect("a good file in its place");
+    fs::remove_dir_all(folder).expect("a removal");
+    job_ends(farm, json!({ "kind": "scan", "target": "host:a" }), JobState::Succeeded).await;
+}
+
+/// Of a component in several files it is not known at first which is bad. The recorded hashes tell; and where the bad one is replaced, the
+/// digest that was registered before tells that the rest is well.
 #[tokio::test]
 async fn a_model_of_several_files_is_well_once_the_bad_one_is_replaced() {
     let farm = Farm::start().await;
@@ -293,13 +304,10 @@ async fn a_model_of_several_files_is_well_once_the_bad_one_is_replaced() {
     flip(&second, last);
     failed(&farm, "split", json!({})).await;
     assert_eq!(marked(&farm, "split", "a").await.len(), 2);
-    let scan = json!({ "kind": "scan", "target": "host:a" });
-    fs::remove_file(&second).expect("a removal");
-    write_shards(&farm.library().join("new"));
-    let good = second.file_name().expect("a name");
-    fs::rename(farm.library().join("new").join(good), &second).expect("a good file in its place");
-    fs::remove_dir_all(farm.library().join("new")).expect("a removal");
-    job_ends(&farm, scan, JobState::Succeeded).await;
+    replaced(&farm, &second).await;
+    let marks = marked(&farm, "split", "a").await;
+    assert!(marks.len() == 1 && marks[0].file.contains("00001-of"), "{marks:?}");
+    assert_eq!(validated(&farm, "split", "a").await.summary.verdict, "ok");
     assert_eq!(marked(&farm, "split", "a").await, []);
     loaded(&farm, "split").await;
     unloaded(&farm, "split").await;
@@ -315,6 +323,41 @@ async fn a_model_of_several_files_is_well_once_the_bad_one_is_replaced() {
     flip(&second, last);
     assert_eq!(validated(&farm, "split", "a").await.summary.verdict, "ok");
     assert_eq!(marked(&farm, "split", "a").await, []);
+}
+
+/// Where a good one of several files is replaced, the component is another one without a digest. The bad one's bytes do not become it.
+#[tokio::test]
+async fn a_bad_file_stays_marked_when_another_file_of_its_component_is_replaced() {
+    let farm = Farm::start().await;
+    let second = write_shards(&farm.library());
+    let last = fs::metadata(&second).expect("the file").len() - 1;
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let registered = loaded(&farm, "split").await.job.result.expect("a result")["components"][0]["digest"].clone();
+    unloaded(&farm, "split").await;
+    flip(&second, last);
+    failed(&farm, "split", json!({})).await;
+    replaced(&farm, &second.with_file_name("split-00001-of-00002.safetensors")).await;
+    let is_marked = async || {
+        let marks = marked(&farm, "split", "a").await;
+        assert!(marks.len() == 1 && marks[0].file.contains("00002-of"), "{marks:?}");
+        assert_eq!(farm.model("split").await.components[0].digest, None);
+    };
+    is_marked().await;
+    let (refused, _) = failed(&farm, "split", json!({ "priority": 1 })).await;
+    assert!(farm.ledger.outcomes(refused.job.id).await.is_empty(), "it was read: {refused:?}");
+    validated(&farm, "split", "a").await;
+    is_marked().await;
+    let hash = json!({ "kind": "hash", "args": { "model": "split" }, "target": "host:a" });
+    let told = job_ends(&farm, hash.clone(), JobState::Failed).await.job.error.expect("an error");
+    assert!(told.message.contains("its mark stays"), "{told:?}");
+    is_marked().await;
+
+    flip(&second, last);
+    job_ends(&farm, hash, JobState::Succeeded).await;
+    assert_eq!(marked(&farm, "split", "a").await, []);
+    assert_eq!(json!(farm.model("split").await.components[0].digest), registered);
+    loaded(&farm, "split").await;
+    farm.assert_ledger_is_clean().await;
 }
 
 /// What was placed before its file was marked goes back unread, and to the copy that is good.

@@ -59,6 +59,28 @@ async fn the_farms_stream_carries_every_job_in_order() {
     assert_eq!(ids(&seen), expected);
 }
 
+/// An API that starts while somebody writes events takes listeners at once, and has told all that came after that when the writer is done.
+#[tokio::test]
+async fn a_stream_begins_where_nothing_is_settled_yet() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let mut writer = farm.ledger.pool().begin().await.expect("a transaction");
+    let event = "insert into residency_events (type, host, data) values ('residency.gone', 'elsewhere', '{}')";
+    sqlx::query(event).execute(&mut *writer).await.expect("an event");
+    loaded(&farm, "small").await;
+    let (_daemon, other) = farm.another_api().await;
+    let mut stream = Sse::open(&other, "/v1/events", None).await;
+    let after = loaded(&farm, "small").await;
+    writer.commit().await.expect("a commit");
+    let expected: Vec<i64> = farm.ledger.events(after.job.id).await.iter().map(|event| event.seq).collect();
+    let mut seen = Vec::new();
+    while ids(&seen).last() != expected.last() {
+        seen.push(stream.next(SHORT).await.expect("the farm's stream does not end"));
+    }
+    assert_eq!(ids(&seen), expected);
+}
+
 /// A second API serves the same stream: a client may go on elsewhere.
 #[tokio::test]
 async fn a_client_goes_on_at_another_api() {

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs};
 
-use harness::{Farm, LONG, SHORT, wait_for};
+use harness::{Farm, LONG, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::{Value, json};
 use shared::{
     job::JobState,
@@ -14,7 +14,7 @@ use crate::{
     command_line::modelyard,
     corrections::{correct, settled},
     engine::make_models_of,
-    support::{load_with, loaded},
+    support::{failing_disk, load_with, loaded},
 };
 
 const FOLDER: &str = "sd15-tiny-diffusers";
@@ -224,5 +224,37 @@ async fn a_choice_goes_with_a_folder_that_is_renamed() {
     assert_eq!((back.summary.id, back.rel_path.as_str()), (before.summary.id, "again"));
     assert!(weights(&back).values().all(|(dtype, _)| dtype == "F32"), "{back:?}");
     loaded(&farm, FOLDER).await;
+    farm.assert_ledger_is_clean().await;
+}
+
+/// A hash job made its list before a choice and comes to the folder after it: what it reads of the files from before is not compared with
+/// what the folder is by then, though another model has one of those files.
+#[tokio::test]
+async fn a_hash_job_that_began_before_a_choice_marks_nothing() {
+    let farm = Farm::start().await;
+    library(&farm);
+    let shared = farm.library().join(FOLDER).join("vae").join(PLAIN);
+    fs::hard_link(shared, farm.library().join("again.safetensors")).unwrap();
+    // small ones are hashed first
+    ModelFile::vae(mebibytes(2)).write(&farm.path("behind"), "first.safetensors");
+    let Some(disk) = failing_disk(&farm) else { return };
+    let agent = farm.agent_with_library(farm.agent("a").root("far", farm.path("mounted"))).await;
+    disk.hang();
+    let hash = farm.api.submit("/v1/jobs", json!({ "kind": "hash", "target": "host:a" })).await;
+    wait_for("a read that hangs", SHORT, || async { if disk.held() > 0 { Ok(()) } else { Err("none".to_owned()) } })
+        .await;
+    correct(&farm, FOLDER, json!({ "variant": "fp16" })).await;
+    settled(&farm, FOLDER).await;
+    let chosen = loaded(&farm, FOLDER).await;
+    disk.answer();
+    let told = farm.api.job_ended(hash.id, JobState::Succeeded, LONG).await.job.result.unwrap();
+    assert!(told["refused"].is_null() && told["failed"] == json!([]), "{told}");
+    assert_eq!(agent.metric("modelyard_digest_mismatches_total", "").await, 0.0);
+    for model in [FOLDER, "again"] {
+        assert_eq!(farm.model(model).await.locations[0].corrupt, [], "{model}");
+    }
+    assert_eq!(farm.model(FOLDER).await.digest, None, "what was read is not what it is now");
+    loaded(&farm, "again").await;
+    assert_eq!(loaded(&farm, FOLDER).await.job.result.unwrap()["bytes"], chosen.job.result.unwrap()["bytes"]);
     farm.assert_ledger_is_clean().await;
 }

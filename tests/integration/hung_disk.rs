@@ -1,38 +1,27 @@
 //! F26: a disk that hangs or fails holds up the loads from it, for a bounded time, and nothing else.
 
-use std::{path::Path, time::Instant};
+use std::{fs, time::Instant};
 
 use harness::{Daemon, FailingDisk, Farm, LONG, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::json;
 use shared::{
     error::ErrorCode,
     job::JobState,
-    wire::{CacheView, DeviceView, JobDetail, JobView},
+    wire::{CacheView, DeviceView, JobDetail, JobView, ModelDetail},
 };
 
 use crate::{
     engine::make_models,
-    support::{device_is, loaded},
+    support::{device_is, failing_disk, loaded},
 };
-
-/// The files of one folder on a disk that can fail; none where nothing can be mounted.
-#[expect(clippy::print_stdout, reason = "tests/run counts what says that it was skipped")]
-fn disk(behind: &Path, mounted: &Path) -> Option<FailingDisk> {
-    let disk = FailingDisk::mount(behind, mounted);
-    if disk.is_none() {
-        println!("skipped: this process may not mount file systems");
-    }
-    disk
-}
 
 /// A farm with `fine` on its own disk and `far` on one that can fail; none where nothing can be mounted.
 async fn farm(io_timeout: &str) -> Option<(Farm, FailingDisk, Daemon)> {
     let farm = Farm::start().await;
     ModelFile::vae(mebibytes(4)).write(&farm.library(), "fine.safetensors");
-    let (behind, mounted) = (farm.path("behind"), farm.path("mounted"));
-    ModelFile::vae(mebibytes(24)).seed(3).write(&behind, "far.safetensors");
-    let disk = disk(&behind, &mounted)?;
-    let settings = farm.agent("a").root("far", &mounted).option("--io-timeout", io_timeout);
+    ModelFile::vae(mebibytes(24)).seed(3).write(&farm.path("behind"), "far.safetensors");
+    let disk = failing_disk(&farm)?;
+    let settings = farm.agent("a").root("far", farm.path("mounted")).option("--io-timeout", io_timeout);
     let agent = farm.agent_with_library(settings).await;
     wait_for("the model on the mounted disk", SHORT, || async {
         let answer = farm.api.ask("/v1/models/far").await;
@@ -159,31 +148,16 @@ async fn f26_a_slow_disk_is_waited_for() {
     assert_eq!(agent.metric("modelyard_stalled_loads_total", "").await, 0.0);
 }
 
-/// Reads that give less than they were asked for are reads of a file that ends there: the load fails, and nothing of it stays.
+/// Reads that give nothing where there should be more are reads of a file that ends there: the load fails, and nothing of it stays.
 #[tokio::test]
 async fn f26_short_reads_are_told_and_leave_nothing() {
     let Some((farm, disk, _agent)) = farm("60").await else { return };
-    disk.short();
+    disk.end_at(mebibytes(12));
     let job = load_once(&farm, "far").await;
     let ended = fails_with(&farm, &job, ErrorCode::Corrupt).await;
     assert!(ended.job.error.expect("an error").message.contains("far.safetensors"));
     nothing_is_held(&farm).await;
     disk.answer();
-    // the kernel believes for a moment what the reads have shown
-    wait_for("the whole file", SHORT, || async {
-        let length = |path: &str| std::fs::metadata(farm.path(path)).expect("a file").len();
-        let (seen, whole) = (length("mounted/far.safetensors"), length("behind/far.safetensors"));
-        if seen == whole { Ok(()) } else { Err(format!("{seen} of {whole}")) }
-    })
-    .await;
-    // the scan that the failure led to may have seen what the reads had shown
-    wait_for("the catalogue to have the whole file", SHORT, || async {
-        let scan = farm.api.submit("/v1/jobs", json!({ "kind": "scan", "target": "host:a" })).await;
-        farm.api.job_ended(scan.id, JobState::Succeeded, SHORT).await;
-        let model = farm.model("far").await.summary;
-        if model.model_type == "vae" { Ok(()) } else { Err(format!("{model:?}")) }
-    })
-    .await;
     loaded(&farm, "far").await;
 }
 
@@ -212,15 +186,56 @@ async fn f34_what_was_read_is_on_the_device_before_the_rest_is_and_goes_with_a_c
     farm.assert_ledger_is_clean().await;
 }
 
+async fn scanned(farm: &Farm) -> ModelDetail {
+    let scan = farm.api.submit("/v1/jobs", json!({ "kind": "scan", "target": "host:a" })).await;
+    farm.api.job_ended(scan.id, JobState::Succeeded, SHORT).await;
+    farm.model("far").await
+}
+
+/// A file goes while it is read, and another one comes that looks the same: its load waits for the one that runs under the same component,
+/// and the device, which has the beginning of the wrong bytes by then, begins anew with the right ones.
+#[tokio::test]
+async fn f34_a_copy_that_follows_bytes_of_a_file_that_is_gone_begins_anew_with_those_of_the_wanted_one() {
+    let Some((farm, disk, agent)) = farm("600").await else { return };
+    let before = farm.model("far").await;
+    disk.hang_from(mebibytes(12));
+    let request = json!({ "kind": "cache_add", "args": { "model": "far" }, "max_attempts": 1 });
+    let old = farm.api.submit("/v1/jobs", request).await;
+    wait_for("a read that hangs", SHORT, || async { if disk.held() > 0 { Ok(()) } else { Err("none".to_owned()) } })
+        .await;
+    fs::rename(farm.path("behind/far.safetensors"), farm.path("away")).expect("it is moved away");
+    assert!(scanned(&farm).await.locations.is_empty());
+    ModelFile::vae(mebibytes(24)).seed(4).write(&farm.path("behind"), "far.safetensors");
+    let now = scanned(&farm).await.components;
+    assert_eq!(now[0].id, before.components[0].id, "as far as headers tell it is the same component");
+
+    let new = load_once(&farm, "far").await;
+    let taken = |view: &DeviceView| view.memory_used_bytes > 0 && view.resident.is_empty();
+    device_is(&farm, "a/cpu:0", "has memory of what it does not show", taken).await;
+    disk.answer();
+    let failed = farm.api.job_ended(old.id, JobState::Failed, SHORT).await.job.error.expect("an error");
+    assert!(failed.message.contains("far.safetensors"), "{failed:?}");
+    let done = farm.api.job_ended(new.id, JobState::Succeeded, SHORT).await.job.result.expect("a result");
+    assert!(agent.process.log().contains("the load that was followed is of no use any more"), "{}", agent.process.log());
+    let bytes = done["bytes"].as_u64().expect("bytes");
+    let alone = |view: &DeviceView| view.resident.len() == 1 && view.resident[0].bytes == bytes;
+    device_is(&farm, "a/cpu:0", "has just the wanted one", alone).await;
+    let request = json!({ "level": "hash", "target": "host:a" });
+    let check = farm.api.submit("/v1/models/far/validate", request).await;
+    let checked = farm.api.job_ended(check.id, JobState::Succeeded, LONG).await.job.result.expect("a result");
+    assert_eq!(checked["verdict"], "ok", "the digest that was registered is the new file's");
+    farm.assert_ledger_is_clean().await;
+}
+
 /// A tiny SD 1.5 folder, one component of which lies on a disk that can fail.
 fn split(farm: &Farm, part: &str) -> Option<FailingDisk> {
     make_models(farm, "sd15", "diffusers");
     let (behind, mounted) = (farm.path("behind"), farm.path("mounted"));
-    std::fs::create_dir_all(&behind).expect("a folder can be made");
+    fs::create_dir_all(&behind).expect("a folder can be made");
     let weights = farm.library().join(format!("sd15-tiny-diffusers/{part}/diffusion_pytorch_model.safetensors"));
-    std::fs::rename(&weights, behind.join("far.safetensors")).expect("the file can be moved");
+    fs::rename(&weights, behind.join("far.safetensors")).expect("the file can be moved");
     std::os::unix::fs::symlink(mounted.join("far.safetensors"), &weights).expect("a link can be made");
-    disk(&behind, &mounted)
+    failing_disk(farm)
 }
 
 async fn reads(farm: &Farm, job: &JobView, kinds: &str) {

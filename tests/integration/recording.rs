@@ -1,9 +1,9 @@
 //! Models that a scan records while it reads others: what is listed of them at once, and several hosts that record one library.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures::future::try_join_all;
-use harness::Farm;
+use harness::{Farm, SHORT, wait_for};
 use serde_json::{Value, json};
 use shared::{
     config::Stores,
@@ -11,6 +11,7 @@ use shared::{
         self, DbError, Pool, farm,
         hashes::{self, ModelHashes},
         models::{self, Batch, FileIdentity, FoundComponent, FoundModel, ReadAs, Registered, Scan, Written},
+        residency,
     },
     ids::{ComponentId, Incarnation},
     job::{JobSpec, NewJob, ScanArgs, Target, enqueue},
@@ -24,22 +25,27 @@ async fn catalogue(farm: &Farm) -> Pool {
     let pool = db::pool(&stores, "test").expect("a pool");
     db::migrate(&pool).await.expect("a schema");
     for host in HOSTS {
-        let registration = farm::Registration {
-            host: host.to_owned(),
-            incarnation: Incarnation::generate(),
-            agent_version: "test".to_owned(),
-            labels: Vec::new(),
-            slots: 1,
-            ram_budget_bytes: 0,
-            capabilities: json!({}),
-            devices: Vec::new(),
-            roots: vec![("main".to_owned(), "/library".to_owned(), None)],
-        };
-        let mut tx = pool.begin().await.expect("a transaction");
-        farm::register(&mut tx, &registration, Duration::from_secs(600)).await.expect("a host");
-        tx.commit().await.expect("a commit");
+        register(&pool, host, vec![("main".to_owned(), "/library".to_owned(), None)]).await.expect("a host");
     }
     pool
+}
+
+async fn register(pool: &Pool, host: &str, roots: Vec<(String, String, Option<String>)>) -> Result<(), DbError> {
+    let registration = farm::Registration {
+        host: host.to_owned(),
+        incarnation: Incarnation::generate(),
+        agent_version: "test".to_owned(),
+        labels: Vec::new(),
+        slots: 1,
+        ram_budget_bytes: 0,
+        capabilities: json!({}),
+        devices: Vec::new(),
+        roots,
+    };
+    let mut tx = pool.begin().await.expect("a transaction");
+    farm::register(&mut tx, &registration, Duration::from_secs(600)).await?;
+    tx.commit().await.expect("a commit");
+    Ok(())
 }
 
 /// One of a library in which every third model wants a name that others want.
@@ -440,4 +446,34 @@ async fn only_what_was_said_during_a_scan_asks_for_another() {
     // this host's files of the model are no longer where the model is
     run("update models set rel_path = 'elsewhere'").await;
     assert!(misread().await.is_empty());
+}
+
+/// A registration that takes a root off its host, and a commit that has a model of that root and then writes what is resident there: the one
+/// waits for the other, and never both.
+#[tokio::test]
+async fn a_registration_and_a_commit_take_models_before_what_is_resident() {
+    let farm = Farm::start().await;
+    let pool = catalogue(&farm).await;
+    models::record_models(&pool, None, ("a", "main"), &batch(&[found(1)])).await.expect("a record");
+    let mut commit = pool.begin().await.expect("a transaction");
+    sqlx::query("select 1 from models for no key update").execute(&mut *commit).await.expect("the model");
+    let registering = register(&pool, "a", vec![("other".to_owned(), "/other".to_owned(), None)]);
+    let committing = async {
+        wait_for("the registration to wait for the model", SHORT, || async {
+            let waits: i64 = sqlx::query_scalar(
+                "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+            )
+            .fetch_one(&pool)
+            .await
+            .expect("an answer");
+            if waits == 1 { Ok(()) } else { Err(format!("{waits} wait")) }
+        })
+        .await;
+        residency::lock(&mut commit, &BTreeSet::from(["a".to_owned()])).await.expect("nobody has it");
+        commit.commit().await.expect("a commit");
+    };
+    let (registered, ()) = tokio::join!(registering, committing);
+    registered.expect("a registration");
+    let left: i64 = sqlx::query_scalar("select count(*) from model_locations").fetch_one(&pool).await.expect("a count");
+    assert_eq!(left, 0);
 }

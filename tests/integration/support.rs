@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
-use harness::{Daemon, Farm, ModelFile, SHORT, mebibytes, wait_for};
+use harness::{Daemon, FailingDisk, Farm, ModelFile, SHORT, mebibytes, wait_for};
 use reqwest::Method;
 use serde_json::{Value, json};
 use shared::{
@@ -22,6 +22,16 @@ pub(crate) fn big_model(farm: &Farm, mib: u64) -> ModelFile {
     let file = ModelFile::vae(mebibytes(mib)).seed(7);
     file.write(&farm.library(), "big.safetensors");
     file
+}
+
+/// The farm's folder `behind` as a disk that can fail, at `mounted`; none where nothing can be mounted.
+#[expect(clippy::print_stdout, reason = "tests/run counts what says that it was skipped")]
+pub(crate) fn failing_disk(farm: &Farm) -> Option<FailingDisk> {
+    let disk = FailingDisk::mount(&farm.path("behind"), &farm.path("mounted"));
+    if disk.is_none() {
+        println!("skipped: this process may not mount file systems");
+    }
+    disk
 }
 
 /// Flips a bit of a file, as a disk does: size, inode and time stay.

@@ -65,7 +65,8 @@ pub(crate) async fn job_events(
 
 /// Streams the events of the farm
 ///
-/// Server-sent events from now on (the id of where that is comes first), or after `Last-Event-ID`, of jobs (as in a job's own stream) and, where `topics` names it, of residency:
+/// Server-sent events from now on (the id of where that is comes first, once no transaction is open that had written events when this API
+/// first looked), or after `Last-Event-ID`, of jobs (as in a job's own stream) and, where `topics` names it, of residency:
 /// `residency.resident` when a component is whole in RAM or on a device, `residency.gone` when it is not there any more. Their data
 /// has `seq`, `host`, `device` (absent for RAM), `at`, `type` and `data` with `tier`, `component`, its `kind`, `bytes`, up to eight names of
 /// `models` that have it, the `job` that brought it or asked for it to go, and of what left the `reason`: one of the evictions' own, `lost` (with its

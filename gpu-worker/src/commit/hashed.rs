@@ -99,8 +99,10 @@ async fn record_models(
             continue;
         }
         for part in parts {
-            models::set_tensors(tx, hashes.model, &part.kind, part.id, &part.tensors).await?;
-            recorded.push(part);
+            // what the model is now may be other components than were read
+            if models::set_tensors(tx, hashes.model, &part.kind, part.id, &part.tensors).await? {
+                recorded.push(part);
+            }
         }
     }
     let digests = recorded.iter().map(|part| (part.id, part.digest.as_str())).collect();

@@ -138,7 +138,9 @@ impl Load<'_> {
                 Ok(both) => return Ok(both),
                 Err(Ended::Failed(error)) => return Err(error),
                 Err(Ended::Elsewhere(got)) => break got,
-                Err(Ended::Superseded) => {}
+                Err(Ended::Superseded) => {
+                    tracing::info!(component = %row.id, "the load that was followed is of no use any more; the wanted one is followed from here on");
+                }
             }
         };
         let device = self.copy(row, &Source::Whole(&got.lease), (from, &mine)).await?;

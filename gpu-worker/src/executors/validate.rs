@@ -183,9 +183,13 @@ impl Check<'_> {
         files: &[FileIdentity],
         comparable: bool,
     ) -> Result<(), WorkError> {
+        let keys: Vec<FileKey> = files.iter().map(FileKey::from).collect();
         let mut rows =
             if comparable { models::components_of(&self.agent.pool, &[self.model]).await? } else { Vec::new() };
-        rows.retain(|row| row.digest.is_some());
+        // marks may name digests of components that the model had before, which tell as well
+        if models::marked_among(&self.agent.pool, &self.agent.host, &keys).await?.is_empty() {
+            rows.retain(|row| row.digest.is_some());
+        }
         let (mut parts, mut unknown) = (Parts::of(&rows, inspection), Vec::new());
         self.attempt.progress.enter("hashing", files.iter().map(|file| file.size_bytes).sum());
         for file in files {
@@ -207,7 +211,6 @@ impl Check<'_> {
         }
         let mut bad = self.components(&rows, parts).await?;
         // what stays marked is not recorded, and whether it does is told with the job's end
-        let keys: Vec<FileKey> = files.iter().map(FileKey::from).collect();
         bad.extend(models::marked_among(&self.agent.pool, &self.agent.host, &keys).await?);
         for file in unknown.into_iter().filter(|file| !bad.contains(&FileKey::from(*file))) {
             let message = format!("{} had no recorded hashes; they are recorded now", shown(file));

@@ -80,9 +80,15 @@ pub struct Horizon {
 }
 
 impl Horizon {
-    /// The newest event below which no other can come; none before the first answer.
+    /// The newest event below which no other can come; none before all have ended who wrote at the first look.
     pub fn settled(&self) -> Option<i64> {
         self.settled
+    }
+
+    /// Where a stream without history starts: the newest settled event, and before anything is settled the newest that the first look saw.
+    /// None before that look.
+    pub fn start(&self) -> Option<i64> {
+        self.settled.or(self.waits.as_ref().map(|(seq, _)| *seq))
     }
 
     /// Somebody who wrote is still waited for.
@@ -175,5 +181,17 @@ mod tests {
         assert_eq!(horizon.settled(), Some(9), "all of those have ended");
         horizon.saw(0, all(&[]));
         assert_eq!((horizon.settled(), horizon.waits()), (Some(9), false), "old ones were dropped");
+    }
+
+    #[test]
+    fn a_stream_starts_at_the_first_look_also_where_somebody_wrote() {
+        let all = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let mut horizon = Horizon::default();
+        assert_eq!((horizon.start(), horizon.settled()), (None, None));
+        horizon.saw(4, all(&["1/1"]));
+        horizon.saw(7, all(&["1/1", "2/1"]));
+        assert_eq!((horizon.start(), horizon.settled()), (Some(4), None), "5 to 7 came after the first look");
+        horizon.saw(8, all(&[]));
+        assert_eq!((horizon.start(), horizon.settled()), (Some(8), Some(8)));
     }
 }

@@ -112,6 +112,8 @@ pub struct RootRow {
 /// # Errors
 /// Database errors.
 pub async fn register(tx: &mut PgConnection, agent: &Registration, ttl: Duration) -> Result<(), DbError> {
+    // the catalogue first: the commit of a job has its models by the time it writes what is resident
+    leave_roots(tx, agent).await?;
     // before the rows of host and devices: a predecessor that reports has them after it
     residency::lock(tx, &BTreeSet::from([agent.host.clone()])).await?;
     sqlx::query(
@@ -180,27 +182,22 @@ async fn register_devices(tx: &mut PgConnection, agent: &Registration) -> Result
     Ok(())
 }
 
-async fn register_roots(tx: &mut PgConnection, agent: &Registration) -> Result<(), DbError> {
+/// Takes the host's roots off that the agent does not have, and with them what they hold. Models are locked first, as by everybody who changes
+/// what is listed.
+async fn leave_roots(tx: &mut PgConnection, agent: &Registration) -> Result<(), DbError> {
     let names: Vec<&str> = agent.roots.iter().map(|(name, ..)| name.as_str()).collect();
-    sqlx::query("delete from roots where host = $1 and not name = any($2)")
-        .bind(&agent.host)
-        .bind(&names)
-        .execute(&mut *tx)
-        .await?;
-    // locations in roots that are gone are gone as well; their models are locked first, as by everybody who changes what is listed
-    sqlx::query(
+    for leave in [
         "select 1 from models where id in (select model_id from model_locations where host = $1 and not root = any($2))
          order by root, rel_path for no key update",
-    )
-    .bind(&agent.host)
-    .bind(&names)
-    .execute(&mut *tx)
-    .await?;
-    sqlx::query("delete from model_locations where host = $1 and not root = any($2)")
-        .bind(&agent.host)
-        .bind(&names)
-        .execute(&mut *tx)
-        .await?;
+        "delete from model_locations where host = $1 and not root = any($2)",
+        "delete from roots where host = $1 and not name = any($2)",
+    ] {
+        sqlx::query(leave).bind(&agent.host).bind(&names).execute(&mut *tx).await?;
+    }
+    Ok(())
+}
+
+async fn register_roots(tx: &mut PgConnection, agent: &Registration) -> Result<(), DbError> {
     for (name, path, reason) in &agent.roots {
         let state = if reason.is_some() { "missing" } else { "ready" };
         sqlx::query(

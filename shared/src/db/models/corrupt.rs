@@ -88,7 +88,7 @@ pub enum Judged {
     Registered,
     /// This is registered instead; the files are marked.
     Other(String),
-    /// Nothing is registered that it could be compared with.
+    /// Nothing is registered that it could be compared with, or the files are none of what is.
     Unknown,
 }
 
@@ -104,7 +104,11 @@ pub struct Reader<'a> {
 }
 
 /// Compares the digest that a component was read with from these files with the registered one, and marks the files or takes the
-/// component's mark off them. Of a component that stands in the form of another build nothing is compared.
+/// component's marks off them. Of a component that stands in the form of another build nothing is compared, nor of one that no model has in
+/// these files here any more: another variant was chosen meanwhile, or a scan found other files.
+///
+/// A mark names the digest that was registered when it was made. Who reads that one again from the same file has found it well, also where
+/// the model's component is another row now, because one of its other files was replaced.
 ///
 /// # Errors
 /// Database errors.
@@ -125,18 +129,48 @@ pub async fn judge_component(
     .bind(reader.form)
     .fetch_optional(&mut *tx)
     .await?;
-    let Some((component, expected)) = registered else { return Ok(Judged::Unknown) };
-    if expected != digest {
-        mark(tx, reader, Some(component), files, (&expected, digest)).await?;
-        return Ok(Judged::Other(expected));
+    if let Some((component, expected)) = registered.as_ref().filter(|(_, expected)| expected != digest) {
+        let its = files_of(tx, reader.host, *component, files).await?;
+        if its.is_empty() && !files.is_empty() {
+            return Ok(Judged::Unknown);
+        }
+        mark(tx, reader, Some(*component), &its, (expected, digest)).await?;
+        return Ok(Judged::Other(expected.clone()));
     }
-    sqlx::query("delete from corrupt_files where host = $1 and component_id = $2 and file = any($3)")
-        .bind(reader.host)
-        .bind(component)
-        .bind(keys(files))
-        .execute(tx)
-        .await?;
-    Ok(Judged::Registered)
+    let component = registered.map(|(component, _)| component);
+    sqlx::query(
+        "delete from corrupt_files where host = $1 and file = any($3)
+             and (component_id = $2 or (component_id is not null and expected = $4))",
+    )
+    .bind(reader.host)
+    .bind(component)
+    .bind(keys(files))
+    .bind(digest)
+    .execute(tx)
+    .await?;
+    Ok(if component.is_some() { Judged::Registered } else { Judged::Unknown })
+}
+
+/// Those of these files in which a model of this host has this component, as it is read now.
+async fn files_of(
+    tx: &mut PgConnection,
+    host: &str,
+    component: ComponentId,
+    files: &[FileKey],
+) -> Result<Vec<FileKey>, DbError> {
+    let its: Vec<Json<FileKey>> = sqlx::query_scalar(
+        "select f.file from unnest($3::jsonb[]) as f (file)
+         where exists (select 1 from model_components p join models m on m.id = p.model_id
+                       join model_locations l on l.model_id = m.id and l.host = $1
+                       where p.component_id = $2 and l.files @> jsonb_build_array(f.file)
+                         and l.read_variant is not distinct from m.read_as ->> 'variant')",
+    )
+    .bind(host)
+    .bind(component)
+    .bind(keys(files))
+    .fetch_all(tx)
+    .await?;
+    Ok(its.into_iter().map(|Json(file)| file).collect())
 }
 
 /// Compares the hash of a whole file with the one that was recorded of the same file, as [`judge_component`] does. A mark for the sake
@@ -232,23 +266,16 @@ pub async fn take_marks_off(tx: &mut PgConnection, model: ModelId) -> Result<(i6
 /// How long a mark is kept whose file no model has: another variant may be chosen now, and the same file again after that.
 const KEPT_DAYS: i32 = 90;
 
-/// Removes marks of a component's files once one of these is not there any more and no model has the component: what the model is now was not
-/// compared with anything. The mark of the file that is gone blocks nothing, and is kept for a while: the file may come back as it was.
+/// Removes marks whose file no model has for so long that it will not come back as it was; until then they block nothing. The other files
+/// of a component of which one was replaced stay marked: which of them was bad is not known, and the component that the model has now has no
+/// digest that would tell.
 pub(super) async fn sweep(tx: &mut PgConnection, host: &str) -> Result<(), DbError> {
     if !any_corrupt_files(&mut *tx, Some(host)).await? {
         return Ok(());
     }
     sqlx::query(
-        "with gone as (select component_id, actual, file, found_at from corrupt_files q where q.host = $1 and not exists
-             (select 1 from model_locations l where l.host = $1 and l.files @> jsonb_build_array(q.file)))
-         delete from corrupt_files q where q.host = $1 and (
-             exists (select 1 from gone g where g.file = q.file and g.found_at < now() - make_interval(days => $2))
-             or (exists (select 1 from gone g where g.component_id = q.component_id and g.actual = q.actual)
-                 and exists (select 1 from model_locations l where l.host = $1 and l.files @> jsonb_build_array(q.file))
-                 and not exists
-                     (select 1 from model_locations l join model_components p on p.model_id = l.model_id
-                      where l.host = $1 and l.files @> jsonb_build_array(q.file) and p.component_id
-                          = coalesce((select merged_into from components c where c.id = q.component_id), q.component_id))))",
+        "delete from corrupt_files q where q.host = $1 and q.found_at < now() - make_interval(days => $2) and not exists
+             (select 1 from model_locations l where l.host = $1 and l.files @> jsonb_build_array(q.file))",
     )
     .bind(host)
     .bind(KEPT_DAYS)

@@ -43,7 +43,7 @@ impl From<TensorRow> for Stored {
     }
 }
 
-/// Records the tensors of a model's component, while the model still has it.
+/// Records the tensors of a model's component, or of the one that it was merged into; false when the model does not have it any more.
 ///
 /// # Errors
 /// Database errors.
@@ -53,16 +53,19 @@ pub async fn set_tensors(
     kind: &str,
     component: ComponentId,
     tensors: &[TensorRow],
-) -> Result<(), DbError> {
+) -> Result<bool, DbError> {
     let value = serde_json::to_value(tensors).map_err(|error| DbError::BadRow(error.to_string()))?;
-    sqlx::query("update model_components set tensors = $4 where model_id = $1 and kind = $2 and component_id = $3")
-        .bind(model)
-        .bind(kind)
-        .bind(component)
-        .bind(value)
-        .execute(tx)
-        .await?;
-    Ok(())
+    let set = sqlx::query(
+        "update model_components set tensors = $4 where model_id = $1 and kind = $2
+             and component_id = (select coalesce(merged_into, id) from components where id = $3)",
+    )
+    .bind(model)
+    .bind(kind)
+    .bind(component)
+    .bind(value)
+    .execute(tx)
+    .await?;
+    Ok(set.rows_affected() == 1)
 }
 
 /// Which tensors to list.
