@@ -15,7 +15,7 @@ use shared::{
 
 use crate::{
     engine::{artifact, done, make_models, result, tensors, wave, with_library},
-    support::{device, device_is, uploaded},
+    support::{device, device_is, metric_is, uploaded},
 };
 
 pub(crate) const MODEL: &str = "sd15-tiny-diffusers";
@@ -362,6 +362,8 @@ async fn a_pipeline_is_foreseen_applied_and_restored_with_its_base_checked() {
     let checks = result(&restored)["checks"].as_array().unwrap().clone();
     assert!(checks.len() == 2 && checks.iter().all(|one| one["result"] == "equal"), "{restored:?}");
     assert_eq!(agent.metric("modelyard_restore_checks_total", "equal").await, before + 2.0);
+    // both variants went off the device, which is counted as for components
+    metric_is(&agent, "modelyard_device_evictions_total", "reason=\"requested\"", 2.0).await;
     let view = device_is(&farm, "a/cpu:0", "no pipeline", |view| uses(view, "ink") == 0).await;
     assert_eq!(view.variants.len(), 2, "what was made stays until room is needed: {view:?}");
     farm.assert_ledger_is_clean().await;
