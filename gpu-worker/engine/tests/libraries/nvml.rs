@@ -148,13 +148,13 @@ fn f32_an_error_of_the_wait_for_events_costs_every_device_until_it_works_again()
     first_figures(&monitor);
     let seen =
         |number: u64| move |view: &NvmlView| view.events.iter().any(|event| event.incident == Incident::Xid(number));
-    until("the wait to work", || monitor.view(), |view| seen(31)(&view).then_some(()));
+    until("the wait to work", || monitor.view(), |view| seen(31)(view).then_some(()));
     library.say("code.nvmlEventSetWait_v2 999");
     let failing = |view: &NvmlView| match &view.standing {
         Standing::Failing { reason } => Some(reason.clone()),
         _ => None,
     };
-    let reason = until("the error to be seen", || monitor.view(), |view| failing(&view));
+    let reason = until("the error to be seen", || monitor.view(), failing);
     assert!(reason.starts_with("waiting for events") && reason.contains("internal driver error"), "{reason}");
     let view = monitor.view();
     assert!(!condition(&view, FIRST).takes_work() && !condition(&view, SECOND).takes_work(), "{view:#?}");
@@ -163,11 +163,11 @@ fn f32_an_error_of_the_wait_for_events_costs_every_device_until_it_works_again()
     library.say("code.nvmlEventSetCreate 13");
     library.unsay("code.nvmlEventSetWait_v2");
     let other = |view: &NvmlView| failing(view).filter(|reason| !reason.contains("internal driver error"));
-    until("the refusal of a new set", || monitor.view(), |view| other(&view));
+    until("the refusal of a new set", || monitor.view(), other);
     library.say("event 2 1 8 43");
     library.unsay("code.nvmlEventSetCreate");
     until("the wait to work again", || monitor.view(), answers);
-    until("the event", || monitor.view(), |view| seen(43)(&view).then_some(()));
+    until("the event", || monitor.view(), |view| seen(43)(view).then_some(()));
     let view = monitor.view();
     assert_eq!((condition(&view, FIRST), condition(&view, SECOND)), (Condition::Good, Condition::Good));
 }
