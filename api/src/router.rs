@@ -68,7 +68,8 @@ pub(crate) fn documented() -> OpenApiRouter<AppState> {
         .routes(routes!(vram::unload_everywhere))
         .routes(routes!(vram::load_on_device))
         .routes(routes!(vram::unload_from_device))
-        .routes(routes!(vram::remove_component))
+        .routes(routes!(vram::remove_from_device))
+        .routes(routes!(vram::remove_everywhere))
         // running models
         .routes(routes!(engine::generate))
         .routes(routes!(engine::lora_check))

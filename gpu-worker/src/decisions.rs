@@ -13,7 +13,7 @@ use shared::{
     wire::EvictionCandidate,
 };
 
-use crate::context::Agent;
+use crate::{context::Agent, metrics::Metrics};
 
 /// How far the decisions of each tier were told; the RAM tier goes by the empty name.
 #[derive(Debug, Default)]
@@ -31,11 +31,12 @@ impl Decisions {
     /// Counts and records what is new. What the database does not take is offered again; each tier keeps its last few
     /// hundred decisions meanwhile.
     pub async fn tell(&mut self, agent: &Agent) {
-        let ram = Tier { device: "", now: agent.tier.uptime(), after: &|seq| agent.tier.decisions_after(seq) };
+        let ram =
+            Tier { device: "", name: None, now: agent.tier.uptime(), after: &|seq| agent.tier.decisions_after(seq) };
         tell_of(agent, &ram, self.told.entry(String::new()).or_default()).await;
         for (id, device) in &agent.devices {
             let after = |seq| device.tier.decisions_after(seq);
-            let tier = Tier { device: id, now: device.tier.uptime(), after: &after };
+            let tier = Tier { device: id, name: Some(&device.name), now: device.tier.uptime(), after: &after };
             tell_of(agent, &tier, self.told.entry(id.clone()).or_default()).await;
         }
     }
@@ -44,6 +45,8 @@ impl Decisions {
 /// One tier as a source of decisions.
 struct Tier<'t> {
     device: &'t str,
+    /// The device's name on this host.
+    name: Option<&'t str>,
     now: Duration,
     after: &'t (dyn Fn(u64) -> Vec<Decision> + Sync),
 }
@@ -51,8 +54,9 @@ struct Tier<'t> {
 async fn tell_of(agent: &Agent, tier: &Tier<'_>, told: &mut Told) {
     for decision in (tier.after)(told.counted) {
         told.counted = decision.seq;
-        if tier.device.is_empty() {
-            count(agent, &decision);
+        match tier.name {
+            None => count(&agent.metrics, &decision),
+            Some(device) => count_of_device(&agent.metrics, device, &decision),
         }
     }
     if told.counted == told.recorded {
@@ -66,14 +70,21 @@ async fn tell_of(agent: &Agent, tier: &Tier<'_>, told: &mut Told) {
     }
 }
 
-fn count(agent: &Agent, decision: &Decision) {
-    let (metrics, reason) = (&agent.metrics, decision.reason.as_str());
+fn count(metrics: &Metrics, decision: &Decision) {
+    let reason = decision.reason.as_str();
     for row in decision.victims() {
         metrics.evictions.with_label_values(&[reason]).inc();
         metrics.evicted_bytes.with_label_values(&[reason]).inc_by(row.bytes);
         metrics.eviction_age_seconds.observe(row.age_ms as f64 / 1000.0);
         metrics.eviction_idle_seconds.observe(row.idle_ms as f64 / 1000.0);
     }
+}
+
+/// Copies on a device may share memory: what came back may be less than the sum of their bytes.
+fn count_of_device(metrics: &Metrics, device: &str, decision: &Decision) {
+    let labels = [device, decision.reason.as_str()];
+    metrics.device_evictions.with_label_values(&labels).inc_by(decision.victims().count() as u64);
+    metrics.device_evicted_bytes.with_label_values(&labels).inc_by(decision.freed_bytes);
 }
 
 async fn record(agent: &Agent, tier: &Tier<'_>, decisions: &[Decision]) -> Result<(), DbError> {

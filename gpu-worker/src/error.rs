@@ -6,6 +6,7 @@ use shared::{
     bytes::ByteSize,
     db::{DbError, models::CORRUPT_HINT},
     error::{Classify, ErrorCode},
+    ids::ComponentId,
 };
 
 use crate::{device_tier::evict::Refused, judge::ReadComponent, runner::RunnerError};
@@ -279,13 +280,15 @@ pub enum WorkError {
         /// Why.
         why: &'static str,
     },
-    /// Components in use stay.
-    #[error("{count} components are in use and stay in RAM, first: {first}")]
+    /// Components that are in use or kept stay in RAM; what could go has gone.
+    #[error("{first}{}{}", more_stay(*count), gone.iter().map(|gone| format!("; {gone}")).collect::<String>())]
     InUse {
         /// How many.
         count: usize,
         /// The first refusal.
         first: String,
+        /// What has gone all the same, by place.
+        gone: Vec<Gone>,
     },
     /// Asked to stop.
     #[error("stopped on request")]
@@ -302,6 +305,33 @@ pub enum WorkError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// What left a place in work that failed all the same.
+#[derive(Debug)]
+pub struct Gone {
+    /// `RAM`, or the device.
+    pub place: String,
+    /// The components, by their present ids.
+    pub components: Vec<ComponentId>,
+    /// What came back.
+    pub freed_bytes: u64,
+}
+
+impl std::fmt::Display for Gone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ids: Vec<String> = self.components.iter().map(ToString::to_string).collect();
+        write!(f, "{} left {} ({}): {}", ids.len(), self.place, ByteSize(self.freed_bytes), ids.join(", "))
+    }
+}
+
+/// Those beside the first that is named.
+fn more_stay(count: usize) -> String {
+    match count {
+        0 | 1 => String::new(),
+        2 => ", and 1 more stays in RAM".to_owned(),
+        count => format!(", and {} more stay in RAM", count - 1),
+    }
 }
 
 impl Classify for WorkError {

@@ -34,8 +34,10 @@ pub struct Metrics {
     pub loaded_bytes: IntCounter,
     /// Bytes copied from RAM to devices.
     pub copied_bytes: IntCounter,
-    /// Components taken off a device by our own choice.
-    pub device_evictions: IntCounter,
+    /// Copies of components and variants taken off devices, by device and reason.
+    pub device_evictions: IntCounterVec,
+    /// Bytes that came back of them.
+    pub device_evicted_bytes: IntCounterVec,
     /// Deaths of device runners.
     pub runner_exits: IntCounterVec,
     /// Bytes by tier: `ram`, and each device's name.
@@ -119,9 +121,15 @@ impl Metrics {
             )?,
             loaded_bytes: IntCounter::new("modelyard_loaded_bytes_total", "Tensor bytes read from disk into RAM.")?,
             copied_bytes: IntCounter::new("modelyard_copied_bytes_total", "Bytes copied from RAM to devices.")?,
-            device_evictions: IntCounter::new(
+            device_evictions: counters(
                 "modelyard_device_evictions_total",
-                "Components taken off devices by the policy: to make room for others, or under memory pressure.",
+                "Copies of components and variants taken off devices, by reason.",
+                &["device", "reason"],
+            )?,
+            device_evicted_bytes: counters(
+                "modelyard_device_evicted_bytes_total",
+                "Bytes that came back from devices with what was taken off them, by reason.",
+                &["device", "reason"],
             )?,
             runner_exits: counters("modelyard_runner_exits_total", "Deaths of device runners.", &["device"])?,
             tier_bytes: gauges("modelyard_tier_bytes", "Bytes of weights in a tier, by our ledger.", &["tier"])?,
@@ -205,11 +213,15 @@ impl Metrics {
         }
         for device in devices {
             self.runner_exits.with_label_values(&[*device]);
+            for reason in Reason::ALL {
+                self.device_evictions.with_label_values(&[*device, reason.as_str()]);
+                self.device_evicted_bytes.with_label_values(&[*device, reason.as_str()]);
+            }
         }
     }
 
     fn register_all(&self, registry: &Registry) -> prometheus::Result<()> {
-        let all: [Box<dyn prometheus::core::Collector>; 30] = [
+        let all: [Box<dyn prometheus::core::Collector>; 31] = [
             Box::new(self.attempts.clone()),
             Box::new(self.attempt_seconds.clone()),
             Box::new(self.wait_seconds.clone()),
@@ -219,6 +231,7 @@ impl Metrics {
             Box::new(self.loaded_bytes.clone()),
             Box::new(self.copied_bytes.clone()),
             Box::new(self.device_evictions.clone()),
+            Box::new(self.device_evicted_bytes.clone()),
             Box::new(self.runner_exits.clone()),
             Box::new(self.tier_bytes.clone()),
             Box::new(self.tier_limit_bytes.clone()),

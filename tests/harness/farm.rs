@@ -129,7 +129,8 @@ impl FarmBuilder {
         let server = if settings.own_postgres { Arc::new(Server::own().await) } else { Server::shared().await };
         let database_url = server.database().await;
         let folder = tempfile::Builder::new().prefix("modelyard-farm-").tempdir().expect("a temporary folder");
-        let options = Options { redis_memory: settings.redis_memory, ..Options::TEST };
+        let (redis_memory, redis_commands) = (settings.redis_memory, settings.redis_commands);
+        let options = Options { redis_memory, redis_commands, ..Options::TEST };
         let redis = Redis::ensure(folder.path(), options).unwrap_or_else(|error| panic!("{error}"));
         let launcher = Launcher {
             folder: folder.path(),

@@ -22,6 +22,8 @@ pub struct Settings {
     pub own_postgres: bool,
     /// Redis's limit of memory, and what it does there.
     pub redis_memory: (&'static str, &'static str),
+    /// Commands of Redis that the farm's own user may give beside those that the product needs.
+    pub redis_commands: &'static str,
     /// More arguments for the API.
     pub api_arguments: Vec<String>,
     /// More arguments for the scheduler.
@@ -39,6 +41,7 @@ impl Default for Settings {
             lost_after: Duration::from_secs(120),
             own_postgres: false,
             redis_memory: private_stores::Options::TEST.redis_memory,
+            redis_commands: private_stores::Options::TEST.redis_commands,
             api_arguments: Vec::new(),
             scheduler_arguments: Vec::new(),
             clock: Clock::True,

@@ -166,6 +166,57 @@ async fn a_program_sees_the_bytes_of_the_file_and_holds_them_until_it_ends() {
     farm.assert_ledger_is_clean().await;
 }
 
+/// A program that keeps one array when it has closed its attachment, or has forgotten it, still has the memory: the lease goes
+/// with the array.
+async fn the_lease_outlives_the_attachment(python: &str, ways: &[&str]) {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let (agent, socket) = attachable(&farm).await;
+    for (tier, way) in ways.iter().flat_map(|way| [("ram", way), ("vram", way)]) {
+        let mut program = Program::start_at(python, &socket, ["small", "vae", way, tier, ""], None);
+        program.says();
+        program.go_on();
+        assert_eq!(program.says(), json!({ "closed": true }), "{way} {tier}");
+        let held = async || agent.metric("modelyard_attach_leases", "").await;
+        // a job of the agent, which would have heard of the connection's end long before it begins that
+        let cleared = clear(&farm).await;
+        if tier == "ram" {
+            assert_eq!(cleared, 0, "{way}");
+        } else {
+            let refused = farm.api.post("/v1/models/small/unload", &json!({})).await.problem(409);
+            assert!(refused.detail.contains("in use on `a/cpu:0` (1 lease)"), "{way}: {refused:?}");
+        }
+        assert_eq!(held().await, 1.0, "{way} {tier}");
+        program.go_on();
+        assert_eq!(program.says(), json!({ "let_go": true }), "{way} {tier}");
+        wait_for("the lease to end", SHORT, || async {
+            let leases = held().await;
+            if leases == 0.0 { Ok(()) } else { Err(format!("{leases}")) }
+        })
+        .await;
+        if tier == "ram" {
+            assert_eq!(clear(&farm).await, 1, "{way}");
+        } else {
+            device_leases(&farm, "a/cpu:0", 0).await;
+            let unload = farm.api.submit("/v1/models/small/unload", json!({})).await;
+            farm.api.job_ended(unload.id, JobState::Succeeded, SHORT).await;
+        }
+    }
+    farm.assert_ledger_is_clean().await;
+}
+
+#[tokio::test]
+async fn an_array_that_outlives_its_attachment_keeps_the_lease() {
+    let Some(python) = python("numpy") else { return };
+    the_lease_outlives_the_attachment(&python, &["kept", "forgotten"]).await;
+}
+
+#[tokio::test]
+async fn a_torch_tensor_that_outlives_its_attachment_keeps_the_lease() {
+    let Some(python) = python("torch") else { return };
+    the_lease_outlives_the_attachment(&python, &["kept-torch"]).await;
+}
+
 fn shapes_and_hashes(seen: &Value) -> Vec<(Value, String)> {
     let tensors = seen["tensors"].as_object().expect("tensors").values();
     let mut found: Vec<(Value, String)> =

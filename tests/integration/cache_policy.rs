@@ -1,4 +1,4 @@
-//! What stays in RAM and why: evictions with their records, protection, keep-alive, statistics, what the command line says.
+//! What stays in RAM and why: evictions with their records, protection, keep-alive, statistics.
 
 use harness::{AgentSettings, Farm, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::{Value, json};
@@ -105,4 +105,39 @@ async fn a_component_leaves_when_its_keep_alive_is_over() {
     let job = farm.api.submit("/v1/jobs", keep).await;
     farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
     assert!(component(&farm, "two").await.copies[0].expires_at.is_none());
+}
+
+/// A removal that meets something that is kept fails, and says what has gone all the same: from RAM, and off the device.
+#[tokio::test]
+async fn a_removal_in_part_says_what_has_gone() {
+    let farm = Farm::start().await;
+    ModelFile::checkpoint(mebibytes(2), mebibytes(1), mebibytes(1)).write(&farm.library(), "all.safetensors");
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let parts = farm.model("all").await.components;
+    let is_vae = |part: &&shared::wire::ComponentView| part.kind == "vae";
+    let vae = parts.iter().find(is_vae).expect("a VAE").id;
+    cache(&farm, "all", json!({})).await;
+    let path = format!("/v1/cache/components/{vae}/protect?host=a");
+    let job = farm.api.submit(&path, json!({})).await;
+    farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
+    let gone: Vec<String> = parts.iter().filter(|part| !is_vae(part)).map(|part| part.id.to_string()).collect();
+    let removal = json!({ "kind": "cache_remove", "args": { "model": "all" } });
+    let refused = |message: &str, places: &[&str]| {
+        assert!(message.contains(&format!("`{vae}` is protected")), "{message}");
+        for place in places {
+            assert!(message.contains(&format!("{} left {place} (", gone.len())), "{place}: {message}");
+        }
+        assert!(gone.iter().all(|id| message.matches(id.as_str()).count() == places.len()), "{message}");
+    };
+    let job = farm.api.submit("/v1/jobs", removal).await;
+    let error = farm.api.job_ended(job.id, JobState::Failed, SHORT).await.job.error.expect("an error");
+    refused(&error.message, &["RAM"]);
+
+    let request =
+        json!({ "components": parts.iter().filter(|part| !is_vae(part)).map(|part| &part.kind).collect::<Vec<_>>() });
+    let load = farm.api.submit("/v1/models/all/load", request).await;
+    farm.api.job_ended(load.id, JobState::Succeeded, SHORT).await;
+    let unload = farm.api.submit("/v1/models/all/unload", json!({ "from_ram": true })).await;
+    let error = farm.api.job_ended(unload.id, JobState::Failed, SHORT).await.job.error.expect("an error");
+    refused(&error.message, &["`a/cpu:0`", "RAM"]);
 }

@@ -10,7 +10,7 @@ use shared::{
     wire::{CacheView, JobDetail},
 };
 
-use crate::support::{big_model, bytes_move, load, load_with, loaded, nothing_is_resident, small_model};
+use crate::support::{big_model, bytes_move, load, load_with, loaded, metric_is, nothing_is_resident, small_model};
 
 #[tokio::test]
 async fn a_load_is_cancelled_while_bytes_move() {
@@ -145,4 +145,45 @@ async fn a_cancel_of_a_parent_reaches_its_children() {
     }
     nothing_is_resident(&farm, &a, "a").await;
     nothing_is_resident(&farm, &b, "b").await;
+}
+
+/// One load into RAM that two jobs wait for: one of them can leave it, and a removal ends it for all.
+#[tokio::test]
+async fn a_load_that_jobs_share_is_cancelled_by_one_or_for_all() {
+    let farm = Farm::start().await;
+    big_model(&farm, 64);
+    let agent = farm.agent_with_library(farm.agent("a").read_limit("2MB")).await;
+    let component = farm.model("big").await.components[0].id;
+    let load = load(&farm, "big").await;
+    bytes_move(&farm, &load).await;
+    let joined = async |number: u32| {
+        // of equal jobs there would be one
+        let request = json!({ "model": "big", "keep_alive": 100 + number });
+        let job = farm.api.submit("/v1/cache", request).await;
+        metric_is(&agent, "modelyard_cache_requests", "answer=\"join\"", f64::from(number)).await;
+        job
+    };
+    let leaves = joined(1).await;
+    farm.api.cancel(leaves.id).await;
+    farm.api.job_ended(leaves.id, JobState::Cancelled, SHORT).await;
+    assert_eq!(farm.api.job(load.id).await.job.state, JobState::Running, "the load goes on for the other");
+
+    let stays = joined(2).await;
+    let path = format!("/v1/cache/components/{component}");
+    let removal = farm.api.delete(&path).await.accepted();
+    let refused = farm.api.job_ended(removal.id, JobState::Failed, SHORT).await.job.error.expect("an error");
+    assert!(refused.code == ErrorCode::Conflict && refused.message.contains("is being loaded"), "{refused:?}");
+    let removal = farm.api.delete(&format!("{path}?host=a&cancel_loads=true")).await.accepted();
+    let told = farm.api.job_ended(removal.id, JobState::Succeeded, SHORT).await.job.result.expect("a result");
+    assert_eq!(told["cancelled_loads"], json!([component]), "{told}");
+    for job in [load.id, stays.id] {
+        farm.api.job_ended(job, JobState::Cancelled, SHORT).await;
+        assert_eq!(farm.ledger.outcomes(job).await, ["cancelled"], "it is not tried again");
+    }
+    nothing_is_resident(&farm, &agent, "a").await;
+    // a clear ends no loads
+    let all = json!({ "kind": "cache_remove", "args": { "cancel_loads": true } });
+    let refused = farm.api.post("/v1/jobs", &all).await.problem(400);
+    assert!(refused.detail.contains("name the model or the component"), "{refused:?}");
+    farm.assert_ledger_is_clean().await;
 }

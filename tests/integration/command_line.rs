@@ -2,8 +2,8 @@
 
 use std::{path::Path, time::Duration};
 
-use harness::{Clock, Farm, LONG, Process, SHORT, binary};
-use serde_json::Value;
+use harness::{Clock, Farm, LONG, Process, SHORT, binary, wait_for};
+use serde_json::{Value, json};
 
 use crate::support::small_model;
 
@@ -93,6 +93,131 @@ async fn the_main_job_through_the_command() {
     }
     modelyard(&folder, &["--api", "http://127.0.0.1:9", "models", "ls"], SHORT).await.with(7);
     assert!(run("--json models ls").await.json().to_string().contains("small"));
+}
+
+/// RAM from the command line: what is added, explained, kept, removed and remembered, in words and as JSON.
+#[tokio::test]
+async fn the_cache_through_the_command() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let id = farm.model("small").await.components[0].id.to_string();
+    let at = At::new(&farm);
+    at.says("cache add small --keep-alive 2h", 0, "cache small").await;
+    at.says("cache ls", 0, "small").await;
+    for part in ["policy", "cost", "0 hits, 1 misses, 0 joins", "pressure", "none"] {
+        at.says("cache stats", 0, part).await;
+    }
+    for what in [&id, "small"] {
+        let explained = at.says(&format!("cache explain {what}"), 0, "or first when room is needed").await;
+        assert!(explained.contains(&format!("small/vae ({id})")), "{explained}");
+    }
+    at.says("cache protect small --host a", 0, "protect small").await;
+    at.says("cache explain small", 0, "not while it is protected").await;
+    at.says(&format!("cache rm {id}"), 4, "is protected").await;
+    at.says(&format!("cache unprotect {id}"), 0, "").await;
+    at.says("cache protect small --host b", 3, "no host `b`").await;
+    let hosts = at.json("cache stats").await;
+    assert_eq!(hosts["hosts"][0]["components"][0]["component"], id.as_str(), "{hosts}");
+
+    // off one host, which then has nothing to give
+    at.says(&format!("cache rm {id} --host b"), 3, "no host `b`").await;
+    let removed = at.json(&format!("cache rm {id} --host a")).await;
+    assert_eq!((&removed["state"], &removed["result"]["evicted"]), (&json!("succeeded"), &json!([id])), "{removed}");
+    at.says("cache rm small --host a", 4, "is not in RAM there").await;
+    at.says("cache explain small", 0, "neither in RAM nor on a device").await;
+    at.says("cache add small --component unet", 2, "unet").await;
+    let added = at.json("cache add small --host a --priority 3").await;
+    assert_eq!((&added["state"], &added["target"]), (&json!("succeeded"), &json!("host:a")), "{added}");
+    at.says("cache rm small", 0, "came back").await;
+
+    at.evictions("cache evictions", 2).await;
+    let listed = at.says("cache evictions --host a", 0, "requested").await;
+    assert!(listed.contains("small/vae"), "{listed}");
+    let page = at.json(&format!("cache evictions --component {id} --limit 1")).await;
+    assert_eq!((page["items"].as_array().map(Vec::len), &page["items"][0]["host"]), (Some(1), &json!("a")), "{page}");
+    at.says("cache evictions --device a/cpu:0", 0, "nothing was evicted").await;
+    at.says("cache explain small", 0, "went last").await;
+}
+
+/// Device memory, and `top`, which asks for everything at once.
+#[tokio::test]
+async fn devices_and_top_through_the_command() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let id = farm.model("small").await.components[0].id.to_string();
+    let at = At::new(&farm);
+    at.says("vram evictions", 0, "nothing was evicted").await;
+    at.says("vram load small --device a/cpu:0", 0, "load small").await;
+    at.says("vram ls --device a/cpu:0", 0, &id).await;
+    at.says("vram ls --device a/cpu:7", 3, "a/cpu:7").await;
+    let explained = at.says("vram explain small", 0, "first when room is needed").await;
+    assert!(explained.contains("a/cpu:0"), "{explained}");
+
+    for words in ["top --once", "top"] {
+        let look = at.says(words, 0, "a/cpu:0").await;
+        assert!(look.contains("small") && look.contains(farm.api.url()), "{look}");
+    }
+    let look = at.json("top").await;
+    assert_eq!((&look["hosts"][0]["name"], &look["devices"][0]["id"]), (&json!("a"), &json!("a/cpu:0")), "{look}");
+    assert_eq!((&look["running"], &look["waiting"]), (&json!([]), &json!([])), "{look}");
+    assert_eq!(look["status"]["models"][0]["name"], "small", "{look}");
+    at.says("top --interval 10ms", 2, "at least 250 ms").await;
+
+    at.says(&format!("vram rm {id} --device a/cpu:7"), 3, "a/cpu:7").await;
+    at.says(&format!("vram rm {id} --device a/cpu:0"), 0, "came back").await;
+    at.says(&format!("vram rm {id}"), 4, "not resident on any device").await;
+    at.says("vram rm small", 2, "small").await;
+    at.says("vram load small", 0, "load small").await;
+    let removed = at.json(&format!("vram rm {id}")).await;
+    assert_eq!((&removed["kind"], &removed["state"]), (&json!("unload"), &json!("succeeded")), "{removed}");
+    at.says("vram load small", 0, "load small").await;
+    at.says("vram unload small", 0, "came back").await;
+    at.evictions("vram evictions", 3).await;
+    at.says("vram evictions --device a/cpu:0", 0, "requested").await;
+    at.says("vram evictions --host b", 0, "nothing was evicted").await;
+}
+
+/// Where a farm's command line is used.
+struct At {
+    folder: std::path::PathBuf,
+    api: String,
+}
+
+impl At {
+    fn new(farm: &Farm) -> Self {
+        let folder = farm.path("cli");
+        std::fs::create_dir(&folder).expect("a folder");
+        Self { folder, api: farm.api.url().to_owned() }
+    }
+
+    async fn run(&self, words: &str) -> Ran {
+        let arguments: Vec<&str> = ["--api", &self.api].into_iter().chain(words.split(' ')).collect();
+        modelyard(&self.folder, &arguments, SHORT).await
+    }
+
+    /// What it says, when it ends so and this is part of it.
+    async fn says(&self, words: &str, code: i32, part: &str) -> String {
+        let (ended, said) = self.run(words).await.ended();
+        assert_eq!(ended, Some(code), "{words}: {said}");
+        assert!(said.contains(part), "{words}: {said}");
+        said
+    }
+
+    async fn json(&self, words: &str) -> Value {
+        self.run(&format!("--json {words}")).await.json()
+    }
+
+    /// Decisions are recorded a moment after they were carried out.
+    async fn evictions(&self, words: &str, count: usize) {
+        wait_for(&format!("{count} decisions of `{words}`"), SHORT, || async {
+            let page = self.json(words).await;
+            let there = page["items"].as_array().map(Vec::len);
+            if there == Some(count) { Ok(()) } else { Err(page.to_string()) }
+        })
+        .await;
+    }
 }
 
 /// One command makes a farm, runs the main job and ends it, without a terminal, and leaves nothing running.

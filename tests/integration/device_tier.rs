@@ -9,7 +9,7 @@ use shared::{
     wire::{CacheView, CachedComponent, DeviceView, EvictionView, JobDetail, Page, ResidentComponent},
 };
 
-use crate::support::{device_is, load_with, loaded, ram_bytes};
+use crate::support::{device_is, load_with, loaded, metric_is, ram_bytes};
 
 /// Two checkpoints with one VAE and a UNet each of their own, both on the device.
 async fn two_with_one_vae(farm: &Farm) {
@@ -97,7 +97,7 @@ fn named(names: &[&str]) -> impl Fn(&DeviceView) -> bool {
 async fn what_leaves_a_device_is_chosen_by_the_policy_and_explained() {
     let farm = Farm::start().await;
     three_for_two(&farm).await;
-    let _agent = farm.agent_with_library(farm.agent("a").cpu_memory("64MiB")).await;
+    let agent = farm.agent_with_library(farm.agent("a").cpu_memory("64MiB")).await;
     loaded_with(&farm, "one", json!({ "protect": true })).await;
     loaded(&farm, "two").await;
     loaded(&farm, "three").await;
@@ -143,6 +143,12 @@ async fn what_leaves_a_device_is_chosen_by_the_policy_and_explained() {
     let job = farm.api.submit("/v1/jobs", keep(json!({ "model": "three", "keep_alive": 0 }))).await;
     farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
     device_is(&farm, "a/cpu:0", "empty", |view| view.resident.is_empty()).await;
+    for reason in ["room", "requested", "expired"] {
+        let labels = format!("device=\"cpu:0\",reason=\"{reason}\"");
+        metric_is(&agent, "modelyard_device_evictions_total", &labels, 1.0).await;
+        let bytes = agent.metric("modelyard_device_evicted_bytes_total", &labels).await;
+        assert!(bytes >= mebibytes(24) as f64, "{reason}: {bytes}");
+    }
     farm.assert_ledger_is_clean().await;
 }
 

@@ -68,7 +68,7 @@ async fn every_byte_has_an_owner_and_the_system_agrees() {
 #[tokio::test]
 async fn a_plan_is_shown_then_done_and_says_what_is_missing() {
     let farm = Farm::start().await;
-    let _agent = three_loaded(&farm).await;
+    let agent = three_loaded(&farm).await;
     let need = mebibytes(30);
 
     let shown = optimized(&farm, "devices/a/cpu:0", json!({ "free_bytes": need, "dry_run": true })).await;
@@ -108,6 +108,9 @@ async fn a_plan_is_shown_then_done_and_says_what_is_missing() {
         if all && of(true).count() == 2 && of(false).count() == 2 { Ok(()) } else { Err(format!("{page:?}")) }
     })
     .await;
+    for name in ["modelyard_evictions_total", "modelyard_device_evictions_total"] {
+        assert_eq!(agent.metric(name, "reason=\"optimized\"").await, 2.0, "{name}");
+    }
 
     // a host that has its headroom needs nothing; a device has none that could be meant
     let nothing = optimized(&farm, "hosts/a", json!({ "headroom_bytes": 1 })).await;

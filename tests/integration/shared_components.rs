@@ -79,6 +79,38 @@ async fn files_with_equal_tensors_become_one_component_once_both_were_read() {
     farm.assert_ledger_is_clean().await;
 }
 
+/// What was loaded under an id of before is cleared, and refused, under the id that the catalogue has now.
+#[tokio::test]
+async fn what_leaves_ram_is_told_by_its_present_id() {
+    let farm = Farm::start().await;
+    ModelFile::vae(mebibytes(2)).write(&farm.library(), "first.safetensors");
+    ModelFile::vae(mebibytes(2)).write(&farm.library(), "second.safetensors");
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let cached = async |name: &str| {
+        let job = farm.api.submit("/v1/cache", json!({ "model": name })).await;
+        farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
+    };
+    let cleared = async || {
+        let job = farm.api.delete("/v1/cache").await.accepted();
+        farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await.job.result.expect("a result")
+    };
+    cached("first").await;
+    let first = farm.model("first").await.components[0].id;
+    assert_eq!(cleared().await["evicted"], json!([first]));
+    // read under an id of its own, and known to be the other one at the end of the read
+    cached("second").await;
+    assert_eq!(farm.model("second").await.components[0].id, first);
+    let keep = |protect: bool| json!({ "kind": "cache_keep", "target": "host:a", "args": { "model": "second", "protect": protect } });
+    for (protect, list) in [(true, "kept"), (false, "evicted")] {
+        let job = farm.api.submit("/v1/jobs", keep(protect)).await;
+        farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
+        let told = cleared().await;
+        let id = if protect { &told[list][0]["component"] } else { &told[list][0] };
+        assert_eq!((id, told[list].as_array().map(Vec::len)), (&json!(first), Some(1)), "{told}");
+    }
+    farm.assert_ledger_is_clean().await;
+}
+
 /// A checkpoint and a diffusers folder with the same weights hold the same components: names, fused projections and
 /// transposed matrices differ in the files, the canonical bytes do not.
 #[tokio::test]

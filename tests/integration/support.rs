@@ -107,6 +107,15 @@ pub(crate) async fn ram_bytes(agent: &Daemon) -> f64 {
     agent.metric("modelyard_tier_bytes", "tier=\"ram\"").await
 }
 
+/// Waits until an agent's metric is so much: some are set when the next picture of the host is told.
+pub(crate) async fn metric_is(agent: &Daemon, name: &str, labels: &str, wanted: f64) {
+    wait_for(&format!("{name}{{{labels}}} to be {wanted}"), SHORT, || async {
+        let seen = agent.metric(name, labels).await;
+        if seen == wanted { Ok(()) } else { Err(format!("{seen}")) }
+    })
+    .await;
+}
+
 /// Nothing is resident or half-resident on this agent's RAM tier and device.
 pub(crate) async fn nothing_is_resident(farm: &Farm, agent: &Daemon, host: &str) {
     wait_for("memory to come back", SHORT, || async {

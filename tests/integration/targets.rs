@@ -4,7 +4,7 @@ use harness::{Farm, SHORT, wait_for};
 use serde_json::json;
 use shared::job::JobState;
 
-use crate::support::{device_is, load, load_with, loaded, small_model};
+use crate::support::{device_is, load, load_with, loaded, metric_is, small_model};
 
 /// `all` makes a child for each device under one parent that ends when all have.
 #[tokio::test]
@@ -117,6 +117,37 @@ async fn the_device_forms_reach_one_device() {
     let job = farm.api.delete(&path).await.accepted();
     farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
     device_is(&farm, "b/cpu:0", "empty", |view| view.resident.is_empty()).await;
+    let refused = farm.api.delete(&path).await.problem(409);
+    assert!(refused.detail.contains("not resident on device `b/cpu:0`"), "{refused:?}");
+}
+
+/// A component goes off every device that holds it, by one job for one of them and a parent for several.
+#[tokio::test]
+async fn a_component_is_removed_from_all_devices() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let agents = [farm.agent_with_library(farm.agent("a")).await, farm.agent_with_library(farm.agent("b")).await];
+    let all = load_with(&farm, "small", json!({ "target": "all" })).await;
+    farm.api.job_ended(all.id, JobState::Succeeded, SHORT).await;
+    for device in ["a/cpu:0", "b/cpu:0"] {
+        device_is(&farm, device, "holds it", |view| view.resident.len() == 1).await;
+    }
+    let path = format!("/v1/vram/components/{}", farm.model("small").await.components[0].id);
+    let parent = farm.api.delete(&path).await.accepted();
+    let ended = farm.api.job_ended(parent.id, JobState::Succeeded, SHORT).await;
+    assert_eq!(ended.children.len(), 2, "{ended:?}");
+    for (device, agent) in ["a/cpu:0", "b/cpu:0"].into_iter().zip(&agents) {
+        device_is(&farm, device, "empty", |view| view.resident.is_empty()).await;
+        metric_is(agent, "modelyard_device_evictions_total", "reason=\"requested\"", 1.0).await;
+    }
+    loaded(&farm, "small").await;
+    let one = farm.api.delete(&path).await.accepted();
+    let ended = farm.api.job_ended(one.id, JobState::Succeeded, SHORT).await;
+    assert!(ended.children.is_empty() && ended.job.device.is_some(), "{ended:?}");
+    let refused = farm.api.delete(&path).await.problem(409);
+    assert!(refused.detail.contains("not resident on any device"), "{refused:?}");
+    let unknown = format!("/v1/vram/components/{}", shared::ids::ComponentId::generate());
+    farm.api.delete(&unknown).await.problem(404);
 }
 
 /// A device that is full gives up what was used least recently.
@@ -140,7 +171,7 @@ async fn a_full_device_makes_room() {
     let mut names: Vec<&str> = view.resident.iter().map(|held| held.model_name.as_str()).collect();
     names.sort_unstable();
     assert_eq!(names, ["m2", "m3"]);
-    assert_eq!(agent.metric("modelyard_device_evictions_total", "").await, 1.0);
+    metric_is(&agent, "modelyard_device_evictions_total", "device=\"cpu:0\",reason=\"room\"", 1.0).await;
 }
 
 /// More waiting jobs than are looked at together, which nobody can take, and one behind them.

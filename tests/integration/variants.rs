@@ -15,7 +15,7 @@ use shared::{
 
 use crate::{
     engine::{artifact, done, make_models, result, tensors, wave, with_library},
-    support::{device, device_is, uploaded},
+    support::{device, device_is, metric_is, uploaded},
 };
 
 pub(crate) const MODEL: &str = "sd15-tiny-diffusers";
@@ -142,6 +142,8 @@ async fn a_stack_changes_pictures_and_each_state_comes_back_byte_for_byte() {
     let job = farm.api.submit(&format!("/v1/models/{MODEL}/unload"), json!({})).await;
     farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
     device_is(&farm, "a/cpu:0", "no variants", |view| view.variants.is_empty() && bases(view).is_empty()).await;
+    let gone = count + before.len() as f64;
+    metric_is(&agent, "modelyard_device_evictions_total", "reason=\"requested\"", gone).await;
     farm.assert_ledger_is_clean().await;
 }
 

@@ -92,11 +92,15 @@ pub(super) async fn decide_remove(
     conn: &mut Session,
     view: &View,
     what: &Cached,
+    cancel_loads: bool,
     target: &Target,
 ) -> Result<Decision, ApiError> {
     let within: Vec<String> =
         hosts_of(view, target, "cache_remove")?.iter().map(|host| host.row.name.clone()).collect();
-    let Some((args, meant, label)) = meant(conn, what).await? else {
+    let Some((mut args, meant, label)) = meant(conn, what).await? else {
+        if cancel_loads {
+            return Err(ApiError::field("/cancel_loads", "name the model or the component whose loads are to end"));
+        }
         let hosts = holders(conn, view, None).await?;
         let spec = JobSpec::CacheRemove(CacheRemoveArgs::default());
         return Ok(spread(spec, target, within.into_iter().filter(|host| hosts.contains(host)).collect()));
@@ -107,6 +111,7 @@ pub(super) async fn decide_remove(
         return Err(ApiError::conflict(format!("{label} is not in RAM there")).hint("nothing has to be done"));
     }
     must_not_be_leased(view, &meant, &places, &label)?;
+    args.cancel_loads = cancel_loads;
     Ok(spread(JobSpec::CacheRemove(args), target, places))
 }
 
@@ -174,12 +179,12 @@ async fn meant(
         Cached::Model(model) => {
             let subject = Subject::read(conn, model, None).await?;
             let ids = subject.components.iter().map(|row| row.id).collect();
-            let args = CacheRemoveArgs { model: Some(subject.model.id), component: None };
+            let args = CacheRemoveArgs { model: Some(subject.model.id), ..CacheRemoveArgs::default() };
             Some((args, ids, format!("`{}`", subject.model.name)))
         }
         Cached::Component(id) => {
             let row = get_component(conn, *id).await?;
-            let args = CacheRemoveArgs { model: None, component: Some(row.id) };
+            let args = CacheRemoveArgs { component: Some(row.id), ..CacheRemoveArgs::default() };
             Some((args, vec![row.id], format!("component `{id}` ({})", row.kind)))
         }
     })

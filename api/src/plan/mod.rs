@@ -52,12 +52,12 @@ pub(crate) enum Wanted {
         wait_for_jobs: bool,
         target: Option<Target>,
     },
-    /// Free one component of one device.
-    UnloadComponent { component: ComponentId, device: String },
+    /// Free one component of one device, or of every one when none is given.
+    UnloadComponent { component: ComponentId, device: Option<String> },
     /// Disk → RAM.
     CacheAdd { model: String, components: Option<Vec<String>>, target: Target, keep: Keep },
-    /// Free RAM.
-    CacheRemove { what: Cached, target: Target },
+    /// Free RAM, where it is said also of what is being loaded.
+    CacheRemove { what: Cached, cancel_loads: bool, target: Target },
     /// Say how long what is in RAM stays there.
     CacheKeep { what: Cached, target: Target, protect: Option<bool>, keep_alive: Option<KeepAlive> },
     /// Look at the disks.
@@ -223,18 +223,20 @@ async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decisi
             unload::decide(conn, view, &subject, components.clone(), manner, target.as_ref()).await
         }
         Wanted::UnloadComponent { component, device } => {
-            get_device(view, device)?;
+            device.as_ref().map(|device| get_device(view, device)).transpose()?;
             let row = get_component(conn, *component).await?;
             let kinds = vec![row.kind.clone()];
             let subject = Subject::read(conn, &row.model_id.to_string(), Some(&kinds)).await?;
-            let target = Target::Device(device.clone());
-            unload::decide(conn, view, &subject, Some(kinds), unload::Manner::default(), Some(&target)).await
+            let target = device.clone().map(Target::Device);
+            unload::decide(conn, view, &subject, Some(kinds), unload::Manner::default(), target.as_ref()).await
         }
         Wanted::CacheAdd { model, components, target, keep } => {
             let subject = Subject::read(conn, model, components.as_deref()).await?;
             cache::decide_add(view, &subject, components.clone(), *keep, target, &order.labels)
         }
-        Wanted::CacheRemove { what, target } => cache::decide_remove(conn, view, what, target).await,
+        Wanted::CacheRemove { what, cancel_loads, target } => {
+            cache::decide_remove(conn, view, what, *cancel_loads, target).await
+        }
         Wanted::CacheKeep { what, target, protect, keep_alive } => {
             cache::decide_keep(conn, view, what, target, *protect, *keep_alive).await
         }

@@ -136,7 +136,7 @@ fn wanted(spec: JobSpec, target: Target, place: Where) -> Wanted {
                 (None, Some(component)) => Cached::Component(component),
                 (None, None) => Cached::All,
             };
-            Wanted::CacheRemove { what, target }
+            Wanted::CacheRemove { what, cancel_loads: args.cancel_loads, target }
         }
         JobSpec::VaeDecode(args) => again(EngineArgs::VaeDecode(args), target),
         JobSpec::VaeEncode(args) => again(EngineArgs::VaeEncode(args), target),

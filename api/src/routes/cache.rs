@@ -177,21 +177,41 @@ pub(crate) async fn clear_cache(
     Query(query): Query<HostQuery>,
     Command { asked, .. }: Command<NoBody>,
 ) -> Result<Response, ApiError> {
-    submit(&state, asked, Order::new(Wanted::CacheRemove { what: Cached::All, target: query.target() })).await
+    submit(
+        &state,
+        asked,
+        Order::new(Wanted::CacheRemove { what: Cached::All, cancel_loads: false, target: query.target() }),
+    )
+    .await
+}
+
+/// Where, and whether loads end.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct RemoveQuery {
+    /// Only this host.
+    host: Option<String>,
+    /// Also end a load of it into RAM that is under way, for every job that waits for it.
+    cancel_loads: bool,
 }
 
 /// Removes a component from RAM
+///
+/// One that is in use stays, and one that is being loaded, unless its load is to end: then every job that waits for that is
+/// cancelled.
 #[utoipa::path(delete, path = "/v1/cache/components/{component}", operation_id = "removeCachedComponent", tag = "cache",
-    params(("component" = String, Path, description = "Id"), HostQuery),
+    params(("component" = String, Path, description = "Id"), RemoveQuery),
     responses((status = 202, description = "Accepted", body = JobView)))]
 pub(crate) async fn remove_cached(
     State(state): State<AppState>,
     Path(component): Path<String>,
-    Query(query): Query<HostQuery>,
+    Query(RemoveQuery { host, cancel_loads }): Query<RemoveQuery>,
     Command { asked, .. }: Command<NoBody>,
 ) -> Result<Response, ApiError> {
     let what = Cached::Component(id_of(&component)?);
-    submit(&state, asked, Order::new(Wanted::CacheRemove { what, target: query.target() })).await
+    let target = HostQuery { host }.target();
+    submit(&state, asked, Order::new(Wanted::CacheRemove { what, cancel_loads, target })).await
 }
 
 /// Protects a component in RAM

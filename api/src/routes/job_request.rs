@@ -89,6 +89,8 @@ struct RemoveArgs {
     model: Option<String>,
     #[serde(default)]
     component: Option<ComponentId>,
+    #[serde(default)]
+    cancel_loads: bool,
 }
 
 /// As [`shared::job::ScanArgs`], with the model by id or name.
@@ -183,7 +185,7 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
         JobKind::Convert => convert::wanted(parse_value("args", args)?, "/args", target)?,
         JobKind::CacheKeep => {
             let KeepArgs { model, component, protect, keep_alive } = parse_value("args", args)?;
-            Wanted::CacheKeep { what: what(RemoveArgs { model, component })?, target, protect, keep_alive }
+            Wanted::CacheKeep { what: what(model, component)?, target, protect, keep_alive }
         }
         JobKind::Optimize => {
             let args: OptimizeArgs = parse_value("args", args)?;
@@ -211,7 +213,10 @@ pub(crate) fn order(request: JobRequest) -> Result<Order, ApiError> {
             }
             Wanted::Restore { pipeline, place: Where::At(target), verify }
         }
-        JobKind::CacheRemove => Wanted::CacheRemove { what: what(parse_value("args", args)?)?, target },
+        JobKind::CacheRemove => {
+            let RemoveArgs { model, component, cancel_loads } = parse_value("args", args)?;
+            Wanted::CacheRemove { what: what(model, component)?, cancel_loads, target }
+        }
     };
     Ok(Order {
         priority: request.priority,
@@ -271,8 +276,8 @@ pub(crate) fn benchmark(args: BenchmarkArgs<String>, at: &str, target: Target) -
     }
 }
 
-fn what(args: RemoveArgs) -> Result<Cached, ApiError> {
-    match (args.model, args.component) {
+fn what(model: Option<String>, component: Option<ComponentId>) -> Result<Cached, ApiError> {
+    match (model, component) {
         (Some(_), Some(_)) => Err(ApiError::field("/args", "name a model or a component, not both")),
         (Some(model), None) => Ok(Cached::Model(model)),
         (None, Some(component)) => Ok(Cached::Component(component)),
@@ -306,6 +311,6 @@ mod tests {
     #[test]
     fn arguments_may_be_left_out_where_all_are_optional() {
         let order = order(serde_json::from_str(r#"{"kind":"cache_remove","target":"host:a"}"#).unwrap()).unwrap();
-        assert!(matches!(order.wanted, Wanted::CacheRemove { what: Cached::All, .. }));
+        assert!(matches!(order.wanted, Wanted::CacheRemove { what: Cached::All, cancel_loads: false, .. }));
     }
 }

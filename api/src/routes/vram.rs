@@ -107,12 +107,29 @@ pub(crate) async fn unload_from_device(
     params(("device" = String, Path, description = "`host%2Fname`; `host/name` as two segments works as well"),
         ("component" = String, Path, description = "Id")),
     responses((status = 202, description = "Accepted", body = JobView)))]
-pub(crate) async fn remove_component(
+pub(crate) async fn remove_from_device(
     State(state): State<AppState>,
     Path((device, component)): Path<(String, String)>,
     _: NoParameters,
     Command { asked, .. }: Command<NoBody>,
 ) -> Result<Response, ApiError> {
     let component = id_of(&component)?;
-    submit(&state, asked, Order::new(Wanted::UnloadComponent { component, device })).await
+    submit(&state, asked, Order::new(Wanted::UnloadComponent { component, device: Some(device) })).await
+}
+
+/// Unloads a component from all devices
+///
+/// Also when models that are loaded there need it: one job for the device that holds it, or a parent with one child for each
+/// of several.
+#[utoipa::path(delete, path = "/v1/vram/components/{component}", operation_id = "removeComponentEverywhere", tag = "vram",
+    params(("component" = String, Path, description = "Id")),
+    responses((status = 202, description = "Accepted", body = JobView)))]
+pub(crate) async fn remove_everywhere(
+    State(state): State<AppState>,
+    Path(component): Path<String>,
+    _: NoParameters,
+    Command { asked, .. }: Command<NoBody>,
+) -> Result<Response, ApiError> {
+    let component = id_of(&component)?;
+    submit(&state, asked, Order::new(Wanted::UnloadComponent { component, device: None })).await
 }

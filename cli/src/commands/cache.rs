@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     args::{PlaceArgs, WaitArgs},
-    client::{Client, segment},
+    client::Client,
     error::CliError,
     output::Output,
 };
@@ -78,6 +78,14 @@ pub struct RemoveArgs {
     /// `WHAT` is a model's id, not a component's.
     #[arg(long)]
     model: bool,
+
+    /// Only on this host.
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+
+    /// Also end loads of it into RAM that are under way, for every job that waits for them.
+    #[arg(long)]
+    cancel_loads: bool,
 
     #[command(flatten)]
     wait: WaitArgs,
@@ -271,18 +279,20 @@ async fn remove(args: RemoveArgs, client: &Client, output: Output) -> Result<(),
     let component = args.what.parse::<ComponentId>().ok().filter(|_| !args.model);
     let job: JobView = match component {
         Some(component) => {
-            client.delete(&format!("/v1/cache/components/{}", segment(&component.to_string())), &[]).await?
+            let loads = args.cancel_loads.then(|| "true".to_owned());
+            let query = [("host", args.host), ("cancel_loads", loads)];
+            client.delete(&format!("/v1/cache/components/{component}"), &query).await?
         }
-        None => client.post("/v1/jobs", &remove_model(args.what)).await?,
+        None => client.post("/v1/jobs", &remove_model(args.what, args.host, args.cancel_loads)).await?,
     };
     settle(client, output, job, &label, args.wait).await
 }
 
-fn remove_model(model: String) -> JobRequest {
+fn remove_model(model: String, host: Option<String>, cancel_loads: bool) -> JobRequest {
     JobRequest {
         kind: "cache_remove".to_owned(),
-        args: serde_json::json!({ "model": model }),
-        target: Target::All,
+        args: serde_json::json!({ "model": model, "cancel_loads": cancel_loads }),
+        target: host.map_or(Target::All, Target::Host),
         priority: 0,
         labels: Vec::new(),
         max_attempts: None,

@@ -25,6 +25,9 @@ pub(super) fn notes(result: &Value) -> Vec<String> {
     if let Some(bytes) = result["freed_bytes"].as_u64() {
         notes.push(format!("{} came back", ByteSize(bytes)));
     }
+    for component in list(result, "cancelled_loads").filter_map(Value::as_str) {
+        notes.push(format!("the load of {component} was cancelled"));
+    }
     for child in list(result, "children") {
         let why = child["error"].as_str().map(|error| format!(": {error}")).unwrap_or_default();
         let bytes = child["bytes"].as_u64().map(|bytes| format!(", {}", ByteSize(bytes))).unwrap_or_default();

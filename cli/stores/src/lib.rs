@@ -31,6 +31,8 @@ pub struct Options {
     pub detached: bool,
     /// Redis's `maxmemory` and `maxmemory-policy`.
     pub redis_memory: (&'static str, &'static str),
+    /// Commands of Redis beyond those that the product needs, as its rules name them: for tests that do harm with them.
+    pub redis_commands: &'static str,
 }
 
 /// What is published goes, oldest first, before a private Redis takes more.
@@ -38,9 +40,9 @@ const REDIS_MEMORY: (&str, &str) = ("256mb", "volatile-lru");
 
 impl Options {
     /// What `modelyard up` wants.
-    pub const UP: Self = Self { durable: true, detached: true, redis_memory: REDIS_MEMORY };
+    pub const UP: Self = Self { durable: true, detached: true, redis_memory: REDIS_MEMORY, redis_commands: "" };
     /// What tests want.
-    pub const TEST: Self = Self { durable: false, detached: false, redis_memory: REDIS_MEMORY };
+    pub const TEST: Self = Self { durable: false, detached: false, redis_memory: REDIS_MEMORY, redis_commands: "" };
 }
 
 /// Both stores of one farm.

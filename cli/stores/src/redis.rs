@@ -167,11 +167,11 @@ impl Redis {
     fn config(&self) -> String {
         let Record { password, .. } = &self.record;
         let socket = self.record.socket();
-        let (limit, policy) = self.options.redis_memory;
+        let Options { redis_memory: (limit, policy), redis_commands: more, .. } = self.options;
         format!(
             "port 0\nunixsocket \"{}\"\nunixsocketperm 700\ndaemonize no\nsave \"\"\nappendonly no\ndir /\n\
              loglevel notice\nmaxmemory {limit}\nmaxmemory-policy {policy}\nuser default off\n\
-             user {USER} on >{password} ~modelyard:* &modelyard:* +@all -@dangerous -@scripting\n",
+             user {USER} on >{password} ~modelyard:* &modelyard:* +@all -@dangerous -@scripting {more}\n",
             socket.display()
         )
     }

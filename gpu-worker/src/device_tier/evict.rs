@@ -72,7 +72,7 @@ pub async fn make_room(
         let held = device.resident().len();
         let draft =
             Draft { wanted: Some(wanted.to_string()), wanted_bytes, need_bytes, ..chosen(device, Reason::Room) };
-        let freed = carry_out(agent, device, draft, plan).await;
+        let freed = carry_out(device, draft, plan).await;
         freed_bytes = Some(freed_bytes.unwrap_or(0) + freed);
         // a victim that is in use by now is planned for by the caller, once it asks again
         if device.resident().len() >= held {
@@ -86,7 +86,7 @@ pub async fn shrink(agent: &Agent, device: &Device, need_bytes: u64) -> u64 {
     let _room = device.tier.room.lock().await;
     let plan = plan(agent, device, Goal::UpTo(need_bytes));
     let draft = Draft { need_bytes, ..chosen(device, Reason::Pressure) };
-    carry_out(agent, device, draft, plan).await
+    carry_out(device, draft, plan).await
 }
 
 /// Takes off what has outlived its keep-alive.
@@ -172,7 +172,7 @@ fn plan(agent: &Agent, device: &Device, goal: Goal) -> Plan {
 }
 
 /// A victim that was taken into use since the plan stays; the caller plans again.
-async fn carry_out(agent: &Agent, device: &Device, mut draft: Draft, plan: Plan) -> u64 {
+async fn carry_out(device: &Device, mut draft: Draft, plan: Plan) -> u64 {
     let (mut went, why) = (Vec::new(), draft.why());
     for victim in &plan.victims {
         let Ok(component) = victim.parse() else { continue };
@@ -182,14 +182,12 @@ async fn carry_out(agent: &Agent, device: &Device, mut draft: Draft, plan: Plan)
             Ok(Some(bytes)) => {
                 draft.freed_bytes += bytes;
                 went.push(victim.clone());
-                agent.metrics.device_evictions.inc();
                 tracing::info!(%component, bytes, reason = draft.reason.as_str(), device = device.id, "took a component off the device");
             }
             Err(Refused::Runner(error @ RunnerError::NotFreed { freed_bytes, .. })) => {
                 tracing::warn!(%component, error = %chain(&error), "a victim left memory behind");
                 draft.freed_bytes += freed_bytes;
                 went.push(victim.clone());
-                agent.metrics.device_evictions.inc();
             }
             Err(stays) => tracing::debug!(%component, stays = %chain(&stays), device = device.id, "a victim stays"),
         }

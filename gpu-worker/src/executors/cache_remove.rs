@@ -2,23 +2,38 @@
 
 use std::sync::Arc;
 
-use residency::{FreedBytes, Reason, ResidencyError, Why};
+use residency::{FreedBytes, Key, Reason, ResidencyError, Why};
 use shared::{db::models, ids::ComponentId, job::CacheRemoveArgs};
 
 use super::Done;
-use crate::{commit::Effects, context::Agent, error::WorkError, running::Attempt};
+use crate::{
+    commit::Effects,
+    context::Agent,
+    error::{Gone, WorkError},
+    running::Attempt,
+};
 
 pub(super) async fn run(agent: &Arc<Agent>, args: CacheRemoveArgs, attempt: &Attempt) -> Result<Done, WorkError> {
     attempt.progress.enter("freeing", 0);
+    let manner = Manner { cancel_loads: args.cancel_loads, ..Manner::default() };
     let result = match (args.component, args.model) {
-        (Some(component), _) => evict((agent, attempt), &[component], false).await?,
+        (Some(component), _) => evict((agent, attempt), &[component], manner).await?,
         (None, Some(model)) => {
             let rows = models::components_of(&agent.pool, &[model]).await?;
-            evict((agent, attempt), &rows.iter().map(|row| row.id).collect::<Vec<_>>(), false).await?
+            evict((agent, attempt), &rows.iter().map(|row| row.id).collect::<Vec<_>>(), manner).await?
         }
         (None, None) => clear(agent, attempt).await?,
     };
     Ok(Done { result, effects: Effects::Resident(Vec::new()) })
+}
+
+/// How far taking out of RAM goes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Manner {
+    /// Also what is protected.
+    pub(super) force: bool,
+    /// Also what is being loaded: the load ends for every job that waits for it.
+    pub(super) cancel_loads: bool,
 }
 
 /// Takes components out of RAM; those that are not there are fine, those in use (or protected, unless it is forced) make it
@@ -26,12 +41,22 @@ pub(super) async fn run(agent: &Arc<Agent>, args: CacheRemoveArgs, attempt: &Att
 pub(super) async fn evict(
     (agent, attempt): (&Agent, &Attempt),
     components: &[ComponentId],
-    force: bool,
+    Manner { force, cancel_loads }: Manner,
 ) -> Result<serde_json::Value, WorkError> {
     let (mut evicted, mut freed, mut in_use) = (Vec::new(), 0, Vec::new());
+    let mut ended_loads = Vec::new();
     let why = attempt.why(Reason::Requested);
     for held in components.iter().flat_map(|component| agent.aliases.held(*component)) {
-        match out(agent, &held.to_string(), &why, force).await {
+        let key = held.to_string();
+        let mut left = out(agent, &key, &why, force).await;
+        if cancel_loads && matches!(left, Err(ResidencyError::Loading { .. })) {
+            if agent.tier.end_load(&key).await.is_ok() {
+                ended_loads.push(agent.aliases.now(held));
+            }
+            // it may have come to its end before; and who asks for it anew has a load of their own, which goes on
+            left = out(agent, &key, &why, force).await;
+        }
+        match left {
             Ok(bytes) => {
                 freed += bytes.0;
                 evicted.push(agent.aliases.now(held));
@@ -48,8 +73,14 @@ pub(super) async fn evict(
         }
     }
     match in_use.first() {
-        Some(first) => Err(WorkError::InUse { count: in_use.len(), first: first.to_string() }),
-        None => Ok(serde_json::json!({ "host": agent.host, "freed_bytes": freed, "evicted": evicted })),
+        Some(first) => {
+            let gone = Gone { place: "RAM".to_owned(), components: evicted, freed_bytes: freed };
+            let gone = (!gone.components.is_empty()).then_some(gone).into_iter().collect();
+            Err(WorkError::InUse { count: in_use.len(), first: first.to_string(), gone })
+        }
+        None => Ok(serde_json::json!({
+            "host": agent.host, "freed_bytes": freed, "evicted": evicted, "cancelled_loads": ended_loads,
+        })),
     }
 }
 
@@ -67,14 +98,15 @@ async fn out(agent: &Agent, key: &str, why: &Why, force: bool) -> Result<FreedBy
     forced
 }
 
-/// Clearing is best effort by its meaning: what is in use stays and is named.
+/// Clearing is best effort by its meaning: what is in use stays and is named. Both by the ids that the catalogue has now.
 async fn clear(agent: &Agent, attempt: &Attempt) -> Result<serde_json::Value, WorkError> {
     let report = agent.tier.clear_for(attempt.why(Reason::Cleared)).await?;
-    let evicted: Vec<&str> = report.evicted.iter().map(|key| &**key).collect();
+    let now = |key: &Key| key.parse().map_or_else(|_| key.to_string(), |held| agent.aliases.now(held).to_string());
+    let evicted: Vec<String> = report.evicted.iter().map(now).collect();
     let kept: Vec<serde_json::Value> = report
         .kept
         .iter()
-        .map(|(key, why)| serde_json::json!({ "component": &**key, "reason": why.to_string() }))
+        .map(|(key, why)| serde_json::json!({ "component": now(key), "reason": why.to_string() }))
         .collect();
     Ok(serde_json::json!({ "host": agent.host, "freed_bytes": report.freed.0, "evicted": evicted, "kept": kept }))
 }

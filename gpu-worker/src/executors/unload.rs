@@ -14,14 +14,16 @@ use shared::{
 };
 
 use super::{
-    Done, cache_remove, load,
+    Done,
+    cache_remove::{self, Manner},
+    load,
     model::{self, Wanted},
 };
 use crate::{
     commit::Effects,
     context::{Agent, Device},
     device_tier::evict::{self, Refused},
-    error::WorkError,
+    error::{Gone, WorkError},
     runner::RunnerError,
     running::Attempt,
 };
@@ -35,6 +37,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: UnloadArgs, attempt: &Attempt)
     let before = device.memory();
     must_not_stay(agent, device, wanted.components.iter().filter(|row| !needed.contains_key(&row.id)), args.force)?;
     let (mut unloaded, mut stays, mut freed_bytes, mut left_behind) = (Vec::new(), Vec::new(), 0, None);
+    let mut off = Vec::new();
     for row in &wanted.components {
         if attempt.cancel.is_cancelled() {
             return Err(WorkError::Cancelled);
@@ -54,6 +57,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: UnloadArgs, attempt: &Attempt)
         };
         if bytes > 0 {
             freed_bytes += bytes;
+            off.push(row.id);
             unloaded.push(serde_json::json!({ "id": row.id, "kind": row.kind, "bytes": bytes }));
         }
     }
@@ -64,12 +68,26 @@ pub(super) async fn run(agent: &Arc<Agent>, args: UnloadArgs, attempt: &Attempt)
     if args.from_ram {
         let gone = wanted.components.iter().filter(|row| !needed.contains_key(&row.id));
         let ids: Vec<_> = gone.map(|row| row.id).collect();
-        result["ram"] = cache_remove::evict((agent, attempt), &ids, args.force).await?;
+        let off = Gone { place: format!("`{}`", device.id), components: off, freed_bytes };
+        let evicted =
+            cache_remove::evict((agent, attempt), &ids, Manner { force: args.force, ..Manner::default() }).await;
+        result["ram"] = evicted.map_err(|error| told_with(off, error))?;
     }
     if let Some(error) = left_behind {
         return Err(error.into());
     }
     Ok(Done { result, effects: Effects::Resident(Vec::new()) })
+}
+
+/// What went off the device, with what went from RAM where something there has to stay.
+fn told_with(off: Gone, error: WorkError) -> WorkError {
+    match error {
+        WorkError::InUse { count, first, gone } => {
+            let off = (!off.components.is_empty()).then_some(off);
+            WorkError::InUse { count, first, gone: off.into_iter().chain(gone).collect() }
+        }
+        other => other,
+    }
 }
 
 /// The components that other models loaded on the device need, with the names of those models. A model that left the

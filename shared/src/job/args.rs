@@ -81,6 +81,9 @@ pub struct CacheRemoveArgs {
     /// Only this component.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub component: Option<ComponentId>,
+    /// Also end loads into RAM that are under way, for every job that waits for them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cancel_loads: bool,
 }
 
 /// Arguments of `cache_keep`: what is said about the components of one model, or one component, that are in RAM or on a device.

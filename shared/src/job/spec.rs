@@ -243,11 +243,15 @@ impl JobSpec {
                 let keep = Keep::key(args.keep_alive, args.protect);
                 format!("cache_add/{}/{}{keep}/{target}", args.model, of(&args.components))
             }
-            Self::CacheRemove(args) => match (&args.model, &args.component) {
-                (Some(model), _) => format!("cache_remove/{model}/{target}"),
-                (None, Some(component)) => format!("cache_remove/{component}/{target}"),
-                (None, None) => format!("cache_remove/*/{target}"),
-            },
+            Self::CacheRemove(args) => {
+                let what = match (&args.model, &args.component) {
+                    (Some(model), _) => model.to_string(),
+                    (None, Some(component)) => component.to_string(),
+                    (None, None) => "*".to_owned(),
+                };
+                let loads = if args.cancel_loads { "/cancel_loads" } else { "" };
+                format!("cache_remove/{what}{loads}/{target}")
+            }
             // what was said last holds, and bytes asked for twice are twice the bytes, and a second measurement is one more:
             // no two such requests are one
             Self::CacheKeep(_) | Self::Optimize(_) | Self::Benchmark(_) => return None,

@@ -12,6 +12,7 @@ import os
 import socket as sockets
 import struct
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -119,8 +120,11 @@ class Attachment(Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]):
                 "the agent lists tensors otherwise than this client reads them",
                 "install the client that comes with the agent",
             )
-        self._connection: sockets.socket | None = connection
         self._memory: mmap.mmap | CudaMemory | None = memory
+        # the connection is the lease, and lives as long as the mapping: each array holds that, also when the attachment is gone
+        self._lease = weakref.finalize(memory, connection.close)
+        # the end of the process ends both
+        self._lease.atexit = False
         self.model: str = answer["model"]
         self.component: str = answer["component"]
         self.component_id: str = answer["id"]
@@ -165,21 +169,22 @@ class Attachment(Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]):
         return {info.name: self._tensor(info, torch) for info in self.tensors.values()}
 
     def close(self) -> None:
-        """Ends the lease. Arrays and tensors over host memory that are still held keep it; those on a CUDA device are void."""
+        """Gives the memory back, and the lease with it. While arrays or tensors over host memory are held, both stay until the
+        last of them is gone; tensors on a CUDA device are void.
+        """
         memory, self._memory = self._memory, None
-        if memory is not None:
-            try:
-                memory.close()
-            except BufferError:
-                # somebody still holds an array: the mapping goes with the last one
-                pass
-            except CudaError:
-                # the agent's process is gone, and the memory with it
-                pass
+        if memory is None:
+            return
+        try:
+            memory.close()
+        except BufferError:
+            # somebody still holds an array: the mapping goes with the last one, and then the lease
+            return
+        except CudaError:
+            # the agent's process is gone, and the memory with it
+            pass
         # the lease goes last: a device's memory must not be freed while it is open here
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._lease()
 
     def __enter__(self) -> Attachment:
         return self
@@ -221,7 +226,8 @@ class Attachment(Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]):
         with warnings.catch_warnings():
             # torch says that the memory is read-only; it is meant to be
             warnings.simplefilter("ignore", UserWarning)
-            flat = torch.frombuffer(self._open(), dtype=torch.uint8, count=info.nbytes, offset=info.offset)
+            # through an array: torch alone keeps the mapping object, but does not keep it from being closed
+            flat = torch.frombuffer(self._array(info, np.dtype("u1")), dtype=torch.uint8)
         return flat.view(dtype).reshape(info.shape)
 
 

@@ -138,6 +138,40 @@ fn f32_a_hung_wait_for_events_is_seen_too() {
     until("the hang to be seen", || monitor.view(), |view| hung(view).then_some(()));
 }
 
+/// A wait that answers an error says that something is wrong with every device; it is made anew, with a set of its own, until
+/// it works.
+#[test]
+fn f32_an_error_of_the_wait_for_events_costs_every_device_until_it_works_again() {
+    let mut library = library();
+    library.say("event 1 0 8 31");
+    let monitor = monitor(&library);
+    first_figures(&monitor);
+    let seen =
+        |number: u64| move |view: &NvmlView| view.events.iter().any(|event| event.incident == Incident::Xid(number));
+    until("the wait to work", || monitor.view(), |view| seen(31)(view).then_some(()));
+    library.say("code.nvmlEventSetWait_v2 999");
+    let failing = |view: &NvmlView| match &view.standing {
+        Standing::Failing { reason } => Some(reason.clone()),
+        _ => None,
+    };
+    let reason = until("the error to be seen", || monitor.view(), failing);
+    assert!(reason.starts_with("waiting for events") && reason.contains("internal driver error"), "{reason}");
+    let view = monitor.view();
+    assert!(!condition(&view, FIRST).takes_work() && !condition(&view, SECOND).takes_work(), "{view:#?}");
+    // it is tried again, from the beginning: what a new set meets is met
+    until("more tries", || monitor.view(), |view| (view.errors["unknown"] >= 3).then_some(()));
+    library.say("code.nvmlEventSetCreate 13");
+    library.unsay("code.nvmlEventSetWait_v2");
+    let other = |view: &NvmlView| failing(view).filter(|reason| !reason.contains("internal driver error"));
+    until("the refusal of a new set", || monitor.view(), other);
+    library.say("event 2 1 8 43");
+    library.unsay("code.nvmlEventSetCreate");
+    until("the wait to work again", || monitor.view(), answers);
+    until("the event", || monitor.view(), |view| seen(43)(view).then_some(()));
+    let view = monitor.view();
+    assert_eq!((condition(&view, FIRST), condition(&view, SECOND)), (Condition::Good, Condition::Good));
+}
+
 #[test]
 fn f32_a_library_that_fails_is_opened_again() {
     let mut library = library();

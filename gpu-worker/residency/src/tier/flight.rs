@@ -16,6 +16,7 @@ use super::{Inner, lease::Resident};
 use crate::{
     arena::Draft,
     arrival::Unverified,
+    entry::State,
     error::ResidencyError,
     layout::Layout,
     loader::{self, Afoot, Loaded, Verdict, Watchdog},
@@ -88,6 +89,17 @@ impl Inner {
             .spawn(run)
             .map(drop)
             .map_err(|error| ResidencyError::Thread { source: Arc::new(error) })
+    }
+
+    /// Cancels the running load of `key`.
+    pub(super) fn cancel(&self, key: &str) -> Result<Flight, ResidencyError> {
+        match self.table().slots.get(key) {
+            Some(slot) if slot.entry.state == State::Loading => {
+                slot.flight.cancel.cancel();
+                Ok(slot.flight.clone())
+            }
+            _ => Err(ResidencyError::NotResident { key: key.into() }),
+        }
     }
 
     /// The whole load. On any error the extent and the reservation are gone when this returns.

@@ -360,14 +360,20 @@ impl RamTier {
     /// # Errors
     /// `NotResident` when no load of `key` runs.
     pub fn cancel(&self, key: &str) -> Result<(), ResidencyError> {
-        let table = self.inner.table();
-        match table.slots.get(key) {
-            Some(slot) if slot.entry.state == State::Loading => {
-                slot.flight.cancel.cancel();
-                Ok(())
-            }
-            _ => Err(ResidencyError::NotResident { key: key.into() }),
-        }
+        self.inner.cancel(key).map(drop)
+    }
+
+    /// The same, and waits until the memory is back and the callers have heard of it.
+    ///
+    /// Cancel safe: the load ends all the same.
+    ///
+    /// # Errors
+    /// As [`RamTier::cancel`].
+    pub async fn end_load(&self, key: &str) -> Result<(), ResidencyError> {
+        let mut flight = self.inner.cancel(key)?;
+        // a load that is gone without a word has ended as well
+        let _ = flight.done.wait_for(Option::is_some).await;
+        Ok(())
     }
 
     /// How far the load of `key` is; none when none runs.

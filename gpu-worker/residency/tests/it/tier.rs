@@ -137,6 +137,24 @@ async fn cancel_by_key_ends_the_load_for_everyone_before_they_are_told() {
 }
 
 #[tokio::test]
+async fn a_load_that_is_ended_has_given_its_memory_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let tier = tier(8 * MIB);
+    let (request, gate) = held(&dir, "m");
+    assert!(tier.end_load("m").await.is_err(), "none runs");
+    let (one, two, ()) = tokio::join!(acquire(&tier, request.clone()), acquire(&tier, request), async {
+        gate.reached().await;
+        let (ended, ()) = tokio::join!(tier.end_load("m"), async { gate.open() });
+        ended.unwrap();
+        assert_empty(&tier);
+    });
+    for result in [one, two] {
+        assert!(matches!(result, Err(ResidencyError::Cancelled { .. })), "{result:?}");
+    }
+    assert!(matches!(tier.end_load("m").await, Err(ResidencyError::NotResident { .. })));
+}
+
+#[tokio::test]
 async fn a_load_while_the_old_one_is_being_cancelled_starts_afresh() {
     let dir = tempfile::tempdir().unwrap();
     let tier = tier(8 * MIB);

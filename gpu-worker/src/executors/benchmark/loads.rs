@@ -13,7 +13,7 @@ use shared::{
 
 use super::{
     super::{
-        cache_remove,
+        cache_remove::{self, Manner},
         model::{self, Wanted, unsigned},
         place,
     },
@@ -141,7 +141,7 @@ impl Loads<'_> {
     /// Out of RAM and out of the page cache.
     async fn out_of_memory(&self) -> Result<(), WorkError> {
         let ids: Vec<_> = self.part.components.iter().map(|row| row.id).collect();
-        cache_remove::evict((self.agent, self.attempt), &ids, false).await?;
+        cache_remove::evict((self.agent, self.attempt), &ids, Manner::default()).await?;
         let paths: Vec<_> = self.inspection.files.iter().map(|file| file.path.clone()).collect();
         let dropped = model::blocking("dropping pages of files", move || {
             paths.iter().try_for_each(|path| {
