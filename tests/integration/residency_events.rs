@@ -17,7 +17,8 @@ use tokio::{
 use crate::support::{load_with, loaded, small_model};
 
 /// The last id of an event.
-const NEWEST: &str = "select greatest((select max(seq) from job_events), (select max(seq) from residency_events), 0)";
+const NEWEST: &str = "select greatest((select max(seq) from job_events), (select max(seq) from residency_events),
+                                     (select max(seq) from host_events), 0)";
 
 /// All that is told.
 const BOTH: &str = "/v1/events?topics=jobs,residency";
@@ -160,7 +161,7 @@ async fn a_load_and_an_unload_are_told_with_bytes_and_jobs_and_a_stream_goes_on_
     let after = farm.ledger.number(NEWEST).await;
     assert!((before..=after).contains(&begun), "{before} {begun} {after}");
     let problem = farm.api.ask("/v1/events?topics=weather").await.problem(400);
-    assert!(problem.detail.contains("`weather` is not one of jobs, residency"), "{problem:?}");
+    assert!(problem.detail.contains("`weather` is not one of jobs, residency, devices, hosts"), "{problem:?}");
     farm.assert_ledger_is_clean().await;
 }
 
