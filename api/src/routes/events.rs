@@ -67,7 +67,7 @@ pub(crate) async fn job_events(
 /// Streams the events of the farm
 ///
 /// Server-sent events from now on (the id of where that is comes first), or after `Last-Event-ID`, of jobs (as in a job's own stream) and of what
-/// else `topics` names. Their data has `seq`, `host`, `device`, `at`, `type` and `data`. An event comes once no earlier one can come any more, so
+/// else `topics` names, whose data has `seq`, `host`, `device`, `at`, `type` and `data`. An event comes once no earlier one can come any more, so
 /// that none is missed; they are kept as long as those of jobs.
 ///
 /// Of `residency`: `residency.resident` when a component is whole in RAM or on a device, `residency.gone` when it is not there any more. `device`
@@ -75,7 +75,7 @@ pub(crate) async fn job_events(
 /// asked for it to go, and of what left the `reason`: one of the evictions' own, `lost` (with its runner, its agent or its agent's lease) or `merged`
 /// (the same bytes go by the id `merged_into` from then on).
 ///
-/// Of `devices`: `device.ready`, `device.lost` (its runner or its host is away) and `device.quarantined` (the device itself is in trouble); of
+/// Of `devices`: `device.ready`, `device.lost` (its runner or its host is away) and `device.quarantined` (it is broken, or nobody can say how it is); of
 /// `hosts`, without a `device`: `host.ready`, with each start of its agent and when it is undrained or has its lease again, `host.draining` and
 /// `host.lost`. `data` has the states `from` (absent the first time) and `to`, and the `reason`; a quarantined device is told again with another
 /// reason.

@@ -122,7 +122,7 @@ pub enum RunnerState {
     Ready,
     /// There is no process; another one is started soon.
     Down {
-        /// How the last one ended.
+        /// Why: how the last one ended, and what keeps the device from another.
         reason: String,
     },
 }
