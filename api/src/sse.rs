@@ -23,7 +23,7 @@ use shared::{
     },
     ids::JobId,
     job::JobState,
-    wire::ResidencyEvent,
+    wire::HostEvent,
 };
 use tokio::sync::{
     broadcast::{Receiver, error::RecvError},
@@ -242,7 +242,7 @@ fn event_of_farm(row: FarmEventRow) -> Option<Event> {
         return event(EventRow { seq, job_id, at, kind, data });
     }
     let event = named(seq, &kind);
-    event.json_data(ResidencyEvent { seq, host: host?, device, at, kind, data }).ok()
+    event.json_data(HostEvent { seq, host: host?, device, at, kind, data }).ok()
 }
 
 fn named(seq: i64, kind: &str) -> Event {

@@ -371,7 +371,7 @@ async fn drain(config: &AgentConfig, agent: &Agent, standing: &Standing) {
     );
     standing.draining.send_replace(true);
     standing.admission.send_replace(false);
-    if let Err(error) = farm::set_draining(&agent.pool, &agent.host, true).await {
+    if let Err(error) = farm::set_draining(&agent.pool, &agent.host, farm::Drain::Leaving).await {
         tracing::warn!(error = %chain(&error), "the database was not told of the drain; placed jobs go back when the lease ends");
     }
     if tokio::time::timeout(config.drain_grace, agent.running.idle()).await.is_err() {

@@ -103,7 +103,7 @@ pub async fn rows(host: &str, devices: &BTreeMap<String, Device>, labels: &[Stri
         let status = status.borrow().clone();
         let (state, reason) = match &status.state {
             RunnerState::Ready => ("ready", None),
-            RunnerState::Starting => ("lost", Some("its runner is still starting".to_owned())),
+            RunnerState::Starting => ("lost", Some(status.why_starting())),
             RunnerState::Down { reason } => ("lost", Some(reason.clone())),
         };
         let facts = status.facts.as_ref();

@@ -98,7 +98,12 @@ pub async fn heartbeats(agent: Arc<Agent>, stores: Stores, timing: LeaseTiming, 
         match tokio::time::timeout(timing.heartbeat(), beat(&agent, &stores, timing, &mut connection)).await {
             Ok(Ok(answer)) => {
                 if answer.renewed {
+                    let lapsed = !standing.is_good();
                     standing.renewed(began, timing);
+                    if lapsed {
+                        // the leader may have said that all of it is lost
+                        agent.changed.notify_one();
+                    }
                 }
                 obey(&agent, &standing, answer);
             }

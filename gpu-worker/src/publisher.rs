@@ -1,6 +1,7 @@
 //! What this host says about itself: one picture of tier and devices feeds Redis, the gauges and the residency rows.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -45,7 +46,7 @@ pub async fn publish(agent: Arc<Agent>, standing: Standing) {
     let mut auditor = Auditor::default();
     loop {
         // before the picture: what a job writes after it is older or newer, and is compared once more
-        let stored = agent.stored.load(Ordering::Acquire);
+        let (stored, deaths) = (agent.stored.load(Ordering::Acquire), deaths(&agent));
         let snapshot = audited(&agent, &mut auditor, snapshot(&agent, standing.is_draining()));
         gauges(&agent, &snapshot);
         match agent.live.publish(&snapshot).await {
@@ -55,7 +56,7 @@ pub async fn publish(agent: Arc<Agent>, standing: Standing) {
                 tracing::debug!(error = %chain(&error), "status was not published");
             }
         }
-        let now = Recorded::of(&agent, &snapshot, *standing.lapsed.borrow(), stored);
+        let now = Recorded::of(&agent, &snapshot, *standing.lapsed.borrow(), (stored, &deaths));
         if recorded.as_ref() != Some(&now) {
             match record(&agent, now).await {
                 Ok(stored) => recorded = stored,
@@ -111,11 +112,15 @@ struct Recorded {
 }
 
 impl Recorded {
-    fn of(agent: &Agent, snapshot: &HostSnapshot, lapsed: Option<Instant>, stored: u64) -> Self {
+    fn of(
+        agent: &Agent,
+        snapshot: &HostSnapshot,
+        lapsed: Option<Instant>,
+        (stored, deaths): (u64, &HashMap<String, i64>),
+    ) -> Self {
         let device = |device: &DeviceSnapshot| {
             let (total, used) = (signed(device.memory_total_bytes), signed(device.memory_used_bytes));
-            let deaths = agent.devices.get(&device.id).map_or(0, |known| known.runner.status().borrow().restarts_total);
-            let deaths = i64::try_from(deaths).unwrap_or(i64::MAX);
+            let deaths = deaths.get(&device.id).copied().unwrap_or(0);
             (device.id.clone(), device.state.clone(), device.reason.clone(), (total, used), deaths)
         };
         let devices = snapshot.devices.iter().map(device).collect();
@@ -123,10 +128,18 @@ impl Recorded {
     }
 }
 
+/// How often the runner of each device has ended. One that ends between this and a picture is counted with the next one: the other way
+/// round its device would be ready, as if another had been started.
+fn deaths(agent: &Agent) -> HashMap<String, i64> {
+    let one = |device: &Device| (device.id.clone(), signed(device.runner.status().borrow().restarts_total));
+    agent.devices.values().map(one).collect()
+}
+
 /// What was written, as it was at that moment; none where nothing was, because this agent has no lease now.
 async fn record(agent: &Agent, now: Recorded) -> Result<Option<Recorded>, DbError> {
     let mut tx = agent.pool.begin().await?;
     let Some(report) = residents::store(agent, &mut tx).await? else { return Ok(None) };
+    farm::tell_back(&mut *tx, &agent.host).await?;
     for (id, state, reason, bytes, deaths) in &now.devices {
         farm::set_device(&mut *tx, id, state, reason.as_deref(), *bytes, *deaths).await?;
     }
@@ -289,7 +302,7 @@ fn device_snapshot(agent: &Agent, device: &Device, status: &RunnerStatus, nvml: 
         }
         None => (Condition::Good, None),
     };
-    let (state, reason) = device_state(&status.state, &condition);
+    let (state, reason) = device_state(status, &condition);
     let variants = device.variants.among(&status.resident);
     // a variant is no component of the catalogue; one that is being made has no note yet
     let components = status.resident.iter().filter(|copy| copy.variant.is_none());
@@ -308,11 +321,11 @@ fn device_snapshot(agent: &Agent, device: &Device, status: &RunnerStatus, nvml: 
 }
 
 /// A device that must not get work is quarantined, whatever its process says.
-fn device_state(runner: &RunnerState, condition: &Condition) -> (&'static str, Option<String>) {
-    match (runner, condition) {
+fn device_state(runner: &RunnerStatus, condition: &Condition) -> (&'static str, Option<String>) {
+    match (&runner.state, condition) {
         (_, Condition::Broken { reason } | Condition::Unknown { reason }) => ("quarantined", Some(reason.clone())),
         (RunnerState::Ready, _) => ("ready", None),
-        (RunnerState::Starting, _) => ("lost", Some("its runner is starting".to_owned())),
+        (RunnerState::Starting, _) => ("lost", Some(runner.why_starting())),
         (RunnerState::Down { reason }, _) => ("lost", Some(reason.clone())),
     }
 }

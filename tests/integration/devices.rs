@@ -35,13 +35,13 @@ count 2
 ";
 
 /// A host with two scripted GPUs beside its `cpu:0`.
-struct Host {
-    nvml: FakeLibrary,
+pub(crate) struct Host {
+    pub(crate) nvml: FakeLibrary,
     cuda: FakeLibrary,
-    settings: AgentSettings,
+    pub(crate) settings: AgentSettings,
 }
 
-fn host(farm: &Farm, name: &str) -> Host {
+pub(crate) fn host(farm: &Farm, name: &str) -> Host {
     let folder = farm.path(&format!("{name}-libraries"));
     let nvml = FakeLibrary::nvml(&folder, NVML);
     let cuda = FakeLibrary::cuda(&folder, "devices 2\ntotal 268435456\n");
@@ -58,7 +58,7 @@ fn condition(view: &DeviceView) -> &str {
     view.vitals.as_ref().map_or("", |vitals| vitals.condition.as_str())
 }
 
-async fn good(farm: &Farm, id: &str) -> DeviceView {
+pub(crate) async fn good(farm: &Farm, id: &str) -> DeviceView {
     device_is(farm, id, "good", |view| view.state == "ready" && condition(view) == "good").await
 }
 
@@ -68,7 +68,7 @@ async fn loaded_on(farm: &Farm, model: &str, device: &str) {
 }
 
 /// The pid of a device's runner, as its arguments say.
-fn runner_of(agent: &Daemon, device: &str) -> Option<u32> {
+pub(crate) fn runner_of(agent: &Daemon, device: &str) -> Option<u32> {
     let arguments = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     agent.runners().into_iter().find(|pid| arguments(*pid).split('\0').any(|argument| argument == device))
 }

@@ -27,6 +27,7 @@ mod fencing;
 mod fine_tunes;
 mod folder_variants;
 mod hashes;
+mod host_events;
 mod hung_disk;
 mod layouts;
 mod leadership;

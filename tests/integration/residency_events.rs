@@ -17,7 +17,8 @@ use tokio::{
 use crate::support::{load_with, loaded, small_model};
 
 /// The last id of an event.
-const NEWEST: &str = "select greatest((select max(seq) from job_events), (select max(seq) from residency_events), 0)";
+const NEWEST: &str = "select greatest((select max(seq) from job_events), (select max(seq) from residency_events),
+                                     (select max(seq) from host_events), 0)";
 
 /// All that is told.
 const BOTH: &str = "/v1/events?topics=jobs,residency";
@@ -160,7 +161,7 @@ async fn a_load_and_an_unload_are_told_with_bytes_and_jobs_and_a_stream_goes_on_
     let after = farm.ledger.number(NEWEST).await;
     assert!((before..=after).contains(&begun), "{before} {begun} {after}");
     let problem = farm.api.ask("/v1/events?topics=weather").await.problem(400);
-    assert!(problem.detail.contains("`weather` is not one of jobs, residency"), "{problem:?}");
+    assert!(problem.detail.contains("`weather` is not one of jobs, residency, devices, hosts"), "{problem:?}");
     farm.assert_ledger_is_clean().await;
 }
 
@@ -284,15 +285,15 @@ async fn what_turns_out_to_be_another_component_goes_by_that_ones_id() {
 async fn what_commits_late_is_told_in_order_however_late() {
     let farm = Farm::start().await;
     let pool = farm.ledger.pool();
-    for age in ["0 seconds", "2.5 seconds"] {
-        let mut told = Sse::open(&farm.api, BOTH, Some(farm.ledger.number(NEWEST).await)).await;
+    let late_ones = [
+        "insert into residency_events (type, host, data) values ('residency.gone', 'a', '{}') returning seq",
+        "insert into host_events (type, host, data) values ('host.lost', 'a', '{}') returning seq",
+    ];
+    for (age, late_one) in ["0 seconds", "2.5 seconds"].into_iter().zip(late_ones) {
+        let path = "/v1/events?topics=jobs,residency,devices,hosts";
+        let mut told = Sse::open(&farm.api, path, Some(farm.ledger.number(NEWEST).await)).await;
         let mut late = pool.begin().await.expect("a transaction");
-        let first: i64 = sqlx::query_scalar(
-            "insert into residency_events (type, host, data) values ('residency.gone', 'a', '{}') returning seq",
-        )
-        .fetch_one(&mut *late)
-        .await
-        .expect("an event");
+        let first: i64 = sqlx::query_scalar(late_one).fetch_one(&mut *late).await.expect("an event");
         let second: i64 = sqlx::query_scalar(
             "insert into job_events (job_id, type) values ('01J00000000000000000000000', 'enqueued') returning seq",
         )

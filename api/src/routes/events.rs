@@ -29,18 +29,19 @@ pub(crate) struct EventsQuery {
 pub(crate) struct FarmEventsQuery {
     /// Only events after this id; `Last-Event-ID` does the same and wins.
     after: Option<i64>,
-    /// What to tell of, separated by commas: `jobs`, `residency`; jobs when absent.
+    /// What to tell of, separated by commas: `jobs`, `residency`, `devices`, `hosts`; jobs when absent.
     topics: Option<String>,
 }
 
 impl FarmEventsQuery {
     fn topics(&self) -> Result<Topics, ApiError> {
         // who knows of no topics expects a job in each event
-        let Some(topics) = list_of("topics", self.topics.as_deref(), &["jobs", "residency"])? else {
-            return Ok(Topics { jobs: true, residency: false });
+        let Some(topics) = list_of("topics", self.topics.as_deref(), &["jobs", "residency", "devices", "hosts"])?
+        else {
+            return Ok(Topics { jobs: true, residency: false, devices: false, hosts: false });
         };
         let has = |topic: &str| topics.iter().any(|one| one == topic);
-        Ok(Topics { jobs: has("jobs"), residency: has("residency") })
+        Ok(Topics { jobs: has("jobs"), residency: has("residency"), devices: has("devices"), hosts: has("hosts") })
     }
 }
 
@@ -66,12 +67,19 @@ pub(crate) async fn job_events(
 /// Streams the events of the farm
 ///
 /// Server-sent events from now on (the id of where that is comes first, once no transaction is open that had written events when this API
-/// first looked), or after `Last-Event-ID`, of jobs (as in a job's own stream) and, where `topics` names it, of residency:
-/// `residency.resident` when a component is whole in RAM or on a device, `residency.gone` when it is not there any more. Their data
-/// has `seq`, `host`, `device` (absent for RAM), `at`, `type` and `data` with `tier`, `component`, its `kind`, `bytes`, up to eight names of
-/// `models` that have it, the `job` that brought it or asked for it to go, and of what left the `reason`: one of the evictions' own, `lost` (with its
-/// runner, its agent or its agent's lease) or `merged` (the same bytes go by the id `merged_into` from then on). An event
-/// comes once no earlier one can come any more, so that none is missed; they are kept as long as those of jobs.
+/// first looked), or after `Last-Event-ID`, of jobs (as in a job's own stream) and of what
+/// else `topics` names, whose data has `seq`, `host`, `device`, `at`, `type` and `data`. An event comes once no earlier one can come any more, so
+/// that none is missed; they are kept as long as those of jobs.
+///
+/// Of `residency`: `residency.resident` when a component is whole in RAM or on a device, `residency.gone` when it is not there any more. `device`
+/// is absent for RAM; `data` has `tier`, `component`, its `kind`, `bytes`, up to eight names of `models` that have it, the `job` that brought it or
+/// asked for it to go, and of what left the `reason`: one of the evictions' own, `lost` (with its runner, its agent or its agent's lease) or `merged`
+/// (the same bytes go by the id `merged_into` from then on).
+///
+/// Of `devices`: `device.ready`, `device.lost` (its runner or its host is away) and `device.quarantined` (it is broken, or nobody can say how it is); of
+/// `hosts`, without a `device`: `host.ready`, with each start of its agent and when it is undrained or has its lease again, `host.draining` and
+/// `host.lost`. `data` has the states `from` (absent the first time) and `to`, and the `reason`; a quarantined device is told again with another
+/// reason.
 #[utoipa::path(get, path = "/v1/events", operation_id = "streamEvents", tag = "jobs", params(FarmEventsQuery),
     responses((status = 200, description = "Events", body = String, content_type = "text/event-stream")))]
 pub(crate) async fn all_events(

@@ -2,7 +2,10 @@
 
 use axum::{Json, extract::State};
 use shared::{
-    db::{farm, listen},
+    db::{
+        farm::{self, Drain},
+        listen,
+    },
     wire::HostView,
 };
 
@@ -52,7 +55,7 @@ pub(crate) async fn drain_host(
     _: NoParameters,
     _: Command<NoBody>,
 ) -> Result<Json<HostView>, ApiError> {
-    set_draining(&state, &host, true).await
+    set_draining(&state, &host, Drain::Asked).await
 }
 
 /// Undrains a host
@@ -67,15 +70,13 @@ pub(crate) async fn undrain_host(
     _: NoParameters,
     _: Command<NoBody>,
 ) -> Result<Json<HostView>, ApiError> {
-    set_draining(&state, &host, false).await
+    set_draining(&state, &host, Drain::TakenBack).await
 }
 
-async fn set_draining(state: &AppState, host: &str, draining: bool) -> Result<Json<HostView>, ApiError> {
+async fn set_draining(state: &AppState, host: &str, drain: Drain) -> Result<Json<HostView>, ApiError> {
     let mut conn = state.connection().await?;
-    let found = farm::set_draining(&mut *conn, host, draining).await?;
-    if found {
-        farm::notify(&mut *conn, listen::SCHEDULE, "").await?;
-    }
+    farm::set_draining(&mut *conn, host, drain).await?;
+    farm::notify(&mut *conn, listen::SCHEDULE, "").await?;
     drop(conn);
     // an unknown host is refused here, with near names
     shown(state, host).await

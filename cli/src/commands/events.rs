@@ -7,7 +7,7 @@ use serde::Deserialize;
 use shared::{
     bytes::ByteSize,
     ids::{ComponentId, JobId},
-    wire::ResidencyEvent,
+    wire::{HostEvent, StateChange},
 };
 use tokio::time::Instant;
 
@@ -19,13 +19,16 @@ use crate::{
     output::Output,
 };
 
+/// All that there is to tell.
+const ALL: &str = "jobs,residency,devices,hosts";
 /// Time between attempts to have the stream back.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Options of `events`.
 #[derive(Debug, Args)]
 pub struct EventsArgs {
-    /// What to tell of: `jobs`, `residency` (what becomes resident or leaves); all when absent.
+    /// What to tell of: `jobs`, `residency` (what becomes resident or leaves), `devices` and `hosts` (which leave service and come back, and
+    /// why); all when absent.
     #[arg(long, value_name = "TOPIC", value_delimiter = ',')]
     topic: Vec<String>,
 
@@ -49,7 +52,7 @@ struct Facts {
 }
 
 pub(crate) async fn run(args: EventsArgs, client: &Client, output: Output) -> Result<(), CliError> {
-    let topics = if args.topic.is_empty() { "jobs,residency".to_owned() } else { args.topic.join(",") };
+    let topics = if args.topic.is_empty() { ALL.to_owned() } else { args.topic.join(",") };
     let mut last = args.after;
     loop {
         let mut events = open(client, &topics, last, output).await?;
@@ -85,14 +88,25 @@ async fn open(client: &Client, topics: &str, last: Option<i64>, output: Output) 
 }
 
 fn told(event: &sse::Event, output: Output) -> Result<(), CliError> {
-    match serde_json::from_str::<ResidencyEvent>(&event.data) {
-        Ok(residency) => output.line(line(&residency)),
+    match serde_json::from_str::<HostEvent>(&event.data) {
+        Ok(event) if event.kind.starts_with("residency.") => output.line(line(&event)),
+        Ok(event) => output.line(state_line(&event)),
         Err(_) => jobs::told(&event.kind, &event.data, output),
     }
 }
 
+/// `12:00:00.000 a/cuda:0 quarantined, was ready: Xid 79 (the device fell off the bus)`; a host goes by its name.
+fn state_line(event: &HostEvent) -> String {
+    let change = StateChange::deserialize(&event.data).unwrap_or_default();
+    let place = event.device.as_ref().unwrap_or(&event.host);
+    // one that was there and is there again says so by its reason
+    let from = change.from.filter(|from| *from != change.to).map(|from| format!(", was {from}")).unwrap_or_default();
+    let reason = change.reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!("{} {place} {}{from}{reason}", event.at.format("%H:%M:%S%.3f"), change.to)
+}
+
 /// `12:00:00.000 a/cpu:0 gone unet 6.0 MiB of one, two (01J…): room for 01J…`.
-fn line(event: &ResidencyEvent) -> String {
+fn line(event: &HostEvent) -> String {
     // what another release says beside these is passed over
     let facts = Facts::deserialize(&event.data).unwrap_or_default();
     let place = event.device.clone().unwrap_or_else(|| format!("{} RAM", event.host));
@@ -119,11 +133,31 @@ mod tests {
             "data": { "tier": "vram", "component": component, "kind": "vae", "bytes": 8 << 20, "models": ["one", "two"],
                       "reason": "room", "wanted": wanted },
         });
-        let mut event: ResidencyEvent = serde_json::from_value(event).unwrap();
+        let mut event: HostEvent = serde_json::from_value(event).unwrap();
         let bytes = ByteSize(8 << 20);
         let expected = format!("03:04:05.678 a/cpu:0 gone vae {bytes} of one, two ({component}): room for {wanted}");
         assert_eq!(line(&event), expected);
         event.device = None;
         assert!(line(&event).starts_with("03:04:05.678 a RAM gone vae "), "{}", line(&event));
+    }
+
+    #[test]
+    fn an_event_of_a_device_or_a_host_says_what_it_was_and_why() {
+        let event = |device: Option<&str>, data: serde_json::Value| -> HostEvent {
+            let event = serde_json::json!({
+                "seq": 7, "host": "a", "device": device, "at": "2026-01-02T03:04:05.678Z", "type": "device.lost", "data": data,
+            });
+            serde_json::from_value(event).unwrap()
+        };
+        let lost = event(
+            Some("a/cpu:0"),
+            serde_json::json!({ "from": "ready", "to": "lost", "reason": "its runner ended: signal 9" }),
+        );
+        assert_eq!(state_line(&lost), "03:04:05.678 a/cpu:0 lost, was ready: its runner ended: signal 9");
+        let back = event(Some("a/cpu:0"), serde_json::json!({ "from": "lost", "to": "ready" }));
+        assert_eq!(state_line(&back), "03:04:05.678 a/cpu:0 ready, was lost");
+        let started =
+            event(None, serde_json::json!({ "from": "ready", "to": "ready", "reason": "its agent was started" }));
+        assert_eq!(state_line(&started), "03:04:05.678 a ready: its agent was started");
     }
 }

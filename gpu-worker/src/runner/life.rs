@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Landed, Payload, RunPreview, RunnerConfig, RunnerError, RunnerState, RunnerStatus,
     channel::{self, Commands, Events, Frame},
-    process,
+    its_end, process,
     protocol::{Call, Command, Done, Event, Shown},
     request::{Heard, MakeCommand, Request, Ticket},
     supervisor::{down, update},
@@ -270,7 +270,7 @@ impl<'a> Life<'a> {
 
     fn died(&mut self, how: String) -> Ended {
         // the status must say so before anybody who waited goes on
-        update(self.status, |status| down(status, &how));
+        update(self.status, |status| down(status, &its_end(&how)));
         for (_, pending) in self.pending.drain() {
             let crashed = RunnerError::Crashed { device: self.config.device.clone(), how: how.clone() };
             // a caller that went away needs no answer

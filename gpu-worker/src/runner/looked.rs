@@ -72,7 +72,7 @@ impl Look {
 /// Why no process is started yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Objection {
-    /// Why.
+    /// Why, to be said after how the last one ended.
     pub(super) reason: String,
     /// When that is believed no longer; none when only the library can say so.
     pub(super) until: Option<Instant>,
@@ -107,13 +107,10 @@ impl Clearance {
             Look::Against { reason } => {
                 // the time for a look begins anew when it is over
                 self.until = now + look_most();
-                return Some(Objection {
-                    reason: format!("its process ended and it gets no other: {reason}"),
-                    until: None,
-                });
+                return Some(Objection { reason: format!("it gets no other: {reason}"), until: None });
             }
-            Look::Outdated => "its process ended; the device is looked at before it gets another",
-            Look::Occupied => "its process ended; the driver has not taken its memory back yet",
+            Look::Outdated => "the device is looked at before it gets another",
+            Look::Occupied => "the driver has not taken its memory back yet",
         };
         self.overdue = now >= self.until;
         (!self.overdue).then(|| Objection { reason: reason.to_owned(), until: Some(self.until) })

@@ -122,7 +122,7 @@ pub enum RunnerState {
     Ready,
     /// There is no process; another one is started soon.
     Down {
-        /// How the last one ended.
+        /// Why: how the last one ended, and what keeps the device from another.
         reason: String,
     },
 }
@@ -173,6 +173,16 @@ impl RunnerStatus {
             last_exit: None,
         }
     }
+
+    /// Why it is not ready while it starts: what took it down is the reason until it is back.
+    pub fn why_starting(&self) -> String {
+        self.last_exit.as_deref().map_or_else(|| "its runner is starting".to_owned(), its_end)
+    }
+}
+
+/// Why a runner is down that ended like this.
+fn its_end(how: &str) -> String {
+    format!("its runner ended: {how}")
 }
 
 /// Whether a runner can run models.

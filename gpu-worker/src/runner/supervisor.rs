@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    RunnerConfig, RunnerError, RunnerState, RunnerStatus, Views,
+    RunnerConfig, RunnerError, RunnerState, RunnerStatus, Views, its_end,
     life::{Ended, Life},
     looked::{Clearance, Objection, Past},
     process,
@@ -47,19 +47,20 @@ pub(super) async fn run(
             Err(error) => Ended::Died(format!("it cannot be started: {error}")),
         };
         let Ended::Died(how) = ended else { return update(&status, |status| down(status, "it was stopped")) };
-        let past = Past { at: Instant::now(), pid };
+        let died = Instant::now();
         tracing::error!(device = config.device, how, "the runner died; starting another");
         update(&status, |status| {
-            down(status, &how);
+            down(status, &its_end(&how));
             status.restarts_total += 1;
-            status.last_exit = Some(how);
+            status.last_exit = Some(how.clone());
         });
         backoff = if began.elapsed() > LIVED_WELL { BACKOFF_FIRST } else { backoff };
         if rest(backoff, &mut requests, &config, &stop).await.is_break() {
             return update(&status, |status| down(status, "it was stopped"));
         }
         backoff = (backoff * 2).min(BACKOFF_LONGEST);
-        if wait_until_looked_at(past, &mut requests, &config, &status, &mut views, &stop).await.is_break() {
+        let past = Past { at: died, pid };
+        if wait_until_looked_at((past, &how), &mut requests, &config, &status, &mut views, &stop).await.is_break() {
             return update(&status, |status| down(status, "it was stopped"));
         }
     }
@@ -67,7 +68,7 @@ pub(super) async fn run(
 
 /// Waits until the device was looked at since the process ended, and nothing speaks against another one.
 async fn wait_until_looked_at(
-    past: Past,
+    (past, how): (Past, &str),
     requests: &mut mpsc::Receiver<Request>,
     config: &RunnerConfig,
     status: &watch::Sender<RunnerStatus>,
@@ -87,6 +88,7 @@ async fn wait_until_looked_at(
             }
             return ControlFlow::Continue(());
         };
+        let reason = format!("{}; {reason}", its_end(how));
         if status.borrow().state != (RunnerState::Down { reason: reason.clone() }) {
             tracing::warn!(device = config.device, reason, "no other runner is started yet");
             update(status, |status| down(status, &reason));

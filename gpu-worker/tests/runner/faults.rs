@@ -48,9 +48,10 @@ async fn a_device_that_cannot_be_opened_is_down_with_its_reason() {
     let tasks = Tasks::new();
     let runner = Runner::supervise(config("tpu:0", 0), unwatched(), &tasks);
     let mut status = runner.status();
-    let down = status.wait_for(|status| matches!(status.state, RunnerState::Down { .. }));
+    let down = status.wait_for(|status| matches!(status.state, RunnerState::Down { .. }) && status.last_exit.is_some());
     let status = tokio::time::timeout(PATIENCE, down).await.unwrap().unwrap().clone();
-    assert_eq!(status.state, RunnerState::Down { reason: "exit code 1".into() });
+    assert_eq!(status.state, RunnerState::Down { reason: "its runner ended: exit code 1".into() });
+    assert_eq!(status.why_starting(), "its runner ended: exit code 1", "what took it down stays the reason");
     assert!(tasks.stop_and_wait(PATIENCE).await);
 }
 

@@ -1,4 +1,4 @@
-//! The farm's events in one order: of jobs, and of what becomes resident or leaves. They share one sequence.
+//! The farm's events in one order: of jobs, of what becomes resident or leaves, and of hosts and devices. They share one sequence.
 
 use std::time::Duration;
 
@@ -9,6 +9,19 @@ use sqlx::{FromRow, PgConnection, PgExecutor};
 use super::{DbError, leader, seconds};
 use crate::ids::JobId;
 
+macro_rules! prune {
+    ($table:literal) => {
+        concat!(
+            "with oldest as (select seq, at from ",
+            $table,
+            " order by seq limit $2)
+             delete from ",
+            $table,
+            " e using oldest o where e.seq = o.seq and o.at < now() - make_interval(secs => $1)"
+        )
+    };
+}
+
 /// What to tell of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Topics {
@@ -16,6 +29,10 @@ pub struct Topics {
     pub jobs: bool,
     /// What becomes resident or leaves.
     pub residency: bool,
+    /// Devices that leave service or come back.
+    pub devices: bool,
+    /// Hosts that come, drain or are lost.
+    pub hosts: bool,
 }
 
 /// One event: of a job, or of a host.
@@ -25,7 +42,7 @@ pub struct FarmEventRow {
     pub seq: i64,
     /// When.
     pub at: DateTime<Utc>,
-    /// `enqueued`, `placed`, …; `residency.resident`, `residency.gone`.
+    /// `enqueued`, `placed`, …; `residency.resident`, `residency.gone`; `device.` or `host.` with the state.
     #[sqlx(rename = "type")]
     pub kind: String,
     /// Details.
@@ -34,7 +51,7 @@ pub struct FarmEventRow {
     pub job_id: Option<JobId>,
     /// The host.
     pub host: Option<String>,
-    /// The device; none for RAM.
+    /// The device; none for RAM, and for a host itself.
     pub device: Option<String>,
 }
 
@@ -55,6 +72,9 @@ pub async fn after(
              union all
              (select seq, at, type, data, null, host, device
               from residency_events where $5 and seq > $1 and seq <= $2 order by seq limit $3)
+             union all
+             (select seq, at, type, data, null, host, device
+              from host_events where case when device is null then $7 else $6 end and seq > $1 and seq <= $2 order by seq limit $3)
          )
          select * from next order by seq limit $3",
     )
@@ -63,6 +83,8 @@ pub async fn after(
     .bind(limit)
     .bind(topics.jobs)
     .bind(topics.residency)
+    .bind(topics.devices)
+    .bind(topics.hosts)
     .fetch_all(db)
     .await?)
 }
@@ -102,7 +124,8 @@ impl Horizon {
     /// Database errors.
     pub async fn advance(&mut self, conn: &mut PgConnection) -> Result<(), DbError> {
         let newest: i64 = sqlx::query_scalar(
-            "select greatest((select max(seq) from job_events), (select max(seq) from residency_events), 0)",
+            "select greatest((select max(seq) from job_events), (select max(seq) from residency_events),
+                             (select max(seq) from host_events), 0)",
         )
         .fetch_one(&mut *conn)
         .await?;
@@ -110,7 +133,7 @@ impl Horizon {
         let writing = sqlx::query_scalar(
             "select distinct virtualtransaction from pg_locks
              where locktype = 'relation' and granted and mode = 'RowExclusiveLock'
-                 and relation in ('job_events'::regclass, 'residency_events'::regclass)
+                 and relation in ('job_events'::regclass, 'residency_events'::regclass, 'host_events'::regclass)
                  and database = (select oid from pg_database where datname = current_database())",
         )
         .fetch_all(conn)
@@ -137,7 +160,8 @@ impl Horizon {
     }
 }
 
-/// Drops events of residency that are older than `keep`, looking at the `limit` oldest. `None` when the term is over.
+/// Drops events of residency, and of hosts and devices, that are older than `keep`, looking at the `limit` oldest of each. `None` when the
+/// term is over.
 ///
 /// # Errors
 /// Database errors.
@@ -150,16 +174,11 @@ pub async fn prune(
     if !leader::holds(&mut *tx, role, term).await? {
         return Ok(None);
     }
-    let gone = sqlx::query(
-        "with oldest as (select seq, at from residency_events order by seq limit $2)
-         delete from residency_events e using oldest o
-         where e.seq = o.seq and o.at < now() - make_interval(secs => $1)",
-    )
-    .bind(seconds(keep))
-    .bind(limit)
-    .execute(tx)
-    .await?;
-    Ok(Some(gone.rows_affected()))
+    let mut gone = 0;
+    for statement in [prune!("residency_events"), prune!("host_events")] {
+        gone += sqlx::query(statement).bind(seconds(keep)).bind(limit).execute(&mut *tx).await?.rows_affected();
+    }
+    Ok(Some(gone))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Hosts, the leases of their agents, devices and roots.
 
+mod states;
+
 use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{DateTime, Utc};
@@ -7,6 +9,8 @@ use sqlx::{FromRow, PgConnection, PgExecutor, PgPool};
 
 use super::{DbError, residency, seconds};
 use crate::ids::{Incarnation, JobId};
+
+pub use states::{Drain, newly_lost, set_device, set_draining, tell_back, tell_lost};
 
 /// What an agent says of itself when it starts.
 #[derive(Debug, Clone)]
@@ -140,46 +144,12 @@ pub async fn register(tx: &mut PgConnection, agent: &Registration, ttl: Duration
     .bind(seconds(ttl))
     .execute(&mut *tx)
     .await?;
-    register_devices(tx, agent).await?;
     register_roots(tx, agent).await?;
+    // late: streams wait for whoever has written events
+    states::tell_started(tx, &agent.host).await?;
+    states::register_devices(tx, agent).await?;
     residency::remove_of_predecessors(tx, &agent.host, agent.incarnation).await?;
     notify(tx, super::listen::SCHEDULE, "").await
-}
-
-async fn register_devices(tx: &mut PgConnection, agent: &Registration) -> Result<(), DbError> {
-    let ids: Vec<&str> = agent.devices.iter().map(|device| device.id.as_str()).collect();
-    sqlx::query("update devices set state = 'lost', reason = 'not reported by the agent', updated_at = now() where host = $1 and not id = any($2)")
-        .bind(&agent.host)
-        .bind(&ids)
-        .execute(&mut *tx)
-        .await?;
-    for device in &agent.devices {
-        sqlx::query(
-            "insert into devices (id, host, name, kind, uuid, product, memory_total_bytes, memory_used_bytes, slots, labels, state, reason,
-                                  runner_generation)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-             on conflict (id) do update set kind = excluded.kind, uuid = excluded.uuid, product = excluded.product,
-                 memory_total_bytes = excluded.memory_total_bytes, memory_used_bytes = excluded.memory_used_bytes,
-                 slots = excluded.slots, labels = excluded.labels, state = excluded.state, reason = excluded.reason,
-                 runner_generation = excluded.runner_generation, updated_at = now()",
-        )
-        .bind(&device.id)
-        .bind(&device.host)
-        .bind(&device.name)
-        .bind(&device.kind)
-        .bind(&device.uuid)
-        .bind(&device.product)
-        .bind(device.memory_total_bytes)
-        .bind(device.memory_used_bytes)
-        .bind(device.slots)
-        .bind(&device.labels)
-        .bind(&device.state)
-        .bind(&device.reason)
-        .bind(device.runner_generation)
-        .execute(&mut *tx)
-        .await?;
-    }
-    Ok(())
 }
 
 /// Takes the host's roots off that the agent does not have, and with them what they hold. Models are locked first, as by everybody who changes
@@ -212,35 +182,6 @@ async fn register_roots(tx: &mut PgConnection, agent: &Registration) -> Result<(
         .execute(&mut *tx)
         .await?;
     }
-    Ok(())
-}
-
-/// Records the state of one device, when it changes outside a registration.
-///
-/// # Errors
-/// Database errors.
-pub async fn set_device(
-    db: impl PgExecutor<'_>,
-    id: &str,
-    state: &str,
-    reason: Option<&str>,
-    (memory_total_bytes, memory_used_bytes): (i64, i64),
-    runner_generation: i64,
-) -> Result<(), DbError> {
-    sqlx::query(
-        "update devices set state = $2, reason = $3, memory_total_bytes = $4, memory_used_bytes = $5, runner_generation = $6,
-             updated_at = now()
-         where id = $1 and (state, reason, memory_total_bytes, memory_used_bytes, runner_generation)
-             is distinct from ($2, $3, $4, $5, $6)",
-    )
-    .bind(id)
-    .bind(state)
-    .bind(reason)
-    .bind(memory_total_bytes)
-    .bind(memory_used_bytes)
-    .bind(runner_generation)
-    .execute(db)
-    .await?;
     Ok(())
 }
 
@@ -335,18 +276,9 @@ pub async fn release_lease(pool: &PgPool, me: Incarnation) -> Result<(), DbError
         residency::lock(&mut tx, &hosts).await?;
         sqlx::query("delete from host_leases where incarnation = $1").bind(me).execute(&mut *tx).await?;
         residency::remove_unleased(&mut tx, &hosts).await?;
+        tell_lost(&mut *tx, &hosts).await?;
     }
     Ok(tx.commit().await?)
-}
-
-/// Asks a host to take no new work (or to take it again).
-///
-/// # Errors
-/// Database errors.
-pub async fn set_draining(db: impl PgExecutor<'_>, host: &str, draining: bool) -> Result<bool, DbError> {
-    let changed =
-        sqlx::query("update hosts set draining = $2 where name = $1").bind(host).bind(draining).execute(db).await?;
-    Ok(changed.rows_affected() == 1)
 }
 
 /// All hosts by name.

@@ -29,7 +29,7 @@ pub use engine::{
     BlendLorasRequest, EncodeTextRequest, GenerateRequest, LoraCheckRequest, Placing, TokenizeRequest, TokenizeResult,
     TokenizerView, TokensView, UnetStepRequest, VaeDecodeRequest, VaeEncodeRequest,
 };
-pub use events::ResidencyEvent;
+pub use events::{HostEvent, StateChange};
 pub use farm::{
     DeviceModels, DeviceVariant, DeviceView, FarmStatus, HostView, ModelStatus, ResidentComponent, RootView, Staleness,
     WatchView,

@@ -5,7 +5,11 @@ use sqlx::{FromRow, PgConnection};
 
 use super::settle;
 use crate::{
-    db::{DbError, farm::notify, leader, listen, residency},
+    db::{
+        DbError,
+        farm::{self, notify},
+        leader, listen, residency,
+    },
     ids::JobId,
     job::{JobState, rules},
 };
@@ -65,11 +69,13 @@ pub async fn reap(tx: &mut PgConnection, (role, term): (&str, i64), jitter: f64)
     .await?;
     // leases that ended long ago belong to nobody
     sqlx::query("delete from host_leases where lease_until < now() - interval '1 day'").execute(&mut *tx).await?;
-    let unleased = residency::unleased_hosts(tx).await?;
-    // not waited for: the leader's row is in hand, and whoever writes what is resident on one of them may take long. The next pass has the rest.
+    let mut unleased = residency::unleased_hosts(tx).await?;
+    unleased.append(&mut farm::newly_lost(&mut *tx).await?);
+    // not waited for: the leader's row is in hand, and whoever writes for one of them may take long. The next pass has the rest.
     let ours = residency::try_lock(tx, &unleased).await?;
     if !ours.is_empty() {
         residency::remove_unleased(tx, &ours).await?;
+        farm::tell_lost(&mut *tx, &ours).await?;
     }
     if !reaped.lost.is_empty() || !reaped.unplaced.is_empty() {
         notify(tx, listen::SCHEDULE, "").await?;
