@@ -201,4 +201,25 @@ mod tests {
         assert_eq!(output("a/b").unwrap().root, None);
         assert!(output("main:").is_err() && output("").is_err());
     }
+
+    #[test]
+    fn what_has_another_type_than_one_would_think_is_said() {
+        let result = serde_json::json!({
+            "from": "a", "host": "h", "root": "main", "path": "b.safetensors", "layout": "single_file", "bytes": 2048,
+            "resumed_bytes": 0, "tensors": 3, "payload_sha256": {}, "dropped": [], "baked": 0, "seconds": 1.0,
+            "kept": [
+                { "component": "unet", "values": 2, "tensors": 1, "largest": 1e6, "named": [] },
+                { "component": "vae", "values": 0, "tensors": 0, "largest": 0.0, "named": [], "runs_over": true },
+            ],
+            "widened": [{ "from": ["F16", "BF16"], "to": "F32", "tensors": 1, "examples": ["x.in_proj_weight"] }],
+        });
+        let notes = notes(&serde_json::from_value(result).unwrap());
+        let expected = [
+            "`b.safetensors`: 3 tensors, 2.0 KiB, at `b.safetensors` below `main` of h",
+            "unet keeps its type: 2 values in 1 tensors would overflow, the largest is 1000000",
+            "vae keeps its type: it overflows when it runs in 16 bits; `--vae-dtype` has it all the same",
+            "1 tensors are made of F16 and BF16 and kept exactly as F32: x.in_proj_weight",
+        ];
+        assert_eq!(notes, expected);
+    }
 }

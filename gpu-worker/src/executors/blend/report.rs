@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use engine::lora::blend::{Blended, Blent};
+use engine::lora::blend::{Blended, BlendedSource};
 use shared::wire::{BlendLorasResult, BlendedLora, BlendedModule, LoraWithoutEffect};
 
 use super::Part;
@@ -23,8 +23,9 @@ pub(super) fn report(parts: &[Part], blended: &Blended) -> BlendLorasResult {
     worst.sort_by(|a, b| b.error.total_cmp(&a.error));
     worst.truncate(WORST);
     let each = || parts.iter().zip(&blended.sources);
-    let misfit =
-        |(part, blent): (&Part, &Blent)| lora::misfit(&part.name, &lora::Unused::of(&blent.unmatched, &blent.others));
+    let misfit = |(part, source): (&Part, &BlendedSource)| {
+        lora::misfit(&part.name, &lora::Unused::of(&source.unmatched, &source.others))
+    };
     BlendLorasResult {
         host: String::new(),
         root: String::new(),
@@ -35,15 +36,15 @@ pub(super) fn report(parts: &[Part], blended: &Blended) -> BlendLorasResult {
         ranks,
         error: blended.error,
         worst,
-        loras: each().map(|(part, blent)| told(part, blent)).collect(),
-        loras_without_effect: each().filter_map(|(part, blent)| idle(&part.name, blent)).collect(),
+        loras: each().map(|(part, source)| told(part, source)).collect(),
+        loras_without_effect: each().filter_map(|(part, source)| idle(&part.name, source)).collect(),
         lora_misfits: each().filter_map(misfit).collect(),
         seconds: 0.0,
     }
 }
 
-fn told(part: &Part, blent: &Blent) -> BlendedLora {
-    let Blent { blended, weightless, scaleless, unmatched, .. } = blent;
+fn told(part: &Part, source: &BlendedSource) -> BlendedLora {
+    let BlendedSource { blended, weightless, scaleless, unmatched, .. } = source;
     BlendedLora {
         lora: part.name.clone(),
         blended: *blended,
@@ -53,11 +54,11 @@ fn told(part: &Part, blent: &Blent) -> BlendedLora {
 }
 
 /// A LoRA of which nothing is in the result.
-fn idle(name: &str, blent: &Blent) -> Option<LoraWithoutEffect> {
-    let why = match blent {
-        Blent { blended: 1.., .. } => return None,
-        Blent { scaleless: 1.., .. } => lora::SCALED_TO_ZERO,
-        Blent { weightless: 1.., .. } => lora::WEIGHTLESS,
+fn idle(name: &str, source: &BlendedSource) -> Option<LoraWithoutEffect> {
+    let why = match source {
+        BlendedSource { blended: 1.., .. } => return None,
+        BlendedSource { scaleless: 1.., .. } => lora::SCALED_TO_ZERO,
+        BlendedSource { weightless: 1.., .. } => lora::WEIGHTLESS,
         _ => lora::NO_MODULE,
     };
     Some(LoraWithoutEffect { lora: name.to_owned(), why: why.to_owned() })

@@ -50,7 +50,9 @@ pub(super) async fn run(agent: &Arc<Agent>, args: ConvertArgs, attempt: &Attempt
     blocking("looking at the goal", work.goal(attempt)).await??;
     // what it is made from is written into it for ever: nothing of that may be missing because a scan was just before
     let hashed = hash::missing(agent, attempt, [work.args.model].into_iter().chain(work.args.vae)).await?;
-    [&mut work.base].into_iter().chain(work.vae.as_mut()).for_each(|source| source.know(&hashed));
+    for source in [&mut work.base].into_iter().chain(work.vae.as_mut()) {
+        source.know(agent, &hashed).await?;
+    }
     let sources = (&work.base, work.vae.as_ref());
     work.request.metadata = provenance::fields(attempt.id, &work.args, sources, work.bake.as_deref());
     let (plan, kept) = work.planned(agent, attempt).await?;

@@ -40,15 +40,19 @@ impl Source {
         Ok(Self { wanted, model: model.with(said), root })
     }
 
-    /// Takes over the digests that were computed of it for this.
-    pub(super) fn know(&mut self, hashed: &Hashed) {
-        let Some(own) = hashed.models.iter().find(|model| model.hashes.model == self.wanted.model.id) else { return };
+    /// Takes over the digests that were computed of it for this, or by others since it was read.
+    pub(super) async fn know(&mut self, agent: &Agent, hashed: &Hashed) -> Result<(), WorkError> {
+        let Some(own) = hashed.models.iter().find(|model| model.hashes.model == self.wanted.model.id) else {
+            self.wanted = model::wanted(agent, self.wanted.model.id, None).await?;
+            return Ok(());
+        };
         self.wanted.model.content_digest = Some(own.hashes.content_digest.clone());
         self.wanted.model.sha256 = own.hashes.sha256.clone();
         for row in &mut self.wanted.components {
             let part = own.parts.iter().find(|part| part.id == row.id);
             row.digest = part.map(|part| part.digest.clone()).or_else(|| row.digest.take());
         }
+        Ok(())
     }
 
     /// Digests of its components, those that are known.

@@ -121,12 +121,12 @@ pub struct Blended {
     /// How far all modules together are off, of the length of all.
     pub error: f64,
     /// What became of each LoRA, in their order.
-    pub sources: Vec<Blent>,
+    pub sources: Vec<BlendedSource>,
 }
 
 /// What of a LoRA is in a blend.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Blent {
+pub struct BlendedSource {
     /// Modules that are in it.
     pub blended: usize,
     /// Modules that would be and add nothing: their weights are 0.
@@ -167,9 +167,8 @@ pub fn blend(
     if computed.iter().all(|done| done.computed.change.is_none() && done.computed.bias.is_none()) {
         return Err(BlendError::Nothing);
     }
-    let others = |at: usize| sources.get(at).into_iter().flat_map(|source| source.index.others()).map(str::to_owned);
-    let blent = |(at, matched)| Blent { others: others(at).collect(), ..blent(at, matched, &targets, &computed) };
-    let sources = matched.into_iter().enumerate().map(blent).collect();
+    let of_each = |(at, matched): (usize, Matched)| of_source(sources.get(at), (at, matched), &targets, &computed);
+    let sources = matched.into_iter().enumerate().map(of_each).collect();
     let (mut lost, mut norm, mut tensors, mut modules) = (0.0, 0.0, Vec::new(), Vec::new());
     for (target, Done { computed, shape, .. }) in targets.iter().zip(computed) {
         lost += computed.lost * computed.lost;
@@ -190,19 +189,24 @@ pub fn blend(
 }
 
 /// What became of the LoRA at this place.
-fn blent(at: usize, matched: Matched, targets: &[Target], computed: &[Done]) -> Blent {
+fn of_source(
+    source: Option<&Source<'_>>,
+    (at, matched): (usize, Matched),
+    targets: &[Target],
+    computed: &[Done],
+) -> BlendedSource {
     let of = |(target, done): (&Target, &Done)| -> Vec<bool> {
         let terms = target.terms.iter().zip(&done.adds);
         terms.filter(|(term, _)| term.sources.contains(&at)).map(|(_, adds)| *adds).collect()
     };
     let terms: Vec<bool> = targets.iter().zip(computed).flat_map(of).collect();
     let blended = terms.iter().filter(|adds| **adds).count();
-    Blent {
+    BlendedSource {
         blended,
         weightless: matched.modules.saturating_sub(terms.len()),
         scaleless: terms.len() - blended,
         unmatched: matched.unmatched,
-        others: Vec::new(),
+        others: source.into_iter().flat_map(|source| source.index.others()).map(str::to_owned).collect(),
     }
 }
 

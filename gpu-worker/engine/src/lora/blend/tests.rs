@@ -217,20 +217,26 @@ fn every_module_of_every_lora_is_accounted_for() {
     let stack = [source("more", &more, 0.5), source("silent", &silent, 1.0), source("off", &plain, 0.0)];
     let made = blended(&stack, Some(&base(&[40, 24])), form(Size::Exact, ElementType::F32)).unwrap();
     let expected = [
-        Blent {
+        BlendedSource {
             blended: 1,
             unmatched: vec!["lora_unet_nowhere".to_owned()],
             others: vec![embedding.to_owned()],
-            ..Blent::default()
+            ..BlendedSource::default()
         },
-        Blent { scaleless: 1, ..Blent::default() },
-        Blent { weightless: 1, ..Blent::default() },
+        BlendedSource { scaleless: 1, ..BlendedSource::default() },
+        BlendedSource { weightless: 1, ..BlendedSource::default() },
     ];
     assert_eq!((made.sources.as_slice(), made.modules.len()), (expected.as_slice(), 1));
     // alone by name, and the same file twice: both are in the sum
     let twice = [source("a", &plain, 0.5), source("a", &plain, 0.25)];
     let made = blended(&twice, None, form(Size::Exact, ElementType::F32)).unwrap();
-    assert_eq!(made.sources, [Blent { blended: 1, ..Blent::default() }, Blent { blended: 1, ..Blent::default() }]);
+    assert_eq!(
+        made.sources,
+        [
+            BlendedSource { blended: 1, ..BlendedSource::default() },
+            BlendedSource { blended: 1, ..BlendedSource::default() }
+        ]
+    );
 }
 
 #[test]
