@@ -74,6 +74,8 @@ pub enum Effects {
         root: String,
         /// Its row.
         model: Box<FoundModel>,
+        /// What was computed of the models that it is made from.
+        hashed: Hashed,
     },
     /// A file below this root, which the catalogue has to learn of.
     Wrote {
@@ -183,9 +185,11 @@ async fn apply(
 ) -> Result<Report, DbError> {
     match effects {
         Effects::None | Effects::Wrote { .. } => Ok(report.clone()),
-        Effects::Made { root, model } => {
+        Effects::Made { root, model, hashed } => {
+            hashed::record(agent, tx, lease, hashed, met).await?;
             let (id, name) = models::record_one(tx, &agent.host, root, model).await?;
-            Ok(with_result(&with_result(report, "model", id.to_string().into()), "name", name.into()))
+            let report = hashed::told(report, hashed, &met.others, &met.uncompared);
+            Ok(with_result(&with_result(&report, "model", id.to_string().into()), "name", name.into()))
         }
         Effects::Artifacts(left, digests) => {
             let report = resident(agent, tx, lease, digests, report, met).await?;

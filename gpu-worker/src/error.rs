@@ -407,11 +407,14 @@ impl Classify for WorkError {
             Self::Stays(_) | Self::InUse { .. } | Self::Residency(ResidencyError::Leased { .. }) => {
                 Some("wait for the jobs that use it, or cancel them".into())
             }
+            Self::Write(WriteError::IsSource { .. }) | Self::Convert(ConvertError::Write(WriteError::IsSource { .. })) => {
+                Some("give another path: a model's own files are only read".into())
+            }
             Self::Write(WriteError::Exists { .. }) | Self::Convert(ConvertError::Write(WriteError::Exists { .. })) => {
                 Some("give another path, or `overwrite` if it was written by such a job before".into())
             }
             Self::LoraRefused { .. } => {
-                Some("`loras check` shows which of its modules a model has; choose a LoRA of the model's family".into())
+                Some("`loras check` shows which of its modules a model has; choose a LoRA of the model's family, or correct `base` of what is taken for another one".into())
             }
             Self::EncodersMisfit { .. } => Some("take text encoders of the model's own family".into()),
             Self::Convert(ConvertError::NotNumbers { .. }) => {
@@ -420,6 +423,7 @@ impl Classify for WorkError {
             Self::Convert(ConvertError::Overflow { .. }) => {
                 Some("`keep` leaves every weight its type; values of this size are seldom meant: `models validate` shows them".into())
             }
+            Self::Convert(ConvertError::Types { .. }) => Some("`diffusers` keeps these tensors apart".into()),
             Self::Convert(ConvertError::Unknown { .. } | ConvertError::NoOriginalName { .. }) => {
                 Some("`same` keeps all names; or correct the model's `base`".into())
             }
@@ -463,7 +467,7 @@ fn write_code(error: &WriteError) -> ErrorCode {
     match error {
         WriteError::BadPath { .. } => ErrorCode::InvalidArgument,
         WriteError::NoFolder { .. } => ErrorCode::NotFound,
-        WriteError::Exists { .. } | WriteError::NotOurs { .. } => ErrorCode::Conflict,
+        WriteError::Exists { .. } | WriteError::NotOurs { .. } | WriteError::IsSource { .. } => ErrorCode::Conflict,
         WriteError::ReadOnly { .. } | WriteError::HeaderTooLarge { .. } => ErrorCode::Unsupported,
         WriteError::NoSpace { .. } => ErrorCode::InsufficientCapacity,
         WriteError::OtherBytes { .. } => ErrorCode::Corrupt,
@@ -480,6 +484,7 @@ fn convert_code(error: &ConvertError) -> ErrorCode {
         | ConvertError::NoOriginalName { .. }
         | ConvertError::Unknown { .. }
         | ConvertError::Dtype { .. }
+        | ConvertError::Types { .. }
         | ConvertError::Graph { .. }
         | ConvertError::Overflow { .. }
         | ConvertError::NoAverage => ErrorCode::Unsupported,

@@ -123,6 +123,36 @@ async fn every_bad_lora_is_named_with_its_fault_and_the_farm_goes_on() {
     farm.assert_ledger_is_clean().await;
 }
 
+/// Settings beside a LoRA that cannot be read: refused where a module is scaled by them, told where every module has its own alpha.
+#[tokio::test]
+async fn settings_that_cannot_be_read_are_refused_only_where_they_are_needed() {
+    let make = |folder: &Path, good: &[Entry]| {
+        let beside = |name: &str, tensors: &[Entry]| {
+            let folder = folder.join(name);
+            fs::create_dir(&folder).unwrap();
+            lora_files::write(&folder.join("adapter_model.safetensors"), tensors);
+            fs::write(folder.join("adapter_config.json"), "{\"lora_alpha\": 8,").unwrap();
+        };
+        beside("unneeded", good);
+        let first = good.iter().find(|tensor| tensor.name.ends_with(".alpha")).unwrap().name.clone();
+        let one_less: Vec<Entry> = good.iter().filter(|tensor| tensor.name != first).cloned().collect();
+        beside("needed", &one_less);
+    };
+    let (farm, _agent) = farm_with(make).await;
+    let report = checked(&farm, "unneeded").await;
+    assert_eq!((&report["fits"], report["warnings"].as_array().map(Vec::len)), (&json!(true), Some(1)), "{report}");
+    let warning = report["warnings"][0].as_str().unwrap_or_default();
+    assert!(warning.contains("adapter_config.json") && warning.contains("an `alpha` of its own"), "{warning}");
+    // it changes what the LoRA without such a file changes, and is applied as that is
+    let plain = checked(&farm, "lora-sd15-tiny").await;
+    assert_eq!((&report["matched"], &report["digest"]), (&plain["matched"], &plain["digest"]));
+    assert!(plain["warnings"].is_null(), "{plain}");
+    let (code, why) = failed(&farm, "needed").await;
+    assert!(code == ErrorCode::Corrupt && why.contains("its settings are not known"), "{why}");
+    assert!(why.contains("adapter_config.json"), "{why}");
+    farm.assert_ledger_is_clean().await;
+}
+
 /// One module of the LoRA with this rank.
 fn wide(good: &[Entry], rank: usize) -> Vec<Entry> {
     let down = good.iter().find(|tensor| tensor.name.ends_with("attn1_to_q.lora_down.weight")).expect("a query");

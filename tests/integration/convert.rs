@@ -211,6 +211,16 @@ async fn the_command_makes_a_model_of_three() {
         .map(|model| (model["as"].as_str().unwrap(), model["name"].as_str().unwrap()))
         .collect();
     assert_eq!(models, [("base", "sd15-tiny"), ("vae", "sdxl-tiny"), ("lora", "lora-sd15-tiny")]);
+    // whose digests stand there, also where nobody had hashed them before
+    for (at, (model, parts)) in [("sd15-tiny", 3), ("sdxl-tiny", 4)].into_iter().enumerate() {
+        let told = &from["models"][at];
+        let of: ModelDetail = farm.api.get(&format!("/v1/models/{model}")).await;
+        let hashes = of.hashes.expect("recorded with what was made");
+        assert_eq!((told["sha256"].as_str(), told["digest"].is_string()), (hashes.sha256.as_deref(), true), "{from}");
+        let known: BTreeMap<String, String> = serde_json::from_value(told["components"].clone()).expect("digests");
+        assert_eq!((&known, known.len()), (&digests(&farm, model).await, parts));
+    }
+    assert!(from["models"][2]["digest"].as_str().is_some_and(|digest| digest.starts_with("blake3:")), "{from}");
     let lora = &from["models"][2];
     assert_eq!(
         (&lora["weight"], &lora["text_encoder_weight"], &lora["blocks"]["mid_block"]),
@@ -220,9 +230,57 @@ async fn the_command_makes_a_model_of_three() {
     assert_eq!(there.metadata["modelspec.merged_from"], "sd15-tiny, sdxl-tiny, lora-sd15-tiny");
     let (base, vae, three) =
         (digests(&farm, "sd15-tiny").await, digests(&farm, "sdxl-tiny").await, digests(&farm, "three").await);
+    // none of the three is replaced by what is made of it, though the last was made here
+    let over = json!({ "vae": "three", "output": { "path": "three.safetensors" }, "overwrite": true });
+    assert_eq!(refused(&farm, "sd15-tiny", over).await, ErrorCode::Conflict);
     assert_eq!((&three["vae"], three["vae"] == base["vae"]), (&vae["vae"], false), "made models have 16 bits");
     assert!(three["unet"] != base["unet"] && three["text_encoder"] != base["text_encoder"]);
     assert!(there.components.iter().all(|part| part.dtype == "F16"), "{:?}", there.components);
+    farm.assert_ledger_is_clean().await;
+}
+
+/// SDXL's VAE fits 16 bits and overflows when it runs in them: it keeps its 32 unless its type is named.
+#[tokio::test]
+async fn a_vae_that_overflows_when_it_runs_keeps_its_type_unless_that_is_named() {
+    let farm = Farm::start().await;
+    make_models(&farm, "sdxl");
+    let _agent = farm.agent_with_library(farm.agent("a").hash_limit("none")).await;
+    converted(&farm, "sdxl-tiny", json!({ "dtype": "fp32", "output": { "path": "wide.safetensors" } })).await;
+    let types = async |model: &str| -> BTreeMap<String, String> {
+        let detail: ModelDetail = farm.api.get(&format!("/v1/models/{model}")).await;
+        detail.components.into_iter().map(|part| (part.kind, part.dtype)).collect()
+    };
+    let made = converted(&farm, "wide", json!({ "dtype": "fp16", "output": { "path": "half.safetensors" } })).await;
+    let [kept] = made.kept.as_slice() else { panic!("{:?}", made.kept) };
+    assert_eq!((kept.component.as_str(), kept.runs_over, kept.values), ("vae", true, 0));
+    let half = types("half").await;
+    assert_eq!((half["vae"].as_str(), half["unet"].as_str()), ("F32", "F16"), "{half:?}");
+
+    let named = json!({ "dtype": "fp16", "vae_dtype": "fp16", "output": { "path": "all.safetensors" } });
+    let made = converted(&farm, "wide", named).await;
+    assert!(made.kept.is_empty() && types("all").await.values().all(|dtype| dtype == "F16"), "{made:?}");
+    // what has 16 bits already keeps them, and nothing is said of it
+    let made =
+        converted(&farm, "sdxl-tiny", json!({ "dtype": "fp16", "output": { "path": "same.safetensors" } })).await;
+    assert!(made.kept.is_empty() && types("same").await["vae"] == "F16", "{made:?}");
+}
+
+/// What a model is made from is named by its digests also where nobody had hashed it, and is hashed from then on.
+#[tokio::test]
+async fn a_model_names_what_it_was_made_from_by_digests_that_nobody_had_known() {
+    let farm = Farm::start().await;
+    make_models(&farm, "sd15");
+    let _agent = farm.agent_with_library(farm.agent("a").hash_limit("0")).await;
+    let before: ModelDetail = farm.api.get("/v1/models/sd15-tiny").await;
+    assert!(before.hashes.is_none() && before.components.iter().all(|part| part.digest.is_none()), "{before:?}");
+    converted(&farm, "sd15-tiny", json!({ "output": { "path": "same.safetensors" } })).await;
+    let there: ModelDetail = farm.api.get("/v1/models/same").await;
+    let told = there.made_from.expect("what it was made from")["models"][0].clone();
+    let after: ModelDetail = farm.api.get("/v1/models/sd15-tiny").await;
+    let hashes = after.hashes.expect("recorded with what was made");
+    assert_eq!((told["sha256"].as_str(), told["digest"].is_string()), (hashes.sha256.as_deref(), true), "{told}");
+    let known: BTreeMap<String, String> = serde_json::from_value(told["components"].clone()).expect("digests");
+    assert_eq!((&known, known.len()), (&digests(&farm, "sd15-tiny").await, 3));
     farm.assert_ledger_is_clean().await;
 }
 
@@ -384,7 +442,15 @@ async fn converted_models_load_in_diffusers() {
     let farm = Farm::start().await;
     let families = ["sd15", "sd21", "sdxl", "sdxl-refiner"];
     let made = Command::new(harness::binary("modelyard"))
-        .args(["dev", "make-models", "--arch", &families.join(","), "--layout", "both", "--out"])
+        .args([
+            "dev",
+            "make-models",
+            "--arch",
+            &format!("{},lora-sd15,lora-sdxl", families.join(",")),
+            "--layout",
+            "both",
+        ])
+        .arg("--out")
         .arg(farm.library())
         .output()
         .unwrap();
@@ -397,6 +463,12 @@ async fn converted_models_load_in_diffusers() {
         converted(&farm, &folder, json!({ "layout": "single_file", "output": to("back.safetensors") })).await;
         let wide = json!({ "layout": "single_file", "dtype": "fp32", "output": to("wide.safetensors") });
         converted(&farm, &folder, wide).await;
+        if ["sd15", "sdxl"].contains(&family) {
+            let stack = json!([{ "lora": format!("lora-{family}-tiny-diffusers"), "weight": 0.8 }]);
+            let baked =
+                json!({ "layout": "single_file", "dtype": "fp32", "loras": stack, "output": to("baked.safetensors") });
+            assert!(converted(&farm, &folder, baked).await.baked > 50);
+        }
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/reference/check_converted.py");
     let checked = Command::new(python).arg(script).arg(farm.library()).output().unwrap();

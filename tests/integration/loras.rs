@@ -5,13 +5,17 @@ use std::process::Command;
 use harness::{Farm, LONG, SHORT, wait_for};
 use reqwest::Method;
 use serde_json::{Value, json};
-use shared::{job::JobState, wire::LoraView};
+use shared::{
+    error::ErrorCode,
+    job::JobState,
+    wire::{BlendLorasResult, LoraView},
+};
 
 use crate::{
     command_line::modelyard,
     corrections::{correct, settled},
     engine::make_models,
-    lora_files::{self, metadata},
+    lora_files::{self, Entry, metadata},
 };
 
 async fn checked(farm: &Farm, lora: &str, base: &str) -> Value {
@@ -87,8 +91,8 @@ async fn a_stack_is_blended_into_one_lora_that_is_catalogued_with_what_it_was_ma
     let exact =
         run(&blend(&["-o", "both.safetensors", "--base", "sdxl-tiny", "--dtype", "fp32", "--json"])).await.json();
     assert_eq!(
-        (&exact["left_out"], exact["ranks"].as_object().map(|ranks| ranks.len())),
-        (&json!([]), Some(1)),
+        (&exact["lora_misfits"], exact["ranks"].as_object().map(|ranks| ranks.len())),
+        (&Value::Null, Some(1)),
         "{exact}"
     );
     assert!(exact["error"].as_f64().is_some_and(|error| error < 1e-6), "{exact}");
@@ -132,10 +136,9 @@ async fn a_stack_is_blended_into_one_lora_that_is_catalogued_with_what_it_was_ma
     farm.assert_ledger_is_clean().await;
 }
 
-/// A module that the model does not have, and a LoRA of another family whose dimensions fit: told by name in the check and in whatever
-/// applies it, and applied all the same.
+/// A module that the model does not have, and a tensor that is no module: told by name in the check and in whatever uses the LoRA.
 #[tokio::test]
-async fn what_of_a_lora_does_not_belong_is_told_wherever_it_is_used() {
+async fn what_of_a_lora_is_not_used_is_told_wherever_it_is_used() {
     let farm = Farm::start().await;
     make_models(&farm, "sd15,lora-sd15", "single");
     let mut tensors = lora_files::read(&farm.library().join("lora-sd15-tiny.safetensors"));
@@ -145,18 +148,17 @@ async fn what_of_a_lora_does_not_belong_is_told_wherever_it_is_used() {
             tensor.name = format!("lora_unet_nowhere.{part}");
         }
     }
+    tensors.push(Entry::new("bundle_emb.word", &[4], std::iter::repeat(0.5)));
     lora_files::write(&farm.library().join("odd.safetensors"), &tensors);
     let _agent = farm.agent_with_library(farm.agent("a")).await;
-    correct(&farm, "odd", json!({ "base": "sd21" })).await;
-    settled(&farm, "odd").await;
     let expected = json!({
-        "lora": "odd", "unmatched": 1, "examples": ["lora_unet_nowhere"], "families": { "lora": "sd21", "model": "sd15" },
+        "lora": "odd", "unmatched": 1, "examples": ["lora_unet_nowhere"], "others": 1, "other_examples": ["bundle_emb.word"],
     });
 
     let report = checked(&farm, "odd", "sd15-tiny").await;
-    assert_eq!((&report["fits"], &report["families"]), (&json!(true), &expected["families"]), "{report}");
+    assert_eq!((&report["fits"], &report["families"]), (&json!(true), &Value::Null), "{report}");
+    assert_eq!((&report["unmatched"], &report["others"]), (&expected["examples"], &expected["other_examples"]));
     assert!(report["untouched"].as_array().is_some_and(|all| all.contains(&json!("unet.conv_in"))), "{report}");
-    assert_eq!(checked(&farm, "lora-sd15-tiny", "sd15-tiny").await["families"], Value::Null);
     let folder = farm.path("cli");
     std::fs::create_dir(&folder).expect("a folder");
     let run = async |words: &str| {
@@ -164,7 +166,7 @@ async fn what_of_a_lora_does_not_belong_is_told_wherever_it_is_used() {
         modelyard(&folder, &arguments, SHORT).await.with(0)
     };
     let short = run("loras check odd sd15-tiny").await;
-    assert!(short.contains("it is for sd21, the model is of sd15") && !short.contains("unet.conv_in"), "{short}");
+    assert!(short.contains("lora_unet_nowhere") && !short.contains("unet.conv_in"), "{short}");
     let long = run("loras check odd sd15-tiny --all").await;
     assert!(long.contains("as they are: ") && long.contains("unet.conv_in"), "{long}");
 
@@ -177,6 +179,63 @@ async fn what_of_a_lora_does_not_belong_is_told_wherever_it_is_used() {
         assert_eq!(applied["lora_misfits"], json!([expected]), "{applied}");
     }
     let said = run("convert sd15-tiny -o baked.safetensors --lora odd:0.5").await;
-    assert!(said.contains("`odd` is for sd21") && said.contains("among them lora_unet_nowhere"), "{said}");
+    assert!(said.contains("among them lora_unet_nowhere") && said.contains("among them bundle_emb.word"), "{said}");
+
+    // a blend tells the same of each of its LoRAs, and of which nothing is in it
+    let blend = "loras blend odd:0.5 lora-sd15-tiny:0 -o blend.safetensors --base sd15-tiny";
+    let json = format!("--api {} {blend} --json", farm.api.url());
+    let told = modelyard(&folder, &json.split(' ').collect::<Vec<_>>(), SHORT).await.json();
+    let made: BlendLorasResult = serde_json::from_value(told).expect("a BlendLorasResult");
+    assert_eq!(serde_json::to_value(&made.lora_misfits).expect("JSON"), json!([expected]));
+    let [odd, idle] = made.loras.as_slice() else { panic!("{made:?}") };
+    assert_eq!((odd.blended, odd.without_effect, odd.unmatched), (made.modules, 0, 1), "{made:?}");
+    assert_eq!((idle.blended, idle.without_effect, idle.unmatched), (0, made.modules + 1, 0), "{made:?}");
+    assert_eq!(made.loras_without_effect.iter().map(|one| one.lora.as_str()).collect::<Vec<_>>(), ["lora-sd15-tiny"]);
+    let said = run(&format!("{blend} --overwrite --title again")).await;
+    for words in ["among them lora_unet_nowhere", "among them bundle_emb.word", "`lora-sd15-tiny` changes nothing"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    farm.assert_ledger_is_clean().await;
+}
+
+/// A LoRA for another family, as its operator says, whose dimensions fit all the same: refused with the reason by the check and by
+/// whatever would use it, and used once that is taken back.
+#[tokio::test]
+async fn a_lora_for_another_family_is_refused_though_its_dimensions_fit() {
+    let farm = Farm::start().await;
+    make_models(&farm, "sd15,lora-sd15", "single");
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let lora = "lora-sd15-tiny";
+    correct(&farm, lora, json!({ "base": "sd21" })).await;
+    settled(&farm, lora).await;
+    let report = checked(&farm, lora, "sd15-tiny").await;
+    assert_eq!((&report["fits"], count(&report, "unmatched")), (&json!(false), 0), "{report}");
+    assert_eq!(report["families"], json!({ "lora": "sd21", "model": "sd15" }), "{report}");
+    assert!(report["refusal"].as_str().is_some_and(|why| why.contains("sd21") && why.contains("sd15")), "{report}");
+
+    let body = json!({ "model": "sd15-tiny", "loras": [{ "lora": lora }], "target": "device:a/cpu:0" });
+    let declared = farm.api.request(Method::PUT, "/v1/pipelines/odd").json(&body);
+    assert_eq!(farm.api.send(declared).await.status, 201);
+    let stack = json!([{ "lora": lora }]);
+    for (path, body) in [
+        ("/v1/pipelines/odd/apply", json!({ "dry_run": true })),
+        ("/v1/pipelines/odd/apply", json!({})),
+        ("/v1/models/sd15-tiny/convert", json!({ "loras": stack, "output": { "path": "baked.safetensors" } })),
+        ("/v1/loras/blend", json!({ "loras": stack, "base": "sd15-tiny", "output": { "path": "blend.safetensors" } })),
+    ] {
+        let job = farm.api.submit(path, body).await;
+        let error = farm.api.job_ended(job.id, JobState::Failed, LONG).await.job.error.expect("an error");
+        assert_eq!(error.code, ErrorCode::InvalidArgument, "{path}: {error:?}");
+        assert!(error.message.contains("it is for sd21, the model is of sd15"), "{path}: {error:?}");
+        assert!(error.hint.is_some_and(|hint| hint.contains("correct `base`")), "{path}");
+    }
+    let left = ["baked", "blend"].map(|name| farm.library().join(format!("{name}.safetensors")).exists());
+    assert_eq!(left, [false, false]);
+
+    correct(&farm, lora, json!({ "base": null })).await;
+    settled(&farm, lora).await;
+    assert_eq!(checked(&farm, lora, "sd15-tiny").await["fits"], true);
+    let job = farm.api.submit("/v1/pipelines/odd/apply", json!({})).await;
+    farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
     farm.assert_ledger_is_clean().await;
 }

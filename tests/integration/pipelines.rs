@@ -3,11 +3,13 @@
 
 use harness::{Answer, Daemon, Farm, LONG, SHORT, wait_for};
 use reqwest::Method;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use shared::{
+    error::ErrorCode,
     job::JobState,
     pipeline::Standing,
-    wire::{JobView, PipelineDiff, PipelineEvent, PipelineRemoved, PipelineView},
+    wire::{JobDetail, JobView, PipelineDiff, PipelineEvent, PipelineRemoved, PipelineView},
 };
 
 use crate::{
@@ -265,6 +267,64 @@ async fn what_a_runner_or_a_host_loses_is_applied_again() {
     farm.assert_ledger_is_clean().await;
 }
 
+/// A runner that dies while it computes what a newer generation changes: the attempt has a typed error, nobody is told that the newer
+/// one is there before it is, and the next attempt makes it whole, over bases that are what they were.
+#[tokio::test]
+async fn a_runner_that_dies_while_applying_leaves_nothing_half_applied() {
+    let farm = Farm::start().await;
+    models(&farm);
+    let settings = with_library(&farm);
+    let runs = settings.is_some();
+    let agent = farm.agent_with_library(settings.unwrap_or_else(|| farm.agent("a"))).await;
+    let mut body = declared(json!([{ "lora": LORA, "weight": 0.8 }]));
+    body["apply"] = true.into();
+    put(&farm, "anime", &body).await;
+    stands(&farm, "anime", Standing::Applied, 1).await;
+
+    // everything that it needs is there: the first thing that the runner is asked for is the change
+    let runner = agent.runner().await;
+    harness::signal(runner, Signal::STOP);
+    patch(&farm, "anime", &json!({ "set": { LORA: 0.4 } })).await;
+    let view = stands(&farm, "anime", Standing::Applying, 1).await;
+    let job = view.devices[0].job.expect("a job");
+    let applying = |seen: &JobDetail| {
+        seen.job.state == JobState::Running && seen.job.progress.as_ref().is_some_and(|at| at.phase == "applying")
+    };
+    farm.api.job_is(job, "it applies", LONG, applying).await;
+    harness::kill(runner);
+    let failed = |seen: &JobDetail| seen.attempts.first().is_some_and(|attempt| attempt.error.is_some());
+    let seen = farm.api.job_is(job, "its first attempt has ended", LONG, failed).await;
+    let error = seen.attempts[0].error.clone().expect("an error");
+    assert!(error.code == ErrorCode::Internal && error.message.contains("died"), "{error:?}");
+    let told: Vec<(String, i64)> =
+        events(&farm, "anime").await.into_iter().map(|event| (event.event, event.generation)).collect();
+    assert!(seen.job.state == JobState::Succeeded || !told.contains(&("applied".to_owned(), 2)), "{told:?}");
+
+    farm.api.job_ended(job, JobState::Succeeded, LONG).await;
+    stands(&farm, "anime", Standing::Applied, 2).await;
+    if runs {
+        let with = |more: Value| {
+            let mut body = json!({ "prompt": "a cat", "steps": 2, "seed": 7, "width": 64, "height": 64 });
+            body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+            body
+        };
+        let applied = done(&farm, "/v1/generate", with(json!({ "pipeline": "anime" }))).await;
+        let fresh =
+            with(json!({ "model": BASE, "loras": [{ "lora": LORA, "weight": 0.4 }], "target": "device:b/cpu:0" }));
+        let mut other = with_library(&farm).expect("a library");
+        other.host = "b".to_owned();
+        let _other = farm.agent_with_library(other).await;
+        let fresh = done(&farm, "/v1/generate", fresh).await;
+        let image = "image-0.png";
+        assert!(pixels(&artifact(&farm, &applied, image).await) == pixels(&artifact(&farm, &fresh, image).await));
+    }
+    let job = post(&farm, "anime", "restore", json!({ "verify": true })).await;
+    let restored = farm.api.job_ended(job.id, JobState::Succeeded, LONG).await.job.result.expect("a result");
+    let checks = restored["checks"].as_array().expect("checks");
+    assert!(!checks.is_empty() && checks.iter().all(|one| one["result"] == "equal"), "{restored}");
+    farm.assert_ledger_is_clean().await;
+}
+
 #[tokio::test]
 async fn pipelines_through_the_command() {
     let (farm, _agent) = farm_with_models().await;
@@ -289,6 +349,8 @@ async fn pipelines_through_the_command() {
         ("memory".to_owned(), 0, "VARIANTS"),
         (format!("pipelines loras anime --set {LORA}=0.25 --add {OTHER_LORA}:-1"), 0, "0.25"),
         ("pipelines diff anime".to_owned(), 0, "no difference"),
+        (format!("pipelines loras anime --set {LORA}=0.25:same:mid_block=0.5 --no-apply"), 0, "mid_block=0.5"),
+        ("pipelines ls".to_owned(), 0, "lora-sd15-tiny:0.25 (1 blocks)"),
         ("pipelines rm anime".to_owned(), 4, "`force`"),
         ("pipelines restore anime".to_owned(), 0, ""),
         ("pipelines history anime".to_owned(), 0, "restored"),

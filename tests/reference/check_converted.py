@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Loads converted models in diffusers: the same weights and the same pictures as what they were made from.
+"""Loads converted models in diffusers: the same weights and the same pictures as what they were made from, LoRAs baked in as diffusers
+fuses them.
 
-    modelyard dev make-models --arch sd15,sd21,sdxl,sdxl-refiner --layout both --out DIR
+    modelyard dev make-models --arch sd15,sd21,sdxl,sdxl-refiner,lora-sd15,lora-sdxl --layout both --out DIR
     modelyard convert NAME-tiny --to diffusers -o NAME-tiny-folder
     modelyard convert NAME-tiny-diffusers --to single-file -o NAME-tiny-back.safetensors
     modelyard convert NAME-tiny-diffusers --to single-file --dtype fp32 -o NAME-tiny-wide.safetensors
+    modelyard convert NAME-tiny-diffusers --to single-file --dtype fp32 --lora lora-NAME-tiny-diffusers:0.8 -o NAME-tiny-baked.safetensors
     check_converted.py DIR
 
 No network is used. The story `converted_models_load_in_diffusers` runs it where MODELYARD_PYTHON names a Python that has diffusers.
@@ -94,11 +96,34 @@ def family(name, cls, made):
     check(f"{name}: its scheduler is the source's", config["_class_name"] == type(theirs.scheduler).__name__, config["_class_name"])
 
 
+def baked(name, cls, made):
+    """Of the same LoRA with the same weight, summed and rounded in single precision by both."""
+    source, lora = made / f"{name}-tiny-diffusers", made / f"lora-{name}-tiny-diffusers"
+    theirs = cls.from_pretrained(source, torch_dtype=torch.float32)
+    before = {key: tensor.clone() for key, tensor in theirs.unet.state_dict().items()}
+    theirs.load_lora_weights(lora if lora.is_dir() else lora.with_suffix(".safetensors"))
+    parts = [part for part in ("unet", "text_encoder", "text_encoder_2") if getattr(theirs, part, None)]
+    theirs.fuse_lora(components=parts, lora_scale=0.8)
+    theirs.unload_lora_weights()
+    ours = cls.from_single_file(
+        made / f"{name}-tiny-baked.safetensors", config=str(source), torch_dtype=torch.float32
+    )
+    for part in parts:
+        a, b = getattr(ours, part).state_dict(), getattr(theirs, part).state_dict()
+        worst = max((a[key] - b[key]).abs().max().item() for key in b) if a.keys() == b.keys() else float("inf")
+        check(f"{name}: {part} with the LoRA baked in is what diffusers fuses", worst < 1e-6, worst)
+    fused = theirs.unet.state_dict()
+    changed = sum(not torch.equal(before[key], fused[key]) for key in before)
+    check(f"{name}: the LoRA changes the UNet", changed > 10, changed)
+
+
 def main():
     made = pathlib.Path(sys.argv[1])
     for name, cls in PIPELINES.items():
         try:
             family(name, cls, made)
+            if name in ("sd15", "sdxl"):
+                baked(name, cls, made)
         except Exception as error:  # one failing family must not hide the others
             check(name, False, f"{type(error).__name__}: {error}")
     print(f"{len(failures)} failed")

@@ -4,8 +4,8 @@
     golden/loras.safetensors    `<case>|base`, `<case>|file|<name in the file>`, `<case>|merged` (float64, strength 1);
                                 metadata `<case>`: the adapter's settings where a file has them beside its tensors
 
-LyCORIS makes LoCon, LoHa, LoKr and DoRA; PEFT makes LoRA with alpha patterns, rank-stabilised scale and magnitudes. At
-another strength s the weight is base + s * (merged - base) for all of them (DoRA as the user interfaces apply it).
+LyCORIS makes LoCon, LoHa, LoKr and DoRA; PEFT makes LoRA with alpha patterns, rank-stabilised scale and magnitudes, and its own LoHa and
+LoKr, whose scale stands in its settings alone; whole changes and transposed products are the formula in float64. At another strength s the weight is base + s * (merged - base) for all of them (DoRA as the user interfaces apply it).
 """
 
 import json
@@ -15,7 +15,7 @@ import torch
 from lycoris.modules.locon import LoConModule
 from lycoris.modules.loha import LohaModule
 from lycoris.modules.lokr import LokrModule
-from peft import LoraConfig, get_peft_model
+from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
@@ -69,19 +69,37 @@ class Host(torch.nn.Module):
         return self.x(x)
 
 
-def peft(case, layer, **options):
+FACTORS = ("lora_A", "lora_B", "hada_", "lokr_")
+SAID = ("r", "lora_alpha", "alpha_pattern", "use_rslora")
+SAID_OF_OTHERS = ("peft_type", "r", "alpha", "rank_pattern", "alpha_pattern")
+
+
+def peft(case, layer, make=LoraConfig, **options):
     torch.manual_seed(len(tensors))
     base = layer.weight.detach().clone()
-    model = get_peft_model(Host(layer), LoraConfig(target_modules=["x"], **options))
+    model = get_peft_model(Host(layer), make(target_modules=["x"], **options))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "lora_A" in name or "lora_B" in name:
+            if any(factor in name for factor in FACTORS):
                 parameter.copy_(torch.randn_like(parameter) * 0.3)
     state = get_peft_model_state_dict(model)
     config = model.peft_config["default"]
-    settings[case] = json.dumps({k: getattr(config, k) for k in ("r", "lora_alpha", "alpha_pattern", "use_rslora")})
+    said = SAID if make is LoraConfig else SAID_OF_OTHERS
+    settings[case] = json.dumps({k: getattr(config, k) for k in said})
     merged = model.merge_and_unload().x.weight
     keep(case, base, state, merged)
+
+
+def formula(case, layer, state, change, said=None):
+    """What no library merges for these layers: the change as the format has it, in float64."""
+    base = layer.weight.detach().float()
+    if said:
+        settings[case] = json.dumps(said)
+    keep(case, base, state, base.double() + change)
+
+
+def random(*shape):
+    return (torch.randn(*shape) * 0.3).float()
 
 
 lycoris("lora", LoConModule, linear(), lora_dim=4, alpha=2)
@@ -107,6 +125,27 @@ peft("peft-pattern", linear(), r=4, lora_alpha=8, alpha_pattern={"x": 3})
 peft("peft-rs", linear(), r=4, lora_alpha=8, use_rslora=True)
 peft("peft-dora", linear(), r=4, lora_alpha=8, use_dora=True)
 peft("peft-conv3", conv(), r=4, lora_alpha=8)
+lycoris("dora-lokr", LokrModule, linear(), lora_dim=2, alpha=1, factor=4, weight_decompose=True, wd_on_out=True)
+peft("peft-dora-conv3", conv(), r=4, lora_alpha=8, use_dora=True)
+peft("peft-dora-conv3-square", conv(8, 8), r=4, lora_alpha=8, use_dora=True)
+peft("peft-dora-conv1-square", conv(8, 8, 1), r=4, lora_alpha=8, use_dora=True)
+peft("peft-loha", linear(), LoHaConfig, r=4, alpha=16)
+peft("peft-loha-pattern", linear(), LoHaConfig, r=4, alpha=16, alpha_pattern={"x": 3})
+peft("peft-loha-conv3", conv(), LoHaConfig, r=4, alpha=16, use_effective_conv2d=True)
+peft("peft-loha-conv3-flat", conv(), LoHaConfig, r=4, alpha=16)
+peft("peft-lokr", linear(), LoKrConfig, r=2, alpha=16)
+peft("peft-lokr-conv3", conv(16, 16), LoKrConfig, r=2, alpha=16, use_effective_conv2d=True)
+peft("peft-lokr-conv3-cp", conv(16, 16), LoKrConfig, r=1, alpha=4, use_effective_conv2d=True)
+peft("peft-lokr-whole", linear(), LoKrConfig, r=64, alpha=16)
+peft("peft-lokr-whole-pattern", linear(), LoKrConfig, r=64, alpha=16, rank_pattern={"x": 32}, alpha_pattern={"x": 8})
+torch.manual_seed(1)
+diff, kernel = random(40, 24), random(12, 8, 3, 3)
+formula("diff", linear(), {"lora_unet_x.diff": diff}, diff.double())
+formula("diff-conv3", conv(), {"lora_unet_x.diff": kernel}, kernel.double())
+down, up = random(4, 40), random(24, 4)
+state = {"base_model.model.x.lora_A.weight": down, "base_model.model.x.lora_B.weight": up}
+turned = 2 * (up.double() @ down.double()).T
+formula("transposed", linear(), state, turned, {"r": 4, "lora_alpha": 8, "fan_in_fan_out": True})
 save_file(tensors, OUT, settings)
 print(f"{len(tensors)} tensors, {OUT.stat().st_size} bytes")
 for name, tensor in tensors.items():

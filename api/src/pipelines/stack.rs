@@ -54,7 +54,7 @@ fn changed(used: &mut LoraUse<String>, change: LoraChange) {
         LoraChange::Weight(weight) => used.weight = weight,
         LoraChange::Fields(fields) => {
             used.weight = fields.weight.unwrap_or(used.weight);
-            used.text_encoder_weight = fields.text_encoder_weight.or(used.text_encoder_weight);
+            used.text_encoder_weight = fields.text_encoder_weight.unwrap_or(used.text_encoder_weight);
             if let Some(blocks) = fields.blocks {
                 used.blocks = blocks;
             }
@@ -81,6 +81,18 @@ mod tests {
             json!({ "remove": ["a"], "set": { "b": { "weight": 0.25 } }, "add": [{ "lora": "c", "weight": -1 }] });
         assert_eq!(after(patch).unwrap(), [("b".to_owned(), 0.25), ("c".to_owned(), -1.0)]);
         assert_eq!(after(json!({ "set": { "a": 0 } })).unwrap()[0], ("a".to_owned(), 0.0));
+        // a weight of its own in the text encoders comes and goes; what is not said stays
+        let mut own = vec![LoraUse { text_encoder_weight: Some(0.25), ..LoraUse::at("a".to_owned(), 1.0) }];
+        for (change, text) in [
+            (json!(0.5), Some(0.25)),
+            (json!({ "weight": 0.5 }), Some(0.25)),
+            (json!({ "text_encoder_weight": null }), None),
+            (json!({ "text_encoder_weight": 0.75 }), Some(0.75)),
+        ] {
+            let patch = serde_json::from_value(json!({ "set": { "a": change } })).unwrap();
+            own = patched(own, patch, |wanted, there| wanted == there).unwrap();
+            assert_eq!(own[0].text_encoder_weight, text, "{change}");
+        }
         // what left may come again
         assert_eq!(after(json!({ "remove": ["a"], "add": [{ "lora": "a" }] })).unwrap().len(), 2);
     }

@@ -32,8 +32,22 @@ pub(crate) async fn convert_model(
     Command { body, asked }: Command<ConvertRequest>,
 ) -> Result<Response, ApiError> {
     let (target, priority) = (body.target.clone(), body.priority);
-    let ConvertRequest { layout, dtype, prune, use_ema, allow_nan, vae, loras, output, overwrite, title, .. } = body;
-    let args = ConvertArgs { model, layout, dtype, prune, use_ema, allow_nan, vae, loras, output, overwrite, title };
+    let ConvertRequest { layout, dtype, vae_dtype, prune, use_ema, allow_nan, .. } = body;
+    let ConvertRequest { vae, loras, output, overwrite, title, .. } = body;
+    let args = ConvertArgs {
+        model,
+        layout,
+        dtype,
+        vae_dtype,
+        prune,
+        use_ema,
+        allow_nan,
+        vae,
+        loras,
+        output,
+        overwrite,
+        title,
+    };
     submit(&state, asked, Order { priority, ..Order::new(wanted(args, "", target)?) }).await
 }
 

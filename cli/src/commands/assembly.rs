@@ -105,7 +105,7 @@ impl FromStr for LoraArg {
 }
 
 /// The text before its last colon and the factors of blocks after it, where there are some.
-fn blocks_at_end(text: &str) -> Result<(&str, BTreeMap<String, f64>), String> {
+pub(super) fn blocks_at_end(text: &str) -> Result<(&str, BTreeMap<String, f64>), String> {
     let pairs = |list: &str| -> Option<Vec<(String, f64)>> {
         list.split(',')
             .map(|pair| pair.split_once('=').and_then(|(block, factor)| Some((block.to_owned(), factor.parse().ok()?))))

@@ -57,6 +57,11 @@ pub struct ConvertArgs {
     #[arg(long, value_enum, default_value = "keep")]
     dtype: As,
 
+    /// The type of the VAE's weights; as the others' when absent, but for 16 IEEE bits a VAE keeps its own that overflows when it
+    /// runs in them, as SDXL's does.
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    vae_dtype: Option<As>,
+
     /// A LoRA that is baked in, with its weight and that in the text encoders: `NAME`, `NAME:0.8` or `NAME:0.8:0.5`; then
     /// factors of blocks: `NAME:0.8:mid_block=0.5,down_blocks.1=0`; may be given several times.
     #[arg(long = "lora", value_name = "LORA[:WEIGHT[:TEXT]][:BLOCKS]")]
@@ -105,6 +110,15 @@ fn output(text: &str) -> Result<ConvertOutput, String> {
     Ok(ConvertOutput { root, path: path.to_owned() })
 }
 
+fn dtype(said: As) -> ConvertDtype {
+    match said {
+        As::Keep => ConvertDtype::Keep,
+        As::Fp32 => ConvertDtype::Fp32,
+        As::Fp16 => ConvertDtype::Fp16,
+        As::Bf16 => ConvertDtype::Bf16,
+    }
+}
+
 pub(crate) async fn run(args: ConvertArgs, client: &Client, output: Output) -> Result<(), CliError> {
     let request = ConvertRequest {
         layout: match args.to {
@@ -112,12 +126,8 @@ pub(crate) async fn run(args: ConvertArgs, client: &Client, output: Output) -> R
             To::SingleFile => ConvertLayout::SingleFile,
             To::Diffusers => ConvertLayout::Diffusers,
         },
-        dtype: match args.dtype {
-            As::Keep => ConvertDtype::Keep,
-            As::Fp32 => ConvertDtype::Fp32,
-            As::Fp16 => ConvertDtype::Fp16,
-            As::Bf16 => ConvertDtype::Bf16,
-        },
+        dtype: dtype(args.dtype),
+        vae_dtype: args.vae_dtype.map(dtype),
         prune: !args.no_prune,
         use_ema: args.ema,
         allow_nan: args.allow_nan,
@@ -149,10 +159,21 @@ pub(super) fn notes(result: &ConvertResult) -> Vec<String> {
         result.host
     )];
     for kept in &result.kept {
-        notes.push(format!(
-            "{} keeps its type: {} values in {} tensors would overflow, the largest is {}",
-            kept.component, kept.values, kept.tensors, kept.largest
-        ));
+        let component = &kept.component;
+        notes.push(match kept.runs_over {
+            true => format!(
+                "{component} keeps its type: it overflows when it runs in 16 bits; `--vae-dtype` has it all the same"
+            ),
+            false => format!(
+                "{component} keeps its type: {} values in {} tensors would overflow, the largest is {}",
+                kept.values, kept.tensors, kept.largest
+            ),
+        });
+    }
+    for widened in &result.widened {
+        let (from, examples) = (widened.from.join(" and "), widened.examples.join(", "));
+        let (tensors, to) = (widened.tensors, &widened.to);
+        notes.push(format!("{tensors} tensors are made of {from} and kept exactly as {to}: {examples}"));
     }
     for dropped in &result.dropped {
         let (what, examples) = (dropped.what.replace('_', " "), dropped.examples.join(", "));
@@ -179,5 +200,26 @@ mod tests {
         assert_eq!((there.root.as_deref(), there.path.as_str()), (Some("main"), "a/b.safetensors"));
         assert_eq!(output("a/b").unwrap().root, None);
         assert!(output("main:").is_err() && output("").is_err());
+    }
+
+    #[test]
+    fn what_has_another_type_than_one_would_think_is_said() {
+        let result = serde_json::json!({
+            "from": "a", "host": "h", "root": "main", "path": "b.safetensors", "layout": "single_file", "bytes": 2048,
+            "resumed_bytes": 0, "tensors": 3, "payload_sha256": {}, "dropped": [], "baked": 0, "seconds": 1.0,
+            "kept": [
+                { "component": "unet", "values": 2, "tensors": 1, "largest": 1e6, "named": [] },
+                { "component": "vae", "values": 0, "tensors": 0, "largest": 0.0, "named": [], "runs_over": true },
+            ],
+            "widened": [{ "from": ["F16", "BF16"], "to": "F32", "tensors": 1, "examples": ["x.in_proj_weight"] }],
+        });
+        let notes = notes(&serde_json::from_value(result).unwrap());
+        let expected = [
+            "`b.safetensors`: 3 tensors, 2.0 KiB, at `b.safetensors` below `main` of h",
+            "unet keeps its type: 2 values in 1 tensors would overflow, the largest is 1000000",
+            "vae keeps its type: it overflows when it runs in 16 bits; `--vae-dtype` has it all the same",
+            "1 tensors are made of F16 and BF16 and kept exactly as F32: x.in_proj_weight",
+        ];
+        assert_eq!(notes, expected);
     }
 }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use shared::{
     bytes::ByteSize,
-    wire::{ConvertResult, LoraMisfit, LoraWithoutEffect, OptimizeResult, OtherFamily},
+    wire::{ConvertResult, LoraMisfit, LoraWithoutEffect, OptimizeResult},
 };
 
 use super::{convert, memory};
@@ -40,7 +40,7 @@ pub(super) fn notes(result: &Value) -> Vec<String> {
     notes
 }
 
-/// LoRAs that did nothing, or only in part, or are for another family.
+/// LoRAs that did nothing, or only in part.
 fn of_loras(result: &Value) -> impl Iterator<Item = String> {
     let idle: Vec<LoraWithoutEffect> = all(result, "loras_without_effect");
     let misfits: Vec<LoraMisfit> = all(result, "lora_misfits");
@@ -54,14 +54,15 @@ pub(super) fn without_effect(idle: &LoraWithoutEffect) -> String {
 
 /// What does not belong to the model, a line for each reason.
 pub(super) fn misfit(misfit: &LoraMisfit) -> Vec<String> {
-    let LoraMisfit { lora, unmatched, examples, families } = misfit;
-    let others = families.iter().map(|OtherFamily { lora: of_lora, model }| {
-        format!("`{lora}` is for {of_lora}, the model is of {model}: only what has the same dimensions was changed")
-    });
+    let LoraMisfit { lora, unmatched, examples, others, other_examples } = misfit;
     let unmatched = (*unmatched > 0).then(|| {
         format!("`{lora}` has {unmatched} modules that the model does not have, among them {}", examples.join(", "))
     });
-    others.chain(unmatched).collect()
+    let no_modules = (*others > 0).then(|| {
+        let examples = other_examples.join(", ");
+        format!("`{lora}` has {others} tensors that belong to no module and are not used, among them {examples}")
+    });
+    unmatched.into_iter().chain(no_modules).collect()
 }
 
 fn all<T: serde::de::DeserializeOwned>(value: &Value, key: &str) -> Vec<T> {
@@ -102,12 +103,12 @@ mod tests {
     fn loras_that_do_not_belong_are_told_by_name() {
         let result = serde_json::json!({
             "loras_without_effect": [{ "lora": "a", "why": "alpha 0" }],
-            "lora_misfits": [{ "lora": "b", "unmatched": 2, "examples": ["x", "y"], "families": { "lora": "sd21", "model": "sd15" } }],
+            "lora_misfits": [{ "lora": "b", "unmatched": 2, "examples": ["x", "y"], "others": 1, "other_examples": ["z"] }],
         });
         let expected = [
             "`a` changes nothing: alpha 0",
-            "`b` is for sd21, the model is of sd15: only what has the same dimensions was changed",
             "`b` has 2 modules that the model does not have, among them x, y",
+            "`b` has 1 tensors that belong to no module and are not used, among them z",
         ];
         assert_eq!(notes(&result), expected);
     }

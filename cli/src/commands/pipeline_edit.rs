@@ -10,7 +10,7 @@ use shared::{
 };
 
 use super::{
-    assembly::{EncoderArg, LoraArg},
+    assembly::{EncoderArg, LoraArg, blocks_at_end},
     engine::SettingsArgs,
     load::KeepArgs,
     pipeline_views::show,
@@ -79,8 +79,9 @@ pub struct LorasArgs {
     /// Id or name of the pipeline.
     name: String,
 
-    /// Change the weight of a LoRA of the stack, e.g. `NAME=0.5`, and that in the text encoders with `NAME=0.5:0.2`.
-    #[arg(long, value_name = "LORA=WEIGHT[:TEXT]", value_parser = weight)]
+    /// Change the weight of a LoRA of the stack, e.g. `NAME=0.5`, and that in the text encoders with `NAME=0.5:0.2`, or
+    /// `NAME=0.5:same` for no other one; then all factors of its blocks: `NAME=0.5:mid_block=0.5,down_blocks.1=0`.
+    #[arg(long, value_name = "LORA=WEIGHT[:TEXT][:BLOCKS]", value_parser = weight)]
     set: Vec<(String, LoraFields)>,
 
     /// Add a LoRA, as `pipelines set --lora`, e.g. `NAME:0.8:mid_block=0.5`.
@@ -100,16 +101,29 @@ pub struct LorasArgs {
 }
 
 fn weight(text: &str) -> Result<(String, LoraFields), String> {
-    let bad = || format!("`{text}` is no weight: write LORA=0.5 or LORA=0.5:0.2");
-    let (name, weights) = text.rsplit_once('=').ok_or_else(bad)?;
+    let bad = || format!("`{text}` is no weight: write LORA=0.5, LORA=0.5:0.2 or LORA=0.5:mid_block=0.5");
+    // without factors of blocks it is a name that holds a colon and an equals sign
+    let (rest, blocks) = blocks_at_end(text)?;
+    if !blocks.is_empty()
+        && let Some((name, fields)) = weights(rest)
+    {
+        return Ok((name, LoraFields { blocks: Some(blocks), ..fields }));
+    }
+    weights(text).ok_or_else(bad)
+}
+
+/// `NAME=WEIGHT[:TEXT]`.
+fn weights(text: &str) -> Option<(String, LoraFields)> {
+    let (name, weights) = text.rsplit_once('=')?;
     let (weight, in_text) = weights.split_once(':').map_or((weights, None), |(weight, text)| (weight, Some(text)));
-    let number = |text: &str| text.trim().parse::<f64>().map_err(|_| bad());
-    let fields = LoraFields {
-        weight: Some(number(weight)?),
-        text_encoder_weight: in_text.map(number).transpose()?,
-        blocks: None,
+    let number = |text: &str| text.trim().parse::<f64>().ok();
+    let in_text = match in_text {
+        None => None,
+        Some("same") => Some(None),
+        Some(text) => Some(Some(number(text)?)),
     };
-    Ok((name.to_owned(), fields))
+    let fields = LoraFields { weight: Some(number(weight)?), text_encoder_weight: in_text, blocks: None };
+    Some((name.to_owned(), fields))
 }
 
 /// Declares.
@@ -169,7 +183,16 @@ mod tests {
     #[test]
     fn weights_are_written_beside_names() {
         let (name, fields) = weight("a=b=0.5:0").unwrap();
-        assert_eq!((name.as_str(), fields.weight, fields.text_encoder_weight), ("a=b", Some(0.5), Some(0.0)));
-        assert!(weight("a").is_err() && weight("a=much").is_err());
+        assert_eq!((name.as_str(), fields.weight, fields.text_encoder_weight), ("a=b", Some(0.5), Some(Some(0.0))));
+        assert_eq!(weight("a=0.5:same").unwrap().1.text_encoder_weight, Some(None));
+        let (name, fields) = weight("a=0.5:0.2:mid_block=0.5,down_blocks.1=0").unwrap();
+        let blocks = fields.blocks.unwrap_or_default();
+        assert_eq!((name.as_str(), fields.weight, fields.text_encoder_weight), ("a", Some(0.5), Some(Some(0.2))));
+        assert_eq!((blocks.len(), blocks["mid_block"]), (2, 0.5));
+        assert_eq!(weight("a:b=0.5").unwrap().0, "a:b", "a name may hold colons");
+        assert_eq!(weight("a=x:b=0.5").unwrap().0, "a=x:b");
+        for bad in ["a", "a=much", "a=0.5:much", "a=0.5:mid_block=0.5,mid_block=1"] {
+            assert!(weight(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -77,6 +77,25 @@ impl Dtype {
             other => other.as_str().to_lowercase().replacen('f', "fp", 1),
         }
     }
+
+    /// The narrowest type that holds every value of both exactly; none where types other than floats of 16 bits and more differ.
+    #[must_use]
+    pub fn holding(self, other: Self) -> Option<Self> {
+        let rank = |dtype| match dtype {
+            Self::F16 | Self::Bf16 => Some(16),
+            Self::F32 => Some(32),
+            Self::F64 => Some(64),
+            _ => None,
+        };
+        if self == other {
+            return Some(self);
+        }
+        // of two types of 16 bits one has the range and the other the precision
+        match rank(self)?.max(rank(other)?) {
+            64 => Some(Self::F64),
+            _ => Some(Self::F32),
+        }
+    }
 }
 
 impl fmt::Display for Dtype {
@@ -88,6 +107,22 @@ impl fmt::Display for Dtype {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_holds_both_is_as_narrow_as_can_be() {
+        use Dtype as D;
+        for (one, other, holds) in [
+            (D::F16, D::F16, Some(D::F16)),
+            (D::F16, D::Bf16, Some(D::F32)),
+            (D::Bf16, D::F32, Some(D::F32)),
+            (D::F64, D::F16, Some(D::F64)),
+            (D::I64, D::I64, Some(D::I64)),
+            (D::F8E4M3, D::F16, None),
+            (D::I32, D::F32, None),
+        ] {
+            assert_eq!((one.holding(other), other.holding(one)), (holds, holds), "{one} {other}");
+        }
+    }
 
     #[test]
     fn names_are_exact_and_upper_case() {

@@ -39,20 +39,23 @@ pub(super) async fn run(agent: &Arc<Agent>, args: LoraCheckArgs, attempt: &Attem
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let whose = name.clone();
     let work = move || check(&whose, (&lease, &inspection), &base_tensors, threads);
-    let (read, report, seconds) = blocking("matching the LoRA", work).await??;
+    let (read, report, seconds, warnings) = blocking("matching the LoRA", work).await??;
+    let families = lora::other_family(of_lora.as_deref(), of_base.as_deref());
+    let refusal = lora::refusal(report.refusal(), families.as_ref());
     let result = LoraCheckResult {
         lora: name,
         base: base.model.name.clone(),
         host: agent.host.clone(),
-        fits: report.refusal().is_none(),
-        refusal: report.refusal(),
+        fits: refusal.is_none(),
+        refusal,
         digest,
         lora_bytes: bytes,
         from: if cached { "ram" } else { "disk" }.to_owned(),
         without_effect: read.modules.iter().filter(|module| is_idle(module, &report)).count(),
         others: read.others,
+        warnings,
         untouched: report.untouched,
-        families: lora::other_family(of_lora.as_deref(), of_base.as_deref()),
+        families,
         components: report.components,
         ranks: report.ranks,
         estimated_bytes: report.bytes,
@@ -110,14 +113,14 @@ fn check(
     (lease, inspection): (&Lease, &Inspection),
     base: &[BaseTensor],
     threads: NonZeroUsize,
-) -> Result<(Lora, Report, f64), WorkError> {
+) -> Result<(Lora, Report, f64, Vec<String>), WorkError> {
     let system = |source| WorkError::System { what: "mapping the LoRA's memory".to_owned(), source };
     let map = lease.map().map_err(system)?;
     let settings = lora::settings(inspection);
     let settings = settings.map_err(|source| WorkError::LoraSettings { lora: name.to_owned(), source })?;
     let read =
-        lora::read(lease, &map, &settings).map_err(|source| WorkError::Lora { lora: name.to_owned(), source })?;
+        lora::read(lease, &map, &settings.of).map_err(|source| WorkError::Lora { lora: name.to_owned(), source })?;
     let report = match_base(&read, base);
     let seconds = estimate(&read, &report, threads).as_secs_f64();
-    Ok((read, report, seconds))
+    Ok((read, report, seconds, settings.unread))
 }

@@ -65,6 +65,9 @@ pub struct ConvertArgs<M = ModelId> {
     /// The type of its weights.
     #[serde(default)]
     pub dtype: ConvertDtype,
+    /// The type of the VAE's weights. Absent: as `dtype`, but where that is `fp16` a VAE keeps its own that overflows when it runs in 16 bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vae_dtype: Option<ConvertDtype>,
     /// Leave out what is no weight of the model: averages, optimizers, noise schedules, constants.
     #[serde(default = "yes")]
     pub prune: bool,
@@ -171,11 +174,13 @@ impl<M> ConvertArgs<M> {
     /// # Errors
     /// The first of `name`.
     pub fn try_with_models<N, E>(self, mut name: impl FnMut(M) -> Result<N, E>) -> Result<ConvertArgs<N>, E> {
-        let Self { model, layout, dtype, prune, use_ema, allow_nan, vae, loras, output, overwrite, title } = self;
+        let Self { model, layout, dtype, vae_dtype, prune, use_ema, allow_nan, vae, loras, output, overwrite, title } =
+            self;
         Ok(ConvertArgs {
             model: name(model)?,
             layout,
             dtype,
+            vae_dtype,
             prune,
             use_ema,
             allow_nan,

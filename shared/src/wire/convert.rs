@@ -18,6 +18,10 @@ pub struct ConvertRequest {
     /// `keep` (default), `fp32`, `fp16` or `bf16`.
     #[serde(default)]
     pub dtype: ConvertDtype,
+    /// The type of the VAE's weights. Absent: as `dtype`, but where that is `fp16` a VAE keeps its own that overflows when it runs in 16
+    /// bits, as SDXL's does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vae_dtype: Option<ConvertDtype>,
     /// Leave out what is no weight of the model: averages, optimizers, noise schedules, constants.
     #[serde(default = "yes")]
     pub prune: bool,
@@ -81,10 +85,13 @@ pub struct ConvertResult {
     pub tensors: usize,
     /// SHA-256 of what follows the header of each file of tensors, by path below the folder.
     pub payload_sha256: std::collections::BTreeMap<String, String>,
-    /// Components that keep their type because of values that do not fit the one that was asked for.
+    /// Components that keep their type because of values that do not fit the one that was asked for, or that do not when it runs.
     pub kept: Vec<KeptComponent>,
     /// What of the files was left out.
     pub dropped: Vec<DroppedTensors>,
+    /// Tensors whose parts have several types, which keep all their values in a type that holds them exactly.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub widened: Vec<WidenedTensors>,
     /// Folders of tokenizers that could not be made: the encoder's vocabulary is not CLIP's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
@@ -113,6 +120,9 @@ pub struct KeptComponent {
     pub largest: f64,
     /// The first of these tensors.
     pub named: Vec<OverflowingTensor>,
+    /// Its weights fit, and what it computes with them in that type does not, as is known of its family. `vae_dtype` has it all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub runs_over: bool,
 }
 
 /// A tensor with values that do not fit.
@@ -124,6 +134,19 @@ pub struct OverflowingTensor {
     pub values: u64,
     /// Its largest absolute value.
     pub largest: f64,
+}
+
+/// Tensors that are made of parts of several types, in the narrowest type that holds them exactly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct WidenedTensors {
+    /// The types of the parts, e.g. `F16` and `BF16`.
+    pub from: Vec<String>,
+    /// The type of the tensors.
+    pub to: String,
+    /// How many.
+    pub tensors: usize,
+    /// Some of their names.
+    pub examples: Vec<String>,
 }
 
 /// Tensors of one sort that were left out.

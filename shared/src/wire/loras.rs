@@ -86,7 +86,7 @@ pub struct LoraCheckResult {
     pub without_effect: usize,
     /// Modules of the touched components that it does not change, by component and canonical path (`unet.conv_in`).
     pub untouched: Vec<String>,
-    /// It is for another family than the model, as files or people say, though its dimensions fit where it has modules.
+    /// It is for another family than the model, as files or people say, and refused for it also where its dimensions fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub families: Option<OtherFamily>,
     /// Components that it touches.
@@ -95,6 +95,9 @@ pub struct LoraCheckResult {
     pub ranks: BTreeMap<usize, usize>,
     /// Tensors of the file that belong to no module.
     pub others: Vec<String>,
+    /// Settings beside the factors that could not be read, each with why no sum needs it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Bytes that the changed tensors take beside the base.
     pub estimated_bytes: u64,
     /// Seconds that applying it takes on that host, told from a piece of the work.
@@ -110,6 +113,11 @@ pub struct LoraWithoutEffect {
     pub why: String,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields so")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
 /// What of a LoRA does not belong to the model that it was applied to all the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LoraMisfit {
@@ -120,9 +128,12 @@ pub struct LoraMisfit {
     /// Some of them, by their names in the LoRA's file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<String>,
-    /// It is for another family than the model.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub families: Option<OtherFamily>,
+    /// Tensors of its file that belong to no module, such as embeddings that came along: they are not used.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub others: usize,
+    /// Some of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_examples: Vec<String>,
 }
 
 /// Two families where one is expected.
@@ -185,8 +196,15 @@ pub struct BlendLorasResult {
     pub error: f64,
     /// The modules that are furthest off, the worst first.
     pub worst: Vec<BlendedModule>,
-    /// Modules of the LoRAs that the base does not have.
-    pub left_out: Vec<LeftOutModule>,
+    /// What of each LoRA is in it, in the order of the stack.
+    #[serde(default)]
+    pub loras: Vec<BlendedLora>,
+    /// LoRAs of which nothing is in it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub loras_without_effect: Vec<LoraWithoutEffect>,
+    /// What of the LoRAs does not belong to the base that was named, or is no module at all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lora_misfits: Vec<LoraMisfit>,
     /// Seconds from begin to end.
     pub seconds: f64,
 }
@@ -202,11 +220,15 @@ pub struct BlendedModule {
     pub error: f64,
 }
 
-/// A module that is not in a blend.
+/// What of a LoRA is in a blend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct LeftOutModule {
+pub struct BlendedLora {
     /// The LoRA's name.
     pub lora: String,
-    /// The module's name in it.
-    pub stem: String,
+    /// Modules that are in it.
+    pub blended: usize,
+    /// Modules that fit and add nothing: their weights are 0, or their own scale is.
+    pub without_effect: usize,
+    /// Modules that the base does not have.
+    pub unmatched: usize,
 }

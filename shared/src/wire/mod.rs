@@ -24,7 +24,7 @@ pub use benchmarks::{
 pub use blobs::{ArtifactView, UploadView};
 pub use cache::{CacheHost, CacheView, CachedComponent, CachedCopy, EvictionCandidate, EvictionView};
 pub use components::{PartOf, SharedComponent};
-pub use convert::{ConvertRequest, ConvertResult, DroppedTensors, KeptComponent, OverflowingTensor};
+pub use convert::{ConvertRequest, ConvertResult, DroppedTensors, KeptComponent, OverflowingTensor, WidenedTensors};
 pub use engine::{
     BlendLorasRequest, EncodeTextRequest, GenerateRequest, LoraCheckRequest, Placing, TokenizeRequest, TokenizeResult,
     TokenizerView, TokensView, UnetStepRequest, VaeDecodeRequest, VaeEncodeRequest,
@@ -39,7 +39,7 @@ pub use jobs::{
     UnloadRequest,
 };
 pub use loras::{
-    BlendLorasResult, BlendedModule, LeftOutModule, LoraCheckResult, LoraDetail, LoraFacts, LoraFit, LoraMisfit,
+    BlendLorasResult, BlendedLora, BlendedModule, LoraCheckResult, LoraDetail, LoraFacts, LoraFit, LoraMisfit,
     LoraMismatch, LoraView, LoraWithoutEffect, OtherFamily,
 };
 pub use memory::{HostMemoryView, OptimizeAction, OptimizeRequest, OptimizeResult};

@@ -108,12 +108,18 @@ pub struct LoraFields {
     /// Its weight.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
-    /// Its weight in the text encoders.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub text_encoder_weight: Option<f64>,
+    /// Its weight in the text encoders; `null` for the same as elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "said")]
+    #[schema(value_type = Option<f64>)]
+    pub text_encoder_weight: Option<Option<f64>>,
     /// All of its blocks' factors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocks: Option<BTreeMap<String, f64>>,
+}
+
+/// What is there was said, `null` as well.
+fn said<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<f64>>, D::Error> {
+    Option::deserialize(value).map(Some)
 }
 
 /// `POST /v1/pipelines/{name}/apply`.

@@ -7,7 +7,7 @@ use shared::{
     wire::{BlendLorasRequest, BlendLorasResult, JobView},
 };
 
-use super::super::{assembly::LoraArg, engine::PlacingArgs, settle, text::bytes};
+use super::super::{assembly::LoraArg, engine::PlacingArgs, outcome, settle, text::bytes};
 use crate::{args::WaitArgs, client::Client, error::CliError, follow, output::Output};
 
 /// Options of `loras blend`.
@@ -99,11 +99,14 @@ fn show(result: &BlendLorasResult, output: Output) -> Result<(), CliError> {
         ("modules", result.modules.to_string()),
         ("ranks", result.ranks.iter().map(rank).collect::<Vec<_>>().join(", ")),
         ("off the sum by", share(result.error)),
-        (
-            "left out",
-            if result.left_out.is_empty() { String::new() } else { format!("{} modules", result.left_out.len()) },
-        ),
     ])?;
+    let header = ["LORA", "MODULES", "WITHOUT EFFECT", "NOT IN THE BASE"];
+    output.section("made of", &result.loras, &header, "none", |one| {
+        let numbers = [one.blended, one.without_effect, one.unmatched].map(|count| count.to_string());
+        [vec![one.lora.clone()], numbers.to_vec()].concat()
+    })?;
+    let idle = result.loras_without_effect.iter().map(outcome::without_effect);
+    idle.chain(result.lora_misfits.iter().flat_map(outcome::misfit)).try_for_each(|line| output.line(line))?;
     output.section("furthest off", &result.worst, &["MODULE", "RANK", "OFF BY"], "none", |module| {
         vec![module.stem.clone(), module.rank.to_string(), share(module.error)]
     })

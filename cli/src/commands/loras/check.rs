@@ -5,7 +5,7 @@ use serde::Deserialize;
 use shared::{
     error::ErrorCode,
     job::engine::LoraCheckArgs,
-    wire::{JobView, LoraCheckRequest, LoraCheckResult, OtherFamily},
+    wire::{JobView, LoraCheckRequest, LoraCheckResult},
 };
 
 use super::super::{engine::PlacingArgs, settle, text::bytes};
@@ -84,8 +84,8 @@ fn show(result: &LoraCheckResult, shown: usize, output: Output) -> Result<(), Cl
             format!("{} beside the base, about {:.2} s", bytes(result.estimated_bytes), result.estimated_seconds),
         ),
         ("came along", result.others.join(", ")),
-        ("family", result.families.as_ref().map_or_else(String::new, other_family)),
     ])?;
+    result.warnings.iter().try_for_each(|warning| output.line(format!("warning: {warning}")))?;
     list("not in the base", &result.unmatched, shown, output, String::clone)?;
     list("of other dimensions", &result.mismatched, shown, output, |one| {
         let [rows, columns] = one.found;
@@ -100,10 +100,6 @@ fn show(result: &LoraCheckResult, shown: usize, output: Output) -> Result<(), Cl
         let (rank, tensor) = (one.rank.to_string(), format!("{}.weight", one.path));
         vec![one.stem.clone(), one.component.clone(), tensor, rank, one.flavour.clone(), bytes(one.bytes)]
     })
-}
-
-fn other_family(families: &OtherFamily) -> String {
-    format!("it is for {}, the model is of {}: it changes what has the same dimensions", families.lora, families.model)
 }
 
 fn list<T>(title: &str, rows: &[T], shown: usize, output: Output, line: impl Fn(&T) -> String) -> Result<(), CliError> {

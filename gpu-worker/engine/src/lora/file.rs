@@ -5,7 +5,12 @@ use std::collections::BTreeMap;
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use shared::error::{Classify, ErrorCode};
 
-use super::{index::LoraIndex, part::Part, settings::AdapterSettings, spelling::components};
+use super::{
+    index::LoraIndex,
+    part::{PEFTS_MAGNITUDE, Part},
+    settings::AdapterSettings,
+    spelling::components,
+};
 use crate::tensor::{ElementType, elements};
 
 /// One tensor of a LoRA file.
@@ -217,7 +222,12 @@ pub(super) fn module(
 ) -> Result<Module, LoraError> {
     let factor = |part: Part| parts.get(&part).map(factor).transpose();
     let (change, rank) = change(stem, parts)?;
-    let (bias, magnitude) = (factor(Part::DiffB)?, factor(Part::Magnitude)?);
+    let (bias, mut magnitude) = (factor(Part::DiffB)?, factor(Part::Magnitude)?);
+    // PEFT has one for each output whatever the dimensions: of a convolution it writes `[1, out, 1, 1]`
+    let is_pefts = parts.get(&Part::Magnitude).is_some_and(|tensor| tensor.name.contains(PEFTS_MAGNITUDE));
+    if let Some(magnitude) = magnitude.as_mut().filter(|_| is_pefts) {
+        magnitude.shape = vec![magnitude.values.len()];
+    }
     if change.is_none() && bias.is_none() {
         return Err(incomplete(stem, "it has a scale but no factors"));
     }
@@ -227,7 +237,7 @@ pub(super) fn module(
     #[expect(clippy::cast_precision_loss, reason = "ranks are small")]
     let scale = match alpha {
         // whole factors of LoKr, and whole changes, have no rank to divide by
-        _ if rank == 0 => 1.0,
+        Some(_) if rank == 0 => 1.0,
         Some(alpha) => f64::from(alpha) / rank as f64,
         None => settings.map_or(1.0, |settings| settings.scale(path, rank)),
     };

@@ -1,13 +1,32 @@
 //! Which tensors of a LoRA file belong to which module, without converting any: a stack reads each module once, when the
 //! tensor that it changes is made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     file::{LoraError, LoraTensor, Module, Parts, incomplete, module},
     part::{Part, split},
     settings::AdapterSettings,
+    spelling::components,
 };
+
+/// Modules that the settings beside the factors may scale, told from the names of a file's tensors: those with factors and no `alpha` of
+/// their own. Each with the components whose settings may be its own, of which the first with settings counts.
+#[must_use]
+pub fn scaled_beside<'n>(names: impl Iterator<Item = &'n str>) -> BTreeMap<&'n str, Vec<&'static str>> {
+    let mut modules: BTreeMap<&str, BTreeSet<Part>> = BTreeMap::new();
+    for (stem, part) in names.filter_map(split) {
+        modules.entry(stem).or_default().insert(part);
+    }
+    modules.retain(|_, parts| has_rank(parts) && !parts.contains(&Part::Alpha));
+    modules.into_keys().map(|stem| (stem, components(stem).0.iter().copied().chain([""]).collect())).collect()
+}
+
+/// Whether a change of these parts is divided by a rank: whole changes, and biases, are not.
+fn has_rank(parts: &BTreeSet<Part>) -> bool {
+    let of_lora = [Part::Down, Part::Up, Part::Mid];
+    parts.iter().any(|part| of_lora.contains(part) || (Part::HadaW1A..=Part::LokrT2).contains(part))
+}
 
 /// The modules of a LoRA file by stem, over the file's bytes.
 #[derive(Debug, Clone)]
@@ -65,5 +84,36 @@ impl<'a> LoraIndex<'a> {
     pub fn module(&self, stem: &str) -> Result<Module, LoraError> {
         let parts = self.modules.get(stem).ok_or_else(|| incomplete(stem, "the file has no such module"))?;
         module(stem, parts, self.settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_has_factors_and_no_alpha_is_scaled_by_settings() {
+        let names = [
+            "unet.a.lora_A.weight",
+            "unet.a.lora_B.weight",
+            "unet.b.lora_A.weight",
+            "unet.b.lora_B.weight",
+            "unet.b.alpha",
+            "lora_te2_c.hada_w1_a",
+            "lora_te2_d.lokr_w1",
+            "lora_te2_d.lokr_w2",
+            "lora_te2_e.lokr_w1",
+            "lora_te2_e.lokr_w2_a",
+            "lora_te2_e.lokr_w2_b",
+            "f.diff",
+            "g.diff_b",
+            "bundle_emb.x",
+        ];
+        let scaled = scaled_beside(names.into_iter());
+        let second: &[&str] = &["text_encoder_2", ""];
+        let expected: [(&str, &[&str]); 4] =
+            [("lora_te2_c", second), ("lora_te2_d", second), ("lora_te2_e", second), ("unet.a", &["unet", ""])];
+        let found: Vec<(&str, &[&str])> = scaled.iter().map(|(stem, places)| (*stem, places.as_slice())).collect();
+        assert_eq!(found, expected);
     }
 }

@@ -47,6 +47,9 @@ pub(super) enum Part {
     Refused(&'static str),
 }
 
+/// What the names of PEFT's magnitudes hold, and those of no other trainer.
+pub(super) const PEFTS_MAGNITUDE: &str = ".lora_magnitude_vector";
+
 /// PEFT's `lora_bias=True`: the second factor adds a bias of its own to the layer's output.
 const WITH_BIAS: &str = "LoRA with a bias";
 

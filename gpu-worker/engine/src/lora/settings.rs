@@ -10,13 +10,14 @@ use serde_json::value::RawValue;
 
 use super::pattern::{BadPattern, PathPattern};
 
-/// The alpha of an adapter whose settings say none: what PEFT's `LoraConfig` takes then.
+/// The alpha and the rank of an adapter whose settings say none: what PEFT's configs take then.
 const PEFT_ALPHA: f64 = 8.0;
+const PEFT_RANK: f64 = 8.0;
 
 /// The settings of one component's adapter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AdapterSettings {
-    /// `lora_alpha`, for modules that no pattern names; PEFT's own where it is left out or `null`.
+    /// `lora_alpha`, of LoHa and LoKr `alpha`, for modules that no pattern names; PEFT's own where it is left out or `null`.
     pub alpha: f64,
     /// `alpha_pattern` in the order of the file: of the keys that name a module the first gives its alpha.
     pub alphas: Vec<(PathPattern, f64)>,
@@ -24,6 +25,36 @@ pub struct AdapterSettings {
     pub rank_stabilised: bool,
     /// `fan_in_fan_out`: the product is transposed.
     pub transposed: bool,
+    /// Of PEFT's LoKr: what alpha is divided by also where neither matrix is a product, whose sides would tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<Ranks>,
+}
+
+/// Ranks as settings say them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ranks {
+    /// `r`, for modules that no pattern names.
+    pub rank: f64,
+    /// `rank_pattern` in the order of the file.
+    pub patterns: Vec<(PathPattern, f64)>,
+}
+
+/// What PEFT calls the kinds of adapters whose scale is known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Lora,
+    Loha,
+    Lokr,
+}
+
+impl Kind {
+    /// The setting that holds its alpha.
+    const fn alpha(self) -> &'static str {
+        match self {
+            Self::Lora => "lora_alpha",
+            Self::Loha | Self::Lokr => "alpha",
+        }
+    }
 }
 
 /// Settings that cannot be read.
@@ -40,6 +71,14 @@ pub enum SettingsError {
         /// Why.
         #[source]
         source: serde_json::Error,
+    },
+    /// They are those of another kind of adapter.
+    #[error("`{field}` is `{kind}`, whose factors are scaled in ways of its own; LORA, LOHA and LOKR are known")]
+    Kind {
+        /// The field.
+        field: String,
+        /// What PEFT calls it.
+        kind: String,
     },
     /// A key of a pattern is not understood.
     #[error("a key of `{field}` cannot be applied")]
@@ -70,8 +109,9 @@ impl AdapterDocument {
     /// # Errors
     /// [`SettingsError`]: the first field that is wrong.
     pub fn of(&self, component: &str) -> Result<Option<AdapterSettings>, SettingsError> {
-        let name = |key: &str| if component.is_empty() { key.to_owned() } else { format!("{component}.{key}") };
-        let alpha = self.field::<f64>(&name("lora_alpha"))?;
+        let name = |key: &str| name(component, key);
+        let kind = self.kind(&name("peft_type"))?;
+        let alpha = self.field::<f64>(&name(kind.alpha()))?;
         let pattern = self.field::<InOrder>(&name("alpha_pattern"))?;
         if alpha.is_none() && pattern.is_none() && !self.0.contains_key(&name("r")) {
             return Ok(None);
@@ -81,7 +121,32 @@ impl AdapterDocument {
             alphas: patterns(&name("alpha_pattern"), pattern.unwrap_or_default())?,
             rank_stabilised: self.field(&name("use_rslora"))?.unwrap_or(false),
             transposed: self.field(&name("fan_in_fan_out"))?.unwrap_or(false),
+            ranks: if kind == Kind::Lokr { Some(self.ranks(component)?) } else { None },
         }))
+    }
+
+    /// What kind of adapter it is for.
+    fn kind(&self, field: &str) -> Result<Kind, SettingsError> {
+        let said = self.field::<String>(field)?;
+        match said.as_deref().map(|kind| kind.strip_prefix("PeftType.").unwrap_or(kind)) {
+            None | Some("LORA") => Ok(Kind::Lora),
+            Some("LOHA") => Ok(Kind::Loha),
+            Some("LOKR") => Ok(Kind::Lokr),
+            Some(kind) => Err(SettingsError::Kind { field: field.to_owned(), kind: kind.to_owned() }),
+        }
+    }
+
+    fn ranks(&self, component: &str) -> Result<Ranks, SettingsError> {
+        let [rank, pattern] = ["r", "rank_pattern"].map(|key| name(component, key));
+        let pairs = self.field::<InOrder>(&pattern)?.unwrap_or_default();
+        let rank = self.field(&rank)?.unwrap_or(PEFT_RANK);
+        Ok(Ranks { rank, patterns: patterns(&pattern, pairs)? })
+    }
+
+    /// Whether it says that this component's products are transposed; not where that cannot be read.
+    #[must_use]
+    pub fn is_transposed(&self, component: &str) -> bool {
+        self.field(&name(component, "fan_in_fan_out")).ok().flatten().unwrap_or(false)
     }
 
     /// A field's value; none where it is not there or `null`.
@@ -89,6 +154,11 @@ impl AdapterDocument {
         let Some(raw) = self.0.get(field) else { return Ok(None) };
         serde_json::from_str(raw.get()).map_err(|source| SettingsError::Field { field: field.to_owned(), source })
     }
+}
+
+/// What a document calls a component's setting.
+fn name(component: &str, key: &str) -> String {
+    if component.is_empty() { key.to_owned() } else { format!("{component}.{key}") }
 }
 
 fn patterns(field: &str, pairs: InOrder) -> Result<Vec<(PathPattern, f64)>, SettingsError> {
@@ -129,15 +199,29 @@ impl<'de> Visitor<'de> for Pairs {
 }
 
 impl AdapterSettings {
-    /// The scale of a module of this dotted path and rank.
+    /// Settings that say nothing but that products are transposed, for modules that have an `alpha` of their own.
+    #[must_use]
+    pub fn transposed() -> Self {
+        Self { alpha: PEFT_ALPHA, alphas: Vec::new(), rank_stabilised: false, transposed: true, ranks: None }
+    }
+
+    /// The scale of a module of this dotted path and rank; rank 0 where no factor has one.
     #[must_use]
     pub fn scale(&self, path: &str, rank: usize) -> f64 {
-        let pattern = self.alphas.iter().find(|(key, _)| key.names(path));
-        let alpha = pattern.map_or(self.alpha, |(_, alpha)| *alpha);
+        let alpha = named(&self.alphas, path).unwrap_or(self.alpha);
         #[expect(clippy::cast_precision_loss, reason = "ranks are small")]
-        let rank = rank.max(1) as f64;
+        let rank = match (rank, &self.ranks) {
+            (0, None) => return 1.0,
+            (0, Some(ranks)) => named(&ranks.patterns, path).unwrap_or(ranks.rank).max(1.0),
+            (rank, _) => rank as f64,
+        };
         if self.rank_stabilised { alpha / rank.sqrt() } else { alpha / rank }
     }
+}
+
+/// The number of the first key that names the module.
+fn named(patterns: &[(PathPattern, f64)], path: &str) -> Option<f64> {
+    patterns.iter().find(|(key, _)| key.names(path)).map(|(_, number)| *number)
 }
 
 #[cfg(test)]
@@ -166,6 +250,22 @@ mod tests {
         // as a runner is told
         let told = serde_json::to_string(&unet).unwrap();
         assert_eq!(serde_json::from_str::<AdapterSettings>(&told).unwrap(), unet);
+    }
+
+    #[test]
+    fn other_kinds_of_adapters_have_their_own_words() {
+        let of = |text: &str| AdapterDocument::parse(text).unwrap().of("").map(Option::unwrap);
+        let loha =
+            of(r#"{"peft_type": "LOHA", "r": 4, "alpha": 16, "lora_alpha": 1, "alpha_pattern": {"to_q": 2}}"#).unwrap();
+        assert_eq!((loha.scale("a", 4), loha.scale("a.to_q", 4), loha.scale("a", 0)), (4.0, 0.5, 1.0));
+        let lokr = of(r#"{"peft_type": "LOKR", "r": 64, "alpha": 16, "rank_pattern": {"to_q": 32}}"#).unwrap();
+        assert_eq!((lokr.scale("a", 2), lokr.scale("a", 0), lokr.scale("a.to_q", 0)), (8.0, 0.25, 0.5));
+        let bare = of(r#"{"peft_type": "LOKR", "r": null, "alpha_pattern": {}}"#).unwrap();
+        assert_eq!(bare.scale("a", 0), 1.0, "PEFT's own alpha over its own rank");
+        let told = serde_json::to_string(&lokr).unwrap();
+        assert_eq!(serde_json::from_str::<AdapterSettings>(&told).unwrap(), lokr);
+        let other = of(r#"{"peft_type": "ADALORA", "lora_alpha": 8}"#).unwrap_err();
+        assert!(matches!(&other, SettingsError::Kind { kind, .. } if kind == "ADALORA"), "{other:?}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, num::NonZeroUsize, path::Path};
 
-use half::f16;
+use half::{bf16, f16};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use shared::error::{Classify, ErrorCode};
@@ -81,7 +81,7 @@ fn base_of(case: &Case<'_>) -> Vec<BaseTensor> {
 fn every_flavour_is_merged_as_its_own_library_merges_it() {
     let bytes = golden();
     let cases = cases(&bytes);
-    assert!(cases.len() >= 23, "{}", cases.len());
+    assert!(cases.len() >= 39, "{}", cases.len());
     for (name, case) in &cases {
         let lora = case.lora();
         let report = match_base(&lora, &base_of(case));
@@ -99,6 +99,36 @@ fn every_flavour_is_merged_as_its_own_library_merges_it() {
                     "{name} {strength}: {found} {wanted}"
                 );
             }
+        }
+    }
+}
+
+/// Whatever floats a file is stored in, its factors and alphas are the values that it holds.
+#[test]
+fn factors_of_every_storage_are_the_values_that_they_hold() {
+    type Turn = fn(f32) -> (Vec<u8>, f32);
+    let turns: [(ElementType, Turn); 3] = [
+        (ElementType::F16, |value| (f16::from_f32(value).to_le_bytes().to_vec(), f16::from_f32(value).to_f32())),
+        (ElementType::Bf16, |value| (bf16::from_f32(value).to_le_bytes().to_vec(), bf16::from_f32(value).to_f32())),
+        (ElementType::F64, |value| (f64::from(value).to_le_bytes().to_vec(), value)),
+    ];
+    let bytes = golden();
+    for (name, case) in &cases(&bytes) {
+        let tensors = case.tensors();
+        for (element, turn) in turns {
+            let turned = |tensor: &LoraTensor<'_>| -> (Vec<u8>, Vec<u8>) {
+                let values = tensor.bytes.as_chunks().0.iter().map(|value| turn(f32::from_le_bytes(*value)));
+                let (stored, held): (Vec<Vec<u8>>, Vec<f32>) = values.unzip();
+                (stored.concat(), held.into_iter().flat_map(f32::to_le_bytes).collect())
+            };
+            let turned: Vec<(Vec<u8>, Vec<u8>)> = tensors.iter().map(turned).collect();
+            let both = || tensors.iter().zip(&turned);
+            let stored: Vec<LoraTensor<'_>> =
+                both().map(|(tensor, (bytes, _))| LoraTensor { element, bytes, ..*tensor }).collect();
+            let held: Vec<LoraTensor<'_>> =
+                both().map(|(tensor, (_, bytes))| LoraTensor { bytes, ..*tensor }).collect();
+            let read = |tensors: &[LoraTensor<'_>]| Lora::read(tensors, &case.settings).unwrap();
+            assert_eq!(read(&stored), read(&held), "{name} {element}");
         }
     }
 }

@@ -48,6 +48,14 @@ pub enum ConvertError {
         /// Its type.
         found: Dtype,
     },
+    /// A tensor that is made of several, whose types no float holds together.
+    #[error("`{tensor}` is made of tensors of types that none holds exactly: {parts}")]
+    Types {
+        /// The tensor that was to be.
+        tensor: String,
+        /// What it was to be made of, with types.
+        parts: String,
+    },
     /// There are no averaged weights.
     #[error("it keeps no averaged (EMA) weights beside those of its UNet")]
     NoAverage,

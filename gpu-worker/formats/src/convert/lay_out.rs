@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
-    ConvertError, Layout, Model, OutFile, OutTensor, Precision, Request, config,
+    ConvertError, Layout, Model, OutFile, OutTensor, Request, config,
     dropped::{Dropped, grouped},
     goal::Goal,
     original::originals,
@@ -42,6 +42,16 @@ fn stored(tensor: &TensorFacts) -> CanonicalTensor {
     CanonicalTensor { name: tensor.name.clone(), dtype: tensor.dtype, shape: tensor.shape.clone(), pieces: vec![piece] }
 }
 
+/// The type of a tensor that is made of these: theirs, or where it differs the narrowest that holds the values of all exactly.
+fn widest(name: &str, from: &[CanonicalTensor]) -> Result<Dtype, ConvertError> {
+    let Some(first) = from.first() else { return Ok(Dtype::F32) };
+    let together = |found: Dtype, next: &CanonicalTensor| found.holding(next.dtype);
+    from.iter().try_fold(first.dtype, together).ok_or_else(|| ConvertError::Types {
+        tensor: name.to_owned(),
+        parts: from.iter().map(|part| format!("`{}` is {}", part.name, part.dtype)).collect::<Vec<_>>().join(", "),
+    })
+}
+
 fn out(
     name: String,
     shape: Vec<u64>,
@@ -49,9 +59,8 @@ fn out(
     from: Vec<CanonicalTensor>,
     request: &Request,
 ) -> Result<OutTensor, ConvertError> {
-    let found = from.first().map_or(Dtype::F32, |tensor| tensor.dtype);
-    let kept = component.is_none_or(|kind| request.kept.contains(&kind));
-    let precision = if kept { Precision::Keep } else { request.precision };
+    let found = widest(&name, &from)?;
+    let precision = request.precision_of(component);
     let dtype = precision.of(found).ok_or_else(|| ConvertError::Dtype { tensor: name.clone(), found })?;
     Ok(OutTensor { name, dtype, shape, component, from, is_transposed: false })
 }

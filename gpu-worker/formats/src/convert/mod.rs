@@ -25,6 +25,7 @@ mod plan;
 mod source;
 #[cfg(test)]
 mod tests;
+mod widened;
 mod write;
 
 pub use cast::Tally;
@@ -35,7 +36,8 @@ pub use error::ConvertError;
 pub use look::{Found, bytes as look_bytes, look};
 pub use plan::{Document, OutFile, OutTensor, Plan, Request};
 pub use source::{Model, Said};
-pub use write::{Job, Made, MadeFile, write};
+pub use widened::Widened;
+pub use write::{Job, Made, MadeFile, check_goal, write};
 
 use crate::dtype::Dtype;
 

@@ -9,6 +9,7 @@ use super::{
     header,
     lay_out::{Shift, dropped, folder_file, in_order, original_file, same_file},
     parts::parts,
+    widened::{Widened, widened},
 };
 use crate::{canonical::CanonicalTensor, dtype::Dtype, inspection::FileFacts, vocab::ComponentKind};
 
@@ -22,6 +23,8 @@ pub struct Request {
     pub layout: Layout,
     /// The type that weights are to have.
     pub precision: Precision,
+    /// That of the VAE's, where it is another one.
+    pub vae_precision: Option<Precision>,
     /// Parts that keep their type all the same.
     pub kept: BTreeSet<ComponentKind>,
     /// Leave out what is no weight: averages, optimizers, schedules.
@@ -36,6 +39,18 @@ pub struct Request {
     pub metadata: BTreeMap<String, String>,
     /// CLIP's tokenizer, for encoders of its vocabulary.
     pub tokenizer: Option<Tokenizer>,
+}
+
+impl Request {
+    /// The type that tensors of this part are to have; what is of no part keeps its own.
+    pub(super) fn precision_of(&self, component: Option<ComponentKind>) -> Precision {
+        match component {
+            None => Precision::Keep,
+            Some(kind) if self.kept.contains(&kind) => Precision::Keep,
+            Some(ComponentKind::Vae) => self.vae_precision.unwrap_or(self.precision),
+            Some(_) => self.precision,
+        }
+    }
 }
 
 /// A tensor that comes out.
@@ -97,6 +112,8 @@ pub struct Plan {
     pub sources: Vec<FileFacts>,
     /// What is left out.
     pub dropped: Vec<Dropped>,
+    /// What has a wider type than what it is made of.
+    pub widened: Vec<Widened>,
     /// Parts of a folder that could not be made: tokenizers of vocabularies that are not at hand.
     pub missing: Vec<String>,
     /// The layout that was chosen.
@@ -137,7 +154,8 @@ impl Plan {
         let sources =
             model.inspection.files.iter().chain(vae.into_iter().flat_map(|vae| &vae.inspection.files)).cloned();
         let dropped = dropped(model, &parts, goal, request);
-        Ok(Self { files, documents, sources: sources.collect(), dropped, missing, layout: goal.layout() })
+        let widened = widened(&files, request);
+        Ok(Self { files, documents, sources: sources.collect(), dropped, widened, missing, layout: goal.layout() })
     }
 
     /// Bytes of all tensors.

@@ -89,6 +89,7 @@ fn request(layout: Layout, precision: Precision) -> Request {
     Request {
         layout,
         precision,
+        vae_precision: None,
         kept: BTreeSet::new(),
         prune: true,
         use_ema: false,
@@ -260,6 +261,14 @@ fn what_overflows_is_reported_and_stays_as_it_is() {
     let (wide, ..) = convert(&half, "wide.safetensors", &request(Layout::Same, Precision::Fp32));
     assert_eq!(content(&wide), content(&path));
     assert_eq!(made.resumed_bytes, 0);
+    // a VAE may have a type of its own
+    asked.kept.clear();
+    asked.vae_precision = Some(Precision::Bf16);
+    let (own, ..) = convert(&path, "own.safetensors", &asked);
+    let types: Vec<_> = inspect(&own).unwrap().components.iter().map(|part| part.dtype.clone()).collect();
+    assert_eq!(types, ["F16", "BF16", "F16"]);
+    asked.vae_precision = None;
+    asked.kept.insert(ComponentKind::Vae);
     let nothing = look(&Plan::new(&open(&half), None, &asked).unwrap(), None, false, &mut go).unwrap();
     assert_eq!(nothing, BTreeMap::new());
 }
@@ -389,6 +398,26 @@ fn an_interrupted_attempt_is_gone_on_with_and_a_changed_source_is_not() {
     assert_eq!(listing(dir.path()), ["again.safetensors", "folder", "m.safetensors", "out.safetensors"]);
 }
 
+/// Somebody takes the name while the model is written: theirs stays, and nothing of ours.
+#[test]
+fn a_name_that_is_taken_meanwhile_leaves_nothing_of_what_was_written() {
+    let dir = TempDir::new().unwrap();
+    let path = checkpoint(dir.path(), &SD15, &plain);
+    for to in ["out.safetensors", "folder"] {
+        let layout = if to == "folder" { Layout::Diffusers } else { Layout::SingleFile };
+        let plan = Plan::new(&open(&path), None, &request(layout, Precision::Keep)).unwrap();
+        let place = Place::open(dir.path(), to).unwrap();
+        let mut take = |_| {
+            fs::write(place.path(), "theirs").unwrap();
+            ControlFlow::Continue(())
+        };
+        let refused = write(&job(&plan, &place, &|| true), &mut take);
+        assert!(matches!(refused, Err(ConvertError::Write(WriteError::Exists { .. }))), "{refused:?}");
+        assert_eq!(fs::read(place.path()).unwrap(), b"theirs");
+    }
+    assert_eq!(listing(dir.path()), ["folder", "m.safetensors", "out.safetensors"]);
+}
+
 /// Doubles a weight and a fused one.
 struct Twice;
 
@@ -427,6 +456,90 @@ fn changes_are_made_to_canonical_tensors_also_inside_of_fused_ones() {
         };
         assert!(now.1 == wanted, "{name}");
     }
+}
+
+/// Gives tensors of a safetensors file of 32-bit floats other types.
+fn retyped(path: &Path, dtype: impl Fn(&str) -> Dtype) {
+    let head = crate::safetensors::read(path, "").unwrap();
+    let source = fs::File::open(path).unwrap();
+    let (mut entries, mut data) = (serde_json::Map::new(), Vec::new());
+    for tensor in &head.tensors {
+        let (begin, to) = (data.len(), dtype(&tensor.name));
+        let mut bytes = Vec::new();
+        read_tensor(&source, tensor, &mut bytes).unwrap();
+        let mut cast_bytes = Vec::new();
+        cast::cast(tensor.dtype, to, &bytes, &mut cast_bytes);
+        // what is of no type that is cast has its bytes cut to the length of its own
+        let count = usize::try_from(tensor.shape.iter().product::<u64>() * to.bits() / 8).unwrap();
+        cast_bytes.resize(count, 0);
+        data.extend(cast_bytes);
+        let offsets = [begin, data.len()];
+        entries.insert(
+            tensor.name.clone(),
+            serde_json::json!({ "dtype": to.as_str(), "shape": tensor.shape, "data_offsets": offsets }),
+        );
+    }
+    let text = serde_json::Value::Object(entries).to_string();
+    let length = (text.len() as u64).to_le_bytes();
+    fs::write(path, [&length[..], text.as_bytes(), &data].concat()).unwrap();
+}
+
+/// Query, key and value of an encoder in three types, one of which has what the others round or lose: as one tensor they keep every value.
+#[test]
+fn tensors_of_several_types_become_one_of_a_type_that_holds_all_of_them() {
+    let dir = TempDir::new().unwrap();
+    // of 16 bits only IEEE floats hold 1 + 2⁻¹⁰
+    let values = |name: &str| -> Box<dyn Fn(usize) -> f32> {
+        let plain = plain(name);
+        match name.ends_with("in_proj_weight") {
+            true => Box::new(move |at| if at < 64 { 1.0 + 1.0 / 1024.0 } else { plain(at) }),
+            false => plain,
+        }
+    };
+    let path = checkpoint(dir.path(), &["unet-sd21", "vae", "clip-h"], &values);
+    let (folder, ..) = convert(&path, "folder", &request(Layout::Diffusers, Precision::Keep));
+    let encoder = folder.join("text_encoder/model.safetensors");
+    retyped(&encoder, |name| match name {
+        _ if name.contains(".layers.0.self_attn.q_proj.weight") => Dtype::F16,
+        _ if name.contains(".layers.0.self_attn.k_proj.weight") => Dtype::Bf16,
+        _ if name.contains(".layers.1.") => Dtype::Bf16,
+        _ if name.contains(".layers.0.self_attn.v_proj.weight") => Dtype::Bf16,
+        _ => Dtype::F32,
+    });
+    let before = content(&folder);
+    let (back, plan, _) = convert(&folder, "back.safetensors", &request(Layout::SingleFile, Precision::Keep));
+    let name = |layer: u8| format!("cond_stage_model.model.transformer.resblocks.{layer}.attn.in_proj_weight");
+    let head = crate::safetensors::read(&back, "").unwrap();
+    let dtype = |name: &str| head.tensors.iter().find(|tensor| tensor.name == name).map(|tensor| tensor.dtype);
+    assert_eq!((dtype(&name(0)), dtype(&name(1))), (Some(Dtype::F32), Some(Dtype::Bf16)));
+    let wide = Widened { from: vec![Dtype::F16, Dtype::Bf16], to: Dtype::F32, tensors: 1, examples: vec![name(0)] };
+    assert_eq!(plan.widened, [wide]);
+    let after = content(&back);
+    let parts = ["q", "k", "v"].map(|part| format!("text_model.encoder.layers.0.self_attn.{part}_proj.weight"));
+    for (key, (shape, bytes)) in &before {
+        let found = &after[key];
+        let wanted = match parts.iter().position(|part| *part == key.1) {
+            None => bytes.clone(),
+            Some(part) => {
+                let mut wide = Vec::new();
+                cast::cast(if part == 0 { Dtype::F16 } else { Dtype::Bf16 }, Dtype::F32, bytes, &mut wide);
+                wide
+            }
+        };
+        assert!(found.0 == *shape && found.1 == wanted, "{key:?}");
+    }
+    // another type is as it was asked for, and nothing to tell
+    let (half, plan, _) = convert(&folder, "half.safetensors", &request(Layout::SingleFile, Precision::Fp16));
+    let head = crate::safetensors::read(&half, "").unwrap();
+    assert!(plan.widened.is_empty() && head.tensors.iter().all(|tensor| tensor.dtype == Dtype::F16));
+    // no float holds eight bits of one kind and whatever else
+    retyped(
+        &encoder,
+        |name| if name.contains(".layers.0.self_attn.k_proj.weight") { Dtype::F8E4M3 } else { Dtype::F32 },
+    );
+    let refused = Plan::new(&open(&folder), None, &request(Layout::SingleFile, Precision::Keep));
+    let Err(ConvertError::Types { tensor, parts }) = &refused else { panic!("{refused:?}") };
+    assert!(*tensor == name(0) && parts.contains("F8_E4M3") && parts.contains("k_proj.weight"), "{parts}");
 }
 
 #[test]

@@ -80,6 +80,14 @@ pub struct Made {
     pub resumed_bytes: u64,
 }
 
+/// Refuses a goal that is there and is not to be replaced, before anything is read for it.
+///
+/// # Errors
+/// [`WriteError::Exists`] and others.
+pub fn check_goal(place: &Place, job: &str, overwrite: bool) -> Result<(), WriteError> {
+    place.is_done(place.written(writer_of)?, Some(job), overwrite).map(|_| ())
+}
+
 /// Writes it. `pace` is told of every chunk of bytes that is read or read back.
 ///
 /// # Errors
@@ -94,18 +102,14 @@ pub fn write(job: &Job<'_>, pace: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Res
         partial.discard();
         return finished(&place.path(), job.plan, pace);
     }
-    match Writer::new(job, &mut partial, pace).and_then(Writer::run) {
-        Ok(made) => {
-            partial.publish(job.overwrite)?;
-            Ok(made)
+    let made = Writer::new(job, &mut partial, pace).and_then(Writer::run);
+    // somebody may have taken the name meanwhile: then it is no use either
+    let named = made.and_then(|made| partial.publish(job.overwrite).map(|()| made).map_err(ConvertError::from));
+    named.inspect_err(|error| {
+        if !(is_passing(error) && (job.keep)()) {
+            partial.discard();
         }
-        Err(error) => {
-            if !(is_passing(&error) && (job.keep)()) {
-                partial.discard();
-            }
-            Err(error)
-        }
-    }
+    })
 }
 
 /// Errors after which another attempt may get further.

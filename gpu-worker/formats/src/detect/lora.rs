@@ -26,8 +26,6 @@ const ENDINGS: &[(&str, Part)] = &[
     (".lora_up.weight", Part::Up),
     (".lora_A.weight", Part::Down),
     (".lora_B.weight", Part::Up),
-    (".lora_A.default.weight", Part::Down),
-    (".lora_B.default.weight", Part::Up),
     (".lora.down.weight", Part::Down),
     (".lora.up.weight", Part::Up),
     (".lora_linear_layer.down.weight", Part::Down),
@@ -50,6 +48,7 @@ const ENDINGS: &[(&str, Part)] = &[
     (".lokr_t2", Part::Of("lokr")),
     (".dora_scale", Part::Of("dora")),
     (".lora_magnitude_vector", Part::Of("dora")),
+    (".lora_magnitude_vector.weight", Part::Of("dora")),
     (".oft_blocks", Part::Of("oft")),
     (".oft_diag", Part::Of("oft")),
     (".oft_R.weight", Part::Of("oft")),
@@ -66,9 +65,20 @@ const ENDINGS: &[(&str, Part)] = &[
     (".alpha", Part::Alpha),
 ];
 
+/// PEFT may write the adapter's name between the factor's and the ending: `lora_A.default.weight`.
+const NAMED: &[(&str, Part)] =
+    &[(".lora_A", Part::Down), (".lora_B", Part::Up), (".lora_magnitude_vector", Part::Of("dora"))];
+
 /// The module and the part a tensor name means.
 fn split(name: &str) -> Option<(&str, Part)> {
-    ENDINGS.iter().find_map(|(ending, part)| Some((name.strip_suffix(ending)?, *part)))
+    let plain = ENDINGS.iter().find_map(|(ending, part)| Some((name.strip_suffix(ending)?, *part)));
+    plain.or_else(|| named(name))
+}
+
+fn named(name: &str) -> Option<(&str, Part)> {
+    let (factor, adapter) = name.strip_suffix(".weight").unwrap_or(name).rsplit_once('.')?;
+    let of = |(ending, part): &(&'static str, Part)| Some((factor.strip_suffix(ending)?, *part));
+    NAMED.iter().find_map(of).filter(|_| !adapter.is_empty())
 }
 
 /// One adapted tensor with its module's name in the underscore spelling, which all layouts share.

@@ -37,6 +37,12 @@ pub enum WriteError {
         /// What is in the way.
         path: PathBuf,
     },
+    /// What has that name is read for what is written.
+    #[error("{} is a model that this is made from; it is not overwritten", path.display())]
+    IsSource {
+        /// What is in the way.
+        path: PathBuf,
+    },
     /// The folder, or its file system, takes no writes from this process.
     #[error("{} takes no new files", path.display())]
     ReadOnly {

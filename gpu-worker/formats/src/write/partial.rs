@@ -83,7 +83,7 @@ impl<'p> Partial<'p> {
     ///
     /// # Errors
     /// [`WriteError::Exists`] and others; it then stays as it is.
-    pub(crate) fn publish(self, overwrite: bool) -> Result<(), WriteError> {
+    pub(crate) fn publish(&self, overwrite: bool) -> Result<(), WriteError> {
         let (place, name) = (self.place, partial_name(self.place));
         if let Some(folder) = &self.folder {
             sync_folders(&self.path("")).map_err(|source| place.failed("flushing its folders", source))?;
@@ -107,7 +107,7 @@ impl<'p> Partial<'p> {
     }
 
     /// Removes it and its journal; what cannot be removed is overwritten by the next attempt.
-    pub(crate) fn discard(self) {
+    pub(crate) fn discard(&self) {
         let _ = remove(&self.place.folder_path.join(partial_name(self.place)));
         let _ = rustix::fs::unlinkat(&self.place.folder, journal_name(self.place), AtFlags::empty());
     }

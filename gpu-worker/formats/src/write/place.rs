@@ -67,14 +67,19 @@ impl Place {
         self.folder_path.join(&self.name)
     }
 
-    /// Refuses a place that is one of these files.
+    /// Refuses a place that is one of these files, or a folder that one of them lies in.
     ///
     /// # Errors
-    /// [`WriteError::NotOurs`].
+    /// [`WriteError::IsSource`].
     pub fn must_be_none_of(&self, files: &[FileFacts]) -> Result<(), WriteError> {
         let Some(there) = self.status()? else { return Ok(()) };
-        let is = |file: &FileFacts| (file.dev, file.inode) == (there.dev(), there.ino());
-        if files.iter().any(is) { Err(WriteError::NotOurs { path: self.path() }) } else { Ok(()) }
+        let is = |file: &FileFacts| match there.is_dir() {
+            false => (file.dev, file.inode) == (there.dev(), there.ino()),
+            true => file.path.ancestors().skip(1).any(|folder| {
+                std::fs::metadata(folder).is_ok_and(|folder| (folder.dev(), folder.ino()) == (there.dev(), there.ino()))
+            }),
+        };
+        if files.iter().any(is) { Err(WriteError::IsSource { path: self.path() }) } else { Ok(()) }
     }
 
     pub(crate) fn failed(&self, doing: &'static str, source: io::Error) -> WriteError {

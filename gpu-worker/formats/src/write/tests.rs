@@ -141,7 +141,14 @@ fn nothing_is_written_outside_of_the_root_or_over_what_others_wrote() {
     assert!(names(&out).is_empty());
     let original = model(&root);
     let place = Place::open(&root, "m.safetensors").unwrap();
-    assert!(matches!(place.must_be_none_of(&[facts(&original)]), Err(WriteError::NotOurs { .. })));
+    assert!(matches!(place.must_be_none_of(&[facts(&original)]), Err(WriteError::IsSource { .. })));
+    // nor is it the folder of a file, of parts of it or of whole pipelines
+    fs::create_dir_all(root.join("pipeline/unet")).unwrap();
+    let part = root.join("pipeline/unet/m.safetensors");
+    fs::copy(&original, &part).unwrap();
+    let folder = |name: &str| Place::open(&root, name).unwrap().must_be_none_of(&[facts(&part)]);
+    assert!(matches!(folder("pipeline"), Err(WriteError::IsSource { .. })));
+    assert!(folder("in").is_ok() && folder("none").is_ok());
 }
 
 /// What a scan would say of `m.safetensors` in `dir` with the side-car `m.json`.

@@ -80,6 +80,7 @@ fn converted(from: &Path, to: &str, change: Option<&dyn Change>) {
     let request = Request {
         layout: Layout::Same,
         precision: Precision::Fp16,
+        vae_precision: None,
         kept: BTreeSet::new(),
         prune: true,
         use_ema: false,

@@ -51,7 +51,7 @@ pub(super) fn with_ranks(mut metadata: BTreeMap<String, String>, blended: &Blend
 /// The family of all LoRAs; none when they differ.
 fn common(parts: &[Part]) -> Option<String> {
     let first = parts.first()?;
-    parts.iter().all(|part| part.base == first.base).then(|| first.base.clone())
+    parts.iter().all(|part| part.model.base == first.model.base).then(|| first.model.base.clone())
 }
 
 /// What kohya's trainer and ModelSpec call a family.

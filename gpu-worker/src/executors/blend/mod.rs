@@ -2,6 +2,7 @@
 //! base only headers are read.
 
 mod describe;
+mod report;
 
 use std::{
     collections::BTreeMap,
@@ -22,15 +23,15 @@ use engine::{
     },
 };
 use model_formats::{
-    Dtype, Inspection,
+    Dtype, FileFacts, Inspection,
     write::{Copied, NewFile, NewTensor, Place, WriteError},
 };
 use residency::{Lease, arena::ReadMap};
 use shared::{
-    db::models,
+    db::models::{self, ModelRow},
     ids::ModelId,
     job::engine::{BlendLorasArgs, LoraDtype, LoraSpelling, LoraUse},
-    wire::{BlendLorasResult, BlendedModule, LeftOutModule},
+    wire::BlendLorasResult,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -41,16 +42,19 @@ use super::{
     lora_check::{base_tensors, resident},
     model::{blocking, inspect, wanted},
 };
-use crate::{commit::Effects, context::Agent, error::WorkError, managers::lora, running::Attempt};
-
-/// Modules that the result names as the worst.
-const WORST: usize = 10;
+use crate::{
+    commit::Effects,
+    context::Agent,
+    error::WorkError,
+    managers::{lora, parts},
+    running::Attempt,
+};
 
 /// A LoRA of the stack, in RAM.
 struct Part {
     used: LoraUse,
     name: String,
-    base: String,
+    model: ModelRow,
     lease: Lease,
     inspection: Inspection,
 }
@@ -64,14 +68,19 @@ pub(super) async fn run(agent: &Arc<Agent>, args: BlendLorasArgs, attempt: &Atte
     };
     let mut parts = Vec::new();
     for used in &args.loras {
-        parts.push(part(agent, attempt, used).await?);
+        parts.push(part(agent, attempt, used, base.as_ref()).await?);
     }
     let (root, folder) = root_of(agent, &args).await?;
     let path = args.output.path.clone();
-    let place = blocking("finding the place", move || Place::open(&folder, &path)).await??;
-    let metadata = describe::metadata(&args, &parts, base.as_ref().map(|(family, _)| family.as_str()));
-    let (blended, parts) = blended(attempt, &args, parts, base.map(|(_, tensors)| tensors)).await?;
-    let (metadata, report) = (describe::with_ranks(metadata, &blended), report(&blended));
+    let sources: Vec<FileFacts> = parts.iter().flat_map(|part| &part.inspection.files).cloned().collect();
+    let find = move || {
+        let place = Place::open(&folder, &path)?;
+        place.must_be_none_of(&sources).map(|()| place)
+    };
+    let place = blocking("finding the place", find).await??;
+    let metadata = describe::metadata(&args, &parts, base.as_ref().map(|base| base.family.as_str()));
+    let (blended, parts) = blended(attempt, &args, parts, base.map(|base| base.tensors)).await?;
+    let (metadata, report) = (describe::with_ranks(metadata, &blended), report::report(&parts, &blended));
     let Copied { bytes, payload_sha256 } = write(agent, attempt, &args, (place, metadata), blended.tensors).await?;
     drop(parts);
     let result = BlendLorasResult {
@@ -90,19 +99,35 @@ pub(super) async fn run(agent: &Arc<Agent>, args: BlendLorasArgs, attempt: &Atte
     Ok(Done { result, effects: Effects::Wrote { root } })
 }
 
-/// The family of a base, and the tensors of it that a LoRA can change.
-async fn base_of(agent: &Arc<Agent>, attempt: &Attempt, id: ModelId) -> Result<(String, Vec<BaseTensor>), WorkError> {
-    let base = wanted(agent, id, None).await?;
-    let tensors = base_tensors(&base.components, &inspect(agent, attempt, &base).await?);
-    Ok((base.model.base, tensors))
+/// A base that was named.
+struct Base {
+    name: String,
+    /// Its family as the catalogue has it.
+    family: String,
+    /// The same, where it is known.
+    known: Option<String>,
+    /// What a LoRA can change of it.
+    tensors: Vec<BaseTensor>,
 }
 
-async fn part(agent: &Arc<Agent>, attempt: &Attempt, used: &LoraUse) -> Result<Part, WorkError> {
-    let lora = wanted(agent, used.lora, Some(&vec!["lora".to_owned()])).await?;
-    let inspection = inspect(agent, attempt, &lora).await?;
-    let (lease, _) = resident(agent, attempt, &lora, &inspection).await?;
-    let (name, base) = (lora.model.name, lora.model.base);
-    Ok(Part { used: used.clone(), name, base, lease, inspection })
+async fn base_of(agent: &Arc<Agent>, attempt: &Attempt, id: ModelId) -> Result<Base, WorkError> {
+    let base = wanted(agent, id, None).await?;
+    let headers = inspect(agent, attempt, &base).await?;
+    let (tensors, known) = (base_tensors(&base.components, &headers), parts::base(&base.model, &headers));
+    Ok(Base { name: base.model.name, family: base.model.base, known, tensors })
+}
+
+/// A LoRA in RAM; one that is for another family than the base is refused before that.
+async fn part(agent: &Arc<Agent>, attempt: &Attempt, used: &LoraUse, base: Option<&Base>) -> Result<Part, WorkError> {
+    let wanted = wanted(agent, used.lora, Some(&vec!["lora".to_owned()])).await?;
+    let inspection = inspect(agent, attempt, &wanted).await?;
+    let family = parts::base(&wanted.model, &inspection);
+    let families = base.and_then(|base| lora::other_family(family.as_deref(), base.known.as_deref()));
+    if let (Some(base), Some(reason)) = (base, lora::refusal(None, families.as_ref())) {
+        return Err(WorkError::LoraRefused { lora: wanted.model.name, base: base.name.clone(), reason });
+    }
+    let (lease, _) = resident(agent, attempt, &wanted, &inspection).await?;
+    Ok(Part { used: used.clone(), name: wanted.model.name.clone(), model: wanted.model, lease, inspection })
 }
 
 /// The root that is written below: its name and its folder on this host.
@@ -182,7 +207,7 @@ impl<'p> Held<'p> {
         let system = |source| WorkError::System { what: "mapping the LoRA's memory".to_owned(), source };
         let map = part.lease.map().map_err(system)?;
         let settings = lora::settings(&part.inspection);
-        let settings = settings.map_err(|source| WorkError::LoraSettings { lora: part.name.clone(), source })?;
+        let settings = settings.map_err(|source| WorkError::LoraSettings { lora: part.name.clone(), source })?.of;
         Ok(Self { part, map, shapes: lora::shapes(&part.lease), settings })
     }
 
@@ -250,31 +275,4 @@ fn new_tensor(tensor: &OutTensor) -> Result<NewTensor<'_>, WriteError> {
     };
     let shape = tensor.shape.iter().map(|side| *side as u64).collect();
     Ok(NewTensor { name: &tensor.name, dtype, shape, bytes: &tensor.bytes })
-}
-
-/// What came of it, but for the file.
-fn report(blended: &Blended) -> BlendLorasResult {
-    let mut ranks = BTreeMap::new();
-    blended.modules.iter().for_each(|module| *ranks.entry(module.rank).or_default() += 1);
-    let mut worst: Vec<BlendedModule> = blended
-        .modules
-        .iter()
-        .map(|module| BlendedModule { stem: module.stem.clone(), rank: module.rank, error: module.error })
-        .collect();
-    worst.sort_by(|a, b| b.error.total_cmp(&a.error));
-    worst.truncate(WORST);
-    let left_out = blended.left_out.iter().cloned().map(|(lora, stem)| LeftOutModule { lora, stem });
-    BlendLorasResult {
-        host: String::new(),
-        root: String::new(),
-        path: String::new(),
-        bytes: 0,
-        payload_sha256: None,
-        modules: blended.modules.len(),
-        ranks,
-        error: blended.error,
-        worst,
-        left_out: left_out.collect(),
-        seconds: 0.0,
-    }
 }

@@ -6,7 +6,7 @@ use engine::{
     ElementType,
     lora::{BaseTensor, BlockWeights, Entry, Lora, Module, Stack, match_base, merge_tensor},
 };
-use model_formats::{ComponentKind, Dtype, Inspection, convert::Change};
+use model_formats::{ComponentKind, Dtype, FileFacts, Inspection, convert::Change};
 use residency::Lease;
 use serde_json::{Value, json};
 use shared::{
@@ -33,6 +33,7 @@ use crate::{
 struct Baked {
     applied: Applied,
     lora: Lora,
+    files: Vec<FileFacts>,
     misfit: Option<LoraMisfit>,
 }
 
@@ -70,17 +71,17 @@ pub(super) async fn read(
         })?;
         let inspection = model::inspect(agent, attempt, &wanted).await?;
         let (lease, _) = lora_check::resident(agent, attempt, &wanted, &inspection).await?;
-        let family = parts::base(&wanted.model, &inspection);
+        let (family, files) = (parts::base(&wanted.model, &inspection), inspection.files.clone());
         let (against, whose) = (tensors.clone(), name.clone());
         let look = move || compared(&whose, (&lease, &inspection), &against, threads);
         let (identity, factors, matched) = model::blocking("reading a LoRA", look).await??;
-        if let Some(reason) = matched.refusal {
+        let families = lora::other_family(family.as_deref(), of_base.as_deref());
+        if let Some(reason) = lora::refusal(matched.refusal.clone(), families.as_ref()) {
             return Err(WorkError::LoraRefused { lora: name, base: base.wanted.model.name.clone(), reason });
         }
-        let families = lora::other_family(family.as_deref(), of_base.as_deref());
-        let misfit = lora::misfit(&name, families, &matched);
+        let misfit = lora::misfit(&name, &matched.unused);
         let applied = Applied { name, entry: entry(identity, used), matched: Arc::new(matched) };
-        stack.push(Baked { applied, lora: factors, misfit });
+        stack.push(Baked { applied, lora: factors, files, misfit });
     }
     Ok(Some(Arc::new(Bake::of(stack, threads))))
 }
@@ -94,7 +95,7 @@ fn compared(
     let system = |source| WorkError::System { what: "mapping the LoRA's memory".to_owned(), source };
     let map = lease.map().map_err(system)?;
     let settings = lora::settings(inspection);
-    let settings = settings.map_err(|source| WorkError::LoraSettings { lora: name.to_owned(), source })?;
+    let settings = settings.map_err(|source| WorkError::LoraSettings { lora: name.to_owned(), source })?.of;
     let identity = lora::identity(&lease.digest().to_string(), &settings);
     let read =
         lora::read(lease, &map, &settings).map_err(|source| WorkError::Lora { lora: name.to_owned(), source })?;
@@ -124,6 +125,11 @@ impl Bake {
     /// Tensors that change.
     pub(super) fn len(&self) -> usize {
         self.terms.len()
+    }
+
+    /// The files that they were read from.
+    pub(super) fn files(&self) -> impl Iterator<Item = &FileFacts> {
+        self.stack.iter().flat_map(|baked| &baked.files)
     }
 
     /// As the writer takes it.

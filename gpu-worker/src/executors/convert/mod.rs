@@ -17,15 +17,22 @@ use std::{
 
 use engine::tokenize::ClipTokenizer;
 use model_formats::{
-    ComponentKind,
-    convert::{self, ConvertError, Found, Job, Layout, Made, Plan, Precision, Request, Tokenizer},
-    write::Place,
+    Base, ComponentKind, Dtype, FileFacts,
+    convert::{self, ConvertError, Found, Job, Layout, Made, OutTensor, Plan, Precision, Request, Tokenizer},
+    write::{Place, WriteError},
 };
 use shared::job::{ConvertArgs, ConvertDtype, ConvertLayout};
 
 use self::{bake::Bake, source::Source};
-use super::{Done, hash::pace, load::watched, model::blocking};
-use crate::{catalogue, commit::Effects, config::Root, context::Agent, error::WorkError, running::Attempt};
+use super::{
+    Done,
+    hash::{self, pace},
+    load::watched,
+    model::blocking,
+};
+use crate::{
+    catalogue, commit::Effects, config::Root, context::Agent, error::WorkError, managers::parts, running::Attempt,
+};
 
 pub(super) async fn run(agent: &Arc<Agent>, args: ConvertArgs, attempt: &Attempt) -> Result<Done, WorkError> {
     let started = Instant::now();
@@ -37,14 +44,24 @@ pub(super) async fn run(agent: &Arc<Agent>, args: ConvertArgs, attempt: &Attempt
     };
     let bake = bake::read(agent, attempt, &base, &args.loras).await?;
     let root = root(agent, args.output.root.as_deref().unwrap_or(&base.root))?;
-    let work = Work { request: request(attempt, &args, (&base, vae.as_ref()), &bake)?, base, vae, bake, root, args };
+    let request = request(&args, &base, &bake)?;
+    let mut work = Work { request, base, vae, bake, root, args };
+    work.plan(&work.request)?;
+    blocking("looking at the goal", work.goal(attempt)).await??;
+    // what it is made from is written into it for ever: nothing of that may be missing because a scan was just before
+    let hashed = hash::missing(agent, attempt, [work.args.model].into_iter().chain(work.args.vae)).await?;
+    for source in [&mut work.base].into_iter().chain(work.vae.as_mut()) {
+        source.know(agent, &hashed).await?;
+    }
+    let sources = (&work.base, work.vae.as_ref());
+    work.request.metadata = provenance::fields(attempt.id, &work.args, sources, work.bake.as_deref());
     let (plan, kept) = work.planned(agent, attempt).await?;
     let work = Arc::new(work);
     let made = work.clone().written(agent, attempt, plan.clone()).await?;
     attempt.progress.enter("cataloguing", 0);
     let found = work.catalogued().await?;
     let result = report::result(agent, &work, (&plan, &kept, &made), started.elapsed());
-    let effects = Effects::Made { root: work.root.name.clone(), model: Box::new(found) };
+    let effects = Effects::Made { root: work.root.name.clone(), model: Box::new(found), hashed };
     Ok(Done { result: serde_json::to_value(result).unwrap_or_default(), effects })
 }
 
@@ -56,6 +73,14 @@ struct Work {
     vae: Option<Source>,
     bake: Option<Arc<Bake>>,
     root: Root,
+}
+
+/// Parts that keep their type though another one was asked for.
+struct Kept {
+    /// Those with values that do not fit it.
+    overflowing: BTreeMap<ComponentKind, Found>,
+    /// The VAE, as it would overflow when it runs.
+    runs_over: bool,
 }
 
 impl Work {
@@ -71,16 +96,36 @@ impl Work {
         Err(ConvertError::Layout { layout, why: why.to_owned() })
     }
 
+    /// The files that it is made from.
+    fn inputs(&self) -> Vec<FileFacts> {
+        let vae = self.vae.iter().flat_map(|vae| &vae.model.inspection.files);
+        let loras = self.bake.iter().flat_map(|bake| bake.files());
+        self.base.model.inspection.files.iter().chain(vae).chain(loras).cloned().collect()
+    }
+
+    /// Looks whether the goal may be written, before anything large is read.
+    fn goal(&self, attempt: &Attempt) -> impl FnOnce() -> Result<(), WriteError> + Send + 'static {
+        let (folder, path, inputs) = (self.root.path.clone(), self.args.output.path.clone(), self.inputs());
+        let (job, overwrite) = (attempt.id.to_string(), self.args.overwrite);
+        move || {
+            let place = Place::open(&folder, &path)?;
+            place.must_be_none_of(&inputs)?;
+            convert::check_goal(&place, &job, overwrite)
+        }
+    }
+
     /// The plan, and the parts that keep their type because they would overflow.
-    async fn planned(
-        &self,
-        agent: &Agent,
-        attempt: &Attempt,
-    ) -> Result<(Arc<Plan>, BTreeMap<ComponentKind, Found>), WorkError> {
-        let plan = Arc::new(self.plan(&self.request)?);
+    async fn planned(&self, agent: &Agent, attempt: &Attempt) -> Result<(Arc<Plan>, Kept), WorkError> {
+        let mut request = self.request.clone();
+        let mut plan = Arc::new(self.plan(&request)?);
+        let runs_over = self.vae_runs_over(&plan);
+        if runs_over {
+            request.kept.insert(ComponentKind::Vae);
+            plan = Arc::new(self.plan(&request)?);
+        }
         let bytes = convert::look_bytes(&plan);
         if bytes == 0 {
-            return Ok((plan, BTreeMap::new()));
+            return Ok((plan, Kept { overflowing: BTreeMap::new(), runs_over }));
         }
         attempt.progress.enter("checking", bytes);
         let done = Arc::new(AtomicU64::new(0));
@@ -89,11 +134,28 @@ impl Work {
         let look = move || convert::look(&looked, bake.as_deref().map(Bake::change), allow_nan, &mut pace);
         let work = blocking("looking at values", look);
         let found = watched(attempt, work, || done.load(Ordering::Relaxed)).await??;
-        if found.is_empty() {
-            return Ok((plan, found));
+        if !found.is_empty() {
+            request.kept.extend(found.keys());
+            plan = Arc::new(self.plan(&request)?);
         }
-        let kept: BTreeSet<ComponentKind> = found.keys().copied().collect();
-        Ok((Arc::new(self.plan(&Request { kept, ..self.request.clone() })?), found))
+        Ok((plan, Kept { overflowing: found, runs_over }))
+    }
+
+    /// Whether weights of a VAE would be narrowed to 16 bits that nobody asked that of by name, and that overflows when it runs in them.
+    /// Of SDXL's that is known, and a config that says otherwise goes with weights that were trained again for it.
+    fn vae_runs_over(&self, plan: &Plan) -> bool {
+        let source = self.vae.as_ref().unwrap_or(&self.base);
+        let inspection = &source.model.inspection;
+        let is_known = matches!(inspection.base, Base::Sdxl | Base::SdxlRefiner);
+        let config = parts::config(&source.wanted.model, inspection, ComponentKind::Vae.as_str());
+        let is_safe = config.is_some_and(|config| config["force_upcast"] == false);
+        let tensors = plan.files.iter().flat_map(|file| &file.tensors);
+        let narrowed = |tensor: &OutTensor| {
+            tensor.component == Some(ComponentKind::Vae)
+                && tensor.dtype == Dtype::F16
+                && tensor.from.iter().any(|from| from.dtype != Dtype::F16)
+        };
+        self.args.vae_dtype.is_none() && is_known && !is_safe && tensors.into_iter().any(narrowed)
     }
 
     async fn written(self: Arc<Self>, agent: &Agent, attempt: &Attempt, plan: Arc<Plan>) -> Result<Made, WorkError> {
@@ -104,7 +166,7 @@ impl Work {
         let job = attempt.id.to_string();
         let write = move || {
             let place = Place::open(&self.root.path, &self.args.output.path)?;
-            place.must_be_none_of(&self.base.model.inspection.files)?;
+            place.must_be_none_of(&self.inputs())?;
             // a cancelled job has no later attempt; a lost or handed back one has
             let keep = || !cancel.is_cancelled() || hurry.is_cancelled();
             let job = Job {
@@ -143,12 +205,8 @@ fn root(agent: &Agent, name: &str) -> Result<Root, WorkError> {
     root.ok_or_else(|| WorkError::NoRoot { host: agent.host.clone(), root: name.to_owned() })
 }
 
-fn request(
-    attempt: &Attempt,
-    args: &ConvertArgs,
-    (base, vae): (&Source, Option<&Source>),
-    bake: &Option<Arc<Bake>>,
-) -> Result<Request, WorkError> {
+/// What is asked for, without the record of what it is made from.
+fn request(args: &ConvertArgs, base: &Source, bake: &Option<Arc<Bake>>) -> Result<Request, WorkError> {
     let title = args.title.clone().unwrap_or_else(|| base.wanted.model.name.clone());
     let bad = |error| WorkError::System { what: "the tokenizer's files".into(), source: std::io::Error::other(error) };
     let [vocabulary, merges] = ClipTokenizer::shipped_files().map_err(bad)?;
@@ -158,18 +216,23 @@ fn request(
             ConvertLayout::SingleFile => Layout::SingleFile,
             ConvertLayout::Diffusers => Layout::Diffusers,
         },
-        precision: match args.dtype {
-            ConvertDtype::Keep => Precision::Keep,
-            ConvertDtype::Fp32 => Precision::Fp32,
-            ConvertDtype::Fp16 => Precision::Fp16,
-            ConvertDtype::Bf16 => Precision::Bf16,
-        },
+        precision: precision(args.dtype),
+        vae_precision: args.vae_dtype.map(precision),
         kept: BTreeSet::new(),
         prune: args.prune,
         use_ema: args.use_ema,
         changes: bake.is_some(),
         title,
-        metadata: provenance::fields(attempt.id, args, (base, vae), bake.as_deref()),
+        metadata: BTreeMap::new(),
         tokenizer: Some(Tokenizer { vocabulary, merges }),
     })
+}
+
+fn precision(dtype: ConvertDtype) -> Precision {
+    match dtype {
+        ConvertDtype::Keep => Precision::Keep,
+        ConvertDtype::Fp32 => Precision::Fp32,
+        ConvertDtype::Fp16 => Precision::Fp16,
+        ConvertDtype::Bf16 => Precision::Bf16,
+    }
 }

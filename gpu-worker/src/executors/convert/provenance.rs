@@ -32,7 +32,7 @@ pub(super) fn fields(
     let made_from = json!({
         "by": concat!("modelyard ", env!("CARGO_PKG_VERSION")),
         "models": models(base, vae, bake),
-        "layout": args.layout, "dtype": args.dtype, "prune": args.prune, "use_ema": args.use_ema,
+        "layout": args.layout, "dtype": args.dtype, "vae_dtype": args.vae_dtype, "prune": args.prune, "use_ema": args.use_ema,
     });
     let mut fields =
         BTreeMap::from([(JOB_KEY.to_owned(), job.to_string()), (MADE_FROM_KEY.to_owned(), made_from.to_string())]);

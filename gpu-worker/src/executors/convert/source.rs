@@ -5,7 +5,7 @@ use serde_json::Value;
 use shared::{db::models, ids::ModelId};
 
 use super::super::model::{self, Wanted, blocking};
-use crate::{catalogue, context::Agent, error::WorkError, judge, managers::parts, running::Attempt};
+use crate::{catalogue, commit::Hashed, context::Agent, error::WorkError, judge, managers::parts, running::Attempt};
 
 /// A model of the catalogue with its headers.
 pub(super) struct Source {
@@ -38,6 +38,21 @@ impl Source {
         inspection.prediction = parts::prediction(&wanted.model, &inspection);
         let model = blocking("reading headers", move || Model::open(&path, inspection)).await??;
         Ok(Self { wanted, model: model.with(said), root })
+    }
+
+    /// Takes over the digests that were computed of it for this, or by others since it was read.
+    pub(super) async fn know(&mut self, agent: &Agent, hashed: &Hashed) -> Result<(), WorkError> {
+        let Some(own) = hashed.models.iter().find(|model| model.hashes.model == self.wanted.model.id) else {
+            self.wanted = model::wanted(agent, self.wanted.model.id, None).await?;
+            return Ok(());
+        };
+        self.wanted.model.content_digest = Some(own.hashes.content_digest.clone());
+        self.wanted.model.sha256 = own.hashes.sha256.clone();
+        for row in &mut self.wanted.components {
+            let part = own.parts.iter().find(|part| part.id == row.id);
+            row.digest = part.map(|part| part.digest.clone()).or_else(|| row.digest.take());
+        }
+        Ok(())
     }
 
     /// Digests of its components, those that are known.

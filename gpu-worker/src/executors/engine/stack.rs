@@ -186,11 +186,12 @@ async fn one(site: Site<'_>, used: &LoraUse, base: &Base) -> Result<(Read, Appli
     let inspection = model::inspect(agent, attempt, &wanted).await?;
     let headers = inspection.clone();
     let settings = blocking("reading the adapter's settings", move || lora::settings(&headers)).await?;
-    let settings = settings.map_err(|source| WorkError::LoraSettings { lora: name.clone(), source })?;
+    let settings = settings.map_err(|source| WorkError::LoraSettings { lora: name.clone(), source })?.of;
     let (identity, matched) = matched(site, (&wanted, &inspection, &settings), base).await?;
-    if let Some(reason) = &matched.refusal {
-        let (base, reason) = (base.name.clone(), reason.clone());
-        return Err(WorkError::LoraRefused { lora: name, base, reason });
+    let family = parts::base(&wanted.model, &inspection);
+    let families = lora::other_family(family.as_deref(), base.family.as_deref());
+    if let Some(reason) = lora::refusal(matched.refusal.clone(), families.as_ref()) {
+        return Err(WorkError::LoraRefused { lora: name, base: base.name.clone(), reason });
     }
     let told = told(&wanted, used);
     let entry = Entry {
@@ -199,9 +200,7 @@ async fn one(site: Site<'_>, used: &LoraUse, base: &Base) -> Result<(Read, Appli
         text_encoder_weight: used.text_encoder_weight,
         blocks: BlockWeights(used.blocks.clone()),
     };
-    let family = parts::base(&wanted.model, &inspection);
-    let families = lora::other_family(family.as_deref(), base.family.as_deref());
-    let misfit = lora::misfit(&name, families, &matched);
+    let misfit = lora::misfit(&name, &matched.unused);
     let read = Read { wanted, inspection, settings, told, matched: matched.clone(), misfit };
     Ok((read, Applied { name, entry, matched }))
 }

@@ -25,6 +25,7 @@ use shared::{
         hashes::{self, FileHashRow, ModelHashes, Unhashed},
         models::{self, FileIdentity, FileKey},
     },
+    ids::ModelId,
     job::HashArgs,
 };
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,7 @@ use crate::{
     commit::{Effects, Hashed, HashedModel},
     context::Agent,
     error::WorkError,
+    judge,
     running::Attempt,
     throttle::Throttle,
 };
@@ -57,7 +59,8 @@ pub(super) async fn run(agent: &Arc<Agent>, args: HashArgs, attempt: &Attempt) -
         hashes::unhashed(&agent.pool, &agent.host, args.model, args.root.as_deref(), CANONICAL_FORM, BATCH).await?;
     attempt.progress.enter("hashing", models.iter().map(|model| unsigned(model.size_bytes)).sum());
     let hashed = Hashed { alone: args.model.is_some(), ..Hashed::default() };
-    let mut slice = Slice { agent, attempt, read: Arc::default(), hashed, failed: Vec::new() };
+    let limits = agent.throttle.iter().chain(&agent.hash_throttle).cloned().collect();
+    let mut slice = Slice { agent, attempt, read: Arc::default(), limits, hashed, failed: Vec::new() };
     let (mut passed, mut left) = (0, models.len());
     for model in &models {
         if started.elapsed() >= SLICE {
@@ -81,6 +84,47 @@ pub(super) async fn run(agent: &Arc<Agent>, args: HashArgs, attempt: &Attempt) -
     Ok(Done { result, effects: Effects::Hashed(slice.hashed) })
 }
 
+/// Hashes those of these models that nobody hashed yet, for work that writes their digests down.
+///
+/// # Errors
+/// What reading them fails with; [`WorkError::OtherBytes`] for a part that is not what is registered.
+pub(super) async fn missing(
+    agent: &Arc<Agent>,
+    attempt: &Attempt,
+    wanted: impl Iterator<Item = ModelId>,
+) -> Result<Hashed, WorkError> {
+    let mut unhashed = Vec::new();
+    for model in wanted {
+        unhashed.extend(hashes::unhashed(&agent.pool, &agent.host, Some(model), None, CANONICAL_FORM, 1).await?);
+    }
+    let hashed = Hashed::default();
+    if unhashed.is_empty() {
+        return Ok(hashed);
+    }
+    attempt.progress.enter("hashing", unhashed.iter().map(|model| unsigned(model.size_bytes)).sum());
+    let limits = agent.throttle.iter().cloned().collect();
+    let mut slice = Slice { agent, attempt, read: Arc::default(), limits, hashed, failed: Vec::new() };
+    let mut passed = 0;
+    for model in &unhashed {
+        attempt.progress.detail(&model.name);
+        let done = slice.whole(model, passed).await?;
+        let rows = models::components_of(&agent.pool, &[model.id]).await?;
+        for part in done.iter().flat_map(|done| &done.parts) {
+            let registered = rows.iter().find(|row| row.id == part.id).and_then(|row| row.digest.as_deref());
+            if let Some(registered) = registered.filter(|registered| *registered != part.digest) {
+                let path = format!("`{}`", Path::new(&model.root_path).join(&model.rel_path).display());
+                let (host, expected) = (agent.host.clone(), registered.to_owned());
+                let read = Box::new(judge::of_part(part));
+                return Err(WorkError::OtherBytes { paths: path, host, expected, read });
+            }
+        }
+        slice.hashed.models.extend(done);
+        passed += unsigned(model.size_bytes);
+        attempt.progress.set(passed);
+    }
+    Ok(slice.hashed)
+}
+
 /// Models that this build cannot read the tensors of, or not yet, and why.
 async fn of_other_forms(agent: &Agent, args: &HashArgs) -> Result<Vec<serde_json::Value>, WorkError> {
     let (model, root, most) = (args.model, args.root.as_deref(), i64::try_from(FAILURES).unwrap_or(i64::MAX));
@@ -102,6 +146,8 @@ struct Slice<'a> {
     attempt: &'a Attempt,
     /// Bytes read.
     read: Arc<AtomicU64>,
+    /// What reading waits for.
+    limits: Vec<Arc<Throttle>>,
     hashed: Hashed,
     failed: Vec<serde_json::Value>,
 }
@@ -145,7 +191,7 @@ impl Slice<'_> {
             let row = self.file(&path, (&file, marked), &mut parts, (passed, before)).await?;
             hashes.push((file, row));
         }
-        let mut pace = pace(background(self.agent), self.attempt.cancel.clone(), self.read.clone());
+        let mut pace = pace(self.limits.clone(), self.attempt.cancel.clone(), self.read.clone());
         let finished = blocking("reading tensors", move || parts.finish(&mut pace)).await?;
         let finished = finished.map_err(|source| WorkError::Format { path: path.display().to_string(), source })?;
         let parts = finished.ok_or(WorkError::Cancelled)?;
@@ -168,7 +214,7 @@ impl Slice<'_> {
             return Ok(known);
         }
         let ranges = wanted.iter().map(|(_, range)| range.clone()).collect();
-        let work = hash_one(self.attempt, facts, ranges, self.read.clone(), background(self.agent));
+        let work = hash_one(self.attempt, facts, ranges, self.read.clone(), self.limits.clone());
         let read = self.read.clone();
         let done = || passed + read.load(Ordering::Relaxed).saturating_sub(before);
         let (row, ranges) = watched(self.attempt, work, done).await?;
@@ -209,11 +255,6 @@ pub fn facts(model: &Path, file: &FileIdentity) -> FileFacts {
         inode: file.inode,
         dev: file.dev,
     }
-}
-
-/// The limits of reading in the background.
-fn background(agent: &Agent) -> Vec<Arc<Throttle>> {
-    agent.throttle.iter().chain(&agent.hash_throttle).cloned().collect()
 }
 
 /// Hashes one file and ranges of it on a thread that may block.

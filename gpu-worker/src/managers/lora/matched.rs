@@ -4,8 +4,34 @@ use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use engine::lora::{BaseTensor, Lora, Module, Report, estimate};
 
-/// Modules that are told by name of those that the model does not have.
+/// Modules and tensors that are told by name of those that are not used.
 const EXAMPLES: usize = 3;
+
+/// What of a LoRA's file no model is changed by.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Unused {
+    /// Modules that the model does not have.
+    pub modules: usize,
+    /// Some of these, by their names in the file.
+    pub module_examples: Vec<String>,
+    /// Tensors that belong to no module: embeddings that came along, layers that were trained whole.
+    pub tensors: usize,
+    /// Some of these.
+    pub tensor_examples: Vec<String>,
+}
+
+impl Unused {
+    /// From the names of all.
+    pub fn of(modules: &[String], tensors: &[String]) -> Self {
+        let some = |names: &[String]| names.iter().take(EXAMPLES).cloned().collect();
+        Self {
+            modules: modules.len(),
+            module_examples: some(modules),
+            tensors: tensors.len(),
+            tensor_examples: some(tensors),
+        }
+    }
+}
 
 /// A module of a LoRA that the base has.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,10 +55,8 @@ pub struct Matched {
     pub touches: Vec<Touch>,
     /// Modules that fit and change nothing, as their scale is 0.
     pub scaled_to_zero: usize,
-    /// Modules that the model does not have.
-    pub unmatched: usize,
-    /// Some of these, by their names in its file.
-    pub unmatched_examples: Vec<String>,
+    /// What of it is not used.
+    pub unused: Unused,
     /// Seconds that computing all its changes would take on this host's processors, as a sample of them tells.
     pub estimated_seconds: f64,
 }
@@ -46,9 +70,8 @@ impl Matched {
             lora.modules.iter().map(|module| (module.stem.as_str(), module)).collect();
         let refusal = report.refusal();
         let estimated_seconds = if refusal.is_some() { 0.0 } else { estimate(lora, report, threads).as_secs_f64() };
-        let unmatched_examples = report.unmatched.iter().take(EXAMPLES).cloned().collect();
-        let unmatched = report.unmatched.len();
-        let mut matched = Self { refusal, unmatched, unmatched_examples, estimated_seconds, ..Self::default() };
+        let unused = Unused::of(&report.unmatched, &lora.others);
+        let mut matched = Self { refusal, unused, estimated_seconds, ..Self::default() };
         for fit in &report.matched {
             let Some(module) = modules.get(fit.stem.as_str()) else { continue };
             let tensor = |leaf: &str| {

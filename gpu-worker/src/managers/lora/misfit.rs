@@ -1,9 +1,9 @@
-//! What of a LoRA does not belong to the model that it is applied to all the same: modules that the model does not have, and another
-//! family where the dimensions say nothing against it. Both are told, neither is refused: such LoRAs are used, and known for it.
+//! What of a LoRA does not belong to the model that it is used with: another family, for which it is refused also where the dimensions say
+//! nothing against it; and modules that the model does not have, and tensors that are no modules, which are told and not used.
 
 use shared::wire::{LoraMisfit, OtherFamily};
 
-use super::Matched;
+use super::Unused;
 
 /// The families of a LoRA and a model where they are known and differ.
 pub fn other_family(lora: Option<&str>, model: Option<&str>) -> Option<OtherFamily> {
@@ -11,14 +11,23 @@ pub fn other_family(lora: Option<&str>, model: Option<&str>) -> Option<OtherFami
     Some(OtherFamily { lora: lora.to_owned(), model: model.to_owned() })
 }
 
-/// What of this LoRA does not belong to the model; none when all does.
-pub fn misfit(lora: &str, families: Option<OtherFamily>, matched: &Matched) -> Option<LoraMisfit> {
-    let Matched { unmatched, unmatched_examples, .. } = matched;
-    (*unmatched > 0 || families.is_some()).then(|| LoraMisfit {
+/// Why a LoRA is not for this model: its dimensions, which say the most, else its family.
+pub fn refusal(dimensions: Option<String>, families: Option<&OtherFamily>) -> Option<String> {
+    let family = |OtherFamily { lora, model }: &OtherFamily| {
+        format!("it is for {lora}, the model is of {model}, though the dimensions of its modules fit")
+    };
+    dimensions.or_else(|| families.map(family))
+}
+
+/// What of this LoRA is not used; none when all is.
+pub fn misfit(lora: &str, unused: &Unused) -> Option<LoraMisfit> {
+    let Unused { modules, module_examples, tensors, tensor_examples } = unused;
+    (*modules > 0 || *tensors > 0).then(|| LoraMisfit {
         lora: lora.to_owned(),
-        unmatched: *unmatched,
-        examples: unmatched_examples.clone(),
-        families,
+        unmatched: *modules,
+        examples: module_examples.clone(),
+        others: *tensors,
+        other_examples: tensor_examples.clone(),
     })
 }
 
@@ -27,15 +36,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_does_not_belong_is_told() {
+    fn another_family_is_refused_and_what_is_not_used_is_told() {
         assert_eq!(other_family(Some("sd15"), Some("sd15")), None);
         assert_eq!(other_family(None, Some("sd15")), None, "nobody knows the LoRA's");
         let families = other_family(Some("sd21"), Some("sd15"));
-        assert_eq!(misfit("a", None, &Matched::default()), None);
-        let other = misfit("a", families.clone(), &Matched::default()).unwrap();
-        assert_eq!((other.unmatched, other.families), (0, families));
-        let some = Matched { unmatched: 7, unmatched_examples: vec!["x".to_owned()], ..Matched::default() };
-        let some = misfit("a", None, &some).unwrap();
-        assert_eq!((some.unmatched, some.examples, some.families), (7, vec!["x".to_owned()], None));
+        let why = refusal(None, families.as_ref()).unwrap();
+        assert!(why.contains("sd21") && why.contains("sd15"), "{why}");
+        assert_eq!(refusal(Some("40 by 24".to_owned()), families.as_ref()).as_deref(), Some("40 by 24"));
+        assert_eq!(refusal(None, None), None);
+        assert_eq!(misfit("a", &Unused::default()), None);
+        let names = |count: usize| (0..count).map(|at| format!("x{at}")).collect::<Vec<_>>();
+        let some = misfit("a", &Unused::of(&names(7), &names(1))).unwrap();
+        assert_eq!((some.unmatched, some.examples), (7, names(3)));
+        assert_eq!((some.others, some.other_examples), (1, names(1)));
     }
 }

@@ -10,9 +10,9 @@ mod read;
 mod settings;
 
 pub use blocks::{UnknownBlock, check_blocks};
-pub use matched::{Matched, Touch};
+pub use matched::{Matched, Touch, Unused};
 pub use memo::Memo;
-pub use misfit::{misfit, other_family};
-pub use plan::{Applied, Idle, PartPlan, StackPlan, plan};
+pub use misfit::{misfit, other_family, refusal};
+pub use plan::{Applied, Idle, NO_MODULE, PartPlan, SCALED_TO_ZERO, StackPlan, WEIGHTLESS, plan};
 pub use read::{base_tensors, identity, read, shapes, tensors};
-pub use settings::{SettingsError, settings};
+pub use settings::{Settings, SettingsError, settings};

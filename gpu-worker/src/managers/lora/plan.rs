@@ -15,6 +15,13 @@ use crate::runner::{TensorChange, Term};
 /// computes otherwise has another number.
 const RULE: &str = "modelyard lora merge 1";
 
+/// Why a LoRA changes nothing: its own scale.
+pub const SCALED_TO_ZERO: &str = "the scale of its modules is 0 (alpha 0)";
+/// Nothing of it is in the model.
+pub const NO_MODULE: &str = "it has no module that this model has";
+/// The weights that it is used with.
+pub const WEIGHTLESS: &str = "its weights are 0 for everything that it would change";
+
 /// A LoRA with its weights, compared with the model.
 #[derive(Debug, Clone)]
 pub struct Applied {
@@ -165,11 +172,9 @@ fn order(stack: &[Applied]) -> Vec<usize> {
 
 fn idle_because(place: usize, applied: &Applied) -> Idle {
     let why = match applied.matched.as_ref() {
-        matched if matched.touches.is_empty() && matched.scaled_to_zero > 0 => {
-            "the scale of its modules is 0 (alpha 0)"
-        }
-        matched if matched.touches.is_empty() => "it has no module that this model has",
-        _ => "its weights are 0 for everything that it would change",
+        matched if matched.touches.is_empty() && matched.scaled_to_zero > 0 => SCALED_TO_ZERO,
+        matched if matched.touches.is_empty() => NO_MODULE,
+        _ => WEIGHTLESS,
     };
     Idle { place, lora: applied.name.clone(), why }
 }

@@ -71,6 +71,9 @@ pub fn identity(digest: &str, settings: &BTreeMap<String, AdapterSettings>) -> S
     let mut hasher = blake3::Hasher::new();
     for (component, of) in settings {
         hasher.update(format!("{component:?} {:?} {} {}\n", of.alpha, of.rank_stabilised, of.transposed).as_bytes());
+        if let Some(ranks) = &of.ranks {
+            hasher.update(format!("{ranks:?}\n").as_bytes());
+        }
         // in their order, which decides
         for (key, alpha) in &of.alphas {
             hasher.update(format!("{:?} {alpha:?}\n", key.as_str()).as_bytes());

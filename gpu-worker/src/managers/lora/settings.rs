@@ -1,5 +1,6 @@
 //! What stands beside a LoRA's factors: in the file's own metadata as diffusers writes it, or in PEFT's file in the same folder.
-//! What is there and cannot be read is an error: without it the factors would be scaled otherwise than they were trained.
+//! What is there and cannot be read is an error where factors are scaled by it, because they would be scaled otherwise than they were
+//! trained. Where every module has an `alpha` of its own, which goes before all settings, it is told and nothing else.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +12,7 @@ use std::{
 use engine::lora::{self, AdapterDocument, AdapterSettings};
 use model_formats::Inspection;
 use serde_json::Value;
-use shared::error::{Classify, ErrorCode};
+use shared::error::{Classify, ErrorCode, chain};
 
 /// Longest file of an adapter's settings.
 const LONGEST_BYTES: u64 = 1 << 20;
@@ -19,6 +20,26 @@ const LONGEST_BYTES: u64 = 1 << 20;
 const ADAPTED: [&str; 6] = ["unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", ""];
 /// The file beside `adapter_model.safetensors`.
 const BESIDE: &str = "adapter_config.json";
+
+/// What stands beside the factors of a LoRA.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Settings {
+    /// By component, or those of all under the empty name; empty where nothing is said.
+    pub of: BTreeMap<String, AdapterSettings>,
+    /// What of it was not read, and why no sum needs it.
+    pub unread: Vec<String>,
+}
+
+/// Those of one component as they were found.
+type Found = Result<AdapterSettings, Unread>;
+
+/// Those of one component that cannot be read.
+#[derive(Debug)]
+struct Unread {
+    error: SettingsError,
+    /// They say all the same that products are transposed.
+    is_transposed: bool,
+}
 
 /// Settings that are there and cannot be applied.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +84,8 @@ impl Classify for SettingsError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Unreadable { .. } => ErrorCode::Unavailable,
-            Self::TooLong { .. } | Self::Wrong { source: lora::SettingsError::Pattern { .. }, .. } => {
+            Self::TooLong { .. }
+            | Self::Wrong { source: lora::SettingsError::Pattern { .. } | lora::SettingsError::Kind { .. }, .. } => {
                 ErrorCode::Unsupported
             }
             Self::NoText { .. } | Self::Wrong { .. } => ErrorCode::Corrupt,
@@ -71,11 +93,49 @@ impl Classify for SettingsError {
     }
 }
 
-/// The settings by component, or those of all under the empty name; empty where nothing is said.
+/// The settings of a LoRA.
 ///
 /// # Errors
-/// [`SettingsError`].
-pub fn settings(inspection: &Inspection) -> Result<BTreeMap<String, AdapterSettings>, SettingsError> {
+/// [`SettingsError`] where a module without an `alpha` of its own is scaled by what cannot be read.
+pub fn settings(inspection: &Inspection) -> Result<Settings, SettingsError> {
+    let names = inspection.components.iter().flat_map(|part| &part.tensors).map(|tensor| tensor.name.as_str());
+    let scaled = lora::scaled_beside(names);
+    let mut found = match found(inspection) {
+        Err(error) if scaled.is_empty() => {
+            return Ok(Settings { unread: vec![unneeded(&error)], ..Settings::default() });
+        }
+        found => found?,
+    };
+    for places in scaled.values() {
+        let of = places.iter().find(|place| found.contains_key(**place)).copied().unwrap_or_default();
+        if let Some(Err(_)) = found.get(of)
+            && let Some(Err(unread)) = found.remove(of)
+        {
+            return Err(unread.error);
+        }
+    }
+    let mut settings = Settings::default();
+    for (component, said) in found {
+        match said {
+            Ok(said) => {
+                settings.of.insert(component, said);
+            }
+            Err(unread) => {
+                settings.unread.push(unneeded(&unread.error));
+                if unread.is_transposed {
+                    settings.of.insert(component, AdapterSettings::transposed());
+                }
+            }
+        }
+    }
+    Ok(settings)
+}
+
+fn unneeded(error: &SettingsError) -> String {
+    format!("{}; no sum needs it, as every module that it is for has an `alpha` of its own", chain(error))
+}
+
+fn found(inspection: &Inspection) -> Result<BTreeMap<String, Found>, SettingsError> {
     let key = model_formats::ADAPTER_METADATA_KEY;
     if let Some(bytes) = left_out(inspection, key) {
         return Err(SettingsError::TooLong { place: key.to_owned(), bytes });
@@ -93,7 +153,7 @@ fn left_out(inspection: &Inspection, key: &str) -> Option<u64> {
 }
 
 /// PEFT's file, where the LoRA has the name that PEFT gives it.
-fn beside(inspection: &Inspection) -> Result<BTreeMap<String, AdapterSettings>, SettingsError> {
+fn beside(inspection: &Inspection) -> Result<BTreeMap<String, Found>, SettingsError> {
     let file = inspection.files.first().map(|file| Path::new(&file.path));
     let peft = file.filter(|file| file.file_stem().is_some_and(|stem| stem == "adapter_model"));
     let Some(path) = peft.and_then(Path::parent).map(|folder| folder.join(BESIDE)) else { return Ok(BTreeMap::new()) };
@@ -121,16 +181,15 @@ fn text(path: &PathBuf) -> Result<Option<String>, SettingsError> {
     }
 }
 
-fn read(place: &str, text: &str, components: &[&str]) -> Result<BTreeMap<String, AdapterSettings>, SettingsError> {
+fn read(place: &str, text: &str, components: &[&str]) -> Result<BTreeMap<String, Found>, SettingsError> {
     let wrong = |source| SettingsError::Wrong { place: place.to_owned(), source };
     let document = AdapterDocument::parse(text).map_err(wrong)?;
-    let mut settings = BTreeMap::new();
-    for component in components {
-        if let Some(said) = document.of(component).map_err(wrong)? {
-            settings.insert((*component).to_owned(), said);
-        }
-    }
-    Ok(settings)
+    let of = |component: &&str| {
+        let said = document.of(component).transpose()?;
+        let unread = |source| Unread { error: wrong(source), is_transposed: document.is_transposed(component) };
+        Some(((*component).to_owned(), said.map_err(unread)))
+    };
+    Ok(components.iter().filter_map(of).collect())
 }
 
 #[cfg(test)]
@@ -148,6 +207,18 @@ mod tests {
         told: &[(&str, String)],
         beside: Option<&str>,
     ) -> Result<BTreeMap<String, AdapterSettings>, SettingsError> {
+        let found = read(name, told, beside, &[])?;
+        assert_eq!(found.unread, Vec::<String>::new());
+        Ok(found.of)
+    }
+
+    /// The same of a file that has more tensors of a single number.
+    fn read(
+        name: &str,
+        told: &[(&str, String)],
+        beside: Option<&str>,
+        more: &[&str],
+    ) -> Result<Settings, SettingsError> {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join(name);
         let factor =
@@ -157,9 +228,15 @@ mod tests {
         header.insert("__metadata__".into(), told.iter().cloned().collect());
         header.insert(format!("{stem}.lora_A.weight"), factor([2, 4], 0));
         header.insert(format!("{stem}.lora_B.weight"), factor([4, 2], 32));
+        let mut data = vec![0; 64];
+        for name in more {
+            let offsets = [data.len(), data.len() + 4];
+            header.insert((*name).to_owned(), json!({ "dtype": "F32", "shape": [1], "data_offsets": offsets }));
+            data.extend(1_f32.to_le_bytes());
+        }
         let header = Value::Object(header).to_string();
         let length = (header.len() as u64).to_le_bytes();
-        fs::write(&path, [&length[..], header.as_bytes(), &[0; 64]].concat()).unwrap();
+        fs::write(&path, [&length[..], header.as_bytes(), &data].concat()).unwrap();
         if let Some(text) = beside {
             fs::write(folder.path().join(BESIDE), text).unwrap();
         }
@@ -192,6 +269,7 @@ mod tests {
             ("{", ErrorCode::Corrupt),
             (r#"{"unet.lora_alpha": "eight"}"#, ErrorCode::Corrupt),
             (r#"{"unet.alpha_pattern": {"to_[qk]": 1}}"#, ErrorCode::Unsupported),
+            (r#"{"unet.peft_type": "ADALORA", "unet.lora_alpha": 8}"#, ErrorCode::Unsupported),
         ] {
             let wrong = found("any.safetensors", &[(KEY, told.to_owned())], None).unwrap_err();
             assert!(matches!(&wrong, SettingsError::Wrong { place, .. } if place == KEY), "{told}: {wrong:?}");
@@ -206,6 +284,36 @@ mod tests {
         let long = " ".repeat(usize::try_from(LONGEST_BYTES).unwrap() + 1);
         let wrong = found("adapter_model.safetensors", &[], Some(&long)).unwrap_err();
         assert!(matches!(&wrong, SettingsError::TooLong { place, .. } if place.ends_with(BESIDE)), "{wrong:?}");
+    }
+
+    /// What cannot be read is told and no error where it scales nothing: every module that it is for has its own `alpha`.
+    #[test]
+    fn what_scales_nothing_need_not_be_read() {
+        const ALPHA: &str = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.alpha";
+        let all = |told: &[(&str, String)], beside: Option<&str>, more: &[&str]| {
+            read("adapter_model.safetensors", told, beside, more)
+        };
+        for text in ["no", r#"{"lora_alpha": "eight"}"#, r#"{"lora_alpha": 8, "alpha_pattern": {"to_[qk]": 1}}"#] {
+            let read = all(&[], Some(text), &[ALPHA]).unwrap();
+            let [unread] = read.unread.as_slice() else { panic!("{text}: {:?}", read.unread) };
+            assert!(unread.contains(BESIDE) && unread.contains("an `alpha` of its own"), "{unread}");
+            assert!(read.of.is_empty(), "{text}: {:?}", read.of);
+            // another module has none
+            let needed = all(&[], Some(text), &[ALPHA, "unet.a.lora_A.weight", "unet.a.lora_B.weight"]);
+            assert!(matches!(needed, Err(SettingsError::Wrong { .. })), "{text}: {needed:?}");
+        }
+        // of another component than the one that has factors; of that one they count
+        let told = r#"{"unet.lora_alpha": 8, "text_encoder.lora_alpha": "eight"}"#.to_owned();
+        let read = all(&[(KEY, told.clone())], None, &[]).unwrap();
+        assert_eq!((read.of["unet"].scale("a", 4), read.unread.len()), (2.0, 1), "{:?}", read.unread);
+        let needed = all(&[(KEY, told)], None, &["text_encoder.a.lora_A.weight"]);
+        assert!(matches!(needed, Err(SettingsError::Wrong { .. })), "{needed:?}");
+        // products are turned all the same where that can be read
+        let told = r#"{"lora_alpha": "eight", "fan_in_fan_out": true}"#;
+        assert!(all(&[], Some(told), &[ALPHA]).unwrap().of[""].transposed);
+        // too long for a listing
+        let long = format!(r#"{{"unet.lora_alpha": 8{}}}"#, " ".repeat(300 << 10));
+        assert_eq!(all(&[(KEY, long)], None, &[ALPHA]).unwrap().unread.len(), 1);
     }
 
     /// A listing keeps no long values; of this one it says so, also where very many others were left out before it.

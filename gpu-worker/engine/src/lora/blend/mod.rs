@@ -29,7 +29,7 @@ pub use plan::Source;
 
 use self::{
     module::{Computed, Stored},
-    plan::{Plan, Target, plan},
+    plan::{Matched, Plan, Summand, Target, plan},
     svd::Wanted,
 };
 use super::{file::LoraTensor, spelling::BaseTensor};
@@ -120,8 +120,23 @@ pub struct Blended {
     pub modules: Vec<BlendedModule>,
     /// How far all modules together are off, of the length of all.
     pub error: f64,
-    /// Modules that the base does not have: the LoRA and the module.
-    pub left_out: Vec<(String, String)>,
+    /// What became of each LoRA, in their order.
+    pub sources: Vec<BlendedSource>,
+}
+
+/// What of a LoRA is in a blend.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BlendedSource {
+    /// Modules that are in it.
+    pub blended: usize,
+    /// Modules that would be and add nothing: their weights are 0.
+    pub weightless: usize,
+    /// Modules that would be and add nothing: their own scale is 0.
+    pub scaleless: usize,
+    /// Modules that the base does not have, by their names in the file.
+    pub unmatched: Vec<String>,
+    /// Tensors of the file that belong to no module.
+    pub others: Vec<String>,
 }
 
 /// Who hears of a blend, and who may stop it.
@@ -146,14 +161,16 @@ pub fn blend(
     form: Form,
     control: &BlendControl<'_>,
 ) -> Result<Blended, BlendError> {
-    let Plan { targets, left_out } = plan(sources, base, form.spelling)?;
+    let Plan { targets, matched } = plan(sources, base, form.spelling)?;
     let work = Work { sources, targets: &targets, form, next: AtomicUsize::new(0), held: AtomicUsize::new(0) };
     let computed = work.run(control)?;
     if computed.iter().all(|done| done.computed.change.is_none() && done.computed.bias.is_none()) {
         return Err(BlendError::Nothing);
     }
+    let of_each = |(at, matched): (usize, Matched)| of_source(sources.get(at), (at, matched), &targets, &computed);
+    let sources = matched.into_iter().enumerate().map(of_each).collect();
     let (mut lost, mut norm, mut tensors, mut modules) = (0.0, 0.0, Vec::new(), Vec::new());
-    for (target, Done { computed, shape }) in targets.iter().zip(computed) {
+    for (target, Done { computed, shape, .. }) in targets.iter().zip(computed) {
         lost += computed.lost * computed.lost;
         norm += computed.norm * computed.norm;
         let rank = match &computed.change {
@@ -168,7 +185,29 @@ pub fn blend(
         }
     }
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(Blended { tensors, modules, error: share(lost.sqrt(), norm.sqrt()), left_out })
+    Ok(Blended { tensors, modules, error: share(lost.sqrt(), norm.sqrt()), sources })
+}
+
+/// What became of the LoRA at this place.
+fn of_source(
+    source: Option<&Source<'_>>,
+    (at, matched): (usize, Matched),
+    targets: &[Target],
+    computed: &[Done],
+) -> BlendedSource {
+    let of = |(target, done): (&Target, &Done)| -> Vec<bool> {
+        let terms = target.terms.iter().zip(&done.adds);
+        terms.filter(|(term, _)| term.sources.contains(&at)).map(|(_, adds)| *adds).collect()
+    };
+    let terms: Vec<bool> = targets.iter().zip(computed).flat_map(of).collect();
+    let blended = terms.iter().filter(|adds| **adds).count();
+    BlendedSource {
+        blended,
+        weightless: matched.modules.saturating_sub(terms.len()),
+        scaleless: terms.len() - blended,
+        unmatched: matched.unmatched,
+        others: source.into_iter().flat_map(|source| source.index.others()).map(str::to_owned).collect(),
+    }
 }
 
 fn share(lost: f64, norm: f64) -> f64 {
@@ -178,6 +217,8 @@ fn share(lost: f64, norm: f64) -> f64 {
 /// A module that was computed.
 struct Done {
     computed: Computed,
+    /// Whether each term adds something.
+    adds: Vec<bool>,
     /// Dimensions of its weight, where they are known.
     shape: Option<Vec<usize>>,
 }
@@ -226,14 +267,17 @@ impl Work<'_> {
 
     fn compute(&self, target: &Target) -> Result<Done, BlendError> {
         let mut terms = Vec::with_capacity(target.terms.len());
-        for (at, stem, strength) in &target.terms {
-            let source = self.sources.get(*at).ok_or(BlendError::Lost)?;
+        for Summand { sources, stem, strength } in &target.terms {
+            let source = sources.first().and_then(|at| self.sources.get(*at)).ok_or(BlendError::Lost)?;
             terms.push((source.name.as_str(), source.module(stem)?, *strength));
         }
         let computed = module::compute(&target.stem, &terms, (self.form.size, self.form.element))?;
         self.must_stay_small(&computed)?;
         let told = || terms.iter().find_map(|(_, module, _)| write::told_shape(module));
-        Ok(Done { shape: target.shape.clone().or_else(told), computed })
+        // the change of a bias has no scale of its own
+        let adds =
+            terms.iter().map(|(_, module, _)| module.scale != 0.0 && module.changes_weight() || module.changes_bias());
+        Ok(Done { shape: target.shape.clone().or_else(told), adds: adds.collect(), computed })
     }
 
     fn must_stay_small(&self, computed: &Computed) -> Result<(), BlendError> {

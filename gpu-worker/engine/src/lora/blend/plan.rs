@@ -39,8 +39,28 @@ pub(super) struct Target {
     pub(super) stem: String,
     /// Dimensions of the base's weight, where a base is given.
     pub(super) shape: Option<Vec<usize>>,
-    /// The LoRA by its place, the module in it, and what its change is multiplied with beside its own scale.
-    pub(super) terms: Vec<(usize, String, f64)>,
+    /// What is summed.
+    pub(super) terms: Vec<Summand>,
+}
+
+/// A module of a LoRA in the sum.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Summand {
+    /// The LoRAs that have it, by their places: of the first it is read.
+    pub(super) sources: Vec<usize>,
+    /// The module in it.
+    pub(super) stem: String,
+    /// What its change is multiplied with beside its own scale.
+    pub(super) strength: f64,
+}
+
+/// What the plan has of one LoRA.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Matched {
+    /// Modules that the base has; all of them where there is none.
+    pub(super) modules: usize,
+    /// Modules that the base does not have.
+    pub(super) unmatched: Vec<String>,
 }
 
 /// What is done.
@@ -48,8 +68,8 @@ pub(super) struct Target {
 pub(super) struct Plan {
     /// By stem.
     pub(super) targets: Vec<Target>,
-    /// Modules that the base does not have: the LoRA and the module.
-    pub(super) left_out: Vec<(String, String)>,
+    /// Of each LoRA, in their order.
+    pub(super) matched: Vec<Matched>,
 }
 
 /// A module of a base, or its spelling where there is none: component and path.
@@ -60,37 +80,39 @@ pub(super) fn plan(
     base: Option<&[BaseTensor]>,
     spelling: Spelling,
 ) -> Result<Plan, BlendError> {
-    let mut left_out = Vec::new();
-    let mut places: BTreeMap<Place, Vec<(usize, String, f64)>> = BTreeMap::new();
+    let mut matched = Vec::with_capacity(sources.len());
+    let mut places: BTreeMap<Place, Vec<Summand>> = BTreeMap::new();
     for (at, source) in sources.iter().enumerate() {
-        let found = match base {
-            Some(base) => against(source, base, &mut left_out)?,
-            None => alone(source, spelling)?,
+        let (found, unmatched) = match base {
+            Some(base) => against(source, base)?,
+            None => (alone(source, spelling)?, Vec::new()),
         };
+        matched.push(Matched { modules: found.len(), unmatched });
         for (stem, place) in found {
             let strength = source.entry.strength(&place.0, &place.1);
             let terms = places.entry(place).or_default();
             // the same module of the same file again adds to its weight
-            let again = terms.iter_mut().find(|(other, same, _)| {
-                *same == stem && sources.get(*other).is_some_and(|other| other.entry.digest == source.entry.digest)
-            });
-            match again {
-                Some((_, _, sum)) => *sum += strength,
-                None => terms.push((at, stem, strength)),
+            let is_same = |at: &usize| sources.get(*at).is_some_and(|other| other.entry.digest == source.entry.digest);
+            match terms.iter_mut().find(|term| term.stem == stem && term.sources.first().is_some_and(is_same)) {
+                Some(term) => {
+                    term.strength += strength;
+                    term.sources.push(at);
+                }
+                None => terms.push(Summand { sources: vec![at], stem, strength }),
             }
         }
     }
-    places.values_mut().for_each(|terms| terms.retain(|(_, _, strength)| *strength != 0.0));
+    places.values_mut().for_each(|terms| terms.retain(|term| term.strength != 0.0));
     places.retain(|_, terms| !terms.is_empty());
     if places.is_empty() {
         return Err(BlendError::Nothing);
     }
     let names = Names::of(base, sources, &places)?;
-    let target = |(place, terms): (Place, Vec<_>)| {
+    let target = |(place, terms): (Place, Vec<Summand>)| {
         let shape = base.and_then(|base| shape(base, &place));
         Target { stem: names.stem(&place, spelling), shape, terms }
     };
-    Ok(Plan { targets: places.into_iter().map(target).collect(), left_out })
+    Ok(Plan { targets: places.into_iter().map(target).collect(), matched })
 }
 
 fn shape(base: &[BaseTensor], (component, path): &Place) -> Option<Vec<usize>> {
@@ -98,23 +120,22 @@ fn shape(base: &[BaseTensor], (component, path): &Place) -> Option<Vec<usize>> {
     base.iter().find(|tensor| tensor.component == *component && tensor.name == name).map(|tensor| tensor.shape.clone())
 }
 
-/// The places of a LoRA's modules in a base.
-fn against(
-    source: &Source<'_>,
-    base: &[BaseTensor],
-    left_out: &mut Vec<(String, String)>,
-) -> Result<Vec<(String, Place)>, BlendError> {
+/// The modules of a LoRA that have a place.
+type Placed = Vec<(String, Place)>;
+
+/// The places of a LoRA's modules in a base, and the modules that it does not have.
+fn against(source: &Source<'_>, base: &[BaseTensor]) -> Result<(Placed, Vec<String>), BlendError> {
     let modules = source.index.stems().map(|stem| source.module(stem)).collect::<Result<_, _>>()?;
     let report = match_base(&Lora { modules, others: Vec::new() }, base);
     if let Some(refusal) = report.refusal() {
         return Err(BlendError::NotForBase { lora: source.name.clone(), refusal });
     }
-    left_out.extend(report.unmatched.into_iter().map(|stem| (source.name.clone(), stem)));
-    Ok(report.matched.into_iter().map(|fit| (fit.stem, (fit.component, fit.path))).collect())
+    let placed = report.matched.into_iter().map(|fit| (fit.stem, (fit.component, fit.path))).collect();
+    Ok((placed, report.unmatched))
 }
 
 /// The places by name alone, which must say of which component a module is.
-fn alone(source: &Source<'_>, spelling: Spelling) -> Result<Vec<(String, Place)>, BlendError> {
+fn alone(source: &Source<'_>, spelling: Spelling) -> Result<Placed, BlendError> {
     let needs = |reason: String| BlendError::NeedsBase { reason };
     let name = &source.name;
     if spelling == Spelling::Diffusers {
@@ -146,7 +167,7 @@ impl Names {
     fn of(
         base: Option<&[BaseTensor]>,
         sources: &[Source<'_>],
-        places: &BTreeMap<Place, Vec<(usize, String, f64)>>,
+        places: &BTreeMap<Place, Vec<Summand>>,
     ) -> Result<Self, BlendError> {
         if let Some(base) = base {
             let is_xl = base.iter().any(|tensor| tensor.component == "text_encoder_2");

@@ -192,6 +192,53 @@ fn ranks_add_and_the_same_file_again_adds_to_its_weight() {
     assert!(matches!(huge, BlendError::Overflow { values: 1.., .. }), "{huge}");
 }
 
+/// What of each LoRA is in the result and what is not, and why: the base lacks it, its weight is 0, its own scale is.
+#[test]
+fn every_module_of_every_lora_is_accounted_for() {
+    let bytes = golden();
+    let files = cases(&bytes);
+    let plain = files["lora"].tensors();
+    let stem = plain.iter().find_map(|tensor| tensor.name.strip_suffix(".lora_up.weight")).unwrap();
+    let renamed = |to: &str| plain.iter().map(|tensor| tensor.name.replace(stem, to)).collect::<Vec<_>>();
+    let (elsewhere, again) = (renamed("lora_unet_nowhere"), renamed("lora_unet_x"));
+    let zero = 0_f32.to_le_bytes();
+    let mut more: Vec<LoraTensor<'_>> = plain.to_vec();
+    let (alpha, embedding) = ("lora_unet_nowhere.alpha", "bundle_emb.a");
+    more.extend(plain.iter().zip(&elsewhere).map(|(tensor, name)| LoraTensor { name, ..*tensor }));
+    more.retain(|tensor| tensor.name != alpha);
+    more.push(LoraTensor { name: embedding, element: ElementType::F32, shape: &[1], bytes: &zero });
+    let mut silent: Vec<LoraTensor<'_>> =
+        plain.iter().zip(&again).map(|(tensor, name)| LoraTensor { name, ..*tensor }).collect();
+    silent.retain(|tensor| !tensor.name.ends_with(".alpha"));
+    silent.push(LoraTensor { name: "lora_unet_x.alpha", element: ElementType::F32, shape: &[], bytes: &zero });
+    let none = BTreeMap::new();
+    let [plain, more, silent] = [plain, more, silent].map(|tensors| LoraIndex::read(&tensors, &none).unwrap());
+    let source = |name: &str, index, weight| Source { name: name.to_owned(), index, entry: entry(name, weight) };
+    let stack = [source("more", &more, 0.5), source("silent", &silent, 1.0), source("off", &plain, 0.0)];
+    let made = blended(&stack, Some(&base(&[40, 24])), form(Size::Exact, ElementType::F32)).unwrap();
+    let expected = [
+        BlendedSource {
+            blended: 1,
+            unmatched: vec!["lora_unet_nowhere".to_owned()],
+            others: vec![embedding.to_owned()],
+            ..BlendedSource::default()
+        },
+        BlendedSource { scaleless: 1, ..BlendedSource::default() },
+        BlendedSource { weightless: 1, ..BlendedSource::default() },
+    ];
+    assert_eq!((made.sources.as_slice(), made.modules.len()), (expected.as_slice(), 1));
+    // alone by name, and the same file twice: both are in the sum
+    let twice = [source("a", &plain, 0.5), source("a", &plain, 0.25)];
+    let made = blended(&twice, None, form(Size::Exact, ElementType::F32)).unwrap();
+    assert_eq!(
+        made.sources,
+        [
+            BlendedSource { blended: 1, ..BlendedSource::default() },
+            BlendedSource { blended: 1, ..BlendedSource::default() }
+        ]
+    );
+}
+
 #[test]
 fn what_cannot_be_blended_is_refused_by_name() {
     let bytes = golden();

@@ -11,7 +11,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 pub use tokenizer::Tokenizer;
 
-use super::{ConvertError, Document, Model, Precision, Request, goal::Goal, parts::Part};
+use super::{ConvertError, Document, Model, Request, goal::Goal, parts::Part};
 use crate::{
     architecture::{Difference, compare, expected},
     canonical::Canonical,
@@ -124,7 +124,7 @@ fn told(difference: &Difference) -> String {
 
 /// Torch's name of the type that the weights will have.
 fn torch_type(request: &Request, part: &Part) -> Option<&'static str> {
-    let precision = if request.kept.contains(&part.kind) { Precision::Keep } else { request.precision };
+    let precision = request.precision_of(Some(part.kind));
     let stored = part.canonical.tensors.first().map(|tensor| tensor.dtype)?;
     Some(match precision.of(stored)? {
         crate::Dtype::F16 => "float16",

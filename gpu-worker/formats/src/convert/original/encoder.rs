@@ -91,12 +91,12 @@ fn position(all: &Canonical, name: &str) -> Option<usize> {
     all.tensors.binary_search_by(|tensor| tensor.name.as_str().cmp(name)).ok()
 }
 
-/// The rows of three tensors of one shape and type.
+/// The rows of three tensors of one shape. Their types may differ.
 fn fused(name: String, from: [Option<usize>; 3], all: &Canonical) -> Option<Original> {
     let from = from.into_iter().collect::<Option<Vec<_>>>()?;
     let parts = from.iter().map(|index| all.tensors.get(*index)).collect::<Option<Vec<_>>>()?;
     let first = parts.first()?;
-    let is_same = parts.iter().all(|part| part.shape == first.shape && part.dtype == first.dtype);
+    let is_same = parts.iter().all(|part| part.shape == first.shape);
     let mut shape = first.shape.clone();
     let rows = shape.first_mut()?;
     *rows = rows.checked_mul(3)?;

@@ -67,7 +67,8 @@ fn unproven(kind: ComponentKind, base: Base, canonical: &Canonical, made: &[Orig
         let mut begin = facts.begin;
         for index in &original.from {
             let tensor = canonical.tensors.get(*index)?;
-            let end = begin.saturating_add(bytes(tensor.dtype.bits(), &tensor.shape));
+            // in the file all of its rows have one type
+            let end = begin.saturating_add(bytes(facts.dtype.bits(), &tensor.shape));
             let order = match (original.is_transposed, tensor.shape.as_slice()) {
                 (true, [rows, cols]) => Order::Transposed { rows: *cols, cols: *rows },
                 _ => Order::RowMajor,

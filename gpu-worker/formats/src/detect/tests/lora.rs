@@ -18,6 +18,7 @@ fn bases_by_modules_and_widths() {
     assert_eq!(down(SD15, kohya, 32), Base::Unknown);
     let peft = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k";
     assert_eq!(down(peft, ".lora_A.weight", 768), Base::Sd15);
+    assert_eq!(down(peft, ".lora_A.style.weight", 768), Base::Sd15);
     assert_eq!(down("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k", kohya, 2048), Base::Sdxl);
     assert_eq!(down("lora_unet_output_blocks_0_1_transformer_blocks_0_attn1_to_k", kohya, 32), Base::Sdxl);
     assert_eq!(down("lora_te2_text_model_encoder_layers_0_mlp_fc1", kohya, 32), Base::Sdxl);
@@ -48,6 +49,10 @@ fn flavours_are_told_apart() {
     assert_eq!(of(".hada_w1_b", &[4, 768]), "loha");
     assert_eq!(of(".lokr_w1", &[4, 4]), "lokr");
     assert_eq!(of(".dora_scale", &[8, 1]), "dora");
+    for magnitudes in [".lora_magnitude_vector", ".lora_magnitude_vector.weight", ".lora_magnitude_vector.style.weight"]
+    {
+        assert_eq!(of(magnitudes, &[8]), "dora", "{magnitudes}");
+    }
     assert_eq!(of(".oft_blocks", &[2, 4, 4]), "oft");
     assert_eq!(of(".on_input", &[1]), "ia3");
     let (up, scale) = (format!("{SD15}.lora_down.weight"), format!("{SD15}.dora_scale"));
