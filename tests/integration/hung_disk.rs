@@ -216,7 +216,11 @@ async fn f34_a_copy_that_follows_bytes_of_a_file_that_is_gone_begins_anew_with_t
     let failed = farm.api.job_ended(old.id, JobState::Failed, SHORT).await.job.error.expect("an error");
     assert!(failed.message.contains("far.safetensors"), "{failed:?}");
     let done = farm.api.job_ended(new.id, JobState::Succeeded, SHORT).await.job.result.expect("a result");
-    assert!(agent.process.log().contains("the load that was followed is of no use any more"), "{}", agent.process.log());
+    assert!(
+        agent.process.log().contains("the load that was followed is of no use any more"),
+        "{}",
+        agent.process.log()
+    );
     let bytes = done["bytes"].as_u64().expect("bytes");
     let alone = |view: &DeviceView| view.resident.len() == 1 && view.resident[0].bytes == bytes;
     device_is(&farm, "a/cpu:0", "has just the wanted one", alone).await;
