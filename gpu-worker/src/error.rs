@@ -281,7 +281,7 @@ pub enum WorkError {
         why: &'static str,
     },
     /// Components that are in use or kept stay in RAM; what could go has gone.
-    #[error("{first}{}{}", more_stay(*count), gone.iter().map(|gone| format!("; {gone}")).collect::<String>())]
+    #[error("{first}{}{}{}", more_stay(*count), gone.iter().map(|gone| format!("; {gone}")).collect::<String>(), loads_ended(ended_loads))]
     InUse {
         /// How many.
         count: usize,
@@ -289,6 +289,8 @@ pub enum WorkError {
         first: String,
         /// What has gone all the same, by place.
         gone: Vec<Gone>,
+        /// Components whose loads were ended for it.
+        ended_loads: Vec<ComponentId>,
     },
     /// Asked to stop.
     #[error("stopped on request")]
@@ -323,6 +325,12 @@ impl std::fmt::Display for Gone {
         let ids: Vec<String> = self.components.iter().map(ToString::to_string).collect();
         write!(f, "{} left {} ({}): {}", ids.len(), self.place, ByteSize(self.freed_bytes), ids.join(", "))
     }
+}
+
+/// The loads that were ended all the same.
+fn loads_ended(components: &[ComponentId]) -> String {
+    let ids: Vec<String> = components.iter().map(ToString::to_string).collect();
+    if ids.is_empty() { String::new() } else { format!("; loads that were cancelled: {}", ids.join(", ")) }
 }
 
 /// Those beside the first that is named.

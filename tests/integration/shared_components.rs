@@ -107,6 +107,8 @@ async fn what_leaves_ram_is_told_by_its_present_id() {
         let told = cleared().await;
         let id = if protect { &told[list][0]["component"] } else { &told[list][0] };
         assert_eq!((id, told[list].as_array().map(Vec::len)), (&json!(first), Some(1)), "{told}");
+        let reason = told[list][0]["reason"].as_str();
+        assert!(!protect || reason.is_some_and(|reason| reason.contains(&first.to_string())), "{told}");
     }
     farm.assert_ledger_is_clean().await;
 }

@@ -110,7 +110,10 @@ pub(super) async fn decide_remove(
     if places.is_empty() {
         return Err(ApiError::conflict(format!("{label} is not in RAM there")).hint("nothing has to be done"));
     }
-    must_not_be_leased(view, &meant, &places, &label)?;
+    if !cancel_loads {
+        // else the host decides, once the loads have ended: what is in use there stays
+        must_not_be_leased(view, &meant, &places, &label)?;
+    }
     args.cancel_loads = cancel_loads;
     Ok(spread(JobSpec::CacheRemove(args), target, places))
 }

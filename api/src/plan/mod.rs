@@ -219,7 +219,8 @@ async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decisi
         }
         Wanted::Unload { model, components, from_ram, force, wait_for_jobs, target } => {
             let subject = Subject::read(conn, model, components.as_deref()).await?;
-            let manner = unload::Manner { from_ram: *from_ram, force: *force, wait_for_jobs: *wait_for_jobs };
+            let manner =
+                unload::Manner { from_ram: *from_ram, force: *force, wait_for_jobs: *wait_for_jobs, component: None };
             unload::decide(conn, view, &subject, components.clone(), manner, target.as_ref()).await
         }
         Wanted::UnloadComponent { component, device } => {
@@ -228,7 +229,8 @@ async fn decide(conn: &mut Session, view: &View, order: &Order) -> Result<Decisi
             let kinds = vec![row.kind.clone()];
             let subject = Subject::read(conn, &row.model_id.to_string(), Some(&kinds)).await?;
             let target = device.clone().map(Target::Device);
-            unload::decide(conn, view, &subject, Some(kinds), unload::Manner::default(), target.as_ref()).await
+            let manner = unload::Manner { component: Some(row.id), ..unload::Manner::default() };
+            unload::decide(conn, view, &subject, Some(kinds), manner, target.as_ref()).await
         }
         Wanted::CacheAdd { model, components, target, keep } => {
             let subject = Subject::read(conn, model, components.as_deref()).await?;

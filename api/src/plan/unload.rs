@@ -29,6 +29,8 @@ pub(super) struct Manner {
     pub(super) force: bool,
     /// Behind the jobs that use it, instead of not at all.
     pub(super) wait_for_jobs: bool,
+    /// It is about this component, whichever models have it.
+    pub(super) component: Option<ComponentId>,
 }
 
 /// Looks up who holds the model, then decides.
@@ -40,23 +42,33 @@ pub(super) async fn decide(
     view: &View,
     subject: &Subject,
     components: Option<Vec<String>>,
-    Manner { from_ram, force, wait_for_jobs }: Manner,
+    Manner { from_ram, force, wait_for_jobs, component }: Manner,
     target: Option<&Target>,
 ) -> Result<Decision, ApiError> {
     let reported = residency::of_model(&mut *conn, subject.model.id).await?;
     let loads = jobs::loads_underway_or_recent(&mut *conn, subject.model.id, RECENTLY).await?;
     let rows = reported.into_iter().filter(|row| row.tier == "vram" && subject.means(row.component_id));
     let also: BTreeSet<String> = rows.map(|row| row.device).chain(loads).collect();
-    let holders = holders(view, subject, also, target)?;
+    let label = label(subject, component);
+    let holders = holders(view, subject, &label, also, target)?;
     if !wait_for_jobs {
         must_not_be_leased(view, subject, &holders)?;
-        let own = own_components(conn, subject).await?;
+        let own = match component {
+            Some(component) => vec![component],
+            None => own_components(conn, subject).await?,
+        };
         let active = jobs::active_that_need(&mut *conn, subject.model.id, &own).await?;
         must_not_be_run(subject, &active, &holders)?;
     }
     let spec = JobSpec::Unload(UnloadArgs { model: subject.model.id, components, from_ram, force, wait_for_jobs });
     let (target, spread) = spread(holders, target);
     Ok(Decision { spec, target, spread, needs: subject.needs(), left_out: Vec::new() })
+}
+
+/// What it is about, for people.
+fn label(subject: &Subject, component: Option<ComponentId>) -> String {
+    let name = &subject.model.name;
+    component.map_or_else(|| format!("`{name}`"), |id| format!("the `{}` of `{name}`", subject.kind_of(id)))
 }
 
 /// The components that no other model has: what takes part in others' work without being shared with them, as a VAE or a LoRA
@@ -72,6 +84,7 @@ async fn own_components(conn: &mut Session, subject: &Subject) -> Result<Vec<Com
 fn holders(
     view: &View,
     subject: &Subject,
+    label: &str,
     also: BTreeSet<String>,
     target: Option<&Target>,
 ) -> Result<Vec<String>, ApiError> {
@@ -83,7 +96,6 @@ fn holders(
     if !holders.is_empty() {
         return Ok(holders);
     }
-    let name = &subject.model.name;
     let place = match target {
         Some(Target::Device(id)) => format!("device `{id}`"),
         Some(Target::Host(host)) => format!("any device of host `{host}`"),
@@ -95,7 +107,7 @@ fn holders(
     } else {
         format!("it is resident on {}", elsewhere.join(", "))
     };
-    Err(ApiError::conflict(format!("`{name}` is not resident on {place}")).hint(hint))
+    Err(ApiError::conflict(format!("{label} is not resident on {place}")).hint(hint))
 }
 
 fn must_not_be_leased(view: &View, subject: &Subject, holders: &[String]) -> Result<(), ApiError> {
@@ -179,17 +191,18 @@ mod tests {
     fn held_nowhere_is_a_conflict_that_says_where_it_is() {
         let subject = subject();
         let mut view = view(&[("a", 200), ("b", 200)]);
-        let nowhere = holders(&view, &subject, BTreeSet::new(), None).unwrap_err();
+        let nowhere = holders(&view, &subject, "`m`", BTreeSet::new(), None).unwrap_err();
         assert!(nowhere.body().detail.contains("not resident on any device"));
         view.held.push(held(&subject, "b/cpu:0", 0));
-        let elsewhere = holders(&view, &subject, BTreeSet::new(), Some(&Target::Device("a/cpu:0".into()))).unwrap_err();
+        let elsewhere =
+            holders(&view, &subject, "`m`", BTreeSet::new(), Some(&Target::Device("a/cpu:0".into()))).unwrap_err();
         assert!(elsewhere.body().hint.unwrap().contains("`b/cpu:0`"));
     }
 
     #[test]
     fn a_load_just_done_counts_as_resident() {
         let also = BTreeSet::from(["a/cpu:0".to_owned()]);
-        let found = holders(&view(&[("a", 200)]), &subject(), also, None).unwrap();
+        let found = holders(&view(&[("a", 200)]), &subject(), "`m`", also, None).unwrap();
         assert_eq!(found, ["a/cpu:0"]);
     }
 

@@ -192,7 +192,7 @@ pub(crate) async fn clear_cache(
 pub(crate) struct RemoveQuery {
     /// Only this host.
     host: Option<String>,
-    /// Also end a load of it into RAM that is under way, for every job that waits for it.
+    /// Also end a load of it into RAM that is under way, for every job that waits for it, once the host has a free slot.
     cancel_loads: bool,
 }
 

@@ -83,7 +83,7 @@ pub struct RemoveArgs {
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
 
-    /// Also end loads of it into RAM that are under way, for every job that waits for them.
+    /// Also end loads of it into RAM that are under way, for every job that waits for them, once the host has a free slot.
     #[arg(long)]
     cancel_loads: bool,
 

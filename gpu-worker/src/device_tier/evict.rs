@@ -172,13 +172,13 @@ fn plan(agent: &Agent, device: &Device, goal: Goal) -> Plan {
 }
 
 /// A victim that was taken into use since the plan stays; the caller plans again.
-async fn carry_out(device: &Device, mut draft: Draft, plan: Plan) -> u64 {
+async fn carry_out(device: &Device, mut draft: Draft, mut plan: Plan) -> u64 {
     let (mut went, why) = (Vec::new(), draft.why());
     for victim in &plan.victims {
         let Ok(component) = victim.parse() else { continue };
         match out(device, component, false, &why).await {
-            // somebody else took it off meanwhile
-            Ok(None) => went.push(victim.clone()),
+            // somebody else took it off meanwhile, and tells of it
+            Ok(None) => plan.rows.retain(|row| *row.key != **victim),
             Ok(Some(bytes)) => {
                 draft.freed_bytes += bytes;
                 went.push(victim.clone());

@@ -43,20 +43,13 @@ pub(super) async fn evict(
     components: &[ComponentId],
     Manner { force, cancel_loads }: Manner,
 ) -> Result<serde_json::Value, WorkError> {
-    let (mut evicted, mut freed, mut in_use) = (Vec::new(), 0, Vec::new());
-    let mut ended_loads = Vec::new();
     let why = attempt.why(Reason::Requested);
-    for held in components.iter().flat_map(|component| agent.aliases.held(*component)) {
-        let key = held.to_string();
-        let mut left = out(agent, &key, &why, force).await;
-        if cancel_loads && matches!(left, Err(ResidencyError::Loading { .. })) {
-            if agent.tier.end_load(&key).await.is_ok() {
-                ended_loads.push(agent.aliases.now(held));
-            }
-            // it may have come to its end before; and who asks for it anew has a load of their own, which goes on
-            left = out(agent, &key, &why, force).await;
-        }
-        match left {
+    let held: Vec<ComponentId> = components.iter().flat_map(|component| agent.aliases.held(*component)).collect();
+    // all of them before anything leaves: who asks for one anew has a load of their own, which goes on
+    let ended = if cancel_loads { end_loads(agent, &held).await? } else { Vec::new() };
+    let (mut evicted, mut freed, mut in_use) = (Vec::new(), 0, Vec::new());
+    for held in held {
+        match out(agent, &held.to_string(), &why, force).await {
             Ok(bytes) => {
                 freed += bytes.0;
                 evicted.push(agent.aliases.now(held));
@@ -76,11 +69,36 @@ pub(super) async fn evict(
         Some(first) => {
             let gone = Gone { place: "RAM".to_owned(), components: evicted, freed_bytes: freed };
             let gone = (!gone.components.is_empty()).then_some(gone).into_iter().collect();
-            Err(WorkError::InUse { count: in_use.len(), first: first.to_string(), gone })
+            let first = by_present_id(agent, first).to_string();
+            Err(WorkError::InUse { count: in_use.len(), first, gone, ended_loads: ended })
         }
         None => Ok(serde_json::json!({
-            "host": agent.host, "freed_bytes": freed, "evicted": evicted, "cancelled_loads": ended_loads,
+            "host": agent.host, "freed_bytes": freed, "evicted": evicted, "cancelled_loads": ended,
         })),
+    }
+}
+
+/// Ends the loads of these that run, for every job that waits for them; which they were.
+async fn end_loads(agent: &Agent, held: &[ComponentId]) -> Result<Vec<ComponentId>, WorkError> {
+    let mut ended = Vec::new();
+    for held in held {
+        match agent.tier.end_load(&held.to_string()).await {
+            Ok(true) => ended.push(agent.aliases.now(*held)),
+            Ok(false) | Err(ResidencyError::NotResident { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(ended)
+}
+
+/// A refusal of the tier, which names what it holds by the id that it came under, by the id that the catalogue has now.
+fn by_present_id(agent: &Agent, refused: &ResidencyError) -> ResidencyError {
+    let now = |key: &Key| key.parse().map_or_else(|_| key.clone(), |held| agent.aliases.now(held).to_string().into());
+    match refused {
+        ResidencyError::Leased { key, by } => ResidencyError::Leased { key: now(key), by: *by },
+        ResidencyError::Protected { key } => ResidencyError::Protected { key: now(key) },
+        ResidencyError::Loading { key } => ResidencyError::Loading { key: now(key) },
+        other => other.clone(),
     }
 }
 
@@ -106,7 +124,7 @@ async fn clear(agent: &Agent, attempt: &Attempt) -> Result<serde_json::Value, Wo
     let kept: Vec<serde_json::Value> = report
         .kept
         .iter()
-        .map(|(key, why)| serde_json::json!({ "component": now(key), "reason": why.to_string() }))
+        .map(|(key, why)| serde_json::json!({ "component": now(key), "reason": by_present_id(agent, why).to_string() }))
         .collect();
     Ok(serde_json::json!({ "host": agent.host, "freed_bytes": report.freed.0, "evicted": evicted, "kept": kept }))
 }

@@ -82,9 +82,9 @@ pub(super) async fn run(agent: &Arc<Agent>, args: UnloadArgs, attempt: &Attempt)
 /// What went off the device, with what went from RAM where something there has to stay.
 fn told_with(off: Gone, error: WorkError) -> WorkError {
     match error {
-        WorkError::InUse { count, first, gone } => {
+        WorkError::InUse { count, first, gone, ended_loads } => {
             let off = (!off.components.is_empty()).then_some(off);
-            WorkError::InUse { count, first, gone: off.into_iter().chain(gone).collect() }
+            WorkError::InUse { count, first, gone: off.into_iter().chain(gone).collect(), ended_loads }
         }
         other => other,
     }

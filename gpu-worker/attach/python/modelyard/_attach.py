@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._cuda import CudaArray, CudaError, CudaMemory
+from ._cuda import Closing, CudaArray, CudaError, CudaMemory
 
 if TYPE_CHECKING:
     import torch
@@ -121,8 +121,9 @@ class Attachment(Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]):
                 "install the client that comes with the agent",
             )
         self._memory: mmap.mmap | CudaMemory | None = memory
-        # the connection is the lease, and lives as long as the mapping: each array holds that, also when the attachment is gone
-        self._lease = weakref.finalize(memory, connection.close)
+        # the connection is the lease, and lives as long as the memory: each array or tensor holds that, also when the attachment is gone
+        closing = memory.closing if isinstance(memory, CudaMemory) else None
+        self._lease = weakref.finalize(memory, _give_back, closing, connection)
         # the end of the process ends both
         self._lease.atexit = False
         self.model: str = answer["model"]
@@ -175,15 +176,12 @@ class Attachment(Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]):
         memory, self._memory = self._memory, None
         if memory is None:
             return
-        try:
-            memory.close()
-        except BufferError:
-            # somebody still holds an array: the mapping goes with the last one, and then the lease
-            return
-        except CudaError:
-            # the agent's process is gone, and the memory with it
-            pass
-        # the lease goes last: a device's memory must not be freed while it is open here
+        if not isinstance(memory, CudaMemory):
+            try:
+                memory.close()
+            except BufferError:
+                # somebody still holds an array: the mapping goes with the last one, and then the lease
+                return
         self._lease()
 
     def __enter__(self) -> Attachment:
@@ -221,7 +219,7 @@ class Attachment(Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]):
             return torch.empty(info.shape, dtype=dtype)
         memory = self._opened()
         if isinstance(memory, CudaMemory):
-            there = CudaArray(memory.address + info.offset, info.nbytes)
+            there = CudaArray(memory, memory.address + info.offset, info.nbytes)
             return torch.as_tensor(there, device=f"cuda:{memory.ordinal}").view(dtype).reshape(info.shape)
         with warnings.catch_warnings():
             # torch says that the memory is read-only; it is meant to be
@@ -229,6 +227,18 @@ class Attachment(Mapping[str, "np.ndarray[Any, np.dtype[Any]]"]):
             # through an array: torch alone keeps the mapping object, but does not keep it from being closed
             flat = torch.frombuffer(self._array(info, np.dtype("u1")), dtype=torch.uint8)
         return flat.view(dtype).reshape(info.shape)
+
+
+def _give_back(closing: Closing | None, connection: sockets.socket) -> None:
+    """The lease goes last: a device's memory must not be freed while it is open here."""
+    try:
+        if closing is not None:
+            closing()
+    except CudaError:
+        # the agent's process is gone, and the memory with it
+        pass
+    finally:
+        connection.close()
 
 
 def attach(

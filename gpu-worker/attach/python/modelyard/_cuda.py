@@ -38,17 +38,14 @@ class CudaMemory:
         self._call("cuIpcOpenMemHandle_v2", ctypes.byref(opened), theirs, _LAZY_PEER_ACCESS)
         #: Address of the first byte on the device.
         self.address: int = opened.value
-        self._open = True
+        #: Closes it once, and needs this object no more: for whoever closes after it is gone.
+        self.closing: Closing = Closing(self._driver, self.address)
 
     def close(self) -> None:
-        if self._open:
-            self._open = False
-            self._call("cuIpcCloseMemHandle", ctypes.c_uint64(self.address))
+        self.closing()
 
     def _call(self, name: str, *arguments: Any) -> None:
-        code = getattr(self._driver, name)(*arguments)
-        if code != 0:
-            raise CudaError(name, code)
+        _call(self._driver, name, *arguments)
 
     def _device(self, uuid: str | None) -> int:
         """The device by its id: processes number devices as they like."""
@@ -64,10 +61,23 @@ class CudaMemory:
         raise CudaError(f"for a device {uuid}: it is not visible to this process;", 101)
 
 
-class CudaArray:
-    """Bytes on a device as `__cuda_array_interface__` describes them, for torch, cupy and others."""
+class Closing:
+    """Closes an opened handle, the first time that it is called."""
 
-    def __init__(self, address: int, nbytes: int) -> None:
+    def __init__(self, driver: ctypes.CDLL, address: int) -> None:
+        self._driver, self._address, self._open = driver, address, True
+
+    def __call__(self) -> None:
+        if self._open:
+            self._open = False
+            _call(self._driver, "cuIpcCloseMemHandle", ctypes.c_uint64(self._address))
+
+
+class CudaArray:
+    """Bytes on a device as `__cuda_array_interface__` describes them, for torch, cupy and others: who keeps this keeps the memory."""
+
+    def __init__(self, memory: CudaMemory, address: int, nbytes: int) -> None:
+        self._memory = memory
         self.__cuda_array_interface__ = {
             "shape": (nbytes,),
             "typestr": "|u1",
@@ -76,6 +86,12 @@ class CudaArray:
             "strides": None,
             "version": 3,
         }
+
+
+def _call(driver: ctypes.CDLL, name: str, *arguments: Any) -> None:
+    code = getattr(driver, name)(*arguments)
+    if code != 0:
+        raise CudaError(name, code)
 
 
 def _driver() -> ctypes.CDLL:

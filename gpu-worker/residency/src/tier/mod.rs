@@ -363,17 +363,18 @@ impl RamTier {
         self.inner.cancel(key).map(drop)
     }
 
-    /// The same, and waits until the memory is back and the callers have heard of it.
+    /// The same, and waits until the load has ended and the callers have heard of it: whether it ended for that. It may
+    /// have come to its own end before, and be resident.
     ///
     /// Cancel safe: the load ends all the same.
     ///
     /// # Errors
     /// As [`RamTier::cancel`].
-    pub async fn end_load(&self, key: &str) -> Result<(), ResidencyError> {
+    pub async fn end_load(&self, key: &str) -> Result<bool, ResidencyError> {
         let mut flight = self.inner.cancel(key)?;
+        let outcome = flight.done.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
         // a load that is gone without a word has ended as well
-        let _ = flight.done.wait_for(Option::is_some).await;
-        Ok(())
+        Ok(outcome.is_none_or(|outcome| matches!(outcome, Err(ResidencyError::Cancelled { .. }))))
     }
 
     /// How far the load of `key` is; none when none runs.
