@@ -11,13 +11,19 @@ create table host_events (
     data    jsonb not null
 );
 
--- The state that was told last: `ready`, `draining`, `lost`; none before the first. Whether a host lives follows from its lease and from the clock:
--- no row changes when it is lost, and this one does when somebody notices.
-alter table hosts add column told_state text;
+-- The state that was told last: `ready`, `draining`, `lost`; no row before the first. Whether a host lives follows from its lease and from the clock:
+-- no row changes when it is lost, and this one does when somebody notices. Not a column of `hosts`, because daemons of before read whole rows of it by
+-- statements that they have prepared.
+create table host_states (
+    host  text primary key references hosts (name) on delete cascade,
+    told  text not null
+);
 
 -- who is away already is no news
-update hosts h set told_state = case
+insert into host_states (host, told)
+select h.name, case
     when not exists (select 1 from host_leases l where l.incarnation = h.incarnation and l.lease_until > now()) then 'lost'
     when h.draining then 'draining'
     else 'ready'
-end;
+end
+from hosts h;

@@ -371,7 +371,12 @@ async fn drain(config: &AgentConfig, agent: &Agent, standing: &Standing) {
     );
     standing.draining.send_replace(true);
     standing.admission.send_replace(false);
-    if let Err(error) = farm::set_draining(&agent.pool, &agent.host, farm::Drain::Leaving).await {
+    let told = async {
+        let mut tx = agent.pool.begin().await?;
+        farm::set_draining(&mut tx, &agent.host, farm::Drain::Leaving(agent.me)).await?;
+        Ok::<_, DbError>(tx.commit().await?)
+    };
+    if let Err(error) = told.await {
         tracing::warn!(error = %chain(&error), "the database was not told of the drain; placed jobs go back when the lease ends");
     }
     if tokio::time::timeout(config.drain_grace, agent.running.idle()).await.is_err() {

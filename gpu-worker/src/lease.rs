@@ -62,12 +62,15 @@ impl Standing {
         !*self.draining.borrow() && self.is_good() && self.lapsed.borrow().is_none_or(|lapsed| lapsed < asked)
     }
 
-    /// Takes note of a renewal that began at `began`. One that comes after the end does not undo the lapse.
-    fn renewed(&self, began: Instant, timing: LeaseTiming) {
-        if !self.is_good() {
+    /// Takes note of a renewal that began at `began`; true when the lease had ended before. That comes to light by the local clock, or because
+    /// the host was `told_lost`: a suspended machine's clock may have stood still, and the database's may have stepped. A renewal does not undo it.
+    fn renewed(&self, began: Instant, timing: LeaseTiming, told_lost: bool) -> bool {
+        let lapsed = told_lost || !self.is_good();
+        if lapsed {
             self.lapsed.send_replace(Some(Instant::now()));
         }
         self.good_until.send_replace(began + timing.self_fence_after());
+        lapsed
     }
 
     /// Resolves when the lease is no longer good. Cancel safe.
@@ -97,13 +100,9 @@ pub async fn heartbeats(agent: Arc<Agent>, stores: Stores, timing: LeaseTiming, 
         let began = Instant::now();
         match tokio::time::timeout(timing.heartbeat(), beat(&agent, &stores, timing, &mut connection)).await {
             Ok(Ok(answer)) => {
-                if answer.renewed {
-                    let lapsed = !standing.is_good();
-                    standing.renewed(began, timing);
-                    if lapsed {
-                        // the leader may have said that all of it is lost
-                        agent.changed.notify_one();
-                    }
+                if answer.renewed && standing.renewed(began, timing, answer.told_lost) {
+                    // the leader may have said that all of it is lost
+                    agent.changed.notify_one();
                 }
                 obey(&agent, &standing, answer);
             }
@@ -233,10 +232,22 @@ mod tests {
         assert!(!standing.is_good());
         standing.lost().await;
         let asked = Instant::now();
-        standing.renewed(Instant::now(), timing);
+        assert!(standing.renewed(Instant::now(), timing, false), "it had ended");
         assert!(standing.is_good());
         assert!(!standing.covers_since(asked), "a claim from before the renewal may be somebody else's by now");
         assert!(standing.covers_since(Instant::now()));
+    }
+
+    #[test]
+    fn a_lease_that_is_good_here_had_ended_where_the_host_was_told_to_be_lost() {
+        let timing = LeaseTiming { ttl: Duration::from_secs(15) };
+        let standing = Standing::new(Instant::now(), timing);
+        let asked = Instant::now();
+        assert!(!standing.renewed(Instant::now(), timing, false));
+        assert!(standing.covers_since(asked));
+        assert!(standing.renewed(Instant::now(), timing, true));
+        assert!(standing.is_good());
+        assert!(!standing.covers_since(asked), "the database gave what was claimed to others");
     }
 
     #[test]

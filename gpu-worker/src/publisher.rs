@@ -139,7 +139,7 @@ fn deaths(agent: &Agent) -> HashMap<String, i64> {
 async fn record(agent: &Agent, now: Recorded) -> Result<Option<Recorded>, DbError> {
     let mut tx = agent.pool.begin().await?;
     let Some(report) = residents::store(agent, &mut tx).await? else { return Ok(None) };
-    farm::tell_back(&mut *tx, &agent.host).await?;
+    farm::tell_back(&mut tx, &agent.host).await?;
     for (id, state, reason, bytes, deaths) in &now.devices {
         farm::set_device(&mut *tx, id, state, reason.as_deref(), *bytes, *deaths).await?;
     }

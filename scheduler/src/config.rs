@@ -44,7 +44,7 @@ pub struct Config {
     #[arg(long, env = "MODELYARD_KEEP_FINISHED", default_value = "1d", value_parser = parse_period)]
     pub keep_finished: Duration,
 
-    /// How long the events of archived jobs are kept, and those of residency.
+    /// How long the events of archived jobs are kept, and those of residency, hosts and devices.
     #[arg(long, env = "MODELYARD_KEEP_EVENTS", default_value = "7d", value_parser = parse_period)]
     pub keep_events: Duration,
 

@@ -1,12 +1,12 @@
 //! Hosts and devices that leave service and come back, as the farm's stream tells it: each once, with the reason.
 
-use std::{fs, path::Path, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use harness::{Farm, LONG, Process, SHORT, Sse, SseEvent, binary, wait_for};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use shared::{
-    db::farm::{DeviceRow, Drain, Registration, newly_lost, register, set_device, set_draining},
+    db::farm::{DeviceRow, Drain, Registration, Unleased, newly_lost, register, set_device, set_draining, tell_lost},
     ids::Incarnation,
     wire::{DeviceView, HostView},
 };
@@ -66,6 +66,21 @@ fn line(event: &SseEvent) -> String {
     let from = told["from"].as_str().map(|from| format!("{from} -> ")).unwrap_or_default();
     let reason = told["reason"].as_str().map(|reason| format!(": {reason}")).unwrap_or_default();
     format!("{} {from}{to}{reason}", device.unwrap_or(host))
+}
+
+/// An agent that has neither devices nor roots.
+fn nothing_of(host: &str) -> Registration {
+    Registration {
+        host: host.to_owned(),
+        incarnation: Incarnation::generate(),
+        agent_version: "test".to_owned(),
+        labels: Vec::new(),
+        slots: 1,
+        ram_budget_bytes: 0,
+        capabilities: json!({}),
+        devices: Vec::new(),
+        roots: Vec::new(),
+    }
 }
 
 async fn drain(farm: &Farm, what: &str) -> HostView {
@@ -143,17 +158,7 @@ async fn what_is_recorded_of_a_device_is_told_where_it_is_news() {
         reason: None,
         runner_generation: 0,
     };
-    let registration = Registration {
-        host: "z".to_owned(),
-        incarnation: Incarnation::generate(),
-        agent_version: "test".to_owned(),
-        labels: Vec::new(),
-        slots: 1,
-        ram_budget_bytes: 0,
-        capabilities: json!({}),
-        devices: vec![device],
-        roots: Vec::new(),
-    };
+    let registration = Registration { devices: vec![device], ..nothing_of("z") };
     let mut tx = pool.begin().await.expect("a transaction");
     register(&mut tx, &registration, Duration::from_secs(600)).await.expect("a host");
     tx.commit().await.expect("a commit");
@@ -185,6 +190,65 @@ async fn what_is_recorded_of_a_device_is_told_where_it_is_news() {
                 .expect("the device");
         assert_eq!(view, (state.to_owned(), reason.map(str::to_owned), used, deaths), "the row says it, told or not");
     }
+    sqlx::query("delete from host_leases").execute(pool).await.expect("no lease");
+    assert_eq!(line(&told.next().await), "z/cpu:0 ready -> lost: its agent has no lease");
+}
+
+/// An agent that goes late does not drain the host of its successor.
+#[tokio::test]
+async fn a_predecessor_drains_nothing() {
+    let farm = Farm::start().await;
+    let pool = farm.ledger.pool();
+    let [first, second] = [Incarnation::generate(), Incarnation::generate()];
+    for incarnation in [first, second] {
+        let mut tx = pool.begin().await.expect("a transaction");
+        let registration = Registration { incarnation, ..nothing_of("z") };
+        register(&mut tx, &registration, Duration::from_secs(600)).await.expect("a host");
+        tx.commit().await.expect("a commit");
+    }
+    let mut told = Told::of(&farm, "hosts").await;
+    let starts = ["z ready: its agent was started", "z ready -> ready: its agent was started"];
+    assert_eq!(told.lines(2).await, starts);
+    for leaving in [first, second] {
+        let mut tx = pool.begin().await.expect("a transaction");
+        set_draining(&mut tx, "z", Drain::Leaving(leaving)).await.expect("a drain");
+        tx.commit().await.expect("a commit");
+        let draining = farm.ledger.number("select count(*) from hosts where draining").await;
+        assert_eq!(draining, i64::from(leaving == second));
+    }
+    assert_eq!(line(&told.next().await), "z ready -> draining: its agent is stopping");
+    told.is_all(&farm).await;
+}
+
+/// Streams wait for whoever has written events: a drain that has to wait for its host has written none yet.
+#[tokio::test]
+async fn a_drain_that_waits_for_its_host_keeps_no_stream_waiting() {
+    let farm = Farm::start().await;
+    let pool = farm.ledger.pool();
+    let mut tx = pool.begin().await.expect("a transaction");
+    register(&mut tx, &nothing_of("a"), Duration::from_secs(600)).await.expect("a host");
+    tx.commit().await.expect("a commit");
+    let mut told = Told::of(&farm, "hosts").await;
+    assert_eq!(line(&told.next().await), "a ready: its agent was started");
+    let mut holder = pool.begin().await.expect("a transaction");
+    sqlx::query("select 1 from hosts for update").execute(&mut *holder).await.expect("the host's row");
+    let look = async {
+        wait_for("the drain to wait", SHORT, || async {
+            let waiting =
+                "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+            let waiting = farm.ledger.number(waiting).await;
+            if waiting == 1 { Ok(()) } else { Err(format!("{waiting} wait")) }
+        })
+        .await;
+        let writing =
+            "select count(*) from pg_locks where relation = 'host_events'::regclass and mode = 'RowExclusiveLock'
+             and database = (select oid from pg_database where datname = current_database())";
+        assert_eq!(farm.ledger.number(writing).await, 0);
+        holder.commit().await.expect("an end");
+    };
+    let (view, ()) = tokio::join!(drain(&farm, "drain"), look);
+    assert_eq!(view.state, "draining");
+    assert_eq!(line(&told.next().await), "a ready -> draining: drained by the operator");
 }
 
 /// The leader notices; a stream that was lost goes on after what it has seen; a successor brings host and device back.
@@ -214,10 +278,10 @@ async fn a_killed_agents_host_and_devices_are_lost_once_and_a_successor_brings_t
     agent = farm.agent_with_library(farm.agent("a")).await;
     assert_eq!(told.lines(2).await, ["a lost -> ready: its agent was started", "a/cpu:0 lost -> ready"]);
     loaded(&farm, "small").await;
-    // a start within the lease of the one before is news of the host, and none of its devices
-    agent.process.kill().await;
+    // a start within the lease of the one before, which still runs, is news of the host, and none of its devices
     let _successor = farm.start_agent(farm.agent("a").library(farm.library())).await;
     assert_eq!(line(&told.next().await), "a ready -> ready: its agent was started");
+    agent.process.ended(LONG).await;
     loaded(&farm, "small").await;
     told.is_all(&farm).await;
 
@@ -243,6 +307,30 @@ async fn an_agent_that_was_away_too_long_is_told_to_be_back() {
     let lost = [format!("a ready -> lost: {expired}"), format!("a/cpu:0 ready -> lost: {expired}")];
     assert_eq!(told.lines(2).await, lost);
     agent.process.resume();
+    assert_eq!(told.lines(2).await, ["a lost -> ready: its agent has its lease again", "a/cpu:0 lost -> ready"]);
+    loaded(&farm, "small").await;
+    told.is_all(&farm).await;
+}
+
+/// Where the database's clock steps, or a machine sleeps with its clock, the agent does not notice: it is told, and comes back by itself.
+#[tokio::test]
+async fn an_agent_whose_lease_ended_by_the_databases_clock_alone_is_told_to_be_back() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    let _agent = farm.agent_with_library(farm.agent("a")).await;
+    let mut told = Told::of(&farm, "devices,hosts").await;
+    told.lines(2).await;
+    // again and again, as the agent goes on to renew it
+    wait_for("the leader to find it", LONG, || async {
+        let end = "update host_leases set lease_until = now() - interval '1 second'
+             where not exists (select 1 from host_events where type = 'host.lost')";
+        let ended = sqlx::query(end).execute(farm.ledger.pool()).await.expect("an end").rows_affected();
+        if ended == 0 { Ok(()) } else { Err("it was not told".to_owned()) }
+    })
+    .await;
+    let expired = "the lease of its agent has expired";
+    let lost = [format!("a ready -> lost: {expired}"), format!("a/cpu:0 ready -> lost: {expired}")];
+    assert_eq!(told.lines(2).await, lost);
     assert_eq!(told.lines(2).await, ["a lost -> ready: its agent has its lease again", "a/cpu:0 lost -> ready"]);
     loaded(&farm, "small").await;
     told.is_all(&farm).await;
@@ -325,22 +413,34 @@ async fn a_farm_of_before_goes_on_from_the_states_that_it_has() {
          values ('there', 'one', '1', 1, 0, false), ('drained', 'two', '1', 1, 0, true), ('away', 'three', '1', 1, 0, false);
          insert into host_leases (incarnation, host, lease_until)
          values ('one', 'there', now() + interval '1 hour'), ('two', 'drained', now() + interval '1 hour'),
-                ('three', 'away', now() - interval '1 hour')",
+                ('three', 'away', now() - interval '1 hour');
+         insert into devices (id, host, name, kind, product, memory_total_bytes, slots, state)
+         values ('there/cpu:0', 'there', 'cpu:0', 'cpu', 'a device', 1, 1, 'ready'),
+                ('away/cpu:0', 'away', 'cpu:0', 'cpu', 'a device', 1, 1, 'ready')",
     )
     .await
     .expect("hosts");
+    // what a daemon of before has prepared and goes on to use
+    let whole_rows = "select h.* from hosts h";
+    conn.fetch_all(sqlx::query(whole_rows)).await.expect("hosts");
     for path in files.iter().filter(|path| !is_older(path)) {
         conn.execute(text(path)).await.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
-    let told = "select name || ' ' || told_state from hosts order by name";
+    conn.fetch_all(sqlx::query(whole_rows)).await.expect("daemons of before go on");
+    let told = "select host || ' ' || told from host_states order by host";
     let states: Vec<String> = sqlx::query_scalar(told).fetch_all(&mut conn).await.expect("states");
     assert_eq!(states, ["away lost", "drained draining", "there ready"]);
+    // what is known of the host is not known of its device
+    let lost = newly_lost(&mut conn).await.expect("hosts");
+    assert_eq!(lost, BTreeSet::from(["away".to_owned()]));
+    tell_lost(&mut conn, &lost, Unleased::Found).await.expect("a record");
     let lost = newly_lost(&mut conn).await.expect("hosts");
     assert!(lost.is_empty(), "{lost:?}");
     set_draining(&mut conn, "drained", Drain::TakenBack).await.expect("a drain");
-    let events: Vec<(String, Value)> =
-        sqlx::query_as("select host, data from host_events").fetch_all(&mut conn).await.expect("events");
-    let expected = json!({ "from": "draining", "to": "ready", "reason": "undrained by the operator" });
-    assert_eq!(events, [("drained".to_owned(), expected)]);
+    let events = "select coalesce(device, host), data from host_events order by seq";
+    let events: Vec<(String, Value)> = sqlx::query_as(events).fetch_all(&mut conn).await.expect("events");
+    let lost = json!({ "from": "ready", "to": "lost", "reason": "the lease of its agent has expired" });
+    let back = json!({ "from": "draining", "to": "ready", "reason": "undrained by the operator" });
+    assert_eq!(events, [("away/cpu:0".to_owned(), lost), ("drained".to_owned(), back)]);
     conn.close().await.expect("an end");
 }

@@ -76,7 +76,8 @@ pub(crate) async fn job_events(
 /// asked for it to go, and of what left the `reason`: one of the evictions' own, `lost` (with its runner, its agent or its agent's lease) or `merged`
 /// (the same bytes go by the id `merged_into` from then on).
 ///
-/// Of `devices`: `device.ready`, `device.lost` (its runner or its host is away) and `device.quarantined` (it is broken, or nobody can say how it is); of
+/// Of `devices`: `device.ready` (also `from` ready, where its runner ended and another one was there before anybody looked), `device.lost` (its runner
+/// or its host is away, or its agent does not report it any more) and `device.quarantined` (it is broken, or nobody can say how it is); of
 /// `hosts`, without a `device`: `host.ready`, with each start of its agent and when it is undrained or has its lease again, `host.draining` and
 /// `host.lost`. `data` has the states `from` (absent the first time) and `to`, and the `reason`; a quarantined device is told again with another
 /// reason.

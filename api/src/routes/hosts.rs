@@ -3,6 +3,7 @@
 use axum::{Json, extract::State};
 use shared::{
     db::{
+        DbError,
         farm::{self, Drain},
         listen,
     },
@@ -74,10 +75,10 @@ pub(crate) async fn undrain_host(
 }
 
 async fn set_draining(state: &AppState, host: &str, drain: Drain) -> Result<Json<HostView>, ApiError> {
-    let mut conn = state.connection().await?;
-    farm::set_draining(&mut *conn, host, drain).await?;
-    farm::notify(&mut *conn, listen::SCHEDULE, "").await?;
-    drop(conn);
+    let mut tx = state.begin().await?;
+    farm::set_draining(&mut tx, host, drain).await?;
+    farm::notify(&mut *tx, listen::SCHEDULE, "").await?;
+    tx.commit().await.map_err(DbError::from)?;
     // an unknown host is refused here, with near names
     shown(state, host).await
 }

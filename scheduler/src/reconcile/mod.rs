@@ -31,7 +31,7 @@ pub(crate) struct Control {
     pub(crate) metrics: Metrics,
     /// How long finished jobs stay hot.
     pub(crate) keep_finished: Duration,
-    /// How long events of archived jobs and of residency stay.
+    /// How long events of archived jobs, of residency, hosts and devices stay.
     pub(crate) keep_events: Duration,
     /// How long it is remembered what was done with pipelines.
     pub(crate) keep_history: Duration,

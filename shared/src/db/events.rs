@@ -74,7 +74,7 @@ pub async fn after(
               from residency_events where $5 and seq > $1 and seq <= $2 order by seq limit $3)
              union all
              (select seq, at, type, data, null, host, device
-              from host_events where case when device is null then $7 else $6 end and seq > $1 and seq <= $2 order by seq limit $3)
+              from host_events where ($6 or $7) and case when device is null then $7 else $6 end and seq > $1 and seq <= $2 order by seq limit $3)
          )
          select * from next order by seq limit $3",
     )

@@ -10,7 +10,7 @@ use sqlx::{FromRow, PgConnection, PgExecutor, PgPool};
 use super::{DbError, residency, seconds};
 use crate::ids::{Incarnation, JobId};
 
-pub use states::{Drain, newly_lost, set_device, set_draining, tell_back, tell_lost};
+pub use states::{Drain, Unleased, newly_lost, set_device, set_draining, tell_back, tell_lost, try_take};
 
 /// What an agent says of itself when it starts.
 #[derive(Debug, Clone)]
@@ -194,6 +194,8 @@ pub struct Heartbeat {
     pub superseded: bool,
     /// The operator asked this host to drain.
     pub draining: bool,
+    /// This host was told to be lost, with its devices: the lease had ended by the database's clock.
+    pub told_lost: bool,
     /// Running here, and somebody asked to cancel.
     pub cancels: Vec<JobId>,
     /// Said to be running here, but no longer ours.
@@ -223,11 +225,13 @@ pub async fn heartbeat(
             .await?
             .rows_affected()
             == 1;
-    let host_row: Option<(Incarnation, bool)> =
-        sqlx::query_as("select incarnation, draining from hosts where name = $1")
-            .bind(host)
-            .fetch_optional(&mut *db)
-            .await?;
+    let host_row: Option<(Incarnation, bool, bool)> = sqlx::query_as(
+        "select h.incarnation, h.draining, coalesce(s.told = 'lost', false)
+         from hosts h left join host_states s on s.host = h.name where h.name = $1",
+    )
+    .bind(host)
+    .fetch_optional(&mut *db)
+    .await?;
     let believed: Vec<(JobId, i64, bool, bool)> = sqlx::query_as(
         "select id, fence, cancel_requested_at is not null, coalesce(claimed_at < now() - make_interval(secs => $2), true)
          from jobs where incarnation = $1 and state = 'running'",
@@ -240,8 +244,9 @@ pub async fn heartbeat(
     let named = |id: JobId, fence: i64| running.contains(&(id, fence));
     Ok(Heartbeat {
         renewed,
-        superseded: host_row.as_ref().is_none_or(|(incarnation, _)| *incarnation != me),
-        draining: host_row.is_some_and(|(_, draining)| draining),
+        superseded: host_row.as_ref().is_none_or(|(incarnation, ..)| *incarnation != me),
+        draining: host_row.as_ref().is_some_and(|(_, draining, _)| *draining),
+        told_lost: host_row.is_some_and(|(incarnation, _, lost)| incarnation == me && lost),
         cancels: believed
             .iter()
             .filter(|(id, fence, cancel, _)| *cancel && named(*id, *fence))
@@ -275,8 +280,10 @@ pub async fn release_lease(pool: &PgPool, me: Incarnation) -> Result<(), DbError
         // before the lease's row, as by everybody who writes what is resident
         residency::lock(&mut tx, &hosts).await?;
         sqlx::query("delete from host_leases where incarnation = $1").bind(me).execute(&mut *tx).await?;
+        // before any event is written, as it may have to be waited for
+        states::take(&mut tx, &hosts).await?;
         residency::remove_unleased(&mut tx, &hosts).await?;
-        tell_lost(&mut *tx, &hosts).await?;
+        tell_lost(&mut *tx, &hosts, Unleased::GivenUp).await?;
     }
     Ok(tx.commit().await?)
 }

@@ -1,5 +1,7 @@
 //! Writes of the states of hosts and devices: each statement that changes one writes the events that tell of it, so that neither is ever
-//! there without the other. All but a drain are made under the host's lock of residency, one after the other.
+//! there without the other. All but a drain are made under the host's lock of residency, one after the other. What is told of a host itself is
+//! told with its row taken before, by a statement of its own: the one that tells then sees what others have told, and holds the table of events
+//! for no longer than it takes.
 //!
 //! A lost device is told once: how its runner fares until it is back is no news. A quarantined one is told again with another reason.
 
@@ -8,7 +10,7 @@ use std::collections::BTreeSet;
 use sqlx::{PgConnection, PgExecutor};
 
 use super::{DeviceRow, Registration};
-use crate::db::DbError;
+use crate::{db::DbError, ids::Incarnation};
 
 /// `$ctes` end with `told`: what (a host where it has no device) went from which state to which, and why.
 macro_rules! telling {
@@ -23,15 +25,15 @@ macro_rules! telling {
     };
 }
 
-/// The host of an agent that registers, which has its row. Each start is told: what ran there before is gone.
+/// The host of an agent that registers, which has taken its row. Each start is told: what ran there before is gone.
 pub(super) async fn tell_started(tx: &mut PgConnection, host: &str) -> Result<(), DbError> {
     sqlx::query(telling!(
         "with before as (
-             select name, told_state from hosts where name = $1
+             select told from host_states where host = $1
          ), stored as (
-             update hosts h set told_state = 'ready' from before b where h.name = b.name
+             insert into host_states (host, told) values ($1, 'ready') on conflict (host) do update set told = excluded.told
          ), told as (
-             select name as host, null as device, told_state as was, 'ready' as state, 'its agent was started' as reason from before
+             select $1 as host, null as device, (select told from before) as was, 'ready' as state, 'its agent was started' as reason
          )"
     ))
     .bind(host)
@@ -148,42 +150,59 @@ pub enum Drain {
     Asked,
     /// The operator lets it take work again.
     TakenBack,
-    /// Its own agent is on its way out.
-    Leaving,
+    /// Its own agent, this start of it, is on its way out; a successor's host is not drained by it.
+    Leaving(Incarnation),
 }
 
 impl Drain {
+    /// Which agent the host must have; any where it is the operator who asks.
+    fn of(self) -> Option<Incarnation> {
+        match self {
+            Self::Asked | Self::TakenBack => None,
+            Self::Leaving(me) => Some(me),
+        }
+    }
+
     fn reason(self) -> &'static str {
         match self {
             Self::Asked => "drained by the operator",
             Self::TakenBack => "undrained by the operator",
-            Self::Leaving => "its agent is stopping",
+            Self::Leaving(_) => "its agent is stopping",
         }
     }
 }
 
-/// Asks a host to take no new work, or to take it again; nothing where there is no such host. One that was told to be lost stays so
-/// until its agent is back.
+/// Asks a host to take no new work, or to take it again, in the caller's transaction; nothing where there is no such host. One that was told
+/// to be lost stays so until its agent is back.
 ///
 /// # Errors
 /// Database errors.
-pub async fn set_draining(db: impl PgExecutor<'_>, host: &str, drain: Drain) -> Result<(), DbError> {
+pub async fn set_draining(tx: &mut PgConnection, host: &str, drain: Drain) -> Result<(), DbError> {
+    let taken =
+        sqlx::query("select 1 from hosts where name = $1 and ($2::text is null or incarnation = $2) for no key update")
+            .bind(host)
+            .bind(drain.of())
+            .fetch_optional(&mut *tx)
+            .await?;
+    if taken.is_none() {
+        return Ok(());
+    }
     sqlx::query(telling!(
         "with before as (
-             select name, told_state from hosts where name = $1 for no key update
+             select h.name, s.told as was, case when s.told = 'lost' then 'lost' when $2 then 'draining' else 'ready' end as state
+             from hosts h left join host_states s on s.host = h.name where h.name = $1
+         ), drained as (
+             update hosts h set draining = $2 from before b where h.name = b.name
          ), stored as (
-             update hosts h set draining = $2, told_state = case
-                 when b.told_state = 'lost' then 'lost' when $2 then 'draining' else 'ready' end
-             from before b where h.name = b.name
-             returning h.name, b.told_state as was, h.told_state as state
+             insert into host_states (host, told) select name, state from before on conflict (host) do update set told = excluded.told
          ), told as (
-             select name as host, null as device, was, state, $3::text as reason from stored where was is distinct from state
+             select name as host, null as device, was, state, $3::text as reason from before where was is distinct from state
          )"
     ))
     .bind(host)
     .bind(drain != Drain::TakenBack)
     .bind(drain.reason())
-    .execute(db)
+    .execute(tx)
     .await?;
     Ok(())
 }
@@ -192,20 +211,29 @@ pub async fn set_draining(db: impl PgExecutor<'_>, host: &str, drain: Drain) -> 
 ///
 /// # Errors
 /// Database errors.
-pub async fn tell_back(db: impl PgExecutor<'_>, host: &str) -> Result<(), DbError> {
+pub async fn tell_back(tx: &mut PgConnection, host: &str) -> Result<(), DbError> {
+    // most reports are of hosts that were not away, and take no row
+    let was_lost = sqlx::query(
+        "select 1 from hosts h join host_states s on s.host = h.name
+         where h.name = $1 and s.told = 'lost' for no key update of h",
+    )
+    .bind(host)
+    .fetch_optional(&mut *tx)
+    .await?;
+    if was_lost.is_none() {
+        return Ok(());
+    }
     sqlx::query(telling!(
-        "with before as (
-             select name, draining from hosts where name = $1 and told_state = 'lost' for no key update
-         ), stored as (
-             update hosts h set told_state = case when b.draining then 'draining' else 'ready' end
-             from before b where h.name = b.name
-             returning h.name, h.told_state as state
+        "with stored as (
+             update host_states s set told = case when h.draining then 'draining' else 'ready' end
+             from hosts h where h.name = $1 and s.host = h.name
+             returning s.host, s.told as state
          ), told as (
-             select name as host, null as device, 'lost' as was, state, 'its agent has its lease again' as reason from stored
+             select host, null as device, 'lost' as was, state, 'its agent has its lease again' as reason from stored
          )"
     ))
     .bind(host)
-    .execute(db)
+    .execute(tx)
     .await?;
     Ok(())
 }
@@ -216,34 +244,69 @@ pub async fn tell_back(db: impl PgExecutor<'_>, host: &str) -> Result<(), DbErro
 /// Database errors.
 pub async fn newly_lost(db: impl PgExecutor<'_>) -> Result<BTreeSet<String>, DbError> {
     let hosts: Vec<String> = sqlx::query_scalar(
-        "select h.name from hosts h
+        "select h.name from hosts h left join host_states s on s.host = h.name
          where not exists (select 1 from host_leases l where l.incarnation = h.incarnation and l.lease_until > now())
-             and (h.told_state is distinct from 'lost' or exists (select 1 from devices d where d.host = h.name and d.state <> 'lost'))",
+             and (s.told is distinct from 'lost' or exists (select 1 from devices d where d.host = h.name and d.state <> 'lost'))",
     )
     .fetch_all(db)
     .await?;
     Ok(hosts.into_iter().collect())
 }
 
-/// Of these hosts, which the caller has locked, those whose agents have no valid lease are lost with their devices. An agent that has its
-/// lease again afterwards records how its devices are, once it may have the lock.
+/// Takes the rows of these hosts, as [`tell_lost`] needs it.
 ///
 /// # Errors
 /// Database errors.
-pub async fn tell_lost(db: impl PgExecutor<'_>, hosts: &BTreeSet<String>) -> Result<(), DbError> {
+pub(super) async fn take(tx: &mut PgConnection, hosts: &BTreeSet<String>) -> Result<(), DbError> {
+    sqlx::query("select 1 from hosts where name = any($1) order by name for no key update")
+        .bind(hosts.iter().collect::<Vec<_>>())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// The same without waiting, for who holds what others wait for: which of them it got.
+///
+/// # Errors
+/// Database errors.
+pub async fn try_take(tx: &mut PgConnection, hosts: &BTreeSet<String>) -> Result<BTreeSet<String>, DbError> {
+    let got: Vec<String> =
+        sqlx::query_scalar("select name from hosts where name = any($1) order by name for no key update skip locked")
+            .bind(hosts.iter().collect::<Vec<_>>())
+            .fetch_all(tx)
+            .await?;
+    Ok(got.into_iter().collect())
+}
+
+/// How it came that an agent has no valid lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unleased {
+    /// It gave the lease up.
+    GivenUp,
+    /// Nobody said: the lease has ended, or is not there.
+    Found,
+}
+
+/// Of these hosts, which the caller has locked and whose rows it has taken, those whose agents have no valid lease are lost with their devices.
+/// An agent that has its lease again afterwards finds it told at its next heartbeat, and records how its devices are once it may have the lock.
+///
+/// # Errors
+/// Database errors.
+pub async fn tell_lost(db: impl PgExecutor<'_>, hosts: &BTreeSet<String>, unleased: Unleased) -> Result<(), DbError> {
     sqlx::query(telling!(
         "with gone as (
-             select h.name, h.told_state as was, case
+             select h.name, s.told as was, case
+                 when $2 then 'its agent has stopped'
                  when exists (select 1 from host_leases l where l.incarnation = h.incarnation) then 'the lease of its agent has expired'
-                 else 'its agent has stopped' end as reason
-             from hosts h
+                 else 'its agent has no lease' end as reason
+             from hosts h left join host_states s on s.host = h.name
              where h.name = any($1)
                  and not exists (select 1 from host_leases l where l.incarnation = h.incarnation and l.lease_until > now())
-             order by h.name for no key update
          ), with_them as (
              select d.id, d.host, d.state as was, g.reason from devices d join gone g on g.name = d.host where d.state <> 'lost'
          ), hosts_stored as (
-             update hosts h set told_state = 'lost' from gone g where h.name = g.name and g.was is distinct from 'lost'
+             insert into host_states (host, told) select name, 'lost' from gone where was is distinct from 'lost'
+             on conflict (host) do update set told = excluded.told
          ), devices_stored as (
              update devices d set state = 'lost', reason = w.reason, updated_at = now() from with_them w where d.id = w.id
          ), told as (
@@ -253,6 +316,7 @@ pub async fn tell_lost(db: impl PgExecutor<'_>, hosts: &BTreeSet<String>) -> Res
          )"
     ))
     .bind(hosts.iter().collect::<Vec<_>>())
+    .bind(unleased == Unleased::GivenUp)
     .execute(db)
     .await?;
     Ok(())

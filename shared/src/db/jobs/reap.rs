@@ -72,10 +72,12 @@ pub async fn reap(tx: &mut PgConnection, (role, term): (&str, i64), jitter: f64)
     let mut unleased = residency::unleased_hosts(tx).await?;
     unleased.append(&mut farm::newly_lost(&mut *tx).await?);
     // not waited for: the leader's row is in hand, and whoever writes for one of them may take long. The next pass has the rest.
-    let ours = residency::try_lock(tx, &unleased).await?;
+    let locked = residency::try_lock(tx, &unleased).await?;
+    let ours = farm::try_take(tx, &locked).await?;
     if !ours.is_empty() {
+        // first: an agent that renews its lease between the two learns that it was lost, and reports anew
+        farm::tell_lost(&mut *tx, &ours, farm::Unleased::Found).await?;
         residency::remove_unleased(tx, &ours).await?;
-        farm::tell_lost(&mut *tx, &ours).await?;
     }
     if !reaped.lost.is_empty() || !reaped.unplaced.is_empty() {
         notify(tx, listen::SCHEDULE, "").await?;
