@@ -38,7 +38,7 @@ use crate::{
     context::Agent,
     error::WorkError,
     executors::{PipelineChange, Recorded},
-    judge::{self, Other, ReadComponent, Reads},
+    judge::{self, Differing, ReadComponent, Reads},
     publisher, residents,
 };
 
@@ -148,7 +148,7 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
     for component in met.refused {
         aliases::give_back(agent, component).await;
     }
-    for other in met.others {
+    for other in met.differing.others {
         agent.metrics.digest_mismatches.inc();
         tracing::error!(
             component = other.component.map(tracing::field::display), files = ?other.files, expected = other.expected,
@@ -165,8 +165,8 @@ struct Met {
     merged: Vec<(ComponentId, ComponentId)>,
     /// Those whose bytes are not the registered ones and must not stay resident (G7).
     refused: Vec<ComponentId>,
-    /// Reads that were not what is registered, whose files are marked.
-    others: Vec<Other>,
+    /// Reads that were not what is registered.
+    differing: Differing,
     /// Models whose files stay marked, because nothing of them could be compared.
     uncompared: Vec<String>,
     /// What was recorded of a pipeline.
@@ -188,7 +188,7 @@ async fn apply(
         Effects::Made { root, model, hashed } => {
             hashed::record(agent, tx, lease, hashed, met).await?;
             let (id, name) = models::record_one(tx, &agent.host, root, model).await?;
-            let report = hashed::told(report, hashed, &met.others, &met.uncompared);
+            let report = hashed::told(report, hashed, &met.differing.others, &met.uncompared);
             Ok(with_result(&with_result(&report, "model", id.to_string().into()), "name", name.into()))
         }
         Effects::Artifacts(left, digests) => {
@@ -196,7 +196,7 @@ async fn apply(
             Ok(with_result(&report, "artifacts", names(left)))
         }
         Effects::Misread(read) => {
-            met.others.extend(judge::component(agent, tx, lease.id, read).await?);
+            judge::component(agent, tx, lease.id, read, &mut met.differing).await?;
             Ok(report.clone())
         }
         Effects::Scanned { roots, again } => {
@@ -223,13 +223,13 @@ async fn apply(
         }
         Effects::Hashed(done) => {
             hashed::record(agent, tx, lease, done, met).await?;
-            Ok(hashed::told(report, done, &met.others, &met.uncompared))
+            Ok(hashed::told(report, done, &met.differing.others, &met.uncompared))
         }
         Effects::Validated(validation, reads, digests) => {
-            met.others.extend(judge::all(agent, tx, lease.id, reads).await?);
+            judge::all(agent, tx, lease.id, reads, &mut met.differing).await?;
             let mut report = resident(agent, tx, lease, digests, report, met).await?;
             let read: Vec<FileKey> = reads.files.iter().map(|(file, _)| file.into()).collect();
-            if !judge::names(&met.others, &read) && judge::is_marked(agent, tx, &read).await? {
+            if !met.differing.names(&read) && judge::is_marked(agent, tx, &read).await? {
                 let said = "files of the model stay marked as corrupt: nothing is registered that what was read of them could be compared \
                             with, and nothing of them was recorded; once they are known to be good, replace or touch them and scan";
                 report = with_result(&report, "still_marked", said.into());
@@ -267,7 +267,7 @@ async fn resident(
         for (component, digest) in refused {
             met.refused.push(component);
             let read = ReadComponent { component, files: files_in_ram(agent, component), digest: digest.to_owned() };
-            met.others.extend(judge::component(agent, tx, lease.id, &read).await?);
+            judge::component(agent, tx, lease.id, &read, &mut met.differing).await?;
         }
         return Ok(report);
     }

@@ -52,6 +52,27 @@ pub struct Other {
     pub actual: String,
 }
 
+/// What was found not to be what is registered.
+#[derive(Debug, Default)]
+pub struct Differing {
+    /// Reads whose files are marked.
+    pub others: Vec<Other>,
+    /// Files in which no model here has the component any more that was read from them: neither well nor marked.
+    pub elsewhere: Vec<FileKey>,
+}
+
+impl Differing {
+    /// How much that is: more when something was found since.
+    pub fn count(&self) -> usize {
+        self.others.len().saturating_add(self.elsewhere.len())
+    }
+
+    /// Whether one of these files is among those that are marked for it.
+    pub fn names(&self, files: &[FileKey]) -> bool {
+        self.others.iter().any(|other| other.files.iter().any(|file| files.contains(file)))
+    }
+}
+
 /// Which file a source is.
 pub fn key(source: &SourceFile) -> FileKey {
     key_of(&source.expected)
@@ -96,7 +117,7 @@ pub async fn must_not_be_marked(agent: &Agent, files: &[(PathBuf, FileKey)]) -> 
     Err(WorkError::CorruptFile { path: path.unwrap_or_default(), host: agent.host.clone(), expected, actual })
 }
 
-/// Compares what one component was read with with what is registered.
+/// Compares what one component was read with with what is registered, and notes what differs.
 ///
 /// # Errors
 /// Database errors.
@@ -105,19 +126,22 @@ pub async fn component(
     tx: &mut Session,
     job: JobId,
     read: &ReadComponent,
-) -> Result<Option<Other>, DbError> {
+    differing: &mut Differing,
+) -> Result<(), DbError> {
     let ReadComponent { component, files, digest } = read;
-    let judged = models::judge_component(tx, reader(agent, job), *component, files, digest).await?;
-    Ok(match judged {
+    match models::judge_component(tx, reader(agent, job), *component, files, digest).await? {
         Judged::Other(expected) => {
-            Some(Other { component: Some(*component), files: files.clone(), expected, actual: digest.clone() })
+            let (component, files, actual) = (Some(*component), files.clone(), digest.clone());
+            differing.others.push(Other { component, files, expected, actual });
         }
-        Judged::Registered | Judged::Unknown => None,
-    })
+        Judged::Elsewhere => differing.elsewhere.extend(files),
+        Judged::Registered | Judged::Unknown => {}
+    }
+    Ok(())
 }
 
-/// Compares the hashes of whole files with the recorded ones, and records those of files that have none, unless they are among `bad` or
-/// marked: what was not compared with anything would count as well from then on. Those that differ.
+/// Compares the hashes of whole files with the recorded ones, notes those that differ, and records those of files that have none, unless a
+/// component's read of them differs or they are marked: what was not compared with anything would count as well from then on.
 ///
 /// # Errors
 /// Database errors.
@@ -126,36 +150,41 @@ pub async fn files(
     tx: &mut Session,
     job: JobId,
     read: &[(FileIdentity, FileHashRow)],
-    bad: &[Other],
-) -> Result<Vec<Other>, DbError> {
+    differing: &mut Differing,
+) -> Result<(), DbError> {
     let mut others = Vec::new();
     for (file, hashes) in read {
         let key = FileKey::from(file);
+        let is_bad = || differing.names(&[key]) || differing.elsewhere.contains(&key);
         match models::judge_file(tx, reader(agent, job), file, &hashes.blake3).await? {
             Judged::Other(expected) => {
                 others.push(Other { component: None, files: vec![key], expected, actual: hashes.blake3.clone() });
             }
-            Judged::Unknown if !names(bad, &[key]) && !is_marked(agent, tx, &[key]).await? => {
+            Judged::Unknown if !is_bad() && !is_marked(agent, tx, &[key]).await? => {
                 hashes::record_file(tx, &agent.host, file, hashes).await?;
             }
-            Judged::Registered | Judged::Unknown => {}
+            Judged::Registered | Judged::Elsewhere | Judged::Unknown => {}
         }
     }
-    Ok(others)
+    differing.others.extend(others);
+    Ok(())
 }
 
-/// Compares all that a job read; what differs.
+/// Compares all that a job read, and notes what differs.
 ///
 /// # Errors
 /// Database errors.
-pub async fn all(agent: &Agent, tx: &mut Session, job: JobId, reads: &Reads) -> Result<Vec<Other>, DbError> {
-    let mut others = Vec::new();
+pub async fn all(
+    agent: &Agent,
+    tx: &mut Session,
+    job: JobId,
+    reads: &Reads,
+    differing: &mut Differing,
+) -> Result<(), DbError> {
     for read in &reads.components {
-        others.extend(component(agent, tx, job, read).await?);
+        component(agent, tx, job, read, differing).await?;
     }
-    let more = files(agent, tx, job, &reads.files, &others).await?;
-    others.extend(more);
-    Ok(others)
+    files(agent, tx, job, &reads.files, differing).await
 }
 
 /// Whether one of these files is still marked on this host.
@@ -174,14 +203,10 @@ pub fn uncompared(path: &str) -> String {
     )
 }
 
-/// What a hash job read of a component.
+/// What a hash job read of a component. Where it took over what was read before, it says nothing of the files: they may have gone bad since.
 pub fn of_part(part: &HashedPart) -> ReadComponent {
-    ReadComponent { component: part.id, files: part.files.clone(), digest: part.digest.clone() }
-}
-
-/// Whether one of these files is among those that differ.
-pub fn names(others: &[Other], files: &[FileKey]) -> bool {
-    others.iter().any(|other| other.files.iter().any(|file| files.contains(file)))
+    let files = if part.is_taken_over { Vec::new() } else { part.files.clone() };
+    ReadComponent { component: part.id, files, digest: part.digest.clone() }
 }
 
 fn reader(agent: &Agent, job: JobId) -> Reader<'_> {
@@ -203,6 +228,19 @@ mod tests {
     }
 
     #[test]
+    fn what_was_taken_over_says_nothing_of_files() {
+        let part = |is_taken_over| HashedPart {
+            id: ComponentId::generate(),
+            kind: "vae".into(),
+            digest: "a".into(),
+            is_taken_over,
+            tensors: Vec::new(),
+            files: vec![FileKey { size_bytes: 1, mtime_ns: 1, inode: 1, dev: 1 }],
+        };
+        assert_eq!((of_part(&part(true)).files.len(), of_part(&part(false)).files.len()), (0, 1));
+    }
+
+    #[test]
     fn what_differs_names_all_files_of_its_component_and_no_other() {
         let key = |inode| FileKey { size_bytes: 1, mtime_ns: 1, inode, dev: 1 };
         let of = |files: &[u64]| Other {
@@ -211,8 +249,8 @@ mod tests {
             expected: "a".into(),
             actual: "b".into(),
         };
-        let others = [of(&[1, 2]), of(&[])];
-        assert!(names(&others, &[key(2), key(9)]));
-        assert!(!names(&others, &[key(3)]) && !names(&others, &[]) && !names(&[], &[key(1)]));
+        let differing = Differing { others: vec![of(&[1, 2]), of(&[])], elsewhere: vec![key(3)] };
+        assert!(differing.names(&[key(2), key(9)]) && differing.count() == 3);
+        assert!(!differing.names(&[key(3)]) && !differing.names(&[]) && !Differing::default().names(&[key(1)]));
     }
 }

@@ -57,6 +57,11 @@ impl Sse {
         tokio::time::timeout(patience, self.read()).await.expect("an event in time")
     }
 
+    /// The next event where it has come already.
+    pub async fn arrived(&mut self) -> Option<SseEvent> {
+        tokio::time::timeout(Duration::ZERO, self.read()).await.ok().flatten()
+    }
+
     /// All events to the end of the stream.
     pub async fn rest(&mut self, patience: Duration) -> Vec<SseEvent> {
         let mut events = Vec::new();

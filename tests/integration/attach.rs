@@ -411,7 +411,7 @@ const NOBODY: &str = "65534";
 /// A program of this user, which has nothing of root's but what is open to all.
 fn as_user(user: &str, program: &str) -> Command {
     let mut setpriv = Command::new("setpriv");
-    setpriv.args(["--reuid", user, "--clear-groups", "--", program]).current_dir("/");
+    setpriv.args(["--reuid", user, "--regid", user, "--clear-groups", "--", program]).current_dir("/");
     setpriv
 }
 

@@ -11,11 +11,11 @@ use serde_json::{Map, Value, json};
 use shared::{
     error::{ErrorBody, ErrorCode},
     job::JobState,
-    wire::{CorruptFile, JobDetail, ValidationReport},
+    wire::{CorruptFile, JobDetail, ModelDetail, ValidationReport},
 };
 
 use crate::support::{
-    big_model, bytes_move, device_is, flip, load, load_with, loaded, nothing_is_resident, small_model,
+    big_model, bytes_move, device_is, failing_disk, flip, load, load_with, loaded, nothing_is_resident, small_model,
 };
 
 /// What is marked of a model on a host.
@@ -216,6 +216,37 @@ async fn nothing_is_registered_from_a_file_that_is_marked() {
     assert!(again.components[0].digest.is_some() && small.components[0].digest == again.components[0].digest);
 }
 
+/// A hash job takes over the digest of the same file under another name. The file goes bad before the job ends: what was not read takes no
+/// mark off.
+#[tokio::test]
+async fn a_digest_that_was_taken_over_takes_no_mark_off() {
+    let farm = Farm::start().await;
+    small_model(&farm);
+    // small ones are hashed first
+    ModelFile::vae(mebibytes(4)).write(&farm.path("behind"), "last.safetensors");
+    let Some(disk) = failing_disk(&farm) else { return };
+    let _agent = farm.agent_with_library(farm.agent("a").root("far", farm.path("mounted"))).await;
+    let all = json!({ "kind": "hash", "target": "host:a" });
+    let hash = json!({ "kind": "hash", "args": { "model": "small" }, "target": "host:a" });
+    job_ends(&farm, hash, JobState::Succeeded).await;
+    let path = farm.library().join("small.safetensors");
+    fs::hard_link(&path, farm.library().join("again.safetensors")).expect("a link");
+    job_ends(&farm, json!({ "kind": "scan", "target": "host:a" }), JobState::Succeeded).await;
+    disk.hang();
+    let job = farm.api.submit("/v1/jobs", all).await;
+    wait_for("a read that hangs", SHORT, || async { if disk.held() > 0 { Ok(()) } else { Err("none".to_owned()) } })
+        .await;
+    flip(&path, 1 << 20);
+    assert_eq!(validated(&farm, "small", "a").await.summary.verdict, "invalid");
+    let before = marked(&farm, "small", "a").await;
+    assert_eq!(before.len(), 2, "the component's and the file's: {before:?}");
+    disk.answer();
+    let told = farm.api.job_ended(job.id, JobState::Succeeded, LONG).await.job.result.expect("a result");
+    assert!(told["still_marked"][0].as_str().is_some_and(|path| path.contains("again.safetensors")), "{told}");
+    assert_eq!(marked(&farm, "small", "a").await, before);
+    assert!(farm.model("last").await.digest.is_some(), "the rest is hashed");
+}
+
 /// Components of one file have a mark each, and the file counts once.
 #[tokio::test]
 async fn components_of_one_file_are_marked_each() {
@@ -280,15 +311,22 @@ fn write_shards(folder: &Path) -> PathBuf {
     folder.join(name(1))
 }
 
-/// A good copy of one of the shards in its place.
-async fn replaced(farm: &Farm, shard: &Path) {
-    let folder = farm.library().join("new");
+/// Another copy of one of the shards in its place, with one bit flipped where that is said.
+async fn replaced_by(farm: &Farm, (shard, host): (&Path, &str), flipped: Option<u64>) {
+    let folder = farm.path("new");
     fs::create_dir(&folder).expect("a folder");
     write_shards(&folder);
+    let new = folder.join(shard.file_name().expect("a name"));
+    flipped.iter().for_each(|at| flip(&new, *at));
     fs::remove_file(shard).expect("a removal");
-    fs::rename(folder.join(shard.file_name().expect("a name")), shard).expect("a good file in its place");
+    fs::rename(new, shard).expect("another file in its place");
     fs::remove_dir_all(folder).expect("a removal");
-    job_ends(farm, json!({ "kind": "scan", "target": "host:a" }), JobState::Succeeded).await;
+    job_ends(farm, json!({ "kind": "scan", "target": format!("host:{host}") }), JobState::Succeeded).await;
+}
+
+/// A good copy of one of the shards in its place.
+async fn replaced(farm: &Farm, shard: &Path) {
+    replaced_by(farm, (shard, "a"), None).await;
 }
 
 /// Of a component in several files it is not known at first which is bad. The recorded hashes tell; and where the bad one is replaced, the
@@ -323,6 +361,62 @@ async fn a_model_of_several_files_is_well_once_the_bad_one_is_replaced() {
     flip(&second, last);
     assert_eq!(validated(&farm, "split", "a").await.summary.verdict, "ok");
     assert_eq!(marked(&farm, "split", "a").await, []);
+
+    // they tell as well where the component is another one by now, though another model has the former
+    ModelFile::vae(mebibytes(2)).write(&farm.library(), "whole.safetensors");
+    job_ends(&farm, json!({ "kind": "scan", "target": "host:a" }), JobState::Succeeded).await;
+    loaded(&farm, "whole").await;
+    unloaded(&farm, "whole").await;
+    let former = |model: &ModelDetail| model.components[0].digest.clone();
+    assert_eq!(former(&farm.model("whole").await), former(&farm.model("split").await));
+    flip(&second, last);
+    failed(&farm, "split", json!({ "priority": 2 })).await;
+    replaced_by(&farm, (&second, "a"), Some(last)).await;
+    assert_eq!(marked(&farm, "split", "a").await.len(), 1);
+    validated(&farm, "split", "a").await;
+    assert_eq!(marked(&farm, "split", "a").await, []);
+}
+
+/// Another version comes to both hosts, and one of them registers it: what the other reads of its files is what is registered by then, so a mark
+/// from before says nothing any more.
+#[tokio::test]
+async fn a_mark_ends_where_what_is_read_is_registered_by_then() {
+    let farm = Farm::start().await;
+    let other = farm.library().with_file_name("other");
+    fs::create_dir_all(&other).expect("a folder");
+    let shards = [("a", write_shards(&farm.library())), ("b", write_shards(&other))];
+    let file = ModelFile::vae(mebibytes(3));
+    let single = [&farm.library(), &other].map(|library| file.write(library, "single.safetensors"));
+    let last = fs::metadata(&shards[0].1).expect("the file").len() - 1;
+    let _a = farm.agent_with_library(farm.agent("a")).await;
+    let _b = farm.agent_with_library(farm.agent("b").library(&other)).await;
+    let on = |host: &str, priority: i32| json!({ "target": format!("device:{host}/cpu:0"), "priority": priority });
+    let load_there = async |model: &str, host: &str, priority| {
+        let job = load_with(&farm, model, on(host, priority)).await;
+        farm.api.job_ended(job.id, JobState::Succeeded, SHORT).await;
+    };
+    let versions = [("single", &single[0], 1 << 20), ("split", &shards[0].1, last)];
+    for (model, bad, at) in versions {
+        load_there(model, "b", 1).await;
+        unloaded(&farm, model).await;
+        flip(bad, at);
+        failed(&farm, model, on("a", 2)).await;
+        assert!(!marked(&farm, model, "a").await.is_empty(), "{model}");
+    }
+    // the single file is what the new version is, as it lies there; of the others one is replaced on both hosts
+    flip(&file.write(&other, "single.safetensors"), 1 << 20);
+    for (host, shard) in &shards {
+        replaced_by(&farm, (shard, host), Some(last)).await;
+    }
+    for (model, _, _) in versions {
+        load_there(model, "b", 3).await;
+        unloaded(&farm, model).await;
+        assert_eq!(marked(&farm, model, "a").await.len(), 1, "{model}");
+        assert_eq!(validated(&farm, model, "a").await.summary.verdict, "ok");
+        assert_eq!(marked(&farm, model, "a").await, [], "{model}");
+        load_there(model, "a", 4).await;
+    }
+    farm.assert_ledger_is_clean().await;
 }
 
 /// Where a good one of several files is replaced, the component is another one without a digest. The bad one's bytes do not become it.

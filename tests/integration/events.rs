@@ -72,6 +72,8 @@ async fn a_stream_begins_where_nothing_is_settled_yet() {
     let (_daemon, other) = farm.another_api().await;
     let mut stream = Sse::open(&other, "/v1/events", None).await;
     let after = loaded(&farm, "small").await;
+    let early = stream.arrived().await;
+    assert!(early.is_none(), "an earlier event can still come: {early:?}");
     writer.commit().await.expect("a commit");
     let expected: Vec<i64> = farm.ledger.events(after.job.id).await.iter().map(|event| event.seq).collect();
     let mut seen = Vec::new();

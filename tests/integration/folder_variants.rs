@@ -1,7 +1,7 @@
 //! Folders with several variants of their weights: all are listed, the operator chooses, and every later operation reads what was chosen.
 #![expect(clippy::unwrap_used, reason = "a failed step of a story is a failed story")]
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt};
 
 use harness::{Farm, LONG, ModelFile, SHORT, mebibytes, wait_for};
 use serde_json::{Value, json};
@@ -249,6 +249,13 @@ async fn a_hash_job_that_began_before_a_choice_marks_nothing() {
     disk.answer();
     let told = farm.api.job_ended(hash.id, JobState::Succeeded, LONG).await.job.result.unwrap();
     assert!(told["refused"].is_null() && told["failed"] == json!([]), "{told}");
+    assert_eq!(told["left"], 0, "the job came to the folder itself: {told}");
+    // nor is anything recorded of a file whose component was read and is not in it any more
+    for (part, file, recorded) in [("unet", PLAIN, 0), ("text_encoder", "model.safetensors", 1)] {
+        let inode = fs::metadata(farm.library().join(FOLDER).join(part).join(file)).unwrap().ino().cast_signed();
+        let rows = sqlx::query_scalar::<_, i64>("select count(*) from file_hashes where inode = $1").bind(inode);
+        assert_eq!(rows.fetch_one(farm.ledger.pool()).await.unwrap(), recorded, "{part}");
+    }
     assert_eq!(agent.metric("modelyard_digest_mismatches_total", "").await, 0.0);
     for model in [FOLDER, "again"] {
         assert_eq!(farm.model(model).await.locations[0].corrupt, [], "{model}");

@@ -420,6 +420,11 @@ async fn a_mark_outlives_that_another_variant_is_read_meanwhile() {
     sqlx::query("update corrupt_files set found_at = now() - interval '91 days'").execute(&pool).await.expect("time");
     scan(&chosen).await;
     scan(&usual).await;
+    assert_eq!(marks().await, 1, "it was gone for a moment, however long ago it was found");
+    scan(&chosen).await;
+    sqlx::query("update corrupt_files set left_at = left_at - interval '91 days'").execute(&pool).await.expect("time");
+    scan(&chosen).await;
+    scan(&usual).await;
     assert_eq!(marks().await, 0, "nobody asked for it for so long");
 }
 

@@ -67,9 +67,9 @@ pub(crate) async fn job_events(
 /// Streams the events of the farm
 ///
 /// Server-sent events from now on (the id of where that is comes first, once no transaction is open that had written events when this API
-/// first looked), or after `Last-Event-ID`, of jobs (as in a job's own stream) and of what
-/// else `topics` names, whose data has `seq`, `host`, `device`, `at`, `type` and `data`. An event comes once no earlier one can come any more, so
-/// that none is missed; they are kept as long as those of jobs.
+/// first looked; a stream that begins while one is starts at that first look instead, so that what happened between that and now comes as well),
+/// or after `Last-Event-ID`, of jobs (as in a job's own stream) and of what else `topics` names, whose data has `seq`, `host`, `device`, `at`,
+/// `type` and `data`. An event comes once no earlier one can come any more, so that none is missed; they are kept as long as those of jobs.
 ///
 /// Of `residency`: `residency.resident` when a component is whole in RAM or on a device, `residency.gone` when it is not there any more. `device`
 /// is absent for RAM; `data` has `tier`, `component`, its `kind`, `bytes`, up to eight names of `models` that have it, the `job` that brought it or

@@ -60,17 +60,16 @@ pub(super) async fn record(
 ) -> Result<(), DbError> {
     let mut well = Vec::new();
     for model in &hashed.models {
-        let before = met.others.len();
+        let before = met.differing.count();
         for part in &model.parts {
-            met.others.extend(judge::component(agent, tx, lease.id, &judge::of_part(part)).await?);
+            judge::component(agent, tx, lease.id, &judge::of_part(part), &mut met.differing).await?;
         }
-        if met.others.len() == before {
+        if met.differing.count() == before {
             well.push(model);
         }
     }
-    let files = judge::files(agent, tx, lease.id, &hashed.files, &met.others).await?;
-    met.others.extend(files);
-    well.retain(|model| !judge::names(&met.others, &model.files));
+    judge::files(agent, tx, lease.id, &hashed.files, &mut met.differing).await?;
+    well.retain(|model| !met.differing.names(&model.files));
     // nothing said that these are well again, so they are not what later reads are compared with
     let mut compared = Vec::new();
     for model in well {
@@ -108,7 +107,7 @@ async fn record_models(
     let digests = recorded.iter().map(|part| (part.id, part.digest.as_str())).collect();
     for (component, digest) in register(tx, digests, met).await? {
         for part in recorded.iter().filter(|part| part.id == component && part.digest == digest) {
-            met.others.extend(judge::component(agent, tx, lease.id, &judge::of_part(part)).await?);
+            judge::component(agent, tx, lease.id, &judge::of_part(part), &mut met.differing).await?;
         }
     }
     Ok(())

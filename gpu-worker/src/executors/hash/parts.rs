@@ -50,6 +50,8 @@ pub struct HashedPart {
     pub kind: String,
     /// Digest of its tensors.
     pub digest: String,
+    /// It is that of the same files under another name, and nothing was read for it.
+    pub is_taken_over: bool,
     /// Its tensors in the files.
     pub tensors: Vec<TensorRow>,
     /// The files that they are in.
@@ -139,6 +141,7 @@ impl Parts {
         let mut done = Vec::new();
         for (number, part) in self.parts.into_iter().enumerate() {
             let plain = |index| self.hashes.get(&(number, index)).copied();
+            let is_taken_over = part.digest.is_some();
             let digest = match part.digest {
                 Some(known) => known,
                 None => match digest(&part.request, plain, pace)? {
@@ -147,7 +150,8 @@ impl Parts {
                 },
             };
             let files = part.request.sources.iter().map(judge::key).collect();
-            done.push(HashedPart { id: part.id, kind: part.kind, digest, tensors: part.tensors, files });
+            let Part { id, kind, tensors, .. } = part;
+            done.push(HashedPart { id, kind, digest, is_taken_over, tensors, files });
         }
         Ok(Some(done))
     }

@@ -81,6 +81,16 @@ impl std::fmt::Display for CorruptRow {
     }
 }
 
+/// Of a mark `q`: no component has an unknown digest that a model of its host has in its file. The next read of such a one would not be
+/// compared with anything, and register whatever it finds.
+macro_rules! all_comparable {
+    () => {
+        "not exists (select 1 from model_locations o join model_components p on p.model_id = o.model_id
+                     join components c on c.id = p.component_id
+                     where o.host = q.host and o.files @> jsonb_build_array(q.file) and c.digest is null)"
+    };
+}
+
 /// What became of what was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Judged {
@@ -88,7 +98,10 @@ pub enum Judged {
     Registered,
     /// This is registered instead; the files are marked.
     Other(String),
-    /// Nothing is registered that it could be compared with, or the files are none of what is.
+    /// Something else is registered, and no model here has the component in these files any more: nothing is marked, and what else was read of
+    /// them is not to be recorded.
+    Elsewhere,
+    /// Nothing is registered that it could be compared with.
     Unknown,
 }
 
@@ -108,7 +121,8 @@ pub struct Reader<'a> {
 /// these files here any more: another variant was chosen meanwhile, or a scan found other files.
 ///
 /// A mark names the digest that was registered when it was made. Who reads that one again from the same file has found it well, also where
-/// the model's component is another row now, because one of its other files was replaced.
+/// the model's component is another row now, because one of its other files was replaced. So has who reads what is registered by now, for the
+/// sake of a component that no model here has in the file any more, where all that models have in it can be compared.
 ///
 /// # Errors
 /// Database errors.
@@ -132,7 +146,7 @@ pub async fn judge_component(
     if let Some((component, expected)) = registered.as_ref().filter(|(_, expected)| expected != digest) {
         let its = files_of(tx, reader.host, *component, files).await?;
         if its.is_empty() && !files.is_empty() {
-            return Ok(Judged::Unknown);
+            return Ok(Judged::Elsewhere);
         }
         mark(tx, reader, Some(*component), &its, (expected, digest)).await?;
         return Ok(Judged::Other(expected.clone()));
@@ -146,9 +160,28 @@ pub async fn judge_component(
     .bind(component)
     .bind(keys(files))
     .bind(digest)
+    .execute(&mut *tx)
+    .await?;
+    let Some(component) = component else { return Ok(Judged::Unknown) };
+    let its = files_of(tx, reader.host, component, files).await?;
+    take_former_off(tx, reader.host, &its).await?;
+    Ok(Judged::Registered)
+}
+
+/// Takes the marks off these files that are for the sake of components that no model of the host has in them any more.
+async fn take_former_off(tx: &mut PgConnection, host: &str, files: &[FileKey]) -> Result<(), DbError> {
+    sqlx::query(concat!(
+        "delete from corrupt_files q where q.host = $1 and q.file = any($2) and q.component_id is not null
+           and not exists (select 1 from model_locations l join model_components p on p.model_id = l.model_id
+                           where l.host = $1 and l.files @> jsonb_build_array(q.file) and p.component_id = q.component_id)
+           and ",
+        all_comparable!(),
+    ))
+    .bind(host)
+    .bind(keys(files))
     .execute(tx)
     .await?;
-    Ok(if component.is_some() { Judged::Registered } else { Judged::Unknown })
+    Ok(())
 }
 
 /// Those of these files in which a model of this host has this component, as it is read now.
@@ -174,8 +207,8 @@ async fn files_of(
 }
 
 /// Compares the hash of a whole file with the one that was recorded of the same file, as [`judge_component`] does. A mark for the sake
-/// of a component that is in this file alone is that component's, as long as its digest is known; of one in several files it is told
-/// in this way that it is not this file that went bad.
+/// of a component that is in this file alone is that component's, as long as a model here has it there and its digest is known; of one in
+/// several files, or that no model here has in this one any more, it is told in this way that it is not this file that went bad.
 ///
 /// # Errors
 /// Database errors.
@@ -193,7 +226,10 @@ pub async fn judge_file(
     }
     sqlx::query(
         "delete from corrupt_files q where q.host = $1 and q.file = any($2) and
-             (not exists (select 1 from components c where c.id = q.component_id and c.digest is not null)
+             (not exists (select 1 from model_locations l join model_components p on p.model_id = l.model_id
+                          join components c on c.id = p.component_id
+                          where l.host = $1 and l.files @> jsonb_build_array(q.file) and p.component_id = q.component_id
+                            and c.digest is not null)
               or exists (select 1 from model_locations l join model_components p on p.model_id = l.model_id
                          where l.host = $1 and l.files @> jsonb_build_array(q.file) and p.component_id = q.component_id
                            and jsonb_array_length(l.files) > 1))",
@@ -218,7 +254,7 @@ async fn mark(
          select $1, file, $3, $4, $5, $6 from unnest($2::jsonb[]) as f (file)
          where exists (select 1 from model_locations l where l.host = $1 and l.files @> jsonb_build_array(f.file))
          on conflict (host, file, coalesce(component_id, '')) do update set expected = excluded.expected, actual = excluded.actual,
-             job_id = excluded.job_id, found_at = now()",
+             job_id = excluded.job_id, found_at = now(), left_at = null",
     )
     .bind(reader.host)
     .bind(keys(files))
@@ -237,8 +273,7 @@ fn keys(files: &[FileKey]) -> Vec<Json<FileKey>> {
 }
 
 /// Takes the marks off all files of a model, because somebody says so: how many files are marked no more, and how many still are. Never
-/// off a file of which any component has a digest that is not known, whichever model has it: the next read would not be compared with
-/// anything, and register whatever it finds.
+/// off a file of which any component has a digest that is not known, whichever model has it.
 ///
 /// # Errors
 /// Database errors.
@@ -249,13 +284,11 @@ pub async fn take_marks_off(tx: &mut PgConnection, model: ModelId) -> Result<(i6
     if before == 0 {
         return Ok((0, 0));
     }
-    sqlx::query(
+    sqlx::query(concat!(
         "delete from corrupt_files q using model_locations l
-         where l.host = q.host and l.model_id = $1 and l.files @> jsonb_build_array(q.file)
-           and not exists (select 1 from model_locations o join model_components p on p.model_id = o.model_id
-                           join components c on c.id = p.component_id
-                           where o.host = q.host and o.files @> jsonb_build_array(q.file) and c.digest is null)",
-    )
+         where l.host = q.host and l.model_id = $1 and l.files @> jsonb_build_array(q.file) and ",
+        all_comparable!(),
+    ))
     .bind(model)
     .execute(&mut *tx)
     .await?;
@@ -263,7 +296,7 @@ pub async fn take_marks_off(tx: &mut PgConnection, model: ModelId) -> Result<(i6
     Ok((before - left, left))
 }
 
-/// How long a mark is kept whose file no model has: another variant may be chosen now, and the same file again after that.
+/// How long a mark is kept after no model has its file any more: another variant may be chosen now, and the same file again after that.
 const KEPT_DAYS: i32 = 90;
 
 /// Removes marks whose file no model has for so long that it will not come back as it was; until then they block nothing. The other files
@@ -274,13 +307,18 @@ pub(super) async fn sweep(tx: &mut PgConnection, host: &str) -> Result<(), DbErr
         return Ok(());
     }
     sqlx::query(
-        "delete from corrupt_files q where q.host = $1 and q.found_at < now() - make_interval(days => $2) and not exists
-             (select 1 from model_locations l where l.host = $1 and l.files @> jsonb_build_array(q.file))",
+        "update corrupt_files q set left_at = case when q.left_at is null then now() end
+         where q.host = $1 and (q.left_at is not null) =
+             exists (select 1 from model_locations l where l.host = $1 and l.files @> jsonb_build_array(q.file))",
     )
     .bind(host)
-    .bind(KEPT_DAYS)
-    .execute(tx)
+    .execute(&mut *tx)
     .await?;
+    sqlx::query("delete from corrupt_files where host = $1 and left_at < now() - make_interval(days => $2)")
+        .bind(host)
+        .bind(KEPT_DAYS)
+        .execute(tx)
+        .await?;
     Ok(())
 }
 
