@@ -260,7 +260,7 @@ async fn components_on_other_disks_do_not_wait_for_one_that_hangs() {
     for (budget, beside) in [("1GiB", 2), ("16MiB", 1)] {
         let farm = Farm::start().await;
         let Some(disk) = split(&farm, "unet") else { return };
-        let settings = farm.agent("a").ram_budget(budget).root("far", &farm.path("mounted"));
+        let settings = farm.agent("a").ram_budget(budget).root("far", farm.path("mounted"));
         let _agent = farm.agent_with_library(settings.option("--io-timeout", "600")).await;
         disk.hang();
         let job = load_once(&farm, "sd15-tiny-diffusers").await;
@@ -279,7 +279,7 @@ async fn components_on_other_disks_do_not_wait_for_one_that_hangs() {
 async fn f26_a_cancel_reaches_the_reads_on_every_disk() {
     let farm = Farm::start().await;
     let Some(disk) = split(&farm, "vae") else { return };
-    let settings = farm.agent("a").read_limit("1MB").root("far", &farm.path("mounted"));
+    let settings = farm.agent("a").read_limit("1MB").root("far", farm.path("mounted"));
     let _agent = farm.agent_with_library(settings.option("--io-timeout", "600")).await;
     disk.hang();
     let job = load_once(&farm, "sd15-tiny-diffusers").await;
