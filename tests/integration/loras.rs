@@ -247,7 +247,7 @@ async fn a_lora_for_another_family_is_refused_though_its_dimensions_fit() {
     assert_eq!(left, [false, false]);
 
     // words of an operator's own: of what names no known family nothing is concluded, other names of the same one are the same
-    for (of_lora, of_model) in [("mine", "sd15"), ("sd1.5", "sd15"), ("sd15", "Stable Diffusion 1.5")] {
+    for (of_lora, of_model) in [("mine", "sd15"), ("sd1.5", "sd15"), ("sd15", "stable-diffusion-v1")] {
         for (model, base) in [(lora, of_lora), ("sd15-tiny", of_model)] {
             correct(&farm, model, json!({ "base": base })).await;
             settled(&farm, model).await;
