@@ -141,6 +141,15 @@ pub enum Command {
     Dev(dev::DevCommand),
 }
 
+/// Reads a number that is one: JSON has no word for others, and what is left out means something else.
+///
+/// # Errors
+/// What is no number, not a number, or infinite.
+pub fn finite(text: &str) -> Result<f64, String> {
+    let number: f64 = text.trim().parse().map_err(|error| format!("{error}"))?;
+    number.is_finite().then_some(number).ok_or_else(|| format!("`{text}` is no finite number"))
+}
+
 /// Whether and how long a command waits for its job.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct WaitArgs {

@@ -1,6 +1,7 @@
 //! The one transaction that ends an attempt: the fenced settle together with what the work changed in the catalogue.
 
 mod hashed;
+mod made;
 
 use std::sync::atomic::Ordering;
 
@@ -148,6 +149,11 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
     for component in met.refused {
         aliases::give_back(agent, component).await;
     }
+    if let Effects::Made { root, model, .. } = effects
+        && !met.differing.others.is_empty()
+    {
+        made::withdraw(agent, root, model, lease.id).await;
+    }
     for other in met.differing.others {
         agent.metrics.digest_mismatches.inc();
         tracing::error!(
@@ -186,10 +192,7 @@ async fn apply(
     match effects {
         Effects::None | Effects::Wrote { .. } => Ok(report.clone()),
         Effects::Made { root, model, hashed } => {
-            hashed::record(agent, tx, lease, hashed, met).await?;
-            let (id, name) = models::record_one(tx, &agent.host, root, model).await?;
-            let report = hashed::told(report, hashed, &met.differing.others, &met.uncompared);
-            Ok(with_result(&with_result(&report, "model", id.to_string().into()), "name", name.into()))
+            made::record(agent, tx, lease, report, (root, model, hashed), met).await
         }
         Effects::Artifacts(left, digests) => {
             let report = resident(agent, tx, lease, digests, report, met).await?;

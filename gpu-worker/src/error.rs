@@ -475,7 +475,10 @@ fn write_code(error: &WriteError) -> ErrorCode {
     match error {
         WriteError::BadPath { .. } => ErrorCode::InvalidArgument,
         WriteError::NoFolder { .. } => ErrorCode::NotFound,
-        WriteError::Exists { .. } | WriteError::NotOurs { .. } | WriteError::IsSource { .. } => ErrorCode::Conflict,
+        WriteError::Exists { .. }
+        | WriteError::NotOurs { .. }
+        | WriteError::Displaced { .. }
+        | WriteError::IsSource { .. } => ErrorCode::Conflict,
         WriteError::ReadOnly { .. } | WriteError::HeaderTooLarge { .. } => ErrorCode::Unsupported,
         WriteError::NoSpace { .. } => ErrorCode::InsufficientCapacity,
         WriteError::OtherBytes { .. } => ErrorCode::Corrupt,

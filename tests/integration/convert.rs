@@ -12,7 +12,13 @@ use shared::{
     wire::{ConvertResult, ModelDetail},
 };
 
-use crate::{command_line::modelyard, engine, lora_files, support::bytes_move, torch_files};
+use crate::{
+    command_line::modelyard,
+    corrections::{correct, settled},
+    engine, lora_files,
+    support::bytes_move,
+    torch_files,
+};
 
 fn make_models(farm: &Farm, arch: &str) {
     let made = Command::new(harness::binary("modelyard"))
@@ -259,6 +265,20 @@ async fn a_vae_that_overflows_when_it_runs_keeps_its_type_unless_that_is_named()
     let named = json!({ "dtype": "fp16", "vae_dtype": "fp16", "output": { "path": "all.safetensors" } });
     let made = converted(&farm, "wide", named).await;
     assert!(made.kept.is_empty() && types("all").await.values().all(|dtype| dtype == "F16"), "{made:?}");
+    // a file of nothing but the VAE does not say whose it is: the model that it is put into does
+    converted(&farm, "wide", json!({ "layout": "diffusers", "output": { "path": "folder" } })).await;
+    let lone = farm.library().join("folder/vae/diffusion_pytorch_model.safetensors");
+    fs::copy(lone, farm.library().join("lone.safetensors")).unwrap();
+    let scan = farm.api.submit("/v1/jobs", json!({ "kind": "scan", "target": "host:a" })).await;
+    farm.api.job_ended(scan.id, JobState::Succeeded, SHORT).await;
+    let put = |path: &str| json!({ "vae": "lone", "dtype": "fp16", "output": { "path": path } });
+    let made = converted(&farm, "sdxl-tiny", put("with-lone.safetensors")).await;
+    assert!(made.kept.iter().any(|kept| kept.runs_over) && types("with-lone").await["vae"] == "F32", "{made:?}");
+    // unless its operator says that these weights were trained for it
+    correct(&farm, "lone", json!({ "config": { "vae": { "force_upcast": false } } })).await;
+    settled(&farm, "lone").await;
+    let made = converted(&farm, "sdxl-tiny", put("with-mended.safetensors")).await;
+    assert!(made.kept.is_empty() && types("with-mended").await["vae"] == "F16", "{made:?}");
     // what has 16 bits already keeps them, and nothing is said of it
     let made =
         converted(&farm, "sdxl-tiny", json!({ "dtype": "fp16", "output": { "path": "same.safetensors" } })).await;
@@ -282,6 +302,38 @@ async fn a_model_names_what_it_was_made_from_by_digests_that_nobody_had_known() 
     let known: BTreeMap<String, String> = serde_json::from_value(told["components"].clone()).expect("digests");
     assert_eq!((&known, known.len()), (&digests(&farm, "sd15-tiny").await, 3));
     farm.assert_ledger_is_clean().await;
+}
+
+/// Other bytes than are registered by the time it is done: what was made of them is nobody's, and nothing of it stays.
+#[tokio::test]
+async fn what_was_made_of_other_bytes_than_are_registered_is_taken_away_again() {
+    let farm = Farm::start().await;
+    ModelFile::vae(mebibytes(32)).write(&farm.library(), "small.safetensors");
+    let _agent = farm.agent_with_library(farm.agent("a").hash_limit("0").read_limit("8MiB")).await;
+    let job = farm.api.submit(&convert_path("small"), json!({ "output": { "path": "copy.safetensors" } })).await;
+    wait_for("the source to be hashed", LONG, || async {
+        let begun = farm.library().join(".modelyard-copy.safetensors.partial").exists();
+        if begun { Ok(()) } else { Err("nothing is written yet".to_owned()) }
+    })
+    .await;
+    // as a load on another host registers them meanwhile
+    let digest = format!("blake3:{}", "0".repeat(64));
+    let registered = sqlx::query("update components set digest = $1 where digest is null and kind = 'vae'")
+        .bind(&digest)
+        .execute(farm.ledger.pool())
+        .await
+        .expect("a digest");
+    assert_eq!(registered.rows_affected(), 1);
+    let ended = farm.api.job_ended(job.id, JobState::Failed, LONG).await;
+    let error = ended.job.error.expect("an error");
+    assert!(error.code == ErrorCode::Corrupt && error.message.contains(&digest), "{error:?}");
+    assert!(error.message.contains("small.safetensors") && error.hint.is_some(), "{error:?}");
+    wait_for("what was made to be taken away", SHORT, || async {
+        let there = names(&farm.library());
+        if there == ["small.safetensors"] { Ok(()) } else { Err(format!("{there:?}")) }
+    })
+    .await;
+    farm.api.ask("/v1/models/copy").await.problem(404);
 }
 
 /// A stack that is baked in and the same one applied give the same floats: both are summed and rounded once, in one order.

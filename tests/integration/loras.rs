@@ -127,6 +127,12 @@ async fn a_stack_is_blended_into_one_lora_that_is_catalogued_with_what_it_was_ma
     run(&blend(&again)).await.with(4);
     assert_eq!(std::fs::read(&path).unwrap(), before);
     let cut = run(&blend(&[&again[..], &["--overwrite", "--json"]].concat())).await.json();
+    // nor does it replace the base that it is for, though that was made here
+    run(&["convert", "sdxl-tiny", "-o", "base.safetensors"]).await.with(0);
+    let before = std::fs::read(farm.library().join("base.safetensors")).unwrap();
+    let over = run(&blend(&["-o", "base.safetensors", "--base", "base", "--overwrite"])).await.with(4);
+    assert!(over.contains("that this is made from"), "{over}");
+    assert!(std::fs::read(farm.library().join("base.safetensors")).unwrap() == before);
     let error = cut["error"].as_f64().expect("an error");
     assert!(error > 1e-4 && error < 1.0 && cut["ranks"]["2"].is_number(), "{cut}");
     assert!(
@@ -213,6 +219,12 @@ async fn a_lora_for_another_family_is_refused_though_its_dimensions_fit() {
     assert_eq!(report["families"], json!({ "lora": "sd21", "model": "sd15" }), "{report}");
     assert!(report["refusal"].as_str().is_some_and(|why| why.contains("sd21") && why.contains("sd15")), "{report}");
 
+    let folder = farm.path("cli");
+    std::fs::create_dir(&folder).expect("a folder");
+    let words = ["loras", "check", lora, "sd15-tiny", "--api", farm.api.url()];
+    let shown = modelyard(&folder, &words, SHORT).await.with(ErrorCode::Unsupported.exit_code().into());
+    assert!(shown.contains("families") && shown.contains("the LoRA is for sd21, the model is of sd15"), "{shown}");
+
     let body = json!({ "model": "sd15-tiny", "loras": [{ "lora": lora }], "target": "device:a/cpu:0" });
     let declared = farm.api.request(Method::PUT, "/v1/pipelines/odd").json(&body);
     assert_eq!(farm.api.send(declared).await.status, 201);
@@ -227,13 +239,26 @@ async fn a_lora_for_another_family_is_refused_though_its_dimensions_fit() {
         let error = farm.api.job_ended(job.id, JobState::Failed, LONG).await.job.error.expect("an error");
         assert_eq!(error.code, ErrorCode::InvalidArgument, "{path}: {error:?}");
         assert!(error.message.contains("it is for sd21, the model is of sd15"), "{path}: {error:?}");
+        // a blend says it before anything is read of which the dimensions could be told
+        assert_eq!(error.message.contains("dimensions"), !path.ends_with("/blend"), "{path}: {error:?}");
         assert!(error.hint.is_some_and(|hint| hint.contains("correct `base`")), "{path}");
     }
     let left = ["baked", "blend"].map(|name| farm.library().join(format!("{name}.safetensors")).exists());
     assert_eq!(left, [false, false]);
 
-    correct(&farm, lora, json!({ "base": null })).await;
-    settled(&farm, lora).await;
+    // words of an operator's own: of what names no known family nothing is concluded, other names of the same one are the same
+    for (of_lora, of_model) in [("mine", "sd15"), ("sd1.5", "sd15"), ("sd15", "stable-diffusion-v1")] {
+        for (model, base) in [(lora, of_lora), ("sd15-tiny", of_model)] {
+            correct(&farm, model, json!({ "base": base })).await;
+            settled(&farm, model).await;
+        }
+        let report = checked(&farm, lora, "sd15-tiny").await;
+        assert_eq!((&report["fits"], &report["families"]), (&json!(true), &Value::Null), "{of_lora}: {report}");
+    }
+    for model in [lora, "sd15-tiny"] {
+        correct(&farm, model, json!({ "base": null })).await;
+        settled(&farm, model).await;
+    }
     assert_eq!(checked(&farm, lora, "sd15-tiny").await["fits"], true);
     let job = farm.api.submit("/v1/pipelines/odd/apply", json!({})).await;
     farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;

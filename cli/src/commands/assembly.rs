@@ -93,6 +93,9 @@ impl FromStr for LoraArg {
             Some(_) => number_at_end(rest),
             None => (rest, None),
         };
+        if let Some(weight) = [first, last].into_iter().flatten().find(|weight| !weight.is_finite()) {
+            return Err(format!("`{text}`: the weight {weight} is no finite number"));
+        }
         if name.is_empty() {
             return Err(format!("`{text}` names no LoRA: write NAME, NAME:0.8 or NAME:0.8:0.5"));
         }
@@ -113,6 +116,9 @@ pub(super) fn blocks_at_end(text: &str) -> Result<(&str, BTreeMap<String, f64>),
     };
     let found = text.rsplit_once(':').and_then(|(rest, list)| Some((rest, pairs(list)?)));
     let Some((rest, pairs)) = found else { return Ok((text, BTreeMap::new())) };
+    if let Some((block, factor)) = pairs.iter().find(|(_, factor)| !factor.is_finite()) {
+        return Err(format!("`{text}`: the factor of `{block}` is {factor}, which is no finite number"));
+    }
     let (count, blocks) = (pairs.len(), pairs.into_iter().collect::<BTreeMap<_, _>>());
     if blocks.len() < count {
         return Err(format!("`{text}` names a block twice"));
@@ -175,6 +181,9 @@ mod tests {
         assert_eq!(with_blocks("a:mid_block=-0.5,down_blocks.1=0"), ("a".into(), 1.0, None, two));
         assert_eq!(with_blocks("a:b=c").0, "a:b=c", "what is no factor belongs to the name");
         assert!(of("a:mid_block=1,mid_block=2").is_err() && of(":mid_block=1").is_err());
+        for endless in ["a:nan", "a:0.5:inf", "a:-inf:0.5", "a:0.5:mid_block=nan"] {
+            assert!(of(endless).is_err_and(|why| why.contains("no finite number")), "{endless}");
+        }
         assert!("text_encoder".parse::<EncoderArg>().is_err());
     }
 

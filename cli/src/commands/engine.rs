@@ -11,6 +11,8 @@ use shared::{
     wire::Placing,
 };
 
+use crate::args::finite;
+
 /// Where and how soon.
 #[derive(Debug, Args)]
 pub(super) struct PlacingArgs {
@@ -60,11 +62,11 @@ pub(super) struct SettingsArgs {
     upcast: bool,
 
     /// Factor between the VAE's latents and the UNet's.
-    #[arg(long, value_name = "FACTOR")]
+    #[arg(long, value_name = "FACTOR", value_parser = finite)]
     scaling_factor: Option<f64>,
 
     /// Offset between the VAE's latents and the UNet's.
-    #[arg(long, value_name = "OFFSET", allow_hyphen_values = true)]
+    #[arg(long, value_name = "OFFSET", allow_hyphen_values = true, value_parser = finite)]
     shift_factor: Option<f64>,
 }
 

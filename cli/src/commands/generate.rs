@@ -14,7 +14,12 @@ use super::{
     engine::{PlacingArgs, SettingsArgs, format_of},
     input::{FORMS, InputArg},
 };
-use crate::{args::WaitArgs, client::Client, error::CliError, output::Output};
+use crate::{
+    args::{WaitArgs, finite},
+    client::Client,
+    error::CliError,
+    output::Output,
+};
 
 /// Options of `generate`.
 #[derive(Debug, Args)]
@@ -52,7 +57,7 @@ pub struct GenerateArgs {
     steps: u32,
 
     /// How far the prompt pulls.
-    #[arg(long, value_name = "SCALE", default_value_t = 7.0)]
+    #[arg(long, value_name = "SCALE", default_value_t = 7.0, value_parser = finite)]
     guidance: f64,
 
     /// `euler`, `euler_ancestral`, `ddim` or `dpmpp_2m`.

@@ -18,7 +18,7 @@ use super::{
     settle,
 };
 use crate::{
-    args::{PlaceArgs, WaitArgs},
+    args::{PlaceArgs, WaitArgs, finite},
     client::Client,
     error::CliError,
     output::Output,
@@ -116,7 +116,7 @@ fn weight(text: &str) -> Result<(String, LoraFields), String> {
 fn weights(text: &str) -> Option<(String, LoraFields)> {
     let (name, weights) = text.rsplit_once('=')?;
     let (weight, in_text) = weights.split_once(':').map_or((weights, None), |(weight, text)| (weight, Some(text)));
-    let number = |text: &str| text.trim().parse::<f64>().ok();
+    let number = |text: &str| finite(text).ok();
     let in_text = match in_text {
         None => None,
         Some("same") => Some(None),
@@ -191,7 +191,17 @@ mod tests {
         assert_eq!((blocks.len(), blocks["mid_block"]), (2, 0.5));
         assert_eq!(weight("a:b=0.5").unwrap().0, "a:b", "a name may hold colons");
         assert_eq!(weight("a=x:b=0.5").unwrap().0, "a=x:b");
-        for bad in ["a", "a=much", "a=0.5:much", "a=0.5:mid_block=0.5,mid_block=1"] {
+        for bad in [
+            "a",
+            "a=much",
+            "a=0.5:much",
+            "a=0.5:mid_block=0.5,mid_block=1",
+            // JSON would say `null`, which takes the weight away
+            "a=nan",
+            "a=0.5:nan",
+            "a=0.5:-inf",
+            "a=0.5:mid_block=inf",
+        ] {
             assert!(weight(bad).is_err(), "{bad}");
         }
     }

@@ -14,7 +14,12 @@ use super::{
     engine::PlacingArgs,
     input::{FORMS, InputArg},
 };
-use crate::{args::WaitArgs, client::Client, error::CliError, output::Output};
+use crate::{
+    args::{WaitArgs, finite},
+    client::Client,
+    error::CliError,
+    output::Output,
+};
 
 /// What to do with a UNet.
 #[derive(Debug, Subcommand)]
@@ -44,7 +49,7 @@ pub struct StepArgs {
     output: Option<PathBuf>,
 
     /// The inputs are pairs, first without and then with the prompt, which this scale combines.
-    #[arg(long, value_name = "SCALE")]
+    #[arg(long, value_name = "SCALE", value_parser = finite)]
     guidance: Option<f64>,
 
     #[command(flatten)]

@@ -8,7 +8,13 @@ use shared::{
 };
 
 use super::super::{assembly::LoraArg, engine::PlacingArgs, outcome, settle, text::bytes};
-use crate::{args::WaitArgs, client::Client, error::CliError, follow, output::Output};
+use crate::{
+    args::{WaitArgs, finite},
+    client::Client,
+    error::CliError,
+    follow,
+    output::Output,
+};
 
 /// Options of `loras blend`.
 #[derive(Debug, Args)]
@@ -32,7 +38,7 @@ pub struct BlendArgs {
     rank: Option<u32>,
 
     /// Cut every module to the smallest rank that has this share of its energy, e.g. `0.99`.
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = finite)]
     energy: Option<f64>,
 
     /// `fp16`, `bf16` or `fp32`.

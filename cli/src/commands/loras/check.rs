@@ -5,7 +5,7 @@ use serde::Deserialize;
 use shared::{
     error::ErrorCode,
     job::engine::LoraCheckArgs,
-    wire::{JobView, LoraCheckRequest, LoraCheckResult},
+    wire::{JobView, LoraCheckRequest, LoraCheckResult, OtherFamily},
 };
 
 use super::super::{engine::PlacingArgs, settle, text::bytes};
@@ -62,6 +62,12 @@ fn show(result: &LoraCheckResult, shown: usize, output: Output) -> Result<(), Cl
         ("lora", result.lora.clone()),
         ("base", result.base.clone()),
         ("fits", result.refusal.clone().map_or_else(|| "yes".to_owned(), |why| format!("no: {why}"))),
+        (
+            "families",
+            result.families.as_ref().map_or_else(String::new, |OtherFamily { lora, model }| {
+                format!("the LoRA is for {lora}, the model is of {model}")
+            }),
+        ),
         ("touches", result.components.join(", ")),
         (
             "matched",

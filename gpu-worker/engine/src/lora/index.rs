@@ -10,22 +10,39 @@ use super::{
     spelling::components,
 };
 
-/// Modules that the settings beside the factors may scale, told from the names of a file's tensors: those with factors and no `alpha` of
-/// their own. Each with the components whose settings may be its own, of which the first with settings counts.
+/// A module that the settings beside the factors may scale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScaledBeside {
+    /// The components whose settings may be its own, of which the first with settings counts.
+    pub places: Vec<&'static str>,
+    /// Its factors show no rank: neither matrix of a LoKr is a product.
+    pub needs_rank: bool,
+}
+
+/// Those modules, told from the names of a file's tensors: the ones with factors and no `alpha` of their own.
 #[must_use]
-pub fn scaled_beside<'n>(names: impl Iterator<Item = &'n str>) -> BTreeMap<&'n str, Vec<&'static str>> {
+pub fn scaled_beside<'n>(names: impl Iterator<Item = &'n str>) -> BTreeMap<&'n str, ScaledBeside> {
     let mut modules: BTreeMap<&str, BTreeSet<Part>> = BTreeMap::new();
     for (stem, part) in names.filter_map(split) {
         modules.entry(stem).or_default().insert(part);
     }
     modules.retain(|_, parts| has_rank(parts) && !parts.contains(&Part::Alpha));
-    modules.into_keys().map(|stem| (stem, components(stem).0.iter().copied().chain([""]).collect())).collect()
+    let scaled = |(stem, parts): (&'n str, BTreeSet<Part>)| {
+        let places = components(stem).0.iter().copied().chain([""]).collect();
+        (stem, ScaledBeside { places, needs_rank: needs_rank(&parts) })
+    };
+    modules.into_iter().map(scaled).collect()
 }
 
 /// Whether a change of these parts is divided by a rank: whole changes, and biases, are not.
 fn has_rank(parts: &BTreeSet<Part>) -> bool {
     let of_lora = [Part::Down, Part::Up, Part::Mid];
     parts.iter().any(|part| of_lora.contains(part) || (Part::HadaW1A..=Part::LokrT2).contains(part))
+}
+
+fn needs_rank(parts: &BTreeSet<Part>) -> bool {
+    let is_lokr = parts.iter().any(|part| (Part::LokrW1..=Part::LokrT2).contains(part));
+    is_lokr && !parts.contains(&Part::LokrW1B) && !parts.contains(&Part::LokrW2B)
 }
 
 /// The modules of a LoRA file by stem, over the file's bytes.
@@ -111,9 +128,14 @@ mod tests {
         ];
         let scaled = scaled_beside(names.into_iter());
         let second: &[&str] = &["text_encoder_2", ""];
-        let expected: [(&str, &[&str]); 4] =
-            [("lora_te2_c", second), ("lora_te2_d", second), ("lora_te2_e", second), ("unet.a", &["unet", ""])];
-        let found: Vec<(&str, &[&str])> = scaled.iter().map(|(stem, places)| (*stem, places.as_slice())).collect();
+        let expected: [(&str, &[&str], bool); 4] = [
+            ("lora_te2_c", second, false),
+            ("lora_te2_d", second, true),
+            ("lora_te2_e", second, false),
+            ("unet.a", &["unet", ""], false),
+        ];
+        let found: Vec<(&str, &[&str], bool)> =
+            scaled.iter().map(|(stem, of)| (*stem, of.places.as_slice(), of.needs_rank)).collect();
         assert_eq!(found, expected);
     }
 }

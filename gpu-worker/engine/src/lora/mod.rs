@@ -32,7 +32,7 @@ pub(crate) use change::{Added, Stored, matrix};
 pub(crate) use dense::Delta;
 pub use estimate::estimate;
 pub use file::{Lora, LoraError, LoraTensor, Module};
-pub use index::{LoraIndex, scaled_beside};
+pub use index::{LoraIndex, ScaledBeside, scaled_beside};
 pub use matching::{Fit, Mismatch, Report, match_base};
 pub use merge::{MergeError, merge, merge_tensor};
 pub use parallel::Failed;

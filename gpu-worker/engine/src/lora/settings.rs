@@ -109,6 +109,18 @@ impl AdapterDocument {
     /// # Errors
     /// [`SettingsError`]: the first field that is wrong.
     pub fn of(&self, component: &str) -> Result<Option<AdapterSettings>, SettingsError> {
+        self.read(component, true)
+    }
+
+    /// The same without the ranks of LoKr, for modules whose factors show theirs.
+    ///
+    /// # Errors
+    /// [`SettingsError`]: the first field that is wrong, of those that are read.
+    pub fn without_ranks(&self, component: &str) -> Result<Option<AdapterSettings>, SettingsError> {
+        self.read(component, false)
+    }
+
+    fn read(&self, component: &str, with_ranks: bool) -> Result<Option<AdapterSettings>, SettingsError> {
         let name = |key: &str| name(component, key);
         let kind = self.kind(&name("peft_type"))?;
         let alpha = self.field::<f64>(&name(kind.alpha()))?;
@@ -121,7 +133,7 @@ impl AdapterDocument {
             alphas: patterns(&name("alpha_pattern"), pattern.unwrap_or_default())?,
             rank_stabilised: self.field(&name("use_rslora"))?.unwrap_or(false),
             transposed: self.field(&name("fan_in_fan_out"))?.unwrap_or(false),
-            ranks: if kind == Kind::Lokr { Some(self.ranks(component)?) } else { None },
+            ranks: if with_ranks && kind == Kind::Lokr { Some(self.ranks(component)?) } else { None },
         }))
     }
 
@@ -264,6 +276,12 @@ mod tests {
         assert_eq!(bare.scale("a", 0), 1.0, "PEFT's own alpha over its own rank");
         let told = serde_json::to_string(&lokr).unwrap();
         assert_eq!(serde_json::from_str::<AdapterSettings>(&told).unwrap(), lokr);
+        let document =
+            AdapterDocument::parse(r#"{"peft_type": "LOKR", "r": 4, "alpha": 16, "rank_pattern": {"a.*": 2}}"#)
+                .unwrap();
+        let wrong = document.of("").unwrap_err();
+        assert!(matches!(&wrong, SettingsError::Pattern { field, .. } if field == "rank_pattern"), "{wrong:?}");
+        assert_eq!(document.without_ranks("").unwrap().unwrap().scale("a", 2), 8.0, "the factors show the rank");
         let other = of(r#"{"peft_type": "ADALORA", "lora_alpha": 8}"#).unwrap_err();
         assert!(matches!(&other, SettingsError::Kind { kind, .. } if kind == "ADALORA"), "{other:?}");
     }

@@ -37,7 +37,7 @@ pub use look::{Found, bytes as look_bytes, look};
 pub use plan::{Document, OutFile, OutTensor, Plan, Request};
 pub use source::{Model, Said};
 pub use widened::Widened;
-pub use write::{Job, Made, MadeFile, check_goal, write};
+pub use write::{Job, Made, MadeFile, check_goal, withdraw, write};
 
 use crate::dtype::Dtype;
 

@@ -1,6 +1,8 @@
 //! Small models of real names from one layout into another and back: the same tensors byte for byte, and nothing left behind by
 //! whatever ends early.
 
+mod taken;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -396,26 +398,6 @@ fn an_interrupted_attempt_is_gone_on_with_and_a_changed_source_is_not() {
     let place = Place::open(dir.path(), "none.safetensors").unwrap();
     write(&job(&plan, &place, &|| false), &mut |_| ControlFlow::Break(())).unwrap_err();
     assert_eq!(listing(dir.path()), ["again.safetensors", "folder", "m.safetensors", "out.safetensors"]);
-}
-
-/// Somebody takes the name while the model is written: theirs stays, and nothing of ours.
-#[test]
-fn a_name_that_is_taken_meanwhile_leaves_nothing_of_what_was_written() {
-    let dir = TempDir::new().unwrap();
-    let path = checkpoint(dir.path(), &SD15, &plain);
-    for to in ["out.safetensors", "folder"] {
-        let layout = if to == "folder" { Layout::Diffusers } else { Layout::SingleFile };
-        let plan = Plan::new(&open(&path), None, &request(layout, Precision::Keep)).unwrap();
-        let place = Place::open(dir.path(), to).unwrap();
-        let mut take = |_| {
-            fs::write(place.path(), "theirs").unwrap();
-            ControlFlow::Continue(())
-        };
-        let refused = write(&job(&plan, &place, &|| true), &mut take);
-        assert!(matches!(refused, Err(ConvertError::Write(WriteError::Exists { .. }))), "{refused:?}");
-        assert_eq!(fs::read(place.path()).unwrap(), b"theirs");
-    }
-    assert_eq!(listing(dir.path()), ["folder", "m.safetensors", "out.safetensors"]);
 }
 
 /// Doubles a weight and a fused one.

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     probe::{Probe, read_json},
     safetensors,
-    write::{JOB_KEY, NOTE_FILE, NOTE_SCHEMA, Partial, Place, WriteError},
+    write::{JOB_KEY, NOTE_FILE, NOTE_SCHEMA, Partial, Place, Standing, WriteError, remove},
 };
 
 /// Small writes are gathered up to this.
@@ -85,7 +85,22 @@ pub struct Made {
 /// # Errors
 /// [`WriteError::Exists`] and others.
 pub fn check_goal(place: &Place, job: &str, overwrite: bool) -> Result<(), WriteError> {
-    place.is_done(place.written(writer_of)?, Some(job), overwrite).map(|_| ())
+    place.standing(Some(job), overwrite, &writer_of).map(|_| ())
+}
+
+/// Removes what this job wrote, because it is nobody's result; whether it was there. What others have put there since stays.
+///
+/// # Errors
+/// [`WriteError`].
+pub fn withdraw(place: &Place, job: &str) -> Result<bool, WriteError> {
+    match place.standing(Some(job), false, &writer_of) {
+        Ok(Standing::Done) => {
+            remove(&place.path()).map_err(|source| place.failed("removing it", source))?;
+            Ok(true)
+        }
+        Ok(_) | Err(WriteError::Exists { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Writes it. `pace` is told of every chunk of bytes that is read or read back.
@@ -94,19 +109,20 @@ pub fn check_goal(place: &Place, job: &str, overwrite: bool) -> Result<(), Write
 /// [`ConvertError`]. Nothing with the goal's name has changed then; what is in the making stays only where [`Job::keep`] says so.
 pub fn write(job: &Job<'_>, pace: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<Made, ConvertError> {
     let place = job.place;
-    let earlier = place.written(writer_of)?;
-    let is_done = place.is_done(earlier, Some(&job.job), job.overwrite)?;
+    let standing = place.standing(Some(&job.job), job.overwrite, &writer_of)?;
     let busy = || ConvertError::Busy { path: place.path().display().to_string() };
     let mut partial = Partial::open(place, !job.plan.is_file())?.ok_or_else(busy)?;
-    if is_done {
+    if standing == Standing::Done {
         partial.discard();
         return finished(&place.path(), job.plan, pace);
     }
     let made = Writer::new(job, &mut partial, pace).and_then(Writer::run);
     // somebody may have taken the name meanwhile: then it is no use either
-    let named = made.and_then(|made| partial.publish(job.overwrite).map(|()| made).map_err(ConvertError::from));
+    let named = made.and_then(|made| partial.publish(standing, &writer_of).map(|()| made).map_err(ConvertError::from));
     named.inspect_err(|error| {
-        if !(is_passing(error) && (job.keep)()) {
+        // another's file that could not be put back has the name of what was in the making
+        let is_theirs = matches!(error, ConvertError::Write(WriteError::Displaced { .. }));
+        if !(is_theirs || is_passing(error) && (job.keep)()) {
             partial.discard();
         }
     })

@@ -20,10 +20,12 @@ const LEVEL_0: &[&str] = &[
 ];
 /// Attention right after the middle, or a second text encoder beside a UNet: SDXL.
 const XL: &[&str] = &["up_blocks_0_attentions_", "output_blocks_0_1_", "lora_te2_", "text_encoder_2_"];
-/// Attention in the third of four levels without level 0: the refiner.
+/// Attention in the third of four levels without level 0: the refiner, or SD 1 and SD 2 where only these levels were trained.
 const REFINER: &[&str] = &["up_blocks_2_attentions_", "output_blocks_6_1_"];
 /// Several transformer layers per attention in the middle: SDXL or its refiner.
 const DEEP: &[&str] = &["mid_block_attentions_0_transformer_blocks_1_", "middle_block_1_transformer_blocks_1_"];
+/// The second transformer layer of an attention, which SD 1 and SD 2 have nowhere.
+const SECOND_LAYER: &[&str] = &["_transformer_blocks_1_"];
 
 /// Sets the base, or the reason why it is unknown.
 pub(super) fn decide(verdict: &mut Verdict, adapted: &[Adapted<'_>]) {
@@ -51,7 +53,9 @@ pub(super) fn decide(verdict: &mut Verdict, adapted: &[Adapted<'_>]) {
     } else if let Some(key) = find(XL) {
         verdict.saw("lora.xl_module", key, "sdxl");
         Base::Sdxl
-    } else if let (Some(key), false) = (find(REFINER), context.is_some_and(|width| width != 1280)) {
+    } else if let (Some(key), true) =
+        (find(REFINER), context.map_or_else(|| find(SECOND_LAYER).is_some(), |width| width == 1280))
+    {
         verdict.saw("lora.refiner_module", key, "sdxl-refiner");
         Base::SdxlRefiner
     } else {
@@ -97,7 +101,7 @@ fn one_or_two(verdict: &mut Verdict, adapted: &[Adapted<'_>], context: Option<u6
             verdict.saw("lora.encoder_depth", &item.tensor.name, "more than 12 layers");
             Base::Sd21
         }
-        None => encoder_width(verdict, adapted),
+        None => encoder_width(verdict, adapted, true),
     }
 }
 
@@ -113,21 +117,24 @@ fn by_width(verdict: &mut Verdict, adapted: &[Adapted<'_>], context: Option<u64>
                 verdict.saw("lora.deep_attention", key, "sdxl");
                 Base::Sdxl
             }
-            None => encoder_width(verdict, adapted),
+            None => encoder_width(verdict, adapted, false),
         },
     }
 }
 
-fn encoder_width(verdict: &mut Verdict, adapted: &[Adapted<'_>]) -> Base {
-    let single = adapted
-        .iter()
-        .any(|item| item.module.starts_with("lora_te_") || item.module.starts_with("text_encoder_text_model"));
-    let Some((key, width)) = width(adapted, "self_attn_q_proj").filter(|_| single) else {
+/// By the width of its text encoder. One of 768 is SD 1's, and the first of SDXL's as well: unless modules of the UNet say that it
+/// `is_one_or_two`, only kohya's name for the encoder of a model that has no other tells them apart.
+fn encoder_width(verdict: &mut Verdict, adapted: &[Adapted<'_>], is_one_or_two: bool) -> Base {
+    let begins = |prefix: &str| adapted.iter().any(|item| item.module.starts_with(prefix));
+    let is_only = begins("lora_te_");
+    let Some((key, width)) =
+        width(adapted, "self_attn_q_proj").filter(|_| is_only || begins("text_encoder_text_model"))
+    else {
         return Base::Unknown;
     };
     verdict.saw("lora.encoder_width", key, width);
     match width {
-        768 => Base::Sd15,
+        768 if is_only || is_one_or_two => Base::Sd15,
         1024 => Base::Sd21,
         _ => Base::Unknown,
     }

@@ -3,7 +3,8 @@
 use crate::vocab::Base;
 
 /// The family that a text names; none for families that are not known here.
-pub(crate) fn base(text: &str) -> Option<Base> {
+#[must_use]
+pub fn base(text: &str) -> Option<Base> {
     let plain: String = text.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
     // the first beginning that fits: the refiner before SDXL, longer names before shorter ones
     let known = [
@@ -62,6 +63,10 @@ mod tests {
             ("stable-diffusion-xl-v1-refiner", Some(Base::SdxlRefiner)),
             ("SD 3.5 Large", Some(Base::Sd3)),
             ("Flux.1 D", Some(Base::Flux)),
+            // this program's own words
+            ("sdxl-refiner", Some(Base::SdxlRefiner)),
+            ("sd21", Some(Base::Sd21)),
+            ("unknown", None),
             ("FLUX.2", None),
             ("Other", None),
         ];

@@ -12,6 +12,7 @@ mod tests;
 
 use serde_json::{Value, json};
 
+pub use claim::base as claimed_base;
 pub use extracted::{BaseClaim, Civitai, Extracted, Network, SidecarFacts, Training};
 
 use crate::{
@@ -27,7 +28,7 @@ pub const EXTRACTED_KEY: &str = "extracted";
 
 /// Version of everything that an inspection answers: raised whenever the same file may get another answer, so that
 /// a scan reads again what older rules recognised.
-pub const RULES_VERSION: u32 = 4;
+pub const RULES_VERSION: u32 = 5;
 
 /// Gathers what the model's own metadata, its configs and its side-cars say. The first source that
 /// names a field wins: the file itself, then side-cars in the order of [`crate::sidecar::SidecarKind`].

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _, io::Write, ops::ControlFlow, p
 
 use sha2::{Digest, Sha256};
 
-use super::{JOB_KEY, Place, WriteError, header};
+use super::{JOB_KEY, Place, Standing, WriteError, header};
 use crate::{
     inspection::FileFacts,
     probe::Probe,
@@ -63,8 +63,8 @@ impl Copy {
         let old = safetensors::read(from, "")?;
         let header = header::bytes(&old, &self.fields(&old))?;
         let bytes = (header.len() as u64).saturating_add(seen.size.saturating_sub(old.data_begin));
-        let earlier = place.written(writer_of)?;
-        if place.is_done(earlier, Some(&self.job), self.overwrite)? {
+        let standing = place.standing(Some(&self.job), self.overwrite, &writer_of)?;
+        if standing == Standing::Done {
             return Ok(Copied { bytes, payload_sha256: None });
         }
         place.must_have_room(bytes)?;
@@ -75,7 +75,7 @@ impl Copy {
         if let Some(expected) = self.payload_sha256.clone().filter(|expected| *expected != payload) {
             return Err(WriteError::OtherBytes { path: from.to_owned(), expected, found: payload });
         }
-        place.publish(draft, self.overwrite)?;
+        place.publish(draft, standing, &writer_of)?;
         Ok(Copied { bytes, payload_sha256: Some(payload) })
     }
 

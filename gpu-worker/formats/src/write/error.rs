@@ -37,6 +37,17 @@ pub enum WriteError {
         /// What is in the way.
         path: PathBuf,
     },
+    /// What somebody put there in the last moment was moved away and could not be put back.
+    #[error("{} was somebody else's, and cannot be put back: it is at {} now; move it away before anything is written there again", path.display(), now.display())]
+    Displaced {
+        /// Where it was.
+        path: PathBuf,
+        /// Where it is.
+        now: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
     /// What has that name is read for what is written.
     #[error("{} is a model that this is made from; it is not overwritten", path.display())]
     IsSource {

@@ -11,6 +11,7 @@ mod copy;
 mod document;
 mod error;
 mod header;
+mod name;
 mod partial;
 mod place;
 mod tensors;
@@ -22,7 +23,8 @@ pub(crate) use document::is_ours;
 pub use document::{Document, Hashes, SCHEMA, Written};
 pub use error::WriteError;
 pub(crate) use header::framed;
-pub(crate) use partial::Partial;
+pub(crate) use name::Standing;
+pub(crate) use partial::{Partial, remove};
 pub use place::Place;
 pub use tensors::{NewFile, NewTensor};
 
@@ -47,13 +49,14 @@ pub fn sidecar(place: &Place, document: &Document, overwrite: bool) -> Result<u6
         .map_err(|source| place.failed("making the side-car", std::io::Error::other(source)))?;
     text.push(b'\n');
     let bytes = text.len() as u64;
-    let earlier = place.written(document::writer_of)?;
-    if place.is_done(earlier, document.written.as_ref().map(|written| written.job.as_str()), overwrite)? {
+    let job = document.written.as_ref().map(|written| written.job.as_str());
+    let standing = place.standing(job, overwrite, &document::writer_of)?;
+    if standing == Standing::Done {
         return Ok(bytes);
     }
     place.must_have_room(bytes)?;
     let mut draft = place.draft()?;
     draft.file.write_all(&text).map_err(|source| place.failed("writing the side-car", source))?;
-    place.publish(draft, overwrite)?;
+    place.publish(draft, standing, &document::writer_of)?;
     Ok(bytes)
 }

@@ -9,11 +9,14 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags},
+    fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags},
     io::Errno,
 };
 
-use super::{Place, WriteError};
+use super::{
+    Place, WriteError,
+    name::{Standing, WriterOf},
+};
 
 /// Something in the making.
 #[derive(Debug)]
@@ -79,27 +82,17 @@ impl<'p> Partial<'p> {
         if self.folder.is_some() { path.join(below) } else { path }
     }
 
-    /// Gives it the name of its goal, in place of something of ours only where that is allowed.
+    /// Gives it the name of its goal, in place of something of ours only where that was there.
     ///
     /// # Errors
     /// [`WriteError::Exists`] and others; it then stays as it is.
-    pub(crate) fn publish(&self, overwrite: bool) -> Result<(), WriteError> {
+    pub(crate) fn publish(&self, standing: Standing, writer_of: WriterOf<'_>) -> Result<(), WriteError> {
         let (place, name) = (self.place, partial_name(self.place));
         if let Some(folder) = &self.folder {
             sync_folders(&self.path("")).map_err(|source| place.failed("flushing its folders", source))?;
             rustix::fs::fsync(folder).map_err(|errno| place.failed("flushing its folder", errno.into()))?;
         }
-        let flags = if overwrite && place.status()?.is_some() { RenameFlags::EXCHANGE } else { RenameFlags::NOREPLACE };
-        match rustix::fs::renameat_with(&place.folder, &name, &place.folder, &place.name, flags) {
-            Ok(()) => {}
-            Err(Errno::EXIST) => return Err(WriteError::Exists { path: place.path() }),
-            // file systems that know no such renaming: nothing has the name, or it may be replaced
-            Err(Errno::INVAL | Errno::NOSYS) if flags == RenameFlags::EXCHANGE || place.status()?.is_none() => {
-                rustix::fs::renameat(&place.folder, &name, &place.folder, &place.name)
-                    .map_err(|errno| place.failed("naming it", errno.into()))?;
-            }
-            Err(errno) => return Err(place.failed("naming it", errno.into())),
-        }
+        place.take(&name, standing, writer_of)?;
         rustix::fs::fsync(&place.folder).map_err(|errno| place.failed("flushing the folder", errno.into()))?;
         // what was replaced has this name now
         self.discard();
@@ -141,7 +134,11 @@ fn sync_folders(folder: &std::path::Path) -> io::Result<()> {
     Ok(())
 }
 
-fn remove(path: &std::path::Path) -> io::Result<()> {
+/// Removes a file or a folder with what is in it; nothing is as good.
+///
+/// # Errors
+/// What the system answers.
+pub(crate) fn remove(path: &std::path::Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(there) if there.is_dir() => std::fs::remove_dir_all(path),
         Ok(_) => std::fs::remove_file(path),

@@ -10,11 +10,14 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags},
+    fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, ResolveFlags},
     io::Errno,
 };
 
-use super::WriteError;
+use super::{
+    WriteError,
+    name::{Standing, WriterOf},
+};
 use crate::inspection::FileFacts;
 
 /// What drafts begin and end with: hidden, and no model's extension, so that no scan takes one for a model.
@@ -36,11 +39,16 @@ pub(super) struct Draft<'p> {
     pub(super) file: File,
     place: &'p Place,
     name: String,
+    /// Somebody else's file has the name and could not be put back.
+    is_theirs: bool,
 }
 
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
-        // one that was published has this name no longer
+        if self.is_theirs {
+            return;
+        }
+        // what was published has this name no longer, and what it replaced has it
         let _ = rustix::fs::unlinkat(&self.place.folder, &self.name, AtFlags::empty());
     }
 }
@@ -104,28 +112,6 @@ impl Place {
         }
     }
 
-    /// The job that wrote what is there, as `reader` tells; none when nothing is there.
-    pub(crate) fn written(&self, reader: impl Fn(&Path) -> Option<String>) -> Result<Option<Earlier>, WriteError> {
-        let Some(there) = self.status()? else { return Ok(None) };
-        Ok(Some(Earlier { job: (there.is_file() || there.is_dir()).then(|| reader(&self.path())).flatten() }))
-    }
-
-    /// Whether what is there is this job's own work, of an attempt that was interrupted after it.
-    pub(crate) fn is_done(
-        &self,
-        earlier: Option<Earlier>,
-        job: Option<&str>,
-        overwrite: bool,
-    ) -> Result<bool, WriteError> {
-        match earlier {
-            None => Ok(false),
-            Some(Earlier { job: writer @ Some(_) }) if writer.as_deref() == job => Ok(true),
-            Some(_) if !overwrite => Err(WriteError::Exists { path: self.path() }),
-            Some(Earlier { job: Some(_) }) => Ok(false),
-            Some(Earlier { job: None }) => Err(WriteError::NotOurs { path: self.path() }),
-        }
-    }
-
     pub(crate) fn must_have_room(&self, needed_bytes: u64) -> Result<(), WriteError> {
         let stats = rustix::fs::fstatvfs(&self.folder).map_err(|errno| self.failed("asking for room", errno.into()))?;
         let free_bytes = stats.f_bavail.saturating_mul(stats.f_frsize);
@@ -144,7 +130,7 @@ impl Place {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.folder, &name, flags, Mode::from_raw_mode(0o644))
             .map_err(|errno| self.failed("making a file", errno.into()))?;
-        let draft = Draft { file: File::from(file), place: self, name };
+        let draft = Draft { file: File::from(file), place: self, name, is_theirs: false };
         rustix::fs::flock(&draft.file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|errno| self.failed("locking the draft", errno.into()))?;
         Ok(draft)
@@ -169,36 +155,18 @@ impl Place {
     }
 
     /// Flushes a draft and gives it its name: a free one, unless something of ours is to be replaced.
-    pub(super) fn publish(&self, draft: Draft<'_>, overwrite: bool) -> Result<(), WriteError> {
+    pub(super) fn publish(
+        &self,
+        mut draft: Draft<'_>,
+        standing: Standing,
+        writer_of: WriterOf<'_>,
+    ) -> Result<(), WriteError> {
         draft.file.sync_all().map_err(|source| self.failed("flushing it", source))?;
-        let named = if overwrite {
-            rustix::fs::renameat(&self.folder, &draft.name, &self.folder, &self.name)
-        } else {
-            self.name_freely(&draft.name)
-        };
-        named.map_err(|errno| match errno {
-            Errno::EXIST => WriteError::Exists { path: self.path() },
-            errno => self.failed("naming it", errno.into()),
-        })?;
+        let named = self.take(&draft.name, standing, writer_of);
+        draft.is_theirs = matches!(named, Err(WriteError::Displaced { .. }));
+        named?;
         rustix::fs::fsync(&self.folder).map_err(|errno| self.failed("flushing the folder", errno.into()))
     }
-
-    /// File systems without this kind of renaming have links, which do not replace either; the draft's own name is removed then.
-    fn name_freely(&self, draft: &str) -> Result<(), Errno> {
-        let renamed = rustix::fs::renameat_with(&self.folder, draft, &self.folder, &self.name, RenameFlags::NOREPLACE);
-        match renamed {
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                rustix::fs::linkat(&self.folder, draft, &self.folder, &self.name, AtFlags::empty())
-            }
-            renamed => renamed,
-        }
-    }
-}
-
-/// What was there before.
-#[derive(Debug)]
-pub(crate) struct Earlier {
-    job: Option<String>,
 }
 
 /// Folder and name; only plain parts.

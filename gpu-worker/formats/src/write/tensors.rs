@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, io::Write, ops::ControlFlow};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Copied, JOB_KEY, Place, WriteError, copy::writer_of, header::framed};
+use super::{Copied, JOB_KEY, Place, Standing, WriteError, copy::writer_of, header::framed};
 use crate::Dtype;
 
 /// Bytes that are written at a time.
@@ -51,7 +51,8 @@ impl NewFile<'_> {
         let header = self.header(place, &payload)?;
         let bytes = self.tensors.iter().map(|tensor| tensor.bytes.len()).sum::<usize>() + header.len();
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        if place.is_done(place.written(writer_of)?, Some(&self.job), self.overwrite)? {
+        let standing = place.standing(Some(&self.job), self.overwrite, &writer_of)?;
+        if standing == Standing::Done {
             return Ok(Copied { bytes, payload_sha256: None });
         }
         place.must_have_room(bytes)?;
@@ -63,7 +64,7 @@ impl NewFile<'_> {
                 return Err(WriteError::Stopped);
             }
         }
-        place.publish(draft, self.overwrite)?;
+        place.publish(draft, standing, &writer_of)?;
         Ok(Copied { bytes, payload_sha256: Some(payload) })
     }
 

@@ -89,6 +89,29 @@ fn a_copy_has_the_same_tensors_and_more_metadata() {
     assert_eq!(safetensors::read(&place.path(), "").unwrap().metadata[JOB_KEY], "j2");
 }
 
+/// Overwriting is allowed for what was there when the job began and is a job's, whatever comes in the hours after.
+#[test]
+fn what_somebody_puts_there_while_a_copy_is_made_stays() {
+    let dir = TempDir::new().unwrap();
+    let from = model(dir.path());
+    let place = Place::open(dir.path(), "c.safetensors").unwrap();
+    let over = |job: &str| Copy { overwrite: true, ..copy(job) };
+    let mut others_come = |_: u64| {
+        fs::copy(&from, place.path()).unwrap();
+        ControlFlow::Continue(())
+    };
+    let free = over("j1").make(&from, &facts(&from), &place, &mut others_come);
+    assert!(matches!(free, Err(WriteError::Exists { .. })), "{free:?}");
+    assert_eq!(fs::read(place.path()).unwrap(), fs::read(&from).unwrap());
+    fs::remove_file(place.path()).unwrap();
+
+    copy("j1").make(&from, &facts(&from), &place, &mut go).unwrap();
+    let ours = over("j2").make(&from, &facts(&from), &place, &mut others_come);
+    assert!(matches!(ours, Err(WriteError::NotOurs { .. })), "{ours:?}");
+    assert_eq!(fs::read(place.path()).unwrap(), fs::read(&from).unwrap());
+    assert_eq!(names(dir.path()), ["c.safetensors", "m.safetensors"]);
+}
+
 #[test]
 fn what_is_not_finished_leaves_nothing() {
     let dir = TempDir::new().unwrap();

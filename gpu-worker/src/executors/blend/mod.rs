@@ -72,7 +72,10 @@ pub(super) async fn run(agent: &Arc<Agent>, args: BlendLorasArgs, attempt: &Atte
     }
     let (root, folder) = root_of(agent, &args).await?;
     let path = args.output.path.clone();
-    let sources: Vec<FileFacts> = parts.iter().flat_map(|part| &part.inspection.files).cloned().collect();
+    // the base is read as well, and what is made for it must not take its place
+    let of_base = base.iter().flat_map(|base| &base.files);
+    let sources: Vec<FileFacts> =
+        parts.iter().flat_map(|part| &part.inspection.files).chain(of_base).cloned().collect();
     let find = move || {
         let place = Place::open(&folder, &path)?;
         place.must_be_none_of(&sources).map(|()| place)
@@ -108,13 +111,14 @@ struct Base {
     known: Option<String>,
     /// What a LoRA can change of it.
     tensors: Vec<BaseTensor>,
+    files: Vec<FileFacts>,
 }
 
 async fn base_of(agent: &Arc<Agent>, attempt: &Attempt, id: ModelId) -> Result<Base, WorkError> {
     let base = wanted(agent, id, None).await?;
     let headers = inspect(agent, attempt, &base).await?;
     let (tensors, known) = (base_tensors(&base.components, &headers), parts::base(&base.model, &headers));
-    Ok(Base { name: base.model.name, family: base.model.base, known, tensors })
+    Ok(Base { name: base.model.name, family: base.model.base, known, tensors, files: headers.files })
 }
 
 /// A LoRA in RAM; one that is for another family than the base is refused before that.
@@ -122,8 +126,9 @@ async fn part(agent: &Arc<Agent>, attempt: &Attempt, used: &LoraUse, base: Optio
     let wanted = wanted(agent, used.lora, Some(&vec!["lora".to_owned()])).await?;
     let inspection = inspect(agent, attempt, &wanted).await?;
     let family = parts::base(&wanted.model, &inspection);
-    let families = base.and_then(|base| lora::other_family(family.as_deref(), base.known.as_deref()));
-    if let (Some(base), Some(reason)) = (base, lora::refusal(None, families.as_ref())) {
+    let other = |base: &Base| lora::other_family(family.as_deref(), base.known.as_deref());
+    if let Some((base, families)) = base.and_then(|base| Some((base, other(base)?))) {
+        let reason = lora::of_family(&families);
         return Err(WorkError::LoraRefused { lora: wanted.model.name, base: base.name.clone(), reason });
     }
     let (lease, _) = resident(agent, attempt, &wanted, &inspection).await?;

@@ -49,7 +49,8 @@ pub(super) async fn run(agent: &Arc<Agent>, args: ConvertArgs, attempt: &Attempt
     work.plan(&work.request)?;
     blocking("looking at the goal", work.goal(attempt)).await??;
     // what it is made from is written into it for ever: nothing of that may be missing because a scan was just before
-    let hashed = hash::missing(agent, attempt, [work.args.model].into_iter().chain(work.args.vae)).await?;
+    let wanted = [work.args.model].into_iter().chain(work.args.vae).collect();
+    let hashed = hash::missing(agent, attempt, wanted).await?;
     for source in [&mut work.base].into_iter().chain(work.vae.as_mut()) {
         source.know(agent, &hashed).await?;
     }
@@ -142,11 +143,13 @@ impl Work {
     }
 
     /// Whether weights of a VAE would be narrowed to 16 bits that nobody asked that of by name, and that overflows when it runs in them.
-    /// Of SDXL's that is known, and a config that says otherwise goes with weights that were trained again for it.
+    /// Of SDXL's that is known, and a config that says otherwise goes with weights that were trained again for it. A file of nothing but a
+    /// VAE shows no family: it is of that of the model that it is put into.
     fn vae_runs_over(&self, plan: &Plan) -> bool {
         let source = self.vae.as_ref().unwrap_or(&self.base);
         let inspection = &source.model.inspection;
-        let is_known = matches!(inspection.base, Base::Sdxl | Base::SdxlRefiner);
+        let family = source.family().or_else(|| self.base.family());
+        let is_known = matches!(family, Some(Base::Sdxl | Base::SdxlRefiner));
         let config = parts::config(&source.wanted.model, inspection, ComponentKind::Vae.as_str());
         let is_safe = config.is_some_and(|config| config["force_upcast"] == false);
         let tensors = plan.files.iter().flat_map(|file| &file.tensors);

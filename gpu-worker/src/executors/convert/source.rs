@@ -1,6 +1,10 @@
 //! A model that takes part: its rows, and the headers of its files on this host.
 
-use model_formats::convert::{Model, Said};
+use model_formats::{
+    Base,
+    convert::{Model, Said},
+    metadata::claimed_base,
+};
 use serde_json::Value;
 use shared::{db::models, ids::ModelId};
 
@@ -53,6 +57,11 @@ impl Source {
             row.digest = part.map(|part| part.digest.clone()).or_else(|| row.digest.take());
         }
         Ok(())
+    }
+
+    /// Its family; none where neither its operator nor its files say one that is known.
+    pub(super) fn family(&self) -> Option<Base> {
+        parts::base(&self.wanted.model, &self.model.inspection).as_deref().and_then(claimed_base)
     }
 
     /// Digests of its components, those that are known.

@@ -4,6 +4,7 @@
 mod parts;
 
 use std::{
+    collections::BTreeSet,
     ops::{ControlFlow, Range},
     path::{Path, PathBuf},
     sync::{
@@ -91,7 +92,7 @@ pub(super) async fn run(agent: &Arc<Agent>, args: HashArgs, attempt: &Attempt) -
 pub(super) async fn missing(
     agent: &Arc<Agent>,
     attempt: &Attempt,
-    wanted: impl Iterator<Item = ModelId>,
+    wanted: BTreeSet<ModelId>,
 ) -> Result<Hashed, WorkError> {
     let mut unhashed = Vec::new();
     for model in wanted {

@@ -12,7 +12,7 @@ mod settings;
 pub use blocks::{UnknownBlock, check_blocks};
 pub use matched::{Matched, Touch, Unused};
 pub use memo::Memo;
-pub use misfit::{misfit, other_family, refusal};
+pub use misfit::{misfit, of_family, other_family, refusal};
 pub use plan::{Applied, Idle, NO_MODULE, PartPlan, SCALED_TO_ZERO, StackPlan, WEIGHTLESS, plan};
 pub use read::{base_tensors, identity, read, shapes, tensors};
 pub use settings::{Settings, SettingsError, settings};

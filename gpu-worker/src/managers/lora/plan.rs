@@ -13,7 +13,7 @@ use crate::runner::{TensorChange, Term};
 
 /// What the bytes of a variant follow from beside base and stack: the order of sums and their precision. A release that
 /// computes otherwise has another number.
-const RULE: &str = "modelyard lora merge 1";
+const RULE: &str = "modelyard lora merge 2";
 
 /// Why a LoRA changes nothing: its own scale.
 pub const SCALED_TO_ZERO: &str = "the scale of its modules is 0 (alpha 0)";

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use engine::lora::{self, AdapterDocument, AdapterSettings};
+use engine::lora::{self, AdapterDocument, AdapterSettings, ScaledBeside};
 use model_formats::Inspection;
 use serde_json::Value;
 use shared::error::{Classify, ErrorCode, chain};
@@ -31,7 +31,15 @@ pub struct Settings {
 }
 
 /// Those of one component as they were found.
-type Found = Result<AdapterSettings, Unread>;
+type Found = Result<Said, Unread>;
+
+/// Those of one component that are read.
+#[derive(Debug)]
+struct Said {
+    settings: AdapterSettings,
+    /// Why the ranks of LoKr are not among them.
+    ranks: Option<SettingsError>,
+}
 
 /// Those of one component that cannot be read.
 #[derive(Debug)]
@@ -106,19 +114,22 @@ pub fn settings(inspection: &Inspection) -> Result<Settings, SettingsError> {
         }
         found => found?,
     };
-    for places in scaled.values() {
+    for ScaledBeside { places, needs_rank } in scaled.values() {
         let of = places.iter().find(|place| found.contains_key(**place)).copied().unwrap_or_default();
-        if let Some(Err(_)) = found.get(of)
-            && let Some(Err(unread)) = found.remove(of)
-        {
-            return Err(unread.error);
-        }
+        let missed = match found.get_mut(of) {
+            Some(Ok(said)) if *needs_rank => said.ranks.take(),
+            Some(Err(_)) => found.remove(of).and_then(Result::err).map(|unread| unread.error),
+            _ => None,
+        };
+        missed.map_or(Ok(()), Err)?;
     }
     let mut settings = Settings::default();
     for (component, said) in found {
         match said {
-            Ok(said) => {
+            Ok(Said { settings: said, ranks }) => {
                 settings.of.insert(component, said);
+                let unneeded = |error| format!("{}; no sum needs it, as factors show every rank", chain(&error));
+                settings.unread.extend(ranks.map(unneeded));
             }
             Err(unread) => {
                 settings.unread.push(unneeded(&unread.error));
@@ -186,8 +197,11 @@ fn read(place: &str, text: &str, components: &[&str]) -> Result<BTreeMap<String,
     let document = AdapterDocument::parse(text).map_err(wrong)?;
     let of = |component: &&str| {
         let said = document.of(component).transpose()?;
-        let unread = |source| Unread { error: wrong(source), is_transposed: document.is_transposed(component) };
-        Some(((*component).to_owned(), said.map_err(unread)))
+        let unread = |source| match document.without_ranks(component) {
+            Ok(Some(settings)) => Ok(Said { settings, ranks: Some(wrong(source)) }),
+            _ => Err(Unread { error: wrong(source), is_transposed: document.is_transposed(component) }),
+        };
+        Some(((*component).to_owned(), said.map(|settings| Said { settings, ranks: None }).or_else(unread)))
     };
     Ok(components.iter().filter_map(of).collect())
 }
@@ -311,6 +325,13 @@ mod tests {
         // products are turned all the same where that can be read
         let told = r#"{"lora_alpha": "eight", "fan_in_fan_out": true}"#;
         assert!(all(&[], Some(told), &[ALPHA]).unwrap().of[""].transposed);
+        // ranks of LoKr: where a module shows none
+        let told = r#"{"peft_type": "LOKR", "alpha": 8, "r": 4, "rank_pattern": {"to_[qk]": 2}}"#;
+        let read = all(&[], Some(told), &["unet.a.lokr_w1", "unet.a.lokr_w2_a", "unet.a.lokr_w2_b"]).unwrap();
+        assert_eq!((read.of[""].scale("a", 4), read.unread.len()), (2.0, 1), "{:?}", read.unread);
+        assert!(read.unread[0].contains("rank_pattern") && read.unread[0].contains("show every rank"), "{read:?}");
+        let needed = all(&[], Some(told), &["unet.a.lokr_w1", "unet.a.lokr_w2"]);
+        assert!(matches!(&needed, Err(error) if error.code() == ErrorCode::Unsupported), "{needed:?}");
         // too long for a listing
         let long = format!(r#"{{"unet.lora_alpha": 8{}}}"#, " ".repeat(300 << 10));
         assert_eq!(all(&[(KEY, long)], None, &[ALPHA]).unwrap().unread.len(), 1);

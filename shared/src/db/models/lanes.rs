@@ -19,7 +19,7 @@ pub fn lane(rel_path: &str) -> usize {
 
 /// Nobody else records anything of this root until the transaction ends: two hosts that have the same library must not create a
 /// model twice.
-pub(super) async fn lock_root(tx: &mut PgConnection, root: &str) -> Result<(), DbError> {
+pub async fn lock_root(tx: &mut PgConnection, root: &str) -> Result<(), DbError> {
     sqlx::query("select pg_advisory_xact_lock(hashtextextended('scan/' || $1, 0))").bind(root).execute(tx).await?;
     Ok(())
 }

@@ -35,7 +35,7 @@ pub use corrupt::{
 };
 pub use forget::forget;
 pub use known::{KnownModel, known, misread};
-pub use lanes::{LANES, lane};
+pub use lanes::{LANES, lane, lock_root};
 pub use listed::{due_texts, make_due_texts};
 pub use loras::{LoraRow, lora_facts};
 pub use metadata::{MetadataChangeRow, MetadataRow, lock, metadata, metadata_history, set_metadata, set_overrides};

@@ -26,6 +26,33 @@ fn bases_by_modules_and_widths() {
     assert_eq!(down("transformer.single_transformer_blocks.0.attn.to_q", ".lora_A.weight", 32), Base::Flux);
     assert_eq!(down("transformer.transformer_blocks.0.attn.add_q_proj", ".lora_A.weight", 1536), Base::Sd3);
     assert_eq!(down("lora_te_text_model_encoder_layers_0_self_attn_q_proj", kohya, 768), Base::Sd15);
+    // SDXL's first encoder has the same width, and diffusers the same name for it
+    assert_eq!(down("lora_te1_text_model_encoder_layers_0_self_attn_q_proj", kohya, 768), Base::Unknown);
+    let encoder = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj";
+    assert_eq!(down(encoder, ".lora_A.weight", 768), Base::Unknown);
+    assert_eq!(down(encoder, ".lora_A.weight", 1024), Base::Sd21);
+    let with_unet = [
+        (format!("{encoder}.lora_A.weight"), vec![4, 768]),
+        ("unet.up_blocks.3.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight".to_owned(), vec![4, 320]),
+    ];
+    assert_eq!(look(&specs(&with_unet)).base, Base::Sd15, "level 0 is not SDXL's");
+}
+
+/// The refiner has attention in the third of four levels as SD 1 and SD 2 have, where it reads another text and is deeper.
+#[test]
+fn what_was_cut_to_the_third_level_is_the_refiners_only_where_that_shows() {
+    let of = |module: &str, width: u64| {
+        let tensors = [(format!("lora_unet_{module}.lora_down.weight"), vec![4, width])];
+        look(&specs(&tensors)).base
+    };
+    let attention = "up_blocks_2_attentions_1_transformer_blocks";
+    assert_eq!(of(&format!("{attention}_0_attn1_to_q"), 640), Base::Unknown);
+    assert_eq!(of("output_blocks_6_1_transformer_blocks_0_attn1_to_q", 640), Base::Unknown);
+    for (width, base) in [(768, Base::Sd15), (1024, Base::Sd21), (1280, Base::SdxlRefiner)] {
+        assert_eq!(of(&format!("{attention}_0_attn2_to_k"), width), base);
+    }
+    assert_eq!(of(&format!("{attention}_3_attn1_to_q"), 768), Base::Unknown);
+    assert_eq!(of(&format!("{attention}_1_attn1_to_q"), 768), Base::SdxlRefiner);
 }
 
 #[test]
