@@ -302,18 +302,17 @@ async fn f28_a_load_waits_for_memory_that_another_program_has() {
     small_model(&farm);
     big_model(&farm, 24);
     let mut host = host(&farm, "a");
-    let agent = farm.agent_with_library(host.settings).await;
+    let _agent = farm.agent_with_library(host.settings).await;
     device_is(&farm, "a/cuda:0", "ready", |view| view.state == "ready").await;
     loaded_on(&farm, "small", "a/cuda:0").await;
-    let before = agent.metric("modelyard_tier_bytes", "tier=\"cuda:0\"").await;
     // 16 MiB are left, and what is there would not be enough if it went
     host.cuda.say("taken 251658240");
     let job = load_with(&farm, "big", json!({ "target": "device:a/cuda:0" })).await;
     farm.api.job_is(job.id, "was refused", LONG, |seen| seen.attempts.iter().any(|one| one.outcome.is_some())).await;
     let code = farm.api.job(job.id).await.attempts[0].error.as_ref().map(|error| error.code);
     assert_eq!(code, Some(ErrorCode::InsufficientCapacity));
-    device_is(&farm, "a/cuda:0", "holds what it held", |view| view.resident.len() == 1).await;
-    assert_eq!(agent.metric("modelyard_tier_bytes", "tier=\"cuda:0\"").await, before);
+    let held = device_is(&farm, "a/cuda:0", "holds what it held", |view| view.resident.len() == 1).await;
+    assert_eq!(held.resident[0].model_name, "small");
     host.cuda.unsay("taken");
     farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
     device_is(&farm, "a/cuda:0", "holds both", |view| view.resident.len() == 2).await;
