@@ -6,7 +6,7 @@ use serde_json::json;
 use shared::{
     error::ErrorCode,
     job::JobState,
-    wire::{CacheView, DeviceView, HostView},
+    wire::{CacheView, DeviceView, HostView, JobDetail},
 };
 
 use crate::support::{big_model, device_is, load_with, small_model};
@@ -286,7 +286,9 @@ async fn f33_a_job_whose_runner_died_is_done_on_another_device() {
     let runner = runner_of(&agent, "cpu:0").expect("a runner");
     harness::signal(runner, Signal::STOP);
     let job = load_with(&farm, "small", json!({})).await;
-    farm.api.job_is(job.id, "runs", LONG, |seen| seen.job.state == JobState::Running).await;
+    // what it died of: a load that had not come to it yet would go to the next one
+    let copies = |seen: &JobDetail| seen.job.progress.as_ref().is_some_and(|progress| progress.phase == "copying");
+    farm.api.job_is(job.id, "copies", LONG, copies).await;
     harness::kill(runner);
     let ended = farm.api.job_ended(job.id, JobState::Succeeded, LONG).await;
     let places: Vec<Option<&str>> = ended.attempts.iter().map(|attempt| attempt.device.as_deref()).collect();
