@@ -158,7 +158,7 @@ pub async fn commit(agent: &Agent, lease: JobLease, report: &Report, effects: &E
         agent.metrics.digest_mismatches.inc();
         tracing::error!(
             component = other.component.map(tracing::field::display), files = ?other.files, expected = other.expected,
-            actual = other.actual, "bytes on disk are not those that are registered; their files are marked as corrupt"
+            actual = other.actual, "bytes on disk are not those that are registered; these files are marked as corrupt"
         );
     }
     Ok(settlement)

@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use crate::{
     devices::{good, host, runner_of},
-    support::{device_is, loaded, small_model},
+    support::{device_is, loaded, registration, small_model},
 };
 
 /// What is told of hosts and devices.
@@ -66,21 +66,6 @@ fn line(event: &SseEvent) -> String {
     let from = told["from"].as_str().map(|from| format!("{from} -> ")).unwrap_or_default();
     let reason = told["reason"].as_str().map(|reason| format!(": {reason}")).unwrap_or_default();
     format!("{} {from}{to}{reason}", device.unwrap_or(host))
-}
-
-/// An agent that has neither devices nor roots.
-fn nothing_of(host: &str) -> Registration {
-    Registration {
-        host: host.to_owned(),
-        incarnation: Incarnation::generate(),
-        agent_version: "test".to_owned(),
-        labels: Vec::new(),
-        slots: 1,
-        ram_budget_bytes: 0,
-        capabilities: json!({}),
-        devices: Vec::new(),
-        roots: Vec::new(),
-    }
 }
 
 async fn drain(farm: &Farm, what: &str) -> HostView {
@@ -158,7 +143,7 @@ async fn what_is_recorded_of_a_device_is_told_where_it_is_news() {
         reason: None,
         runner_generation: 0,
     };
-    let registration = Registration { devices: vec![device], ..nothing_of("z") };
+    let registration = Registration { devices: vec![device], ..registration("z", Vec::new()) };
     let mut tx = pool.begin().await.expect("a transaction");
     register(&mut tx, &registration, Duration::from_secs(600)).await.expect("a host");
     tx.commit().await.expect("a commit");
@@ -202,7 +187,7 @@ async fn a_predecessor_drains_nothing() {
     let [first, second] = [Incarnation::generate(), Incarnation::generate()];
     for incarnation in [first, second] {
         let mut tx = pool.begin().await.expect("a transaction");
-        let registration = Registration { incarnation, ..nothing_of("z") };
+        let registration = Registration { incarnation, ..registration("z", Vec::new()) };
         register(&mut tx, &registration, Duration::from_secs(600)).await.expect("a host");
         tx.commit().await.expect("a commit");
     }
@@ -226,7 +211,7 @@ async fn a_drain_that_waits_for_its_host_keeps_no_stream_waiting() {
     let farm = Farm::start().await;
     let pool = farm.ledger.pool();
     let mut tx = pool.begin().await.expect("a transaction");
-    register(&mut tx, &nothing_of("a"), Duration::from_secs(600)).await.expect("a host");
+    register(&mut tx, &registration("a", Vec::new()), Duration::from_secs(600)).await.expect("a host");
     tx.commit().await.expect("a commit");
     let mut told = Told::of(&farm, "hosts").await;
     assert_eq!(line(&told.next().await), "a ready: its agent was started");

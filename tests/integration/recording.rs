@@ -13,9 +13,11 @@ use shared::{
         models::{self, Batch, FileIdentity, FoundComponent, FoundModel, ReadAs, Registered, Scan, Written},
         residency,
     },
-    ids::{ComponentId, Incarnation},
+    ids::ComponentId,
     job::{JobSpec, NewJob, ScanArgs, Target, enqueue},
 };
+
+use crate::support::registration;
 
 const HOSTS: [&str; 2] = ["a", "b"];
 
@@ -31,17 +33,7 @@ async fn catalogue(farm: &Farm) -> Pool {
 }
 
 async fn register(pool: &Pool, host: &str, roots: Vec<(String, String, Option<String>)>) -> Result<(), DbError> {
-    let registration = farm::Registration {
-        host: host.to_owned(),
-        incarnation: Incarnation::generate(),
-        agent_version: "test".to_owned(),
-        labels: Vec::new(),
-        slots: 1,
-        ram_budget_bytes: 0,
-        capabilities: json!({}),
-        devices: Vec::new(),
-        roots,
-    };
+    let registration = registration(host, roots);
     let mut tx = pool.begin().await.expect("a transaction");
     farm::register(&mut tx, &registration, Duration::from_secs(600)).await?;
     tx.commit().await.expect("a commit");

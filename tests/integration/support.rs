@@ -6,6 +6,8 @@ use harness::{Daemon, FailingDisk, Farm, ModelFile, SHORT, mebibytes, wait_for};
 use reqwest::Method;
 use serde_json::{Value, json};
 use shared::{
+    db::farm::Registration,
+    ids::Incarnation,
     job::JobState,
     wire::{DeviceView, JobDetail, JobView, UploadView},
 };
@@ -125,4 +127,19 @@ pub(crate) async fn nothing_is_resident(farm: &Farm, agent: &Daemon, host: &str)
     .await;
     device_is(farm, &format!("{host}/cpu:0"), "empty", |view| view.resident.is_empty() && view.memory_used_bytes == 0)
         .await;
+}
+
+/// An agent without devices, with these roots: name, path, and why one is missing.
+pub(crate) fn registration(host: &str, roots: Vec<(String, String, Option<String>)>) -> Registration {
+    Registration {
+        host: host.to_owned(),
+        incarnation: Incarnation::generate(),
+        agent_version: "test".to_owned(),
+        labels: Vec::new(),
+        slots: 1,
+        ram_budget_bytes: 0,
+        capabilities: json!({}),
+        devices: Vec::new(),
+        roots,
+    }
 }

@@ -94,8 +94,8 @@ impl<'a> Turns<'a> {
         }
     }
 
-    /// What `take` gets for a component of this kind, which needs room in RAM. Where it finds none beside what the job reads and holds meanwhile, it waits for
-    /// that, and is refused only when it found none alone.
+    /// What `take` gets for a component of this kind, which needs room in RAM. Where it finds none beside what the job reads and
+    /// holds meanwhile, it waits for that, and is refused only when it found none alone.
     ///
     /// # Errors
     /// Those of `take`.
